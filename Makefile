@@ -1,0 +1,43 @@
+# Everything here works on a bare machine with Python and pip: each target installs what it needs into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart quickstart-seeds test test-slow lint format clean
+
+help:  ## Show what there is to do
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/installed  ## Make .venv with the package and its tools, in the known-good versions
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	@echo "Installing into .venv (some minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(INSTALL) --editable '.[test]' || \
+	  { echo "Could not install the packages that constraints.txt names: is there a network? pip says which, above." >&2; exit 1; }
+	@touch $@
+
+quickstart: install  ## Distil a real teacher on real data and print the comparison (about 6 minutes on 2 cores)
+	@$(BIN)/python -m recipes.quickstart
+
+quickstart-seeds: install  ## The same with three seeds: mean and spread, as in the README (about 16 minutes)
+	@$(BIN)/python -m recipes.quickstart --seeds 0 1 2 --output outputs/quickstart-seeds
+
+test: install lint  ## Check style and run the tests: no network, no GPU
+	@$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-slow: install  ## Run the tests that take minutes, or need a GPU
+	@$(BIN)/python -m pytest -m 'slow or gpu'
+
+lint: install  ## Check style
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: install  ## Put the code into style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## Remove .venv; what was trained stays in outputs
+	@rm -rf .venv

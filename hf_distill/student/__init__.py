@@ -1,0 +1,5 @@
+"""Before training: a teacher in, a smaller model out."""
+
+from hf_distill.student.make_student import make_student
+
+__all__ = ["make_student"]

@@ -1,0 +1,98 @@
+"""Which of the teacher's layers the student keeps: pure functions from layer counts to indices."""
+
+from collections.abc import Callable, Sequence
+
+
+def alternate(num_teacher_layers: int, num_layers: int) -> list[int]:
+    """Every other layer from layer 0, as in DistilBERT: `(12, 6) -> [0, 2, 4, 6, 8, 10]`.
+
+    For other ratios, layer `floor(i * num_teacher_layers / num_layers)`: `(12, 4) -> [0, 3, 6, 9]`.
+    """
+    return [i * num_teacher_layers // num_layers for i in range(num_layers)]
+
+
+def spread(num_teacher_layers: int, num_layers: int) -> list[int]:
+    """Evenly spaced from the first layer to the last: `(12, 4) -> [0, 4, 7, 11]`; one layer is the last one."""
+    if num_layers == 1:
+        return [num_teacher_layers - 1]
+    # Integer arithmetic that rounds halves up: no two indices can meet, since the step is at least 1.
+    gaps = num_layers - 1
+    return [(2 * i * (num_teacher_layers - 1) + gaps) // (2 * gaps) for i in range(num_layers)]
+
+
+def first(num_teacher_layers: int, num_layers: int) -> list[int]:
+    """The layers nearest the embeddings: `(12, 4) -> [0, 1, 2, 3]`."""
+    return list(range(num_layers))
+
+
+def last(num_teacher_layers: int, num_layers: int) -> list[int]:
+    """The layers nearest the head: `(12, 4) -> [8, 9, 10, 11]`."""
+    return list(range(num_teacher_layers - num_layers, num_teacher_layers))
+
+
+STRATEGIES: dict[str, Callable[[int, int], list[int]]] = {
+    "alternate": alternate,
+    "spread": spread,
+    "first": first,
+    "last": last,
+}
+
+
+def select_layers(
+    num_teacher_layers: int, num_layers: int | None = None, layers: str | Sequence[int] | None = None
+) -> list[int]:
+    """The indices of the teacher's layers that the student keeps, in increasing order.
+
+    Args:
+        num_teacher_layers: layers in the teacher's stack.
+        num_layers: layers in the student; by default half of the teacher's, rounded down, at least 1.
+        layers: a strategy, one of `"alternate"` (the default), `"spread"`, `"first"`, `"last"`, or the indices.
+
+    Raises:
+        ValueError: if `num_layers` is not between 1 and `num_teacher_layers`, if the strategy is unknown, if an index
+            is repeated, out of range or out of order, or if `num_layers` contradicts explicit indices.
+
+    Example:
+        >>> select_layers(12)
+        [0, 2, 4, 6, 8, 10]
+        >>> select_layers(12, num_layers=3, layers="spread")
+        [0, 6, 11]
+    """
+    if layers is not None and not isinstance(layers, str):
+        return _checked_indices(list(layers), num_teacher_layers, num_layers)
+
+    strategy = "alternate" if layers is None else layers
+    if strategy not in STRATEGIES:
+        raise ValueError(
+            f"layers={strategy!r} is not a known strategy: use one of {', '.join(map(repr, STRATEGIES))}, "
+            f"or a list of indices such as [0, 2, 4]."
+        )
+    if num_layers is None:
+        num_layers = max(1, num_teacher_layers // 2)
+    if not _is_int(num_layers) or not 1 <= num_layers <= num_teacher_layers:
+        raise ValueError(
+            f"num_layers={num_layers!r}, but the teacher has {num_teacher_layers} layers: "
+            f"use a whole number from 1 to {num_teacher_layers}."
+        )
+    return STRATEGIES[strategy](num_teacher_layers, num_layers)
+
+
+def _checked_indices(indices: list[int], num_teacher_layers: int, num_layers: int | None) -> list[int]:
+    would_work = f"use different indices from 0 to {num_teacher_layers - 1}, in increasing order."
+    if not indices:
+        raise ValueError(f"layers=[] keeps no layer of the teacher: {would_work}")
+    if bad := [i for i in indices if not _is_int(i) or not 0 <= i < num_teacher_layers]:
+        raise ValueError(
+            f"layers={indices}: {bad} out of range, the teacher has {num_teacher_layers} layers: {would_work}"
+        )
+    if any(following <= index for index, following in zip(indices, indices[1:], strict=False)):
+        raise ValueError(f"layers={indices}: an index is repeated or out of order: {would_work}")
+    if num_layers is not None and num_layers != len(indices):
+        raise ValueError(
+            f"num_layers={num_layers}, but layers={indices} names {len(indices)}: give one of the two, or make them agree."
+        )
+    return indices
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,121 @@
+"""Every knob of distillation: one home, one help text, one reader."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from transformers import TrainingArguments
+
+KLPositions = Literal["labels", "attended"]
+TeacherDtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass
+class DistillationTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with a temperature, three loss weights and a teacher.
+
+    The defaults are those of the published DistilBERT command (Sanh et al., 2019, https://arxiv.org/abs/1910.01108):
+    `loss = 5 * L_kl + 2 * L_task + 1 * L_cos` at temperature 2.
+
+    Raises:
+        ValueError: if a value is out of its range, if all weights are zero, or if an option is set that nothing would
+            read, such as a temperature with `alpha_kl=0`.
+
+    Example:
+        >>> args = DistillationTrainingArguments(output_dir="student", temperature=4.0, alpha_cos=0.0)
+
+        From the command line or from YAML, as with `TrainingArguments`:
+
+        >>> (args,) = HfArgumentParser(DistillationTrainingArguments).parse_yaml_file("config.yaml")
+    """
+
+    # The losses
+    temperature: float = field(
+        default=2.0,
+        metadata={"help": "Softens both distributions in the KL loss: softmax(logits / temperature). Above 0."},
+    )
+    alpha_kl: float = field(
+        default=5.0,
+        metadata={"help": "Weight of the KL divergence between the softened outputs of teacher and student."},
+    )
+    alpha_task: float = field(
+        default=2.0,
+        metadata={"help": "Weight of the head's own loss on hard labels. 0 trains on unlabelled data."},
+    )
+    alpha_cos: float = field(
+        default=1.0,
+        metadata={"help": "Weight of 1 - cosine between the last hidden states of teacher and student."},
+    )
+    kl_positions: KLPositions = field(
+        default="labels",
+        metadata={
+            "help": "For models with a vocabulary head, the positions that the KL loss compares: those with a label "
+            "('labels', about 15% in masked language modelling), or all that are not padding ('attended')."
+        },
+    )
+
+    # The teacher
+    teacher_model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "The teacher, a name on the Hub or a folder, unless a model is given to the trainer."},
+    )
+    teacher_dtype: TeacherDtype | None = field(
+        default=None,
+        metadata={"help": "The dtype to run the teacher in. By default the one it is stored in or was loaded in."},
+    )
+
+    # Trainer's own default replaces a NaN loss by the average of the losses before it, and copies the loss to the host
+    # in every micro-batch to find out. A loss that went wrong should be seen, and a step should not wait for it.
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Hide NaN and infinite losses from the log (synchronises with the device every micro-batch)."},
+    )
+
+    def __post_init__(self):
+        self._check_distillation_fields()
+        super().__post_init__()
+
+    def _check_distillation_fields(self) -> None:
+        for name in ("temperature", "alpha_kl", "alpha_task", "alpha_cos"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                hint = " (YAML reads 1e-1 as a string: write 1.0e-1)" if isinstance(value, str) else ""
+                raise ValueError(f"{name}={value!r} should be a finite number{hint}.")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature} should be above 0; 2.0 is usual.")
+        alphas = {name: getattr(self, name) for name in ("alpha_kl", "alpha_task", "alpha_cos")}
+        if negative := {name: value for name, value in alphas.items() if value < 0}:
+            raise ValueError(f"{_as_text(negative)} should be 0 (off) or above.")
+        if not any(alphas.values()):
+            raise ValueError(f"{_as_text(alphas)} leave nothing to train on: set at least one above 0.")
+        for name, allowed in (("kl_positions", KLPositions), ("teacher_dtype", TeacherDtype)):
+            value = getattr(self, name)
+            if value not in get_args(allowed) and not (name == "teacher_dtype" and value is None):
+                raise ValueError(f"{name}={value!r} should be one of {', '.join(map(repr, get_args(allowed)))}.")
+
+        unread = {}
+        if self.alpha_kl == 0:
+            unread |= self._set_by_user("temperature", "kl_positions")
+        if not self.reads_teacher:
+            unread |= self._set_by_user("teacher_model_name_or_path", "teacher_dtype")
+        if unread:
+            raise ValueError(f"{_as_text(unread)} would have no effect with {_as_text(alphas)}: leave the one out or raise the other.")
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether any of the losses compares the student with a teacher."""
+        return self.alpha_kl > 0 or self.alpha_cos > 0
+
+    @property
+    def teacher_torch_dtype(self) -> torch.dtype | None:
+        """`teacher_dtype` as a torch dtype."""
+        return None if self.teacher_dtype is None else getattr(torch, self.teacher_dtype)
+
+    def _set_by_user(self, *names: str) -> dict[str, object]:
+        fields = self.__dataclass_fields__
+        return {name: getattr(self, name) for name in names if getattr(self, name) != fields[name].default}
+
+
+def _as_text(values: dict[str, object]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
