@@ -14,6 +14,8 @@ from transformers import (
     RobertaConfig,
 )
 
+torch.set_num_threads(1)  # tiny models run slower on more
+
 VOCAB_SIZE = 61
 PAD, MASK = 0, 4
 HEADS = {"classification": AutoModelForSequenceClassification, "mlm": AutoModelForMaskedLM}
@@ -54,7 +56,7 @@ def make_model(family: str, head: str, seed: int = 0, **overrides):
 
 
 def make_rows(head: str, num_rows: int = 16, seed: int = 0, num_labels: int = 2) -> list[dict[str, list[int]]]:
-    """Rows of ragged length. "classification" has `num_labels` labels. For "mlm", from none to all of a row's tokens have a label."""
+    """Rows of ragged length. For "mlm", from none to all of a row's tokens have a label."""
     generator = torch.Generator().manual_seed(seed)
 
     def integers(low: int, high: int, size: int) -> list[int]:
@@ -69,8 +71,12 @@ def make_rows(head: str, num_rows: int = 16, seed: int = 0, num_labels: int = 2)
         else:
             share = index / (num_rows - 1)
             is_masked = (torch.rand(length, generator=generator) < share).tolist()
-            row["labels"] = [token if masked else -100 for token, masked in zip(row["input_ids"], is_masked, strict=True)]
-            row["input_ids"] = [MASK if masked else token for token, masked in zip(row["input_ids"], is_masked, strict=True)]
+            row["labels"] = [
+                token if masked else -100 for token, masked in zip(row["input_ids"], is_masked, strict=True)
+            ]
+            row["input_ids"] = [
+                MASK if masked else token for token, masked in zip(row["input_ids"], is_masked, strict=True)
+            ]
         rows.append(row)
     return rows
 

@@ -15,7 +15,9 @@ def find_layer_stack(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
             stack or more than one.
     """
     if model.config.is_encoder_decoder:
-        raise ValueError(f"{type(model).__name__} is an encoder-decoder: only models with one stack of layers can be cut.")
+        raise ValueError(
+            f"{type(model).__name__} is an encoder-decoder: only models with one stack of layers can be cut."
+        )
     num_layers = getattr(model.config, "num_hidden_layers", None)
     if num_layers is None:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Which of the teacher's layers the student keeps: pure functions from layer counts to indices."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 
 def alternate(num_teacher_layers: int, num_layers: int) -> list[int]:
@@ -85,12 +86,10 @@ def _checked_indices(indices: list[int], num_teacher_layers: int, num_layers: in
         raise ValueError(
             f"layers={indices}: {bad} out of range, the teacher has {num_teacher_layers} layers: {would_work}"
         )
-    if any(following <= index for index, following in zip(indices, indices[1:], strict=False)):
+    if any(following <= index for index, following in pairwise(indices)):
         raise ValueError(f"layers={indices}: an index is repeated or out of order: {would_work}")
     if num_layers is not None and num_layers != len(indices):
-        raise ValueError(
-            f"num_layers={num_layers}, but layers={indices} names {len(indices)}: give one of the two, or make them agree."
-        )
+        raise ValueError(f"num_layers={num_layers}, but layers={indices} names {len(indices)}: give one of the two.")
     return indices
 
 

@@ -42,13 +42,14 @@ def make_student(
     """
     if not isinstance(teacher, PreTrainedModel):
         raise TypeError(
-            f"teacher should be a transformers model, but is {teacher!r:.80} ({type(teacher).__name__}): load it first, "
-            f"as with AutoModelForSequenceClassification.from_pretrained(...); merge a PEFT model with merge_and_unload()."
+            f"teacher should be a transformers model, but is a {type(teacher).__name__}: load it first, as with "
+            f"AutoModelForSequenceClassification.from_pretrained(...); merge a PEFT model with merge_and_unload()."
         )
     stack_name, stack = find_layer_stack(teacher)
     kept = select_layers(len(stack), num_layers, layers)
 
-    student = type(teacher)._from_config(_student_config(teacher, len(stack), kept), dtype=teacher.dtype)
+    with torch.random.fork_rng():  # the random weights that a new model begins with are all replaced
+        student = type(teacher)._from_config(_student_config(teacher, len(stack), kept), dtype=teacher.dtype)
     student.load_state_dict(_student_weights(teacher, stack_name, kept))
     student.tie_weights()
     if teacher.can_generate():

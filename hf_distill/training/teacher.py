@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from hf_distill.training.scoring import Head, ScoredOutput, find_head, scored_forward
+from hf_distill.training.scoring import ScoredOutput, find_head, scored_forward
 
 logger = logging.get_logger(__name__)
 
@@ -28,8 +28,8 @@ class Teacher:
     def __init__(self, model: PreTrainedModel, student: PreTrainedModel):
         if not isinstance(model, PreTrainedModel):
             raise TypeError(
-                f"teacher_model should be a transformers model or its name, but is {model!r:.80} "
-                f"({type(model).__name__}): pass what AutoModelFor....from_pretrained(...) returns."
+                f"teacher_model should be a transformers model or its name, but is a {type(model).__name__}: pass what "
+                f"AutoModelFor....from_pretrained(...) returns."
             )
         self.model = model.requires_grad_(False)
         self.label_order = check_alignment(student, model)
@@ -56,24 +56,28 @@ class Teacher:
         return ScoredOutput(output.last_hidden_state, output.num_rows, logits)
 
 
-def load_teacher(name_or_path: str, student: PreTrainedModel, tokenizer: object) -> PreTrainedModel:
-    """Loads a teacher with the student's kind of head, from safetensors, in the dtype it is stored in.
+def load_teacher(
+    name_or_path: str, student: PreTrainedModel, tokenizer: object, dtype: torch.dtype | str = "auto"
+) -> PreTrainedModel:
+    """Loads a teacher with the student's kind of head, from safetensors.
 
     Args:
         name_or_path: a name on the Hub or a folder.
         student: the model that says which head to load.
-        tokenizer: the student's; the teacher's must map the same words to the same ids. Not checked if it is None.
+        tokenizer: the student's; the teacher's must map the same words to the same ids. Not checked if it is something
+            else, or None.
+        dtype: by default the one that the weights are stored in.
 
     Raises:
         ValueError: if weights are missing, as for a teacher whose head was never trained, or if the tokenizers differ.
     """
     teacher, loading_info = find_head(student).auto_class.from_pretrained(
-        name_or_path, dtype="auto", use_safetensors=True, output_loading_info=True
+        name_or_path, dtype=dtype, use_safetensors=True, output_loading_info=True
     )
     if missing := sorted(loading_info["missing_keys"]):
         raise ValueError(
-            f"The teacher {name_or_path!r} has no weights for {', '.join(missing)}: they would be random numbers, and the "
-            f"student would learn those. Use a teacher that was trained for this task, or fine-tune it first."
+            f"The teacher {name_or_path!r} has no weights for {', '.join(missing)}: they would be random numbers, and "
+            f"the student would learn those. Use a teacher that was trained for this task, or fine-tune it first."
         )
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(name_or_path), name_or_path)
@@ -91,8 +95,8 @@ def check_alignment(student: PreTrainedModel, teacher: PreTrainedModel) -> list[
     """
     if shared := _shared_parameters(student, teacher):
         raise ValueError(
-            f"Student and teacher share {len(shared)} parameters, {shared[0]} among them: training the one would change "
-            f"the other. Cut the student with make_student(teacher), or pass copy.deepcopy(teacher)."
+            f"Student and teacher share {len(shared)} parameters, {shared[0]} among them: training the one would "
+            f"change the other. Cut the student with make_student(teacher), or pass copy.deepcopy(teacher)."
         )
     student_head, teacher_head = find_head(student), find_head(teacher)
     if student_head != teacher_head:
@@ -103,8 +107,8 @@ def check_alignment(student: PreTrainedModel, teacher: PreTrainedModel) -> list[
     student_vocab, teacher_vocab = student.config.vocab_size, teacher.config.vocab_size
     if student_vocab != teacher_vocab:
         raise ValueError(
-            f"The student's vocabulary has {student_vocab} entries and the teacher's {teacher_vocab}: both read the same "
-            f"input_ids, so they need one tokenizer. Cut the student with make_student(teacher)."
+            f"The student's vocabulary has {student_vocab} entries and the teacher's {teacher_vocab}: both read the "
+            f"same input_ids, so they need one tokenizer. Cut the student with make_student(teacher)."
         )
     return None if student_head.per_token else _label_order(student, teacher)
 
@@ -145,7 +149,9 @@ def _label_order(student: PreTrainedModel, teacher: PreTrainedModel) -> list[int
         return None
     if sorted(student_labels) == sorted(teacher_labels):
         return [teacher_labels.index(label) for label in student_labels]
-    named_by_default = any(labels == [f"LABEL_{i}" for i in range(len(labels))] for labels in (student_labels, teacher_labels))
+    named_by_default = any(
+        labels == [f"LABEL_{i}" for i in range(len(labels))] for labels in (student_labels, teacher_labels)
+    )
     if named_by_default and len(student_labels) == len(teacher_labels):
         logger.warning(
             f"The student's labels {student_labels} and the teacher's {teacher_labels} are matched by index, since one "

@@ -20,9 +20,9 @@ class DistillationTrainer(Trainer):
 
     `loss = alpha_kl * L_kl + alpha_task * L_task + alpha_cos * L_cos`: the KL divergence of the softened outputs, the
     head's own loss on hard labels, and one minus the cosine of the last hidden states (Sanh et al., 2019, DistilBERT,
-    https://arxiv.org/abs/1910.01108). Each is a mean over its own items in the whole optimizer step, so the loss and its
-    gradient do not depend on how a step is split into micro-batches and processes. The three are logged beside `loss` as
-    `loss_kl`, `loss_task` and `loss_cos`, and in evaluation as `eval_loss_kl` and so on, before they are weighted.
+    https://arxiv.org/abs/1910.01108). Each is a mean over its own items in the whole optimizer step, so the loss and
+    its gradient do not depend on how a step is split into micro-batches and processes. The three are logged beside
+    `loss` as `loss_kl`, `loss_task` and `loss_cos`, and in evaluation as `eval_loss_kl` and so on, not yet weighted.
 
     Args:
         model: the student, for instance from `make_student(teacher)`.
@@ -70,8 +70,8 @@ class DistillationTrainer(Trainer):
         super().__init__(model=model, args=args, **trainer_options)
         if args.n_gpu > 1:
             raise ValueError(
-                f"One process cannot drive {args.n_gpu} GPUs here: start one process per GPU with `accelerate launch` or "
-                f"`torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
+                f"One process cannot drive {args.n_gpu} GPUs here: start one process per GPU with `accelerate launch` "
+                f"or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
             )
 
         student = self.model
@@ -124,7 +124,7 @@ class DistillationTrainer(Trainer):
     def _sum_losses(
         self, model: nn.Module, inputs: Mapping[str, torch.Tensor], scored: Scored, whole_logits: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`[losses]`, each summed over its items in the batch; and the student's logits, all of them if `whole_logits`."""
+        """`[losses]`, each summed over its items in the batch; and the student's logits, all if `whole_logits`."""
         sums: dict[str, torch.Tensor] = {}
         labels = scored.row_labels
         teacher = None
@@ -261,11 +261,12 @@ class DistillationTrainer(Trainer):
                 f"alpha_kl={args.alpha_kl} and alpha_cos={args.alpha_cos} need a teacher: pass teacher_model, or set "
                 f"both to 0."
             )
+        dtype = None if args.teacher_dtype is None else getattr(torch, args.teacher_dtype)
         if isinstance(teacher_model, str | os.PathLike):
-            teacher_model = load_teacher(str(teacher_model), self.model, self.processing_class)
+            teacher_model = load_teacher(str(teacher_model), self.model, self.processing_class, dtype or "auto")
         teacher = Teacher(teacher_model, self.model)
-        if args.teacher_dtype is not None:
-            teacher.model = copy.deepcopy(teacher.model).to(getattr(torch, args.teacher_dtype))
+        if dtype is not None and teacher.model.dtype != dtype:
+            teacher.model = copy.deepcopy(teacher.model).to(dtype)  # the caller's own stays as it is
         if getattr(teacher.model, "hf_device_map", None) is None:
             teacher.model.to(args.device)
         return teacher
@@ -274,17 +275,19 @@ class DistillationTrainer(Trainer):
         student, teacher = self.model, self.teacher and self.teacher.model
         if self.args.kl_positions != "labels" and not self.head.per_token:
             raise ValueError(
-                f"kl_positions={self.args.kl_positions!r} would have no effect for a {type(student).__name__}, which has "
-                f"one row of logits per sequence: leave it out."
+                f"kl_positions={self.args.kl_positions!r} would have no effect for a {type(student).__name__}, "
+                f"which has one row of logits per sequence: leave it out."
             )
         if "cos" in self.losses and student.config.hidden_size != teacher.config.hidden_size:
             raise ValueError(
-                f"The cosine loss compares hidden states of one width, but the student's are {student.config.hidden_size} "
+                f"The cosine loss compares states of one width: the student's are {student.config.hidden_size} "
                 f"wide and the teacher's {teacher.config.hidden_size}: set alpha_cos=0, or cut the student with "
                 f"make_student(teacher)."
             )
         named_datasets = {"train_dataset": self.train_dataset}
-        named_datasets |= self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
+        named_datasets |= (
+            self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
+        )
         for name, dataset in named_datasets.items():
             if dataset is not None and has_length(dataset) and len(dataset) == 0:
                 raise ValueError(f"{name} is empty: give it at least one row.")

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-import torch
 from transformers import TrainingArguments
 
 KLPositions = Literal["labels", "attended"]
@@ -51,7 +50,7 @@ class DistillationTrainingArguments(TrainingArguments):
         default="labels",
         metadata={
             "help": "For models with a vocabulary head, the positions that the KL loss compares: those with a label "
-            "('labels', about 15% in masked language modelling), or all that are not padding ('attended')."
+            "('labels', about one in seven in masked language modelling), or all that are not padding ('attended')."
         },
     )
 
@@ -69,7 +68,9 @@ class DistillationTrainingArguments(TrainingArguments):
     # in every micro-batch to find out. A loss that went wrong should be seen, and a step should not wait for it.
     logging_nan_inf_filter: bool = field(
         default=False,
-        metadata={"help": "Hide NaN and infinite losses from the log (synchronises with the device every micro-batch)."},
+        metadata={
+            "help": "Hide NaN and infinite losses from the log (synchronises with the device every micro-batch)."
+        },
     )
 
     def __post_init__(self):
@@ -100,17 +101,14 @@ class DistillationTrainingArguments(TrainingArguments):
         if not self.reads_teacher:
             unread |= self._set_by_user("teacher_model_name_or_path", "teacher_dtype")
         if unread:
-            raise ValueError(f"{_as_text(unread)} would have no effect with {_as_text(alphas)}: leave the one out or raise the other.")
+            raise ValueError(
+                f"{_as_text(unread)} would have no effect with {_as_text(alphas)}: leave one out or raise the other."
+            )
 
     @property
     def reads_teacher(self) -> bool:
         """Whether any of the losses compares the student with a teacher."""
         return self.alpha_kl > 0 or self.alpha_cos > 0
-
-    @property
-    def teacher_torch_dtype(self) -> torch.dtype | None:
-        """`teacher_dtype` as a torch dtype."""
-        return None if self.teacher_dtype is None else getattr(torch, self.teacher_dtype)
 
     def _set_by_user(self, *names: str) -> dict[str, object]:
         fields = self.__dataclass_fields__

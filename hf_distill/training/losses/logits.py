@@ -9,8 +9,8 @@ from hf_distill.training.scoring import Scored
 class KLDivergenceLoss:
     """The KL divergence from the teacher's softened distribution to the student's, times temperature squared.
 
-    `T^2 * KL(softmax(teacher_logits / T) || softmax(student_logits / T))`, summed over the scored rows. The factor keeps
-    the gradient's size independent of the temperature. Softmax is taken in fp32 from the logits of both sides.
+    `T^2 * KL(softmax(teacher_logits / T) || softmax(student_logits / T))`, summed over the scored rows. The factor
+    keeps the gradient's size independent of the temperature. Softmax is taken in fp32 from the logits of both sides.
 
     Reference: Hinton et al., 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531
 

@@ -1,0 +1,131 @@
+"""Each loss against a second implementation, written with numpy in float64 from the formula alone."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_distill import DistillationTrainingArguments
+from hf_distill.training.losses import LOSSES, CosineLoss, KLDivergenceLoss, TaskLoss
+from hf_distill.training.scoring import Scored
+
+
+def softmax(logits):
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def kl_by_definition(student_logits, teacher_logits, temperature):
+    total = 0.0
+    for student_row, teacher_row in zip(student_logits, teacher_logits, strict=True):
+        p, q = softmax(teacher_row / temperature), softmax(student_row / temperature)
+        total += sum(p_i * (np.log(p_i) - np.log(q_i)) for p_i, q_i in zip(p, q, strict=True))
+    return temperature**2 * total
+
+
+def cross_entropy_by_definition(student_logits, labels, smoothing=0.0):
+    total = 0.0
+    for row, label in zip(student_logits, labels, strict=True):
+        if label != -100:
+            log_probs = np.log(softmax(row))
+            total += -(1 - smoothing) * log_probs[label] - smoothing * log_probs.mean()
+    return total
+
+
+def cosine_by_definition(student_hidden, teacher_hidden, attended):
+    total = 0.0
+    for i, j in zip(*np.nonzero(attended), strict=True):
+        u, v = student_hidden[i, j], teacher_hidden[i, j]
+        total += 1 - u @ v / (np.linalg.norm(u) * np.linalg.norm(v))
+    return total
+
+
+shapes = st.tuples(st.integers(0, 7), st.integers(2, 9))
+seeds = st.integers(0, 2**16)
+
+
+@settings(deadline=None)
+@given(shape=shapes, seed=seeds, temperature=st.floats(0.5, 10), scale=st.floats(0.1, 20))
+def test_kl(shape, seed, temperature, scale):
+    student_logits, teacher_logits = np.random.default_rng(seed).normal(scale=scale, size=(2, *shape))
+    loss = KLDivergenceLoss(temperature)(torch.tensor(student_logits), torch.tensor(teacher_logits), None)
+    expected = kl_by_definition(student_logits, teacher_logits, temperature)
+    assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5 * scale * temperature)
+
+
+@settings(deadline=None)
+@given(shape=shapes, seed=seeds, smoothing=st.sampled_from([0.0, 0.1]), share=st.floats(0, 1))
+def test_task(shape, seed, smoothing, share):
+    rng = np.random.default_rng(seed)
+    student_logits = rng.normal(scale=3, size=shape)
+    labels = np.where(rng.random(shape[0]) < share, rng.integers(0, shape[1], shape[0]), -100)
+    loss = TaskLoss(smoothing)(torch.tensor(student_logits), None, torch.tensor(labels))
+    expected = cross_entropy_by_definition(student_logits, labels, smoothing)
+    assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@settings(deadline=None)
+@given(seed=seeds, share=st.floats(0, 1))
+def test_cosine(seed, share):
+    rng = np.random.default_rng(seed)
+    student_hidden, teacher_hidden = rng.normal(size=(2, 3, 5, 8))
+    attended = rng.random((3, 5)) < share
+    loss = CosineLoss()(torch.tensor(student_hidden), torch.tensor(teacher_hidden), torch.tensor(attended))
+    expected = cosine_by_definition(student_hidden, teacher_hidden, attended)
+    assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 10.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kl_of_huge_logits_is_finite(temperature, dtype):
+    student_logits = torch.tensor([[1e4, -1e4, 0.0]], dtype=dtype, requires_grad=True)
+    loss = KLDivergenceLoss(temperature)(student_logits, torch.tensor([[-1e4, 1e4, 0.0]], dtype=dtype), None)
+    loss.backward()
+    # The teacher is certain of one class, which the student's log-probability puts at -2e4 / T.
+    assert loss.item() == pytest.approx(temperature**2 * 2e4 / temperature, rel=0.01)
+    assert student_logits.grad.isfinite().all()
+
+
+def test_gradient_of_kl_does_not_shrink_with_temperature():
+    teacher_logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    norms = []
+    for temperature in (10.0, 100.0):
+        student_logits = torch.zeros(4, 5, requires_grad=True)
+        KLDivergenceLoss(temperature)(student_logits, teacher_logits, None).backward()
+        norms.append(student_logits.grad.norm().item())
+    assert norms[0] == pytest.approx(norms[1], rel=0.05)
+
+
+def test_padding_may_hold_anything():
+    student_hidden = torch.randn(2, 4, 8, requires_grad=True)
+    teacher_hidden = torch.randn(2, 4, 8)
+    attended = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]], dtype=torch.bool)
+    expected = CosineLoss()(student_hidden, teacher_hidden, attended)
+    with torch.no_grad():
+        student_hidden[~attended] = float("nan")
+        teacher_hidden[~attended] = float("inf")
+    loss = CosineLoss()(student_hidden, teacher_hidden, attended)
+    loss.backward()
+    assert torch.equal(loss, expected)
+    assert student_hidden.grad.isfinite().all()
+    assert not student_hidden.grad[~attended].any()
+
+
+def test_items_are_what_is_summed():
+    attended = torch.tensor([[1, 1, 1], [1, 1, 0]], dtype=torch.bool)
+    labels = torch.tensor([[7, -100, -100], [-100, 9, -100]])
+    scored = Scored(attended, positions=attended, labelled=labels.ne(-100), labels=labels)
+    items = {name: build(DistillationTrainingArguments("out")).items(scored).item() for name, build in LOSSES.items()}
+    assert items == {"kl": 5, "task": 2, "cos": 5}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_complete(name):
+    """A row in LOSSES comes with a weight in the arguments, and with what the trainer reads of it."""
+    arguments = DistillationTrainingArguments("out")
+    loss = LOSSES[name](arguments)
+    assert getattr(arguments, f"alpha_{name}") > 0
+    assert loss.reads in ("logits", "hidden_states")
+    assert isinstance(loss.needs_teacher, bool)
+    assert {"Reference:", "Shapes:", "Example:"} <= set(type(loss).__doc__.split())

@@ -1,0 +1,445 @@
+"""`DistillationTrainer` on tiny models: what it computes, what it leaves alone, what it refuses."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+
+import datasets
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainingArguments,
+)
+
+from hf_distill import DistillationTrainer, DistillationTrainingArguments, make_student
+from hf_distill.training import scoring
+from tests.conftest import collate, make_model, make_rows
+from tests.training.losses.test_losses import cosine_by_definition, cross_entropy_by_definition, kl_by_definition
+from tests.training.test_teacher import make_tokenizer
+
+AUTO_CLASSES = {"classification": AutoModelForSequenceClassification, "mlm": AutoModelForMaskedLM}
+
+
+def losses_by_definition(student, teacher, rows, kl_positions="labels", temperature=2.0):
+    """The three means over the rows one at a time, without any padding, from the formulas."""
+    sums, items = {"kl": 0.0, "task": 0.0, "cos": 0.0}, {"kl": 0, "task": 0, "cos": 0}
+    for row in rows:
+        batch = collate([row])
+        labels = batch.pop("labels").flatten().numpy()
+        with torch.no_grad():
+            student_output, teacher_output = (m.eval()(**batch, output_hidden_states=True) for m in (student, teacher))
+        s, t = (o.logits.double().numpy() for o in (student_output, teacher_output))
+        if s.ndim == 3:
+            scored = labels != -100 if kl_positions == "labels" else labels == labels
+            s_kl, t_kl, s = s[0][scored], t[0][scored], s[0]
+        else:
+            s_kl, t_kl = s, t
+        sums["kl"] += kl_by_definition(s_kl, t_kl, temperature)
+        sums["task"] += cross_entropy_by_definition(s, labels)
+        attended = batch["attention_mask"].numpy()
+        hidden = (o.hidden_states[-1].double().numpy() for o in (student_output, teacher_output))
+        sums["cos"] += cosine_by_definition(*hidden, attended)
+        items["kl"] += len(s_kl)
+        items["task"] += int((labels != -100).sum())
+        items["cos"] += int(attended.sum())
+    return {name: sums[name] / items[name] for name in sums}
+
+
+@pytest.mark.parametrize("kl_positions", ["labels", "attended"])
+def test_logged_losses_are_those_of_the_formulas(make_trainer, family, head, kl_positions):
+    if head == "classification" and kl_positions == "attended":
+        pytest.skip("one row of logits per sequence: refused, as test_options_that_do_not_fit shows")
+    teacher, student, rows = make_model(family, head), make_student(make_model(family, head, seed=1)), make_rows(head)
+    expected = losses_by_definition(student, teacher, rows, kl_positions)
+    total = 5 * expected["kl"] + 2 * expected["task"] + expected["cos"]
+    trainer = make_trainer(
+        student, teacher, rows, rows, kl_positions=kl_positions, max_steps=1, per_device_eval_batch_size=3
+    )
+
+    evaluated = trainer.evaluate()
+    trainer.train()
+    for logged, prefix in ((evaluated, "eval_loss"), (trainer.state.log_history[-2], "loss")):
+        assert logged[prefix] == pytest.approx(total, rel=1e-5)
+        for name, value in expected.items():
+            assert logged[f"{prefix}_{name}"] == pytest.approx(value, rel=1e-4, abs=1e-5)
+
+
+def test_logged_losses_are_means_over_the_steps_since_the_last_log(make_trainer):
+    rows = make_rows("classification")
+    teacher, student = make_model("bert", "classification"), make_student(make_model("bert", "classification", seed=1))
+    by_step, by_three = (
+        make_trainer(
+            copy.deepcopy(student), teacher, rows, max_steps=6, per_device_train_batch_size=4, logging_steps=steps
+        )
+        for steps in (1, 3)
+    )
+    by_step.train()
+    by_three.train()
+    for name in ("loss", "loss_kl", "loss_task", "loss_cos"):
+        each = [log[name] for log in by_step.state.log_history if name in log]
+        means = [log[name] for log in by_three.state.log_history if name in log]
+        assert len(each) == 6
+        assert means == pytest.approx([sum(each[:3]) / 3, sum(each[3:]) / 3], rel=1e-6)
+
+
+def test_only_the_losses_with_a_weight_are_computed_and_logged(make_trainer):
+    teacher, student = make_model("bert", "mlm"), make_student(make_model("bert", "mlm", seed=1))
+    trainer = make_trainer(student, teacher, make_rows("mlm"), max_steps=1, alpha_cos=0.0, alpha_task=0.0)
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert {name for name in log if name.startswith("loss")} == {"loss", "loss_kl"}
+    assert log["loss"] == pytest.approx(5 * log["loss_kl"])
+
+
+def test_no_loss_and_no_gradient_if_the_student_is_the_teacher(make_trainer, family, head):
+    teacher = make_model(family, head)
+    student = make_student(teacher, layers=[0, 1, 2, 3])
+    trainer = make_trainer(student, teacher, alpha_task=0.0)
+    loss = trainer.compute_loss(student, collate(make_rows(head)))
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    gradients = [parameter.grad.abs().max().item() for parameter in student.parameters() if parameter.grad is not None]
+    assert len(gradients) > 20
+    assert max(gradients) < 1e-5
+
+
+def test_padding_changes_neither_loss_nor_gradient(make_trainer, family, head):
+    rows, teacher = make_rows(head), make_model(family, head)
+    results = []
+    for length in (None, 35):
+        student = make_student(make_model(family, head, seed=1))
+        loss = make_trainer(student, teacher).compute_loss(student, collate(rows, length))
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+        results.append((loss.item(), gradient))
+    (loss, gradient), (padded_loss, padded_gradient) = results
+    assert padded_loss == pytest.approx(loss, rel=1e-6)
+    assert (gradient - padded_gradient).norm() <= 2e-6 * gradient.norm()
+
+
+def test_teacher_is_bitwise_unchanged_and_in_no_checkpoint(make_trainer, family, head):
+    teacher = make_model(family, head, dropout=0.1)
+    before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
+    student = make_student(teacher)
+    start = student.base_model.get_input_embeddings().weight.clone()
+    trainer = make_trainer(
+        student, teacher.train(), make_rows(head), max_steps=3, save_strategy="steps", save_steps=3, learning_rate=1e-2
+    )
+    trainer.train()
+    assert not torch.equal(student.base_model.get_input_embeddings().weight, start)
+    for name, weight in teacher.state_dict().items():
+        assert torch.equal(weight, before[name])
+
+    checkpoint = trainer.args.output_dir + "/checkpoint-3"
+    saved = AUTO_CLASSES[head].from_pretrained(checkpoint)
+    assert saved.num_parameters() == student.num_parameters() < teacher.num_parameters()
+    assert sum(file.endswith(".safetensors") for file in os.listdir(checkpoint)) == 1
+    optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert not optimized & {id(p) for p in teacher.parameters()}
+
+
+def test_saved_student_loads_where_hf_distill_is_not_installed(make_trainer, head, tmp_path):
+    teacher = make_model("bert", head)
+    trainer = make_trainer(make_student(teacher), teacher, make_rows(head), max_steps=1)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "student"))
+    code = """
+import sys, json, torch
+sys.modules["hf_distill"] = None                     # any import of it fails
+import transformers
+model = getattr(transformers, sys.argv[2]).from_pretrained(sys.argv[1])
+print(json.dumps(model(input_ids=torch.tensor([[7, 8, 9]])).logits.flatten().tolist()))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "student"), AUTO_CLASSES[head].__name__]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    expected = trainer.model.eval()(input_ids=torch.tensor([[7, 8, 9]])).logits.flatten().tolist()
+    assert json.loads(run.stdout) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing_factor": 0.1}, {"max_grad_norm": 1.0}], ids=str)
+def test_drop_in_for_trainer(make_trainer, family, options):
+    """Without a teacher the student's weights are those that `Trainer` gives, dropout and all."""
+    rows, weights = make_rows("classification"), []
+    for kind in ("ours", "trainer"):
+        model = make_model(family, "classification", dropout=0.1)
+        trainer = make_trainer(
+            model,
+            None,
+            rows,
+            alpha_kl=0.0,
+            alpha_cos=0.0,
+            alpha_task=1.0,
+            max_steps=8,
+            per_device_train_batch_size=4,
+            learning_rate=1e-3,
+            **options,
+        )
+        if kind == "trainer":
+            theirs = {
+                name: value
+                for name, value in vars(trainer.args).items()
+                if name in TrainingArguments.__dataclass_fields__
+            }
+            theirs = TrainingArguments(
+                **{n: v for n, v in theirs.items() if TrainingArguments.__dataclass_fields__[n].init}
+            )
+            trainer = Trainer(model=model, args=theirs, train_dataset=rows, data_collator=collate)
+        trainer.train()
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    start = make_model(family, "classification", dropout=0.1)
+    moved = (torch.cat([parameter.detach().flatten() for parameter in start.parameters()]) - weights[1]).norm()
+    assert moved > 0.1
+    assert (weights[0] - weights[1]).norm() <= 1e-5 * moved
+
+
+def test_drop_in_for_trainers_evaluation(make_trainer, family, head):
+    """Predictions, labels and metrics are those of `Trainer`, and nothing else is gathered."""
+    rows, model = make_rows(head), make_model(family, head)
+    seen = []
+
+    def compute_metrics(prediction):
+        seen.append(prediction)
+        return {"mean": float(prediction.predictions.mean())}
+
+    options = {"trainer_options": {"compute_metrics": compute_metrics}, "per_device_eval_batch_size": 4}
+    make_trainer(make_student(model, num_layers=4), model, eval_rows=rows, **options).evaluate()
+    arguments = TrainingArguments("out", use_cpu=True, report_to="none", per_device_eval_batch_size=4)
+    Trainer(model, arguments, eval_dataset=rows, data_collator=collate, compute_metrics=compute_metrics).evaluate()
+    ours, theirs = seen
+    assert ours.predictions.shape == theirs.predictions.shape
+    torch.testing.assert_close(torch.tensor(ours.predictions), torch.tensor(theirs.predictions))
+    assert (ours.label_ids == theirs.label_ids).all()
+
+
+def test_predict_without_labels(make_trainer, head):
+    rows = make_rows(head)
+    for row in rows:
+        del row["labels"]
+    teacher = make_model("bert", head)
+    predicted = make_trainer(make_student(teacher), teacher).predict(rows)
+    assert len(predicted.predictions) == 16
+    assert "test_loss" not in predicted.metrics
+
+
+def test_unlabelled_data(make_trainer, head):
+    """With `alpha_task=0` nothing needs labels, in training or in evaluation."""
+    rows = make_rows(head)
+    for row in rows:
+        del row["labels"]
+    options = {"kl_positions": "attended"} if head == "mlm" else {}
+    teacher, student = make_model("bert", head), make_student(make_model("bert", head, seed=1))
+    trainer = make_trainer(student, teacher, rows, rows, alpha_task=0.0, max_steps=30, learning_rate=1e-2, **options)
+    before = trainer.evaluate()
+    trainer.train()
+    assert trainer.evaluate()["eval_loss_kl"] < 0.5 * before["eval_loss_kl"]
+
+
+def test_masked_language_modelling_with_the_usual_collator(make_trainer):
+    words = [*"abcdefghijklmnopqrstuvwxyz", "[PAD]", "[MASK]"]
+    tokenizer = make_tokenizer(words)
+    tokenizer.pad_token, tokenizer.mask_token = "[PAD]", "[MASK]"
+    rows = [{"input_ids": row["input_ids"]} for row in make_rows("classification")]
+    rows = [{"input_ids": [token % 26 for token in row["input_ids"]]} for row in rows]
+    teacher = make_model("bert", "mlm")
+    trainer = make_trainer(
+        make_student(teacher), teacher, rows, data_collator=DataCollatorForLanguageModeling(tokenizer), max_steps=3
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["loss_task"] > 0
+
+
+def test_token_type_ids_reach_only_the_model_that_has_them(make_trainer):
+    """A DistilBERT student beside a BERT teacher: the data set's column is kept, and given to the teacher alone."""
+    rows = [{**row, "token_type_ids": [1] * len(row["input_ids"])} for row in make_rows("classification")]
+    teacher, student = make_model("bert", "classification"), make_model("distilbert", "classification")
+    seen = {}
+    for name, model in (("teacher", teacher), ("student", student)):
+        model.register_forward_pre_hook(
+            lambda m, args, kwargs, name=name: seen.update({name: set(kwargs)}), with_kwargs=True
+        )
+    trainer = make_trainer(student, teacher, datasets.Dataset.from_list(rows), max_steps=1)
+    trainer.train()
+    assert seen == {
+        "teacher": {"input_ids", "attention_mask", "token_type_ids"},
+        "student": {"input_ids", "attention_mask"},
+    }
+
+
+def test_one_forward_of_the_wrapped_student_per_micro_batch(make_trainer, head):
+    class Wrapper(torch.nn.Module):
+        calls = 0
+
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, **inputs):
+            self.calls += 1
+            return self.module(**inputs)
+
+    teacher = make_model("bert", head)
+    student = make_student(teacher)
+    trainer, wrapper = make_trainer(student, teacher), Wrapper(student)
+    trainer.accelerator.unwrap_model = lambda model: student if model is wrapper else model
+    trainer.compute_loss(wrapper, collate(make_rows(head)))
+    assert wrapper.calls == 1
+
+
+class CountSynchronisations(TorchDispatchMode):
+    """Counts what would make a device wait: a number copied to the host, a shape that depends on a mask's content."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket.__name__ in {"_local_scalar_dense", "nonzero", "masked_select"}
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_synchronisation_for_the_losses(make_trainer):
+    """A micro-batch synchronises no more often than the bare forwards of both models, which look at the mask."""
+    teacher, student = make_model("bert", "classification"), make_student(make_model("bert", "classification", seed=1))
+    trainer, batch = make_trainer(student, teacher), collate(make_rows("classification"))
+    with CountSynchronisations() as counted:
+        (batch,), items = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
+        trainer.compute_loss(student, batch, num_items_in_batch=items).backward()
+    del batch["labels"]
+    with CountSynchronisations() as bare:
+        student(**batch)
+        teacher(**batch)
+    assert counted.count == bare.count > 0
+
+
+def test_bf16(make_trainer, head):
+    """Under autocast the losses are taken in fp32, and are near those without it."""
+    teacher, student = make_model("bert", head), make_student(make_model("bert", head, seed=1))
+    logs = []
+    for bf16 in (False, True):
+        trainer = make_trainer(copy.deepcopy(student), teacher, make_rows(head), max_steps=1, bf16=bf16)
+        trainer.train()
+        logs.append(trainer.state.log_history[0])
+    for name in ("loss", "loss_kl", "loss_task", "loss_cos"):
+        assert logs[0][name] == pytest.approx(logs[1][name], rel=0.05)
+        assert logs[0][name] != logs[1][name]
+
+
+def test_teacher_dtype(make_trainer):
+    teacher, student = make_model("bert", "mlm"), make_student(make_model("bert", "mlm", seed=1))
+    trainer = make_trainer(student, teacher, make_rows("mlm"), teacher_dtype="bfloat16", max_steps=1)
+    trainer.train()
+    assert trainer.teacher.model.dtype == torch.bfloat16
+    assert teacher.dtype == torch.float32  # the caller's own is untouched
+    assert trainer.state.log_history[0]["loss_kl"] > 0
+
+
+def test_teacher_by_name(make_trainer, tmp_path, head):
+    teacher, student, rows = make_model("bert", head), make_student(make_model("bert", head, seed=1)), make_rows(head)
+    teacher.save_pretrained(tmp_path / "teacher")
+    name = str(tmp_path / "teacher")
+    trainers = [
+        make_trainer(copy.deepcopy(student), teacher, eval_rows=rows),
+        make_trainer(copy.deepcopy(student), name, eval_rows=rows),
+        make_trainer(copy.deepcopy(student), None, eval_rows=rows, teacher_model_name_or_path=name),
+    ]
+    losses = [trainer.evaluate()["eval_loss"] for trainer in trainers]
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_gradient_checkpointing_and_chunks_together(make_trainer, monkeypatch):
+    teacher, rows, results = make_model("bert", "mlm"), make_rows("mlm"), []
+    for checkpointing in (False, True):
+        student = make_student(make_model("bert", "mlm", seed=1))
+        if checkpointing:
+            monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", 7 * student.config.vocab_size)
+        trainer = make_trainer(
+            student, teacher, rows, max_steps=3, kl_positions="attended", activation_checkpointing=checkpointing
+        )
+        trainer.train()
+        results.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "options", "message"),
+    [
+        ({}, None, {}, "alpha_kl=5.0 and alpha_cos=1.0 need a teacher"),
+        ({}, {}, {"alpha_kl": 0.0, "alpha_cos": 0.0}, "teacher_model would have no effect"),
+        ({}, {}, {"teacher_model_name_or_path": "roberta-base"}, "two teachers"),
+        ({}, {}, {"kl_positions": "attended"}, "kl_positions='attended' would have no effect for a BertForSequence"),
+        ({}, {"width": 32}, {}, "student's are 16 wide and the teacher's 32: set alpha_cos=0"),
+        ({}, {"num_labels": 3}, {}, "have to be the same"),
+        ({}, {}, {"rows": []}, "train_dataset is empty"),
+        ({}, {}, {"eval_rows": []}, "eval_dataset is empty"),
+        ({}, {}, {"eval_rows": {"small": []}}, "small is empty"),
+        ({}, {}, {"trainer_options": {"compute_loss_func": print}}, "compute_loss_func would have no effect"),
+    ],
+)
+def test_options_that_do_not_fit(make_trainer, student, teacher, options, message):
+    student = make_model("bert", "classification", **student)
+    teacher = None if teacher is None else make_model("bert", "classification", seed=1, **teacher)
+    with pytest.raises(ValueError, match=message):
+        make_trainer(student, teacher, **options)
+
+
+def test_other_width_without_the_cosine(make_trainer):
+    teacher, student = make_model("bert", "mlm", width=32), make_model("bert", "mlm")
+    trainer = make_trainer(student, teacher, make_rows("mlm"), alpha_cos=0.0, max_steps=1)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss_kl"] > 0
+
+
+@pytest.mark.parametrize(("head", "message"), [("classification", "set alpha_task=0"), ("mlm", "set alpha_task=0")])
+def test_training_without_labels(make_trainer, head, message):
+    rows = make_rows(head)
+    for row in rows:
+        del row["labels"]
+    teacher = make_model("bert", head)
+    trainer = make_trainer(make_student(teacher), teacher, rows)
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_arguments_of_the_wrong_kind():
+    teacher = make_model("bert", "mlm")
+    with pytest.raises(TypeError, match="args should be DistillationTrainingArguments, but is TrainingArguments"):
+        DistillationTrainer(
+            model=make_student(teacher), teacher_model=teacher, args=TrainingArguments("out", use_cpu=True)
+        )
+
+
+def test_model_of_the_wrong_kind(make_trainer):
+    with pytest.raises(TypeError, match="model should be a transformers model, but is Linear"):
+        make_trainer(torch.nn.Linear(2, 2), make_model("bert", "mlm"))
+
+
+def test_several_gpus_in_one_process(tmp_path):
+    class TwoGPUs(DistillationTrainingArguments):
+        n_gpu = 2
+
+    teacher = make_model("bert", "mlm")
+    with pytest.raises(ValueError, match=r"One process cannot drive 2 GPUs.*accelerate launch"):
+        DistillationTrainer(make_student(teacher), teacher, TwoGPUs(str(tmp_path), use_cpu=True, report_to="none"))
+
+
+@pytest.mark.gpu
+def test_step_on_a_gpu(head, tmp_path):
+    """The same losses as on the CPU, with fp16 and its loss scaling."""
+    rows, losses = make_rows(head), []
+    for options in ({"use_cpu": True}, {}, {"fp16": True}):
+        teacher, student = make_model("bert", head), make_student(make_model("bert", head, seed=1))
+        arguments = DistillationTrainingArguments(
+            str(tmp_path), max_steps=3, logging_steps=1, report_to="none", **options
+        )
+        trainer = DistillationTrainer(student, teacher, arguments, train_dataset=rows, data_collator=collate)
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0] == pytest.approx(losses[2], rel=5e-2)

@@ -1,0 +1,93 @@
+"""Every option is read, checked, and told from the command line and from YAML."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from transformers import HfArgumentParser, TrainingArguments
+
+from hf_distill import DistillationTrainingArguments
+
+OWN_FIELDS = {
+    *(field.name for field in dataclasses.fields(DistillationTrainingArguments)),
+} - {field.name for field in dataclasses.fields(TrainingArguments)}
+
+
+def test_defaults_are_the_published_ones():
+    arguments = DistillationTrainingArguments("out")
+    assert (arguments.temperature, arguments.alpha_kl, arguments.alpha_task, arguments.alpha_cos) == (
+        2.0,
+        5.0,
+        2.0,
+        1.0,
+    )
+    assert arguments.kl_positions == "labels"
+
+
+def test_own_fields():
+    assert {
+        "temperature",
+        "alpha_kl",
+        "alpha_task",
+        "alpha_cos",
+        "kl_positions",
+        "teacher_model_name_or_path",
+        "teacher_dtype",
+    } == OWN_FIELDS
+
+
+def test_every_field_has_help():
+    helped = {field.name for field in dataclasses.fields(DistillationTrainingArguments) if field.metadata.get("help")}
+    assert helped >= OWN_FIELDS
+
+
+def test_command_line():
+    options = "--output_dir=out --temperature=4 --alpha-cos=0 --kl_positions=attended --teacher_dtype=bfloat16"
+    (arguments,) = HfArgumentParser(DistillationTrainingArguments).parse_args_into_dataclasses(options.split(" "))
+    assert (arguments.temperature, arguments.alpha_cos) == (4.0, 0.0)
+    assert (arguments.kl_positions, arguments.teacher_dtype) == ("attended", "bfloat16")
+
+
+def test_yaml(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("output_dir: out\ntemperature: 4.0\nalpha_kl: 1.0e-1\nteacher_model_name_or_path: roberta-base\n")
+    (arguments,) = HfArgumentParser(DistillationTrainingArguments).parse_yaml_file(config)
+    assert (arguments.temperature, arguments.alpha_kl) == (4.0, 0.1)
+    assert arguments.teacher_model_name_or_path == "roberta-base"
+
+
+def test_help_on_the_command_line():
+    code = "from transformers import HfArgumentParser; from hf_distill import DistillationTrainingArguments as A; "
+    run = subprocess.run(
+        [sys.executable, "-c", code + "HfArgumentParser(A).parse_args(['--help'])"], capture_output=True, text=True
+    )
+    assert run.returncode == 0
+    assert all(f"--{name}" in run.stdout for name in OWN_FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, "temperature=0.0 should be above 0"),
+        ({"temperature": -1.0}, "temperature=-1.0 should be above 0"),
+        ({"temperature": float("nan")}, "temperature=nan should be a finite number"),
+        ({"temperature": True}, "temperature=True should be a finite number"),
+        ({"alpha_kl": "1e-1"}, "alpha_kl='1e-1' should be a finite number.*write 1.0e-1"),
+        ({"alpha_kl": None}, "alpha_kl=None should be a finite number"),
+        ({"alpha_task": -0.5}, "alpha_task=-0.5 should be 0"),
+        ({"alpha_kl": 0, "alpha_task": 0, "alpha_cos": 0}, "leave nothing to train on"),
+        ({"kl_positions": "all"}, "kl_positions='all' should be one of 'labels', 'attended'"),
+        ({"kl_positions": None}, "kl_positions=None should be one of"),
+        ({"teacher_dtype": "int8"}, "teacher_dtype='int8' should be one of 'float32', 'bfloat16', 'float16'"),
+        ({"alpha_kl": 0, "temperature": 4.0}, "temperature=4.0 would have no effect with alpha_kl=0"),
+        ({"alpha_kl": 0, "kl_positions": "attended"}, "kl_positions='attended' would have no effect"),
+        (
+            {"alpha_kl": 0, "alpha_cos": 0, "teacher_dtype": "float16", "teacher_model_name_or_path": "roberta-base"},
+            "teacher_model_name_or_path='roberta-base', teacher_dtype='float16' would have no effect",
+        ),
+    ],
+)
+def test_bad_values(options, message):
+    with pytest.raises(ValueError, match=message):
+        DistillationTrainingArguments("out", **options)
