@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.run(options)
     except (ValueError, TypeError, OSError) as error:
-        print(f"hf-distill: {error}", file=sys.stderr)
+        print(f"hf-distill: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 
@@ -32,7 +32,7 @@ def _add_make_student(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("teacher", metavar="TEACHER", help="a name on the Hub or a folder")
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="a folder that does not exist yet")
-    parser.add_argument("--num-layers", metavar="N", type=int, help="layers of the student (default: half)")
+    parser.add_argument("--num-layers", metavar="N", type=int, help="how many layers to keep (default: half)")
     parser.add_argument(
         "--layers",
         metavar="WHICH",
@@ -55,9 +55,13 @@ def _make_student(options: argparse.Namespace) -> None:
         layers = layers[0] if is_strategy else [_index(layer) for layer in layers]
 
     config = transformers.AutoConfig.from_pretrained(options.teacher)
-    if not config.architectures:
-        raise ValueError(f"{options.teacher} does not say which model class it is: its config has no `architectures`.")
-    model_class = getattr(transformers, config.architectures[0])
+    architecture = (config.architectures or [None])[0]
+    model_class = getattr(transformers, architecture or "", None)
+    if model_class is None:
+        raise ValueError(
+            f"{options.teacher} is of the class {architecture}, which transformers does not have: its config should "
+            f"name one under `architectures`, such as BertForMaskedLM."
+        )
     teacher = model_class.from_pretrained(options.teacher, config=config, use_safetensors=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.teacher)
     student = make_student(teacher, num_layers=options.num_layers, layers=layers)

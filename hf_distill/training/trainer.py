@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
@@ -146,7 +147,7 @@ class DistillationTrainer(Trainer):
 
         student, logits = scored_forward(
             model,
-            self.accelerator.unwrap_model(model),
+            self.accelerator.unwrap_model(model, keep_torch_compile=False),
             self._student_inputs(inputs),
             scored.positions,
             whole_logits=whole_logits,
@@ -213,10 +214,17 @@ class DistillationTrainer(Trainer):
         loss = self._weighted_sum(_means(sums, items))
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
         """As in `Trainer`, but each loss is the mean over all its items, however they fall into batches."""
         self._eval_sums_and_items.zero_()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if f"{metric_key_prefix}_loss" in output.metrics:
             losses = _means(*self.accelerator.reduce(self._eval_sums_and_items, reduction="sum"))
             output.metrics[f"{metric_key_prefix}_loss"] = self._weighted_sum(losses).item()

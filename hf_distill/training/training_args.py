@@ -100,6 +100,10 @@ class DistillationTrainingArguments(TrainingArguments):
             unread |= self._set_by_user("temperature", "kl_positions")
         if not self.reads_teacher:
             unread |= self._set_by_user("teacher_model_name_or_path", "teacher_dtype")
+        if not self.average_tokens_across_devices:
+            raise ValueError(
+                "average_tokens_across_devices=False would have no effect: the losses are means over all processes."
+            )
         if unread:
             raise ValueError(
                 f"{_as_text(unread)} would have no effect with {_as_text(alphas)}: leave one out or raise the other."

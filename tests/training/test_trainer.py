@@ -288,7 +288,7 @@ def test_one_forward_of_the_wrapped_student_per_micro_batch(make_trainer, head):
     teacher = make_model("bert", head)
     student = make_student(teacher)
     trainer, wrapper = make_trainer(student, teacher), Wrapper(student)
-    trainer.accelerator.unwrap_model = lambda model: student if model is wrapper else model
+    trainer.accelerator.unwrap_model = lambda model, **options: student if model is wrapper else model
     trainer.compute_loss(wrapper, collate(make_rows(head)))
     assert wrapper.calls == 1
 

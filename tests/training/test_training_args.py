@@ -80,6 +80,7 @@ def test_help_on_the_command_line():
         ({"kl_positions": "all"}, "kl_positions='all' should be one of 'labels', 'attended'"),
         ({"kl_positions": None}, "kl_positions=None should be one of"),
         ({"teacher_dtype": "int8"}, "teacher_dtype='int8' should be one of 'float32', 'bfloat16', 'float16'"),
+        ({"average_tokens_across_devices": False}, "average_tokens_across_devices=False would have no effect"),
         ({"alpha_kl": 0, "temperature": 4.0}, "temperature=4.0 would have no effect with alpha_kl=0"),
         ({"alpha_kl": 0, "kl_positions": "attended"}, "kl_positions='attended' would have no effect"),
         (

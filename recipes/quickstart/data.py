@@ -1,0 +1,57 @@
+"""The sentences, as data sets: labelled movie reviews, and text without labels from elsewhere."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+LABELS = ["negative", "positive"]
+MAX_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """`train` and `test` are movie-review sentences; their columns are `text` and `labels`."""
+
+    train: Dataset
+    test: Dataset
+
+
+def load_corpus(folder: Path, num_test: int = 2000) -> Corpus:
+    """Reads the movie-review sentences: a mean rating above 0 is positive, below 0 negative, and 0 is left out.
+
+    The split is the same in every run, and no sentence is in both parts.
+
+    Raises:
+        ValueError: if there are too few sentences to split.
+    """
+    rows = [(text, int(rating > 0)) for text, rating in read_ratings(folder / "movieReviewSnippets_GroundTruth.txt")]
+    if len(rows) < 2 * num_test:
+        raise ValueError(f"{folder} has {len(rows)} rated sentences, too few for a test set of {num_test}.")
+    random.Random(0).shuffle(rows)
+    return Corpus(train=_dataset(rows[num_test:]), test=_dataset(rows[:num_test]))
+
+
+def read_ratings(file: Path) -> list[tuple[str, float]]:
+    """Sentences with their mean rating from -4 to 4, each sentence once, those rated 0 left out."""
+    ratings: dict[str, float] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        _, rating, text = line.split("\t")
+        ratings.setdefault(text.strip(), float(rating))
+    return [(text, rating) for text, rating in ratings.items() if rating != 0]
+
+
+def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The columns that the models read, each row at its own length: the collator pads."""
+    return dataset.map(
+        lambda batch: tokenizer(batch["text"], truncation=True, max_length=MAX_LENGTH),
+        batched=True,
+        remove_columns=["text"],
+        desc="Tokenising",
+    )
+
+
+def _dataset(rows: list[tuple[str, int]]) -> Dataset:
+    return Dataset.from_dict({"text": [text for text, _ in rows], "labels": [label for _, label in rows]})

@@ -1,0 +1,106 @@
+"""The tables, the plot and the JSON file that the quickstart ends with."""
+
+import json
+import platform
+import statistics
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+import transformers
+
+from hf_distill import __version__
+from recipes.quickstart.train import STUDENTS, bf16_is_fast
+
+COMPARED = [
+    # what is measured, how it is written
+    ("layers", "{:.0f}"),
+    ("parameters", "{:,.0f}"),
+    ("megabytes on disk", "{:.1f}"),
+    ("accuracy", "{:.2%}"),
+    ("F1", "{:.2%}"),
+    ("agreement with the teacher", "{:.2%}"),
+    ("milliseconds for one sentence", "{:.1f}"),
+    ("sentences per second", "{:.0f}"),
+]
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.cpu.get_capabilities()["cpu_name"]
+    return {
+        "device": device,
+        "threads": str(torch.get_num_threads()),
+        "training": "bfloat16 autocast" if bf16_is_fast() else "float32",
+        "inference": "float32",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "hf_distill": __version__,
+    }
+
+
+def comparison_table(teacher: dict[str, float], student: dict[str, float], ratios: dict[str, float]) -> str:
+    """Teacher beside student, with the ratio of student to teacher."""
+    rows = [
+        [name, text.format(teacher[name]), text.format(student[name]), f"{ratios[name]:.2f}"] for name, text in COMPARED
+    ]
+    return _table(["", "teacher", "student", "ratio"], rows)
+
+
+def students_table(seeds: list[dict]) -> str:
+    """What each student learned from and how good it is: over several seeds, the mean and the standard deviation."""
+    rows = [["the teacher itself", "", "all", *_qualities([seed["teacher"] for seed in seeds])]]
+    for name, run in STUDENTS.items():
+        learned_from = "teacher" if run.from_teacher else "no teacher"
+        rows.append(["student", learned_from, run.labels, *_qualities([seed["students"][name] for seed in seeds])])
+    return _table(["", "learns from", "labels", "accuracy", "F1", "agreement"], rows)
+
+
+def write_report(file: Path, seeds: list[dict]) -> None:
+    """Everything that was measured, per seed, and on what."""
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps({"machine": machine(), "seeds": seeds}, indent=2) + "\n")
+    unfinished.replace(file)
+
+
+def write_plot(file: Path, seed: dict) -> None:
+    """Quality against latency: the teacher, the student, and the students that it is compared with."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    latency = {name: seed[name]["milliseconds for one sentence"] for name in ("teacher", "student")}
+    axes.scatter(latency["teacher"], seed["teacher"]["accuracy"], s=70, label="teacher, 6 layers")
+    for (name, run), marker in zip(STUDENTS.items(), "os^v", strict=True):
+        label = f"student, {'teacher' if run.from_teacher else 'no teacher'}, labels: {run.labels}"
+        accuracy = seed["students"][name]["accuracy"]
+        axes.scatter(latency["student"], accuracy, s=70, marker=marker, label=label)
+    axes.set_xlim(0, 1.3 * latency["teacher"])
+    axes.set_xlabel("milliseconds for one sentence")
+    axes.set_ylabel("accuracy on the test sentences")
+    axes.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
+    axes.set_title("Quality against latency")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize="small")
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def _qualities(measured: list[dict[str, float]]) -> list[str]:
+    cells = []
+    for name in ("accuracy", "F1", "agreement with the teacher"):
+        values = [one[name] for one in measured]
+        spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        cells.append(f"{100 * statistics.mean(values):.1f}{spread}")
+    return cells
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, aligned so that it reads well in a terminal too."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = []
+    for row in [header, ["-" * width for width in widths], *rows]:
+        cells = [
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

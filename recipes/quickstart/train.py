@@ -1,0 +1,156 @@
+"""The teacher and the students: what each learns from, and how it is trained."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_distill import DistillationTrainer, DistillationTrainingArguments, __version__, make_student
+from recipes.quickstart.data import LABELS
+from recipes.quickstart.folders import written_whole
+
+TEACHER_OPTIONS = {"learning_rate": 5e-5, "num_train_epochs": 2}
+NUM_FEW_LABELS = 500
+
+
+@dataclass(frozen=True)
+class StudentRun:
+    """What a student of half the teacher's layers learns from.
+
+    Attributes:
+        from_teacher: whether it is cut from the fine-tuned teacher and learns from it; else it is cut from the
+            pretrained model and never meets the teacher.
+        labels: what is said of its labels in the table.
+        num_sentences: how many training sentences it reads; None for all.
+        options: for `DistillationTrainingArguments`, or without a teacher for `TrainingArguments`.
+    """
+
+    from_teacher: bool
+    labels: str
+    num_sentences: int | None = None
+    options: dict[str, float] = field(default_factory=dict)
+
+
+STUDENTS = {
+    "student": StudentRun(from_teacher=True, labels="all", options={"num_train_epochs": 2}),
+    "student-no-labels": StudentRun(
+        from_teacher=True,
+        labels="none",
+        options={"num_train_epochs": 2, "alpha_kl": 1.0, "alpha_task": 0.0, "alpha_cos": 0.0},
+    ),
+    "student-no-teacher": StudentRun(from_teacher=False, labels="all", options={"num_train_epochs": 2}),
+    "student-no-teacher-few-labels": StudentRun(
+        from_teacher=False, labels=str(NUM_FEW_LABELS), num_sentences=NUM_FEW_LABELS, options={"num_train_epochs": 10}
+    ),
+}
+"""By the folder that each is saved in."""
+
+
+def load_pretrained(model_folder: Path) -> PreTrainedModel:
+    """The pretrained model under a new head for two labels."""
+    return AutoModelForSequenceClassification.from_pretrained(
+        model_folder, id2label=dict(enumerate(LABELS)), label2id={label: i for i, label in enumerate(LABELS)}
+    )
+
+
+def trained_teacher(
+    folder: Path, model_folder: Path, train: Dataset, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> PreTrainedModel:
+    """The pretrained model fine-tuned on all labels; read from `folder` if it is there already."""
+
+    def train_teacher() -> Trainer:
+        return Trainer(
+            model=load_pretrained(model_folder),
+            args=TrainingArguments(**_common(folder, seed), **TEACHER_OPTIONS),
+            train_dataset=train,
+            processing_class=tokenizer,
+        )
+
+    return _trained(folder, {"seed": seed, "sentences": len(train), **TEACHER_OPTIONS}, train_teacher)
+
+
+def trained_student(
+    run: StudentRun,
+    folder: Path,
+    model_folder: Path,
+    teacher: PreTrainedModel,
+    train: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+) -> PreTrainedModel:
+    """The student of one row of the table; read from `folder` if it is there already."""
+    if run.num_sentences is not None:
+        train = train.select(range(run.num_sentences))
+    options = {**_common(folder, seed), "learning_rate": 1e-4, **run.options}
+
+    def train_student() -> Trainer:
+        if not run.from_teacher:
+            return Trainer(
+                model=make_student(load_pretrained(model_folder)),
+                args=TrainingArguments(**options),
+                train_dataset=train,
+                processing_class=tokenizer,
+            )
+        return DistillationTrainer(
+            model=make_student(teacher),
+            teacher_model=teacher,
+            args=DistillationTrainingArguments(**options),
+            train_dataset=train.remove_columns("labels") if run.options.get("alpha_task") == 0 else train,
+            processing_class=tokenizer,
+        )
+
+    return _trained(folder, {"seed": seed, "sentences": len(train), **asdict(run)}, train_student)
+
+
+def _common(folder: Path, seed: int) -> dict[str, object]:
+    """What all models are trained with."""
+    return {
+        "output_dir": str(folder),
+        "seed": seed,
+        "per_device_train_batch_size": 32,
+        "warmup_steps": 0.1,
+        "weight_decay": 0.01,
+        "train_sampling_strategy": "group_by_length",
+        "use_cpu": not torch.accelerator.is_available(),
+        "bf16": bf16_is_fast(),
+        "logging_strategy": "epoch",
+        "save_strategy": "no",
+        "report_to": "none",
+    }
+
+
+def bf16_is_fast() -> bool:
+    """Whether this machine multiplies matrices in bfloat16 rather than emulating it."""
+    if torch.accelerator.is_available():
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _trained(folder: Path, settings: dict[str, object], make_trainer: Callable[[], Trainer]) -> PreTrainedModel:
+    """Trains and saves a model, unless one that was trained with the same settings is there."""
+    settings_file = "quickstart.json"
+    settings = {**settings, "bf16": bf16_is_fast(), "hf_distill": __version__}
+    if (folder / settings_file).exists() and json.loads((folder / settings_file).read_text()) == settings:
+        print(f"\n{folder} is there already")
+    else:
+        print(f"\nTraining {folder}")
+        set_seed(settings["seed"])
+        trainer = make_trainer()
+        trainer.train()
+        with written_whole(folder) as unfinished:
+            trainer.model.save_pretrained(unfinished)
+            trainer.processing_class.save_pretrained(unfinished)
+            (unfinished / settings_file).write_text(json.dumps(settings, indent=2))
+    return AutoModelForSequenceClassification.from_pretrained(folder).eval()

@@ -1,0 +1,81 @@
+"""What importing does, and what is installed."""
+
+import subprocess
+import sys
+from configparser import ConfigParser
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import hf_distill
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_public_names():
+    assert set(hf_distill.__all__) == {
+        "DistillationTrainer",
+        "DistillationTrainingArguments",
+        "__version__",
+        "make_student",
+    }
+    assert all(hasattr(hf_distill, name) for name in hf_distill.__all__)
+
+
+def test_importing_changes_nothing():
+    code = """
+import logging, random, os, sys
+import numpy, torch, transformers
+before = (
+    logging.getLogger().level, transformers.logging.get_verbosity(), logging.getLogger("hf_distill").level,
+    random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+    torch.is_grad_enabled(), torch.get_default_dtype(), dict(os.environ),
+)
+import hf_distill
+after = (
+    logging.getLogger().level, transformers.logging.get_verbosity(), logging.getLogger("hf_distill").level,
+    random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+    torch.is_grad_enabled(), torch.get_default_dtype(), dict(os.environ),
+)
+assert before == after
+assert not {"matplotlib", "sklearn", "onnxruntime", "recipes"} & set(sys.modules), "an optional package was imported"
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+
+
+def test_rooms_do_not_import_each_other():
+    """`student` and `training` stand alone; a recipe imports only what the package exports."""
+    seen = 0
+    for file in [*(ROOT / "hf_distill").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]:
+        room = file.relative_to(ROOT).parts[:2]
+        source = file.read_text()
+        seen += 1
+        if room == ("hf_distill", "student"):
+            assert "hf_distill.training" not in source, file
+        if room == ("hf_distill", "training"):
+            assert "hf_distill.student" not in source, file
+        if room[0] == "recipes":
+            assert "from hf_distill." not in source, file
+    assert seen >= 20
+
+
+def test_console_script():
+    (script,) = entry_points(group="console_scripts", name="hf-distill")
+    assert script.value == "hf_distill.cli:main"
+
+
+def test_every_requirement_has_a_known_good_version():
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    required = config["options"]["install_requires"].split()
+    for extra in config["options.extras_require"].values():
+        required += [line for line in extra.split() if not line.startswith("%")]
+    names = {requirement.split(">")[0].lower() for requirement in required}
+    assert len(names) >= 9
+    assert names <= pinned
+
+
+def test_version_is_in_the_changelog():
+    assert f"## {hf_distill.__version__}" in (ROOT / "CHANGELOG.md").read_text()
