@@ -1,8 +1,8 @@
 """Which rows of logits are scored, and how the head is kept off all others.
 
 A row is what the head gives one distribution for: a whole sequence in sequence classification, a token in language
-modelling. With a vocabulary of 50,000, computing all rows of a batch costs more than half of the encoder, and most of
-them are never looked at: masked language modelling scores 15% of the tokens.
+modelling. With RoBERTa's vocabulary, one row costs about as many multiplications as six layers of the encoder (38.6
+million beside 42.5 million per token), and most rows are never looked at: masked language modelling scores 15% of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -99,7 +99,7 @@ def score(
 
     if not head.per_token:
         positions = attended.new_ones(len(attended[:num_sequences]))
-        labels = None if labels is None else labels.view(-1)[:num_sequences]
+        labels = None if labels is None else labels.reshape(-1)[:num_sequences]
     elif kl_positions == "attended":
         positions = attended
     elif labels is None:
@@ -163,6 +163,7 @@ def scored_forward(
         backbone_outputs.append(output)
         return type(output)(last_hidden_state=output[0][:, :0]) if narrowed else output
 
+    @torch.compiler.disable  # it calls the model from within the model
     def after_model(module, args, output):
         model_hook.remove()
         backbone_output = backbone_outputs.pop()

@@ -31,8 +31,8 @@ class Teacher:
                 f"teacher_model should be a transformers model or its name, but is a {type(model).__name__}: pass what "
                 f"AutoModelFor....from_pretrained(...) returns."
             )
-        self.model = model.requires_grad_(False)
         self.label_order = check_alignment(student, model)
+        self.model = model.requires_grad_(False)
 
     def __call__(
         self,

@@ -28,8 +28,8 @@ class DistillationTrainer(Trainer):
     Args:
         model: the student, for instance from `make_student(teacher)`.
         teacher_model: a transformers model, or a name on the Hub or a folder to load one from. It is set to
-            `requires_grad=False` and otherwise left as it is; no checkpoint contains it. By default
-            `args.teacher_model_name_or_path`. None if `alpha_kl` and `alpha_cos` are both 0.
+            `requires_grad=False`, moved to the training device and otherwise left as it is; no checkpoint contains it.
+            By default `args.teacher_model_name_or_path`. None if `alpha_kl` and `alpha_cos` are both 0.
         args: `DistillationTrainingArguments`.
         **trainer_options: every other argument is `Trainer`'s own.
 
@@ -54,6 +54,9 @@ class DistillationTrainer(Trainer):
     # Many heads take `**kwargs` and ignore `num_items_in_batch`, which Trainer takes for a loss that is scaled already.
     # Here every loss is computed from the logits, and divided by its items in the whole step.
     loss_is_scaled_for_ga = True
+
+    args: DistillationTrainingArguments
+    model: PreTrainedModel
 
     def __init__(
         self,
@@ -246,7 +249,7 @@ class DistillationTrainer(Trainer):
         """Keeps the columns of the data set that only the teacher reads."""
         super()._set_signature_columns_if_needed()
         if self.teacher is not None:
-            self._signature_columns = list({*self._signature_columns, *named_inputs(self.teacher.model)})
+            self._signature_columns = sorted({*self._signature_columns, *named_inputs(self.teacher.model)})
 
     def _make_teacher(self, teacher_model: PreTrainedModel | str | None) -> Teacher | None:
         args = self.args
@@ -280,7 +283,7 @@ class DistillationTrainer(Trainer):
         return teacher
 
     def _check_options(self) -> None:
-        student, teacher = self.model, self.teacher and self.teacher.model
+        student, teacher = self.model, None if self.teacher is None else self.teacher.model
         if self.args.kl_positions != "labels" and not self.head.per_token:
             raise ValueError(
                 f"kl_positions={self.args.kl_positions!r} would have no effect for a {type(student).__name__}, "

@@ -58,8 +58,14 @@ STUDENTS = {
 }
 """By the folder that each is saved in."""
 
+NO_LABELS = STUDENTS["student-no-labels"]
 MORE_TEXT = {
-    "student-no-labels-more-text": replace(STUDENTS["student-no-labels"], labels="none, more text", more_text=True)
+    "student-no-labels-more-text": replace(
+        NO_LABELS,
+        labels="none, more text",
+        more_text=True,
+        options=NO_LABELS.options | {"max_steps": 158},  # as many as two epochs of the 5,000 sentences
+    )
 }
 """What `--more-text` adds."""
 

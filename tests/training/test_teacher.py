@@ -92,6 +92,7 @@ def test_shared_parameters():
     teacher = make_model("bert", "mlm")
     with pytest.raises(ValueError, match=r"share .* parameters, bert.embeddings.word_embeddings.weight among them"):
         Teacher(teacher, teacher)
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
     student = make_student(teacher)
     student.bert.embeddings = teacher.bert.embeddings
     with pytest.raises(ValueError, match=r"share 5 parameters.*copy.deepcopy\(teacher\)"):

@@ -366,6 +366,18 @@ def test_gradient_checkpointing_and_chunks_together(make_trainer, monkeypatch):
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
+def test_torch_compile(make_trainer, head):
+    """The compiled student gives the same losses."""
+    teacher, rows, results = make_model("bert", head), make_rows(head), []
+    for options in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
+        student = make_student(make_model("bert", head, seed=1))
+        trainer = make_trainer(student, teacher, rows, max_steps=2, **options)
+        trainer.train()
+        results.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    torch._dynamo.reset()
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "options", "message"),
     [
