@@ -72,6 +72,7 @@ class DistillationTrainer(Trainer):
         if trainer_options.get("compute_loss_func") is not None:
             raise ValueError("compute_loss_func would have no effect: to change a loss, override compute_loss.")
         super().__init__(model=model, args=args, **trainer_options)
+        self.model_accepts_loss_kwargs = True  # says what `loss_is_scaled_for_ga` says, to transformers before 5.19
         if args.n_gpu > 1:
             raise ValueError(
                 f"One process cannot drive {args.n_gpu} GPUs here: start one process per GPU with `accelerate launch` "

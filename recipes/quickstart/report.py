@@ -69,11 +69,18 @@ def write_plot(file: Path, students: dict[str, StudentRun], seed: dict) -> None:
     """Quality against latency: the teacher, the student, and the students that it is compared with."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     latency = {name: seed[name]["milliseconds for one sentence"] for name in ("teacher", "student")}
-    axes.scatter(latency["teacher"], seed["teacher"]["accuracy"], s=70, label="teacher, 6 layers")
-    for (name, run), marker in zip(students.items(), "os^vD", strict=False):
-        label = f"student, {'teacher' if run.from_teacher else 'no teacher'}, labels: {run.labels}"
-        accuracy = seed["students"][name]["accuracy"]
-        axes.scatter(latency["student"], accuracy, s=70, marker=marker, label=label)
+    axes.scatter(latency["teacher"], seed["teacher"]["accuracy"], s=70, label="teacher")
+    for index, (name, run) in enumerate(students.items(), start=1):
+        color = f"C{index}"
+        axes.scatter(
+            latency["student"],
+            seed["students"][name]["accuracy"],
+            s=70,
+            facecolors=color if run.from_teacher else "none",
+            edgecolors=color,
+            linewidths=2,
+            label=f"student, {'teacher' if run.from_teacher else 'no teacher'}, labels: {run.labels}",
+        )
     axes.set_xlim(0, 1.3 * latency["teacher"])
     axes.set_xlabel("milliseconds for one sentence")
     axes.set_ylabel("accuracy on the test sentences")

@@ -357,10 +357,9 @@ def test_gradient_checkpointing_and_chunks_together(make_trainer, monkeypatch):
     for checkpointing in (False, True):
         student = make_student(make_model("bert", "mlm", seed=1))
         if checkpointing:
+            student.gradient_checkpointing_enable()
             monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", 7 * student.config.vocab_size)
-        trainer = make_trainer(
-            student, teacher, rows, max_steps=3, kl_positions="attended", activation_checkpointing=checkpointing
-        )
+        trainer = make_trainer(student, teacher, rows, max_steps=3, kl_positions="attended")
         trainer.train()
         results.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
     assert results[0] == pytest.approx(results[1], rel=1e-5)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_distill import DistillationTrainingArguments
@@ -45,16 +45,15 @@ shapes = st.tuples(st.integers(0, 7), st.integers(2, 9))
 seeds = st.integers(0, 2**16)
 
 
-@settings(deadline=None)
 @given(shape=shapes, seed=seeds, temperature=st.floats(0.5, 10), scale=st.floats(0.1, 20))
 def test_kl(shape, seed, temperature, scale):
     student_logits, teacher_logits = np.random.default_rng(seed).normal(scale=scale, size=(2, *shape))
     loss = KLDivergenceLoss(temperature)(torch.tensor(student_logits), torch.tensor(teacher_logits), None)
     expected = kl_by_definition(student_logits, teacher_logits, temperature)
-    assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5 * scale * temperature)
+    # A small divergence is what remains of larger terms that cancel out, each of them rounded in fp32.
+    assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-6 * temperature**2 * max(1, shape[0]))
 
 
-@settings(deadline=None)
 @given(shape=shapes, seed=seeds, smoothing=st.sampled_from([0.0, 0.1]), share=st.floats(0, 1))
 def test_task(shape, seed, smoothing, share):
     rng = np.random.default_rng(seed)
@@ -65,7 +64,6 @@ def test_task(shape, seed, smoothing, share):
     assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-@settings(deadline=None)
 @given(seed=seeds, share=st.floats(0, 1))
 def test_cosine(seed, share):
     rng = np.random.default_rng(seed)
