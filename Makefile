@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-seeds test test-slow lint format clean
+.PHONY: help install quickstart quickstart-seeds test test-gpu lint format clean
 
 help:  ## Show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +26,10 @@ quickstart-seeds: install  ## The same with three seeds: mean and spread, as in 
 	@$(BIN)/python -m recipes.quickstart --seeds 0 1 2 --more-text --output outputs/quickstart-seeds
 
 test: install lint  ## Check style and run the tests: no network, no GPU
-	@$(BIN)/python -m pytest -m 'not slow and not gpu'
+	@$(BIN)/python -m pytest -m 'not gpu'
 
-test-slow: install  ## Run the tests that take minutes, or need a GPU
-	@$(BIN)/python -m pytest -m 'slow or gpu'
+test-gpu: install  ## Run the tests that need a GPU
+	@$(BIN)/python -m pytest -m gpu
 
 lint: install  ## Check style
 	@$(BIN)/ruff check .

@@ -57,11 +57,11 @@ def assert_equal_steps(one, other, tolerance=1e-6):
     assert (one_gradient - other_gradient).norm() <= tolerance * other_gradient.norm()
 
 
-@pytest.mark.parametrize("kl_positions", ["labels", "attended"])
+@pytest.mark.parametrize(
+    ("head", "kl_positions"), [("classification", "labels"), ("mlm", "labels"), ("mlm", "attended")]
+)
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 2), (4, 4), (1, 16)])
 def test_micro_batches(make_trainer, family, head, kl_positions, batch_size, accumulation):
-    if head == "classification" and kl_positions == "attended":
-        pytest.skip("one row of logits per sequence: refused, as test_trainer shows")
     arguments = {"kl_positions": kl_positions, "family": family}
     whole = one_step(make_trainer, head, per_device_train_batch_size=16, **arguments)
     split = one_step(
