@@ -22,7 +22,7 @@ install: .venv/installed  ## Make .venv with the package and its tools, in the k
 quickstart: install  ## Distil a real teacher on real data and print the comparison (about 6 minutes on 2 cores)
 	@$(BIN)/python -m recipes.quickstart
 
-quickstart-seeds: install  ## The same with three seeds: mean and spread, as in the README (about half an hour)
+quickstart-seeds: install  ## The same with three seeds: mean and spread, as in the README (about a quarter of an hour)
 	@$(BIN)/python -m recipes.quickstart --seeds 0 1 2 --more-text --output outputs/quickstart-seeds
 
 test: install lint  ## Check style and run the tests: no network, no GPU

@@ -27,11 +27,12 @@ class DistillationTrainer(Trainer):
 
     Args:
         model: the student, for instance from `make_student(teacher)`.
+        args: `DistillationTrainingArguments`.
+        *trainer_arguments: every other argument is `Trainer`'s own, in `Trainer`'s order.
         teacher_model: a transformers model, or a name on the Hub or a folder to load one from. It is set to
             `requires_grad=False`, moved to the training device and otherwise left as it is; no checkpoint contains it.
             By default `args.teacher_model_name_or_path`. None if `alpha_kl` and `alpha_cos` are both 0.
-        args: `DistillationTrainingArguments`.
-        **trainer_options: every other argument is `Trainer`'s own.
+        **trainer_options: `Trainer`'s own, by name.
 
     Raises:
         TypeError: if `args` or `teacher_model` is of the wrong kind.
@@ -60,24 +61,26 @@ class DistillationTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel | nn.Module | None = None,
-        teacher_model: PreTrainedModel | str | None = None,
+        model: PreTrainedModel | None = None,
         args: DistillationTrainingArguments | None = None,
+        *trainer_arguments,
+        teacher_model: PreTrainedModel | str | None = None,
         **trainer_options,
     ):
         if args is None:
             args = DistillationTrainingArguments(output_dir="tmp_trainer")
         if not isinstance(args, DistillationTrainingArguments):
             raise TypeError(f"args should be DistillationTrainingArguments, but is {type(args).__name__}.")
-        if trainer_options.get("compute_loss_func") is not None:
-            raise ValueError("compute_loss_func would have no effect: to change a loss, override compute_loss.")
-        super().__init__(model=model, args=args, **trainer_options)
+        super().__init__(model, args, *trainer_arguments, **trainer_options)
         self.model_accepts_loss_kwargs = True  # says what `loss_is_scaled_for_ga` says, to transformers before 5.19
         if args.n_gpu > 1:
             raise ValueError(
                 f"One process cannot drive {args.n_gpu} GPUs here: start one process per GPU with `accelerate launch` "
                 f"or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
             )
+
+        if self.compute_loss_func is not None:
+            raise ValueError("compute_loss_func would have no effect: to change a loss, override compute_loss.")
 
         student = self.model
         if not isinstance(student, PreTrainedModel):

@@ -317,6 +317,38 @@ def test_no_synchronisation_for_the_losses(make_trainer):
     assert counted.count == bare.count > 0
 
 
+class WidestVocabularyTensor(TorchDispatchMode):
+    """Finds the most rows of any tensor that is as wide as the vocabulary."""
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.vocab_size, self.rows = vocab_size, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(tensor, torch.Tensor) and tensor.ndim > 1 and tensor.shape[-1] == self.vocab_size:
+                self.rows = max(self.rows, tensor.numel() // self.vocab_size)
+        return output
+
+
+@pytest.mark.parametrize("kl_positions", ["labels", "attended"])
+def test_no_more_vocabulary_logits_than_needed(make_trainer, monkeypatch, kl_positions):
+    """Forward and backward, no tensor holds logits of unscored tokens, or of more tokens than a chunk."""
+    teacher, student = make_model("roberta", "mlm"), make_student(make_model("roberta", "mlm", seed=1))
+    rows = make_rows("mlm", num_rows=32)
+    batch = collate(rows)
+    num_scored, num_attended = int((batch["labels"] != -100).sum()), int(batch["attention_mask"].sum())
+    width = teacher.config.hidden_size  # a transposed weight is as wide as the vocabulary too, and has so many rows
+    if kl_positions == "attended":
+        monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", 50 * teacher.config.vocab_size)
+    trainer = make_trainer(student, teacher, kl_positions=kl_positions)
+    with WidestVocabularyTensor(teacher.config.vocab_size) as widest:
+        trainer.compute_loss(student, batch).backward()
+    assert widest.rows == (num_scored if kl_positions == "labels" else 50)
+    assert width < widest.rows < num_attended < batch["input_ids"].numel()
+
+
 def test_bf16(make_trainer, head):
     """Under autocast the losses are taken in fp32, and are near those without it."""
     teacher, student = make_model("bert", head), make_student(make_model("bert", head, seed=1))
@@ -399,6 +431,14 @@ def test_options_that_do_not_fit(make_trainer, student, teacher, options, messag
         make_trainer(student, teacher, **options)
 
 
+def test_arguments_in_trainers_order(tmp_path):
+    teacher, rows = make_model("bert", "mlm"), make_rows("mlm")
+    arguments = DistillationTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    trainer = DistillationTrainer(make_student(teacher), arguments, collate, rows, rows, teacher_model=teacher)
+    assert (trainer.args, trainer.data_collator) == (arguments, collate)
+    assert (trainer.train_dataset, trainer.eval_dataset) == (rows, rows)
+
+
 def test_other_width_without_the_cosine(make_trainer):
     teacher, student = make_model("bert", "mlm", width=32), make_model("bert", "mlm")
     trainer = make_trainer(student, teacher, make_rows("mlm"), alpha_cos=0.0, max_steps=1)
@@ -437,7 +477,7 @@ def test_several_gpus_in_one_process(tmp_path):
 
     teacher = make_model("bert", "mlm")
     with pytest.raises(ValueError, match=r"One process cannot drive 2 GPUs.*accelerate launch"):
-        DistillationTrainer(make_student(teacher), teacher, TwoGPUs(str(tmp_path), use_cpu=True, report_to="none"))
+        DistillationTrainer(make_student(teacher), TwoGPUs(str(tmp_path), use_cpu=True, report_to="none"))
 
 
 @pytest.mark.gpu
@@ -450,7 +490,7 @@ def test_step_on_a_gpu(head, tmp_path):
         arguments = DistillationTrainingArguments(
             str(tmp_path), max_steps=3, logging_steps=1, report_to="none", **options
         )
-        trainer = DistillationTrainer(student, teacher, arguments, train_dataset=rows, data_collator=collate)
+        trainer = DistillationTrainer(student, arguments, collate, rows, teacher_model=teacher)
         trainer.train()
         losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
