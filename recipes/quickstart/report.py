@@ -27,7 +27,11 @@ COMPARED = [
 
 def machine() -> dict[str, str]:
     """What the figures were measured on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.cpu.get_capabilities()["cpu_name"]
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else torch.cpu.get_capabilities().get("cpu_name", platform.machine())
+    )
     return {
         "device": device,
         "threads": str(torch.get_num_threads()),

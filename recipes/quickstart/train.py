@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -82,15 +82,17 @@ def trained_teacher(
 ) -> PreTrainedModel:
     """The pretrained model fine-tuned on all labels; read from `folder` if it is there already."""
 
-    def train_teacher() -> Trainer:
+    options = {**_common(seed), **TEACHER_OPTIONS}
+
+    def make_trainer() -> Trainer:
         return Trainer(
             model=load_pretrained(model_folder),
-            args=TrainingArguments(**_common(folder, seed), **TEACHER_OPTIONS),
+            args=TrainingArguments(str(folder), **options),
             train_dataset=train,
             processing_class=tokenizer,
         )
 
-    return _trained(folder, {"seed": seed, "sentences": len(train), **TEACHER_OPTIONS}, train_teacher)
+    return _trained(folder, {"sentences": len(train), "options": options}, make_trainer)
 
 
 def trained_student(
@@ -110,31 +112,31 @@ def trained_student(
         train = train.remove_columns("labels")
     if run.more_text:
         train = concatenate_datasets([train, unlabelled])
-    options = {**_common(folder, seed), "learning_rate": 1.5e-4, **run.options}
+    options = {**_common(seed), "learning_rate": 1.5e-4, **run.options}
 
-    def train_student() -> Trainer:
+    def make_trainer() -> Trainer:
         if not run.from_teacher:
             return Trainer(
                 model=make_student(load_pretrained(model_folder)),
-                args=TrainingArguments(**options),
+                args=TrainingArguments(str(folder), **options),
                 train_dataset=train,
                 processing_class=tokenizer,
             )
         return DistillationTrainer(
             model=make_student(teacher),
             teacher_model=teacher,
-            args=DistillationTrainingArguments(**options),
+            args=DistillationTrainingArguments(str(folder), **options),
             train_dataset=train,
             processing_class=tokenizer,
         )
 
-    return _trained(folder, {"seed": seed, "sentences": len(train), **asdict(run)}, train_student)
+    settings = {"sentences": len(train), "options": options, "teacher": TEACHER_OPTIONS if run.from_teacher else None}
+    return _trained(folder, settings, make_trainer)
 
 
-def _common(folder: Path, seed: int) -> dict[str, object]:
+def _common(seed: int) -> dict[str, object]:
     """What all models are trained with."""
     return {
-        "output_dir": str(folder),
         "seed": seed,
         "per_device_train_batch_size": 64,
         "warmup_steps": 0.1,
@@ -159,16 +161,17 @@ def bf16_is_fast() -> bool:
 def _trained(folder: Path, settings: dict[str, object], make_trainer: Callable[[], Trainer]) -> PreTrainedModel:
     """Trains and saves a model, unless one that was trained with the same settings is there."""
     settings_file = "quickstart.json"
-    settings = {**settings, "bf16": bf16_is_fast(), "hf_distill": __version__}
+    settings = {**settings, "hf_distill": __version__}
     if (folder / settings_file).exists() and json.loads((folder / settings_file).read_text()) == settings:
         print(f"\n{folder} is there already")
     else:
         print(f"\nTraining {folder}")
-        set_seed(settings["seed"])
+        set_seed(settings["options"]["seed"])
         trainer = make_trainer()
         trainer.train()
         with written_whole(folder) as unfinished:
             trainer.model.save_pretrained(unfinished)
             trainer.processing_class.save_pretrained(unfinished)
             (unfinished / settings_file).write_text(json.dumps(settings, indent=2))
-    return AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return AutoModelForSequenceClassification.from_pretrained(folder).to(device).eval()
