@@ -1,12 +1,18 @@
 """What importing does, and what is installed."""
 
+import re
 import subprocess
 import sys
 from configparser import ConfigParser
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import datasets
+import transformers
+
 import hf_distill
+from tests.conftest import make_model
+from tests.training.test_teacher import make_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,6 +81,29 @@ def test_every_requirement_has_a_known_good_version():
     names = {requirement.split(">")[0].lower() for requirement in required}
     assert len(names) >= 9
     assert names <= pinned
+
+
+def test_example_in_the_readme(tmp_path, monkeypatch):
+    """It runs as it stands; what it gets from the Hub is tiny and made here."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": "a b c" if i % 2 else "c c", "label": i % 2} for i in range(16)]
+    imdb = datasets.DatasetDict(dict.fromkeys(("train", "test"), datasets.Dataset.from_list(rows)))
+    tokenizer = make_tokenizer(["a", "b", "c"])
+    tokenizer.pad_token = "a"
+    teacher = make_model("bert", "classification")
+    pushed = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: imdb)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name: tokenizer)
+    monkeypatch.setattr(transformers.AutoModelForSequenceClassification, "from_pretrained", lambda name: teacher)
+    monkeypatch.setattr(hf_distill.DistillationTrainer, "push_to_hub", lambda trainer: pushed.append(trainer))
+
+    (example,) = re.findall(r"```python\n(from datasets.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    names = {}
+    exec(example, names)
+    trainer = names["trainer"]
+    assert pushed == [trainer]
+    assert trainer.state.global_step == 6  # 16 rows in batches of 8, three times
+    assert trainer.model.config.num_hidden_layers == 2
 
 
 def test_version_is_in_the_changelog():

@@ -44,7 +44,7 @@ class DistillationTrainer(Trainer):
         >>> trainer = DistillationTrainer(
         ...     model=make_student(teacher),
         ...     teacher_model=teacher,
-        ...     args=DistillationTrainingArguments(output_dir="student", bf16=True),
+        ...     args=DistillationTrainingArguments(output_dir="student"),
         ...     train_dataset=train,
         ...     eval_dataset=test,
         ...     processing_class=tokenizer,
