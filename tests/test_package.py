@@ -1,5 +1,6 @@
 """What importing does, and what is installed."""
 
+import doctest
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import datasets
 import transformers
 
 import hf_distill
+from hf_distill.student import layer_selection
+from hf_distill.training.losses import hidden_states, logits, task
 from tests.conftest import make_model
 from tests.training.test_teacher import make_tokenizer
 
@@ -108,3 +111,11 @@ def test_example_in_the_readme(tmp_path, monkeypatch):
 
 def test_version_is_in_the_changelog():
     assert f"## {hf_distill.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_examples_in_docstrings():
+    """Those that need nothing from the Hub."""
+    modules = [hidden_states, logits, task, layer_selection]
+    results = [doctest.testmod(module) for module in modules]
+    assert [result.failed for result in results] == [0] * len(modules)
+    assert min(result.attempted for result in results) > 0

@@ -26,7 +26,6 @@ class CosineLoss:
     """
 
     reads = "hidden_states"
-    needs_teacher = True
 
     def items(self, scored: Scored) -> torch.Tensor:
         return scored.attended.sum()

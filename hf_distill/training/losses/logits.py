@@ -26,7 +26,6 @@ class KLDivergenceLoss:
     """
 
     reads = "logits"
-    needs_teacher = True
 
     def __init__(self, temperature: float):
         self.temperature = temperature

@@ -28,7 +28,6 @@ class TaskLoss:
     """
 
     reads = "logits"
-    needs_teacher = False
 
     def __init__(self, label_smoothing: float = 0.0):
         self.label_smoothing = label_smoothing
