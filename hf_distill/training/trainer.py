@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 
 from hf_distill.training.losses import LOSSES
 from hf_distill.training.scoring import Scored, ScoredOutput, find_head, score, scored_forward, sum_over_chunks
@@ -101,6 +101,12 @@ class DistillationTrainer(Trainer):
         self._train_sums = torch.zeros(len(self.losses), device=args.device)
         self._train_steps = 0
         self._eval_sums_and_items = torch.zeros(2, len(self.losses), device=args.device)
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        """As in `Trainer`."""
+        # Steps that an earlier training did not come to log are not part of this one.
+        self._train_sums, self._train_steps = torch.zeros_like(self._train_sums), 0
+        return super().train(*args, **kwargs)
 
     def compute_loss(
         self,

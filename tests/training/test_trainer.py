@@ -89,6 +89,17 @@ def test_logged_losses_are_means_over_the_steps_since_the_last_log(make_trainer)
         assert means == pytest.approx([sum(each[:3]) / 3, sum(each[3:]) / 3], rel=1e-6)
 
 
+def test_logged_losses_begin_anew_with_each_training(make_trainer):
+    """Steps that one training did not come to log are not in the first log of the next."""
+    teacher, student = make_model("bert", "classification"), make_student(make_model("bert", "classification", seed=1))
+    options = {"max_steps": 3, "per_device_train_batch_size": 4, "logging_steps": 2, "learning_rate": 1e-2}
+    trainer = make_trainer(student, teacher, make_rows("classification"), **options)
+    trainer.train()
+    trainer.train()
+    log = next(log for log in trainer.state.log_history if "loss" in log)
+    assert log["loss"] == pytest.approx(5 * log["loss_kl"] + 2 * log["loss_task"] + log["loss_cos"], rel=1e-5)
+
+
 def test_only_the_losses_with_a_weight_are_computed_and_logged(make_trainer):
     teacher, student = make_model("bert", "mlm"), make_student(make_model("bert", "mlm", seed=1))
     trainer = make_trainer(student, teacher, make_rows("mlm"), max_steps=1, alpha_cos=0.0, alpha_task=0.0)
