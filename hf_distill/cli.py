@@ -1,7 +1,6 @@
 """The console script `hf-distill`."""
 
 import argparse
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -68,14 +67,11 @@ def _make_student(options: argparse.Namespace) -> None:
 
     # Written beside its place and moved there at the end, so that a folder of that name is always whole.
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{options.output.name}-", dir=options.output.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{options.output.name}-", dir=options.output.parent) as temporary:
+        unfinished = Path(temporary) / options.output.name
         student.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
-        unfinished.chmod(0o755)
         unfinished.rename(options.output)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     print(
         f"{options.output}: layers {student.config.distilled_from['layers']} of {options.teacher}, "
         f"{student.num_parameters():,} of {teacher.num_parameters():,} parameters"

@@ -70,7 +70,10 @@ class DistillationTrainer(Trainer):
         if args is None:
             args = DistillationTrainingArguments(output_dir="tmp_trainer")
         if not isinstance(args, DistillationTrainingArguments):
-            raise TypeError(f"args should be DistillationTrainingArguments, but is {type(args).__name__}.")
+            raise TypeError(
+                f"args should be DistillationTrainingArguments, but is {type(args).__name__}: it takes all that "
+                f"TrainingArguments takes."
+            )
         super().__init__(model, args, *trainer_arguments, **trainer_options)
         self.model_accepts_loss_kwargs = True  # says what `loss_is_scaled_for_ga` says, to transformers before 5.19
         if args.n_gpu > 1:
@@ -84,7 +87,10 @@ class DistillationTrainer(Trainer):
 
         student = self.model
         if not isinstance(student, PreTrainedModel):
-            raise TypeError(f"model should be a transformers model, but is {type(student).__name__}.")
+            raise TypeError(
+                f"model should be a transformers model, but is {type(student).__name__}: pass what "
+                f"make_student(teacher) or AutoModelFor....from_pretrained(...) returns."
+            )
         self.head = find_head(student)
         self.alphas = {name: getattr(args, f"alpha_{name}") for name in LOSSES}
         self.losses = {name: build(args) for name, build in LOSSES.items() if self.alphas[name] > 0}

@@ -102,7 +102,8 @@ class DistillationTrainingArguments(TrainingArguments):
             unread |= self._set_by_user("teacher_model_name_or_path", "teacher_dtype")
         if not self.average_tokens_across_devices:
             raise ValueError(
-                "average_tokens_across_devices=False would have no effect: the losses are means over all processes."
+                "average_tokens_across_devices=False would have no effect, since the losses are means over all "
+                "processes: leave it out."
             )
         if unread:
             raise ValueError(
