@@ -6,14 +6,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the Hub fails inst
 
 import pytest
 import torch
+import transformers
 from hypothesis import settings
-from transformers import (
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    DistilBertConfig,
-    RobertaConfig,
-)
 
 # Every run tries the same examples, so that what passed once passes again.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -23,79 +17,247 @@ torch.set_num_threads(1)  # tiny models run slower on more
 
 VOCAB_SIZE = 61
 PAD, MASK = 0, 4
-HEADS = {"classification": AutoModelForSequenceClassification, "mlm": AutoModelForMaskedLM}
+
+AUTO_CLASSES = {
+    "classification": "AutoModelForSequenceClassification",
+    "multi_label": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+    "question_answering": "AutoModelForQuestionAnswering",
+    "multiple_choice": "AutoModelForMultipleChoice",
+    "mlm": "AutoModelForMaskedLM",
+    "causal": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "image": "AutoModelForImageClassification",
+    "audio": "AutoModelForAudioClassification",
+}
+HEADS = {head: getattr(transformers, name) for head, name in AUTO_CLASSES.items()}
+
+CONFIGS_OF_HEADS = {
+    "multi_label": {"num_labels": 3, "problem_type": "multi_label_classification"},
+    "regression": {"num_labels": 1},
+    "token_classification": {"num_labels": 5},
+    "image": {"num_labels": 3},
+    "audio": {"num_labels": 3},
+}
+FAMILY_OF_HEAD = {"causal": "gpt2", "seq2seq": "bart", "image": "vit", "audio": "wav2vec2"}
+"""Where it is not BERT."""
 
 
 def make_config(family: str, num_layers: int = 4, width: int = 16, dropout: float = 0.0, **overrides):
-    if family == "distilbert":
-        sizes = {"dim": width, "n_layers": num_layers, "n_heads": 2, "hidden_dim": 2 * width}
-        dropouts = {"dropout": dropout, "attention_dropout": dropout, "seq_classif_dropout": dropout}
-        return DistilBertConfig(
-            vocab_size=VOCAB_SIZE,
-            max_position_embeddings=40,
-            pad_token_id=PAD,
-            initializer_range=0.2,
-            **sizes,
-            **dropouts,
-            **overrides,
-        )
-    config_class = {"bert": BertConfig, "roberta": RobertaConfig}[family]
+    """The config of a tiny model, with outputs far from uniform, so that the losses are far from 0."""
+    text = {"vocab_size": VOCAB_SIZE, "pad_token_id": PAD}
     sizes = {"hidden_size": width, "num_hidden_layers": num_layers, "num_attention_heads": 2}
+    inner = {"intermediate_size": 2 * width}
     dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    return config_class(
-        vocab_size=VOCAB_SIZE,
-        intermediate_size=2 * width,
-        max_position_embeddings=40,
-        pad_token_id=PAD,
-        initializer_range=0.2,  # far from uniform outputs, so that the losses are far from 0
-        **sizes,
-        **dropouts,
-        **overrides,
-    )
+    encoder = {**text, **sizes, **inner, **dropouts, "max_position_embeddings": 40, "initializer_range": 0.2}
+    specials = {"bos_token_id": 1, "eos_token_id": 2}
+    configs = {
+        "bert": ("BertConfig", encoder),
+        "roberta": ("RobertaConfig", encoder),
+        "distilbert": (
+            "DistilBertConfig",
+            dict(
+                **text,
+                dim=width,
+                n_layers=num_layers,
+                n_heads=2,
+                hidden_dim=2 * width,
+                dropout=dropout,
+                attention_dropout=dropout,
+                seq_classif_dropout=dropout,
+                max_position_embeddings=40,
+                initializer_range=0.2,
+            ),
+        ),
+        "gpt2": (
+            "GPT2Config",
+            dict(
+                **text,
+                **specials,
+                n_embd=width,
+                n_layer=num_layers,
+                n_head=2,
+                n_positions=40,
+                initializer_range=0.2,
+                resid_pdrop=dropout,
+                embd_pdrop=dropout,
+                attn_pdrop=dropout,
+            ),
+        ),
+        "llama": (
+            "LlamaConfig",
+            dict(**text, **specials, **sizes, **inner, num_key_value_heads=1, initializer_range=0.2),
+        ),
+        "opt": (
+            "OPTConfig",
+            dict(
+                **text,
+                **specials,
+                **sizes,
+                ffn_dim=2 * width,
+                word_embed_proj_dim=width,
+                max_position_embeddings=40,
+                dropout=dropout,
+                attention_dropout=dropout,
+                init_std=0.2,
+            ),
+        ),
+        "bart": (
+            "BartConfig",
+            dict(
+                **text,
+                **specials,
+                d_model=width,
+                encoder_layers=2,
+                decoder_layers=num_layers,
+                max_position_embeddings=40,
+                encoder_attention_heads=2,
+                decoder_attention_heads=2,
+                init_std=0.2,
+                encoder_ffn_dim=2 * width,
+                decoder_ffn_dim=2 * width,
+                dropout=dropout,
+                attention_dropout=dropout,
+                decoder_start_token_id=2,
+                forced_eos_token_id=2,
+            ),
+        ),
+        "t5": (
+            "T5Config",
+            dict(
+                **text,
+                d_model=width,
+                d_ff=2 * width,
+                d_kv=8,
+                num_layers=2,
+                num_decoder_layers=num_layers,
+                num_heads=2,
+                dropout_rate=dropout,
+                decoder_start_token_id=PAD,
+                initializer_factor=0.5,
+            ),
+        ),
+        "vit": (
+            "ViTConfig",
+            dict(**sizes, **inner, **dropouts, image_size=8, patch_size=4, initializer_range=0.2),
+        ),
+        "resnet": ("ResNetConfig", {"embedding_size": 8, "hidden_sizes": [8, width], "depths": [1, num_layers]}),
+        "wav2vec2": (
+            "Wav2Vec2Config",
+            dict(
+                **sizes,
+                **inner,
+                conv_dim=[8, 8],
+                conv_stride=[4, 2],
+                conv_kernel=[8, 2],
+                feat_extract_norm="layer",
+                num_conv_pos_embeddings=4,
+                num_conv_pos_embedding_groups=2,
+                do_stable_layer_norm=True,
+                hidden_dropout=dropout,
+                attention_dropout=dropout,
+                activation_dropout=dropout,
+                feat_proj_dropout=dropout,
+                final_dropout=dropout,
+                layerdrop=0.0,
+                mask_time_prob=0.0,
+                initializer_range=0.2,
+                classifier_proj_size=width,
+            ),
+        ),
+    }
+    name, options = configs[family]
+    return getattr(transformers, name)(**{**options, **overrides})
 
 
 def make_model(family: str, head: str, seed: int = 0, **overrides):
     """A tiny model with random weights, in evaluation mode."""
     torch.manual_seed(seed)
-    return HEADS[head].from_config(make_config(family, **overrides)).eval()
+    return HEADS[head].from_config(make_config(family, **{**CONFIGS_OF_HEADS.get(head, {}), **overrides})).eval()
 
 
-def make_rows(head: str, num_rows: int = 16, seed: int = 0, num_labels: int = 2) -> list[dict[str, list[int]]]:
-    """Rows of ragged length. For "mlm", from none to all of a row's tokens have a label."""
+def make_rows(head: str, num_rows: int = 16, seed: int = 0, num_labels: int | None = None) -> list[dict]:
+    """Rows of ragged length, with labels. For heads per token, from none to all of a row's tokens have one."""
     generator = torch.Generator().manual_seed(seed)
+    num_labels = num_labels or CONFIGS_OF_HEADS.get(head, {}).get("num_labels", 2)
 
     def integers(low: int, high: int, size: int) -> list[int]:
         return torch.randint(low, high, (size,), generator=generator).tolist()
 
+    def text() -> dict[str, list[int]]:
+        (length,) = integers(3, 20, 1)
+        return {"input_ids": integers(5, VOCAB_SIZE, length), "attention_mask": [1] * length}
+
     rows = []
     for index in range(num_rows):
-        length = integers(3, 20, 1)[0]
-        row = {"input_ids": integers(5, VOCAB_SIZE, length), "attention_mask": [1] * length}
+        if head == "image":
+            rows.append({"pixel_values": torch.randn(3, 8, 8, generator=generator), "labels": integers(0, 3, 1)[0]})
+            continue
+        if head == "audio":
+            (length,) = integers(100, 200, 1)
+            values = torch.randn(length, generator=generator).tolist()
+            rows.append({"input_values": values, "attention_mask": [1] * length, "labels": integers(0, 3, 1)[0]})
+            continue
+        if head == "multiple_choice":
+            choices = [text() for _ in range(3)]
+            row = {name: [choice[name] for choice in choices] for name in ("input_ids", "attention_mask")}
+            rows.append({**row, "labels": integers(0, 3, 1)[0]})
+            continue
+        row = text()
+        length = len(row["input_ids"])
+        with_label = (torch.rand(length, generator=generator) < index / (num_rows - 1)).tolist()
         if head == "classification":
             row["labels"] = integers(0, num_labels, 1)[0]
-        else:
-            share = index / (num_rows - 1)
-            is_masked = (torch.rand(length, generator=generator) < share).tolist()
-            row["labels"] = [
-                token if masked else -100 for token, masked in zip(row["input_ids"], is_masked, strict=True)
-            ]
-            row["input_ids"] = [
-                MASK if masked else token for token, masked in zip(row["input_ids"], is_masked, strict=True)
-            ]
+        elif head == "multi_label":
+            row["labels"] = [float(label) for label in integers(0, 2, num_labels)]
+        elif head == "regression":
+            row["labels"] = torch.randn((), generator=generator).item()
+        elif head == "token_classification":
+            classes = integers(0, num_labels, length)
+            row["labels"] = [label if with_ else -100 for label, with_ in zip(classes, with_label, strict=True)]
+        elif head == "question_answering":
+            # Some answers are not in the text: truncated after its end, or, as -100, unknown.
+            row["start_positions"] = [*range(length), -100, 50][integers(0, length + 2, 1)[0]]
+            row["end_positions"] = [*range(length), -100, 50][integers(0, length + 2, 1)[0]]
+        elif head in ("mlm", "causal"):
+            tokens = row["input_ids"]
+            row["labels"] = [token if with_ else -100 for token, with_ in zip(tokens, with_label, strict=True)]
+            if head == "mlm":
+                row["input_ids"] = [MASK if with_ else token for token, with_ in zip(tokens, with_label, strict=True)]
+        elif head == "seq2seq":
+            row["labels"] = integers(5, VOCAB_SIZE, integers(0, 12, 1)[0]) if index > 0 else []
         rows.append(row)
     return rows
 
 
+def without_labels(rows: list[dict]) -> list[dict]:
+    names = ("labels", "start_positions", "end_positions")
+    return [{name: value for name, value in row.items() if name not in names} for row in rows]
+
+
+FILL = {"input_ids": PAD, "attention_mask": 0, "token_type_ids": 0, "labels": -100, "input_values": 0.0}
+
+
 def collate(rows: list[dict], length: int | None = None) -> dict[str, torch.Tensor]:
     """Pads to the longest row, or to `length`."""
-    length = length or max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": PAD, "attention_mask": 0, "token_type_ids": 0, "labels": -100}
+
+    def pad(name: str, lists: list[list]) -> torch.Tensor:
+        longest = length or max(1, *(len(values) for values in lists))
+        return torch.tensor([values + [FILL[name]] * (longest - len(values)) for values in lists])
+
     batch = {}
-    for name in rows[0]:
-        if isinstance(rows[0][name], list):
-            batch[name] = torch.tensor([row[name] + [fill[name]] * (length - len(row[name])) for row in rows])
+    for name, first in rows[0].items():
+        values = [row[name] for row in rows]
+        if isinstance(first, torch.Tensor):
+            batch[name] = torch.stack(values)
+        elif not isinstance(first, list):
+            batch[name] = torch.tensor(values)
+        elif first and isinstance(first[0], list):
+            padded = pad(name, [choice for row in values for choice in row])
+            batch[name] = padded.unflatten(0, (len(rows), len(first)))
         else:
-            batch[name] = torch.tensor([row[name] for row in rows])
+            batch[name] = pad(name, values)
     return batch
 
 
@@ -106,4 +268,9 @@ def family(request) -> str:
 
 @pytest.fixture(params=["classification", "mlm"])
 def head(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=list(HEADS))
+def every_head(request) -> str:
     return request.param

@@ -1,116 +1,24 @@
-"""Which rows of logits are scored, and how the head is kept off all others.
+"""One forward of a model, in which a vocabulary head is kept off the positions that are not scored.
 
-A row is what the head gives one distribution for: a whole sequence in sequence classification, a token in language
-modelling. With RoBERTa's vocabulary, one row costs about as many multiplications as six layers of the encoder (38.6
+With RoBERTa's vocabulary, one row of logits costs about as many multiplications as six layers of the encoder (38.6
 million beside 42.5 million per token), and most rows are never looked at: masked language modelling scores 15% of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
-IGNORE_INDEX = -100
-"""The label of a row that has none."""
+from hf_distill.training.heads import Head, Scored
 
 CHUNK_ELEMENTS = 2**25
 """Vocabulary logits that exist at one time, in each of student and teacher: 128 MiB in fp32."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """A kind of head: what one row of its logits stands for."""
-
-    name: str
-    auto_class: type
-    per_token: bool
-
-
-# A head that is missing here is one row here, and one in the parametrised tests.
-HEADS = (
-    Head("ForSequenceClassification", AutoModelForSequenceClassification, per_token=False),
-    Head("ForMaskedLM", AutoModelForMaskedLM, per_token=True),
-)
-
-
-def find_head(model: PreTrainedModel) -> Head:
-    """The head of `model`, by its class's name or that of a class it derives from.
-
-    Raises:
-        ValueError: if the head is of a kind that cannot be distilled.
-    """
-    for cls in type(model).__mro__:
-        for head in HEADS:
-            if cls.__name__.endswith(head.name):
-                return head
-    raise ValueError(
-        f"{type(model).__name__} has no head that can be distilled: use a model whose class name ends in "
-        f"{' or '.join(head.name for head in HEADS)}."
-    )
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What is scored in one batch. The head's rows are `[batch]` or `[batch, length]`.
-
-    Attributes:
-        attended: `[batch, length]`, True where there is no padding: the items of the cosine loss.
-        positions: `[batch]` or `[batch, length]`, True where the head runs: the items of the KL loss.
-        labelled: like `positions`, True where the head runs and there is a label: the items of the task loss.
-        labels: like `positions`, class indices or -100; None if the batch has no labels.
-    """
-
-    attended: torch.Tensor
-    positions: torch.Tensor
-    labelled: torch.Tensor
-    labels: torch.Tensor | None
-
-    @property
-    def row_labels(self) -> torch.Tensor | None:
-        """`[rows]`: the labels of the rows that the head gives, in their order."""
-        return self.labels if self.labels is None or self.positions.ndim == 1 else self.labels[self.positions]
-
-
-def score(
-    inputs: Mapping[str, torch.Tensor], head: Head, kl_positions: str = "labels", num_sequences: int | None = None
-) -> Scored:
-    """Reads from a batch what is scored in it.
-
-    Args:
-        inputs: a batch as the collator made it.
-        head: the kind of head that student and teacher have.
-        kl_positions: for a head per token, whether it runs where there is a label or on all attended positions.
-        num_sequences: score only so many sequences; by default all.
-
-    Raises:
-        ValueError: if the positions are to be taken from labels and there are none.
-    """
-    attention_mask, labels = inputs.get("attention_mask"), inputs.get("labels")
-    attended = torch.ones_like(inputs["input_ids"]) if attention_mask is None else attention_mask
-    attended = attended.bool()
-    if num_sequences is not None:
-        attended = attended & (torch.arange(len(attended), device=attended.device) < num_sequences).unsqueeze(1)
-
-    if not head.per_token:
-        positions = attended.new_ones(len(attended[:num_sequences]))
-        labels = None if labels is None else labels.reshape(-1)[:num_sequences]
-    elif kl_positions == "attended":
-        positions = attended
-    elif labels is None:
-        raise ValueError(
-            f"The batch has no labels, only {', '.join(inputs)}, so no position would be scored: use a collator that "
-            f"makes labels, such as DataCollatorForLanguageModeling, or set kl_positions='attended' and alpha_task=0."
-        )
-    else:
-        positions = labels.ne(IGNORE_INDEX) & attended
-    labelled = torch.zeros_like(positions) if labels is None else labels.ne(IGNORE_INDEX) & positions
-    return Scored(attended, positions, labelled, labels)
 
 
 @dataclass(frozen=True)
@@ -118,12 +26,13 @@ class ScoredOutput:
     """A forward whose head has run, or can be run, on the scored rows.
 
     Attributes:
-        last_hidden_state: `[batch, length, width]`, of all positions.
+        last_hidden_state: `[batch, length, width]`, of all positions; None for a model that does not keep its head and
+            what the head reads apart.
         num_rows: how many rows are scored.
         logits: gives the logits `[rows, classes]` of a slice of the scored rows.
     """
 
-    last_hidden_state: torch.Tensor
+    last_hidden_state: torch.Tensor | None
     num_rows: int
     logits: Callable[[slice], torch.Tensor]
 
@@ -131,62 +40,56 @@ class ScoredOutput:
 def scored_forward(
     wrapped: nn.Module,
     model: PreTrainedModel,
+    head: Head,
     inputs: Mapping[str, torch.Tensor],
-    positions: torch.Tensor,
+    scored: Scored,
     whole_logits: bool = False,
     then: Callable[[ScoredOutput], None] | None = None,
-) -> tuple[ScoredOutput, torch.Tensor]:
+) -> tuple[ScoredOutput, ModelOutput]:
     """One forward of a model, in which a vocabulary head runs on the scored positions alone.
 
-    The backbone runs as always. What its output is narrowed to is all that the head sees: no position at all during the
+    The backbone runs as always. What its output is narrowed to is all that the head sees: a single position during the
     forward itself; afterwards `ScoredOutput.logits` runs it on as many rows at a time as it is asked for.
 
     Args:
         wrapped: `model`, or what DDP and the like have made of it: the thing to call.
         model: the transformers model inside.
+        head: its head.
         inputs: its inputs, without labels.
-        positions: `[batch, length]` for a head with a row per token; for one with a row per sequence `[sequences]`, of
-            which only the length matters.
+        scored: what `head.score` says of the batch.
         whole_logits: run the head on all positions all the same, for callers who want `[batch, length, classes]`.
         then: called with the output while the wrapped forward is still under way, which is where a wrapper that shards
             parameters has those of the head at hand.
 
     Returns:
-        The scored output, and the logits that the forward itself returned.
+        The scored output, and what the forward itself returned.
     """
-    per_token = positions.ndim == 2
-    narrowed = per_token and not whole_logits
-    backbone_outputs, scored_outputs = [], []
-
-    def after_backbone(module, args, output):
-        backbone_hook.remove()  # it is called again when the head is run on its own
-        backbone_outputs.append(output)
-        return type(output)(last_hidden_state=output[0][:, :0]) if narrowed else output
+    narrowed = head.over_vocabulary and not whole_logits
+    backbone = _Backbone(model, narrowed)
+    scored_outputs = []
 
     @torch.compiler.disable  # it calls the model from within the model
     def after_model(module, args, output):
         model_hook.remove()
-        backbone_output = backbone_outputs.pop()
-        hidden = backbone_output[0]
+        backbone.close()  # it is called again when the head is run on its own
+        hidden = backbone.last_hidden_state
         if narrowed:
-            rows = hidden[positions]
-            run_head = partial(_run_head, model, type(backbone_output))
-            scored = ScoredOutput(hidden, len(rows), lambda chunk: run_head(rows[chunk]))
+            rows = hidden[scored.positions]
+            scored_output = ScoredOutput(hidden, len(rows), lambda chunk: backbone.run_head(rows[chunk]))
         else:
-            rows = output.logits[positions] if per_token else output.logits[: len(positions)]
-            scored = ScoredOutput(hidden, len(rows), lambda chunk: rows[chunk])
+            rows = head.rows(output, scored)
+            scored_output = ScoredOutput(hidden, len(rows), lambda chunk: rows[chunk])
         if then is not None:
-            then(scored)
-        scored_outputs.append(scored)
+            then(scored_output)
+        scored_outputs.append(scored_output)
 
-    backbone_hook = model.base_model.register_forward_hook(after_backbone)
     model_hook = model.register_forward_hook(after_model)
     try:
-        logits = wrapped(**inputs).logits
-    finally:  # where the forward failed, they are still there
-        backbone_hook.remove()
+        output = wrapped(**inputs)
+    finally:  # where the forward failed, the hooks are still there
         model_hook.remove()
-    return scored_outputs.pop(), logits
+        backbone.close()
+    return scored_outputs.pop(), output
 
 
 def sum_over_chunks(of_rows: Callable[[slice], torch.Tensor], num_rows: int, num_classes: int) -> torch.Tensor:
@@ -201,14 +104,82 @@ def sum_over_chunks(of_rows: Callable[[slice], torch.Tensor], num_rows: int, num
     return sum(checkpoint(of_rows, chunk, use_reentrant=False) for chunk in chunks)
 
 
-def _run_head(model: PreTrainedModel, output_type: type[ModelOutput], rows: torch.Tensor) -> torch.Tensor:
-    """What `model` makes of hidden states `[rows, width]`: its own forward, with the backbone left out."""
-    with _forward_returns(model.base_model, output_type(last_hidden_state=rows.unsqueeze(0))):
-        return model.forward().logits.squeeze(0)
+def state_weights(
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], scored: Scored, num_states: int
+) -> torch.Tensor:
+    """`[batch, num_states]`: how much of an item of the cosine loss each of the last hidden states is.
+
+    Raises:
+        ValueError: if the model's states are neither those of the tokens nor those of an image or a recording.
+    """
+    attended = scored.attended
+    if attended.shape[1] == num_states:
+        return attended.float()
+    if attended.shape[1] != 1:
+        raise ValueError(
+            f"{type(model).__name__} has {num_states} hidden states for {attended.shape[1]} tokens, so it is not known "
+            f"which of them are padding: set alpha_cos=0."
+        )
+    attended = attended.expand(-1, num_states)
+    if "attention_mask" in inputs and hasattr(model, "_get_feature_vector_attention_mask"):  # speech models
+        attended = attended & model._get_feature_vector_attention_mask(num_states, inputs["attention_mask"]).bool()
+    return attended / attended.sum(1, keepdim=True).clamp(min=1)
+
+
+class _Backbone:
+    """The part of a model that its head reads from: watched during one forward, left out when the head is run again.
+
+    That is `model.base_model`, unless the model calls the decoder or the encoder inside of it, or has nothing else, as
+    OPT and T5 do.
+    """
+
+    def __init__(self, model: PreTrainedModel, narrowed: bool):
+        self.model, self.narrowed = model, narrowed
+        self.output, self.ran, self.base_model_runs = None, None, False
+        base_model = None if model.base_model is model else model.base_model
+        parts = [part for part in (model.get_decoder(), model.get_encoder()) if part not in (model, base_model)]
+        self.hooks = [part.register_forward_hook(self._after) for part in parts[:1]]
+        if base_model is not None:
+            self.hooks.append(base_model.register_forward_pre_hook(self._before_base_model))
+            self.hooks.append(base_model.register_forward_hook(self._after_base_model))
+
+    def close(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    @property
+    def last_hidden_state(self) -> torch.Tensor | None:
+        """`[batch, length, width]`, of all positions; feature maps `[batch, width, height, width]` are flattened."""
+        hidden = None if self.output is None else self.output[0]
+        return hidden.flatten(2).transpose(1, 2) if hidden is not None and hidden.ndim == 4 else hidden
+
+    def run_head(self, rows: torch.Tensor) -> torch.Tensor:
+        """What the model makes of hidden states `[rows, width]`: its own forward, with the backbone left out."""
+        rows = rows.unsqueeze(0)
+        with ExitStack() as stack:
+            stack.enter_context(_forward_returns(self.ran, type(self.output)(last_hidden_state=rows)))
+            if self.model.config.is_encoder_decoder and self.ran is self.model.get_decoder():
+                encoder = self.model.get_encoder()
+                stack.enter_context(_forward_returns(encoder, BaseModelOutput(last_hidden_state=rows)))
+            return self.model.forward().logits.squeeze(0)
+
+    def _before_base_model(self, module, args) -> None:
+        self.base_model_runs = True
+
+    def _after_base_model(self, module, args, output):
+        self.base_model_runs = False
+        return self._after(module, args, output)
+
+    def _after(self, module, args, output):
+        if self.base_model_runs:
+            return output
+        self.ran, self.output = module, output
+        # One position rather than none, since quantised layers do not take an empty batch.
+        return type(output)(last_hidden_state=output[0][:1, :1]) if self.narrowed else output
 
 
 @contextmanager
-def _forward_returns(module: nn.Module, output) -> Iterator[None]:
+def _forward_returns(module: nn.Module, output: ModelOutput) -> Iterator[None]:
     """While open, `module` computes nothing and returns `output`."""
     own_forward = module.__dict__.get("forward")
     module.forward = lambda *args, **kwargs: output

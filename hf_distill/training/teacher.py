@@ -1,14 +1,19 @@
-"""The frozen teacher: how it is loaded, what it must share with the student, what it is given to read."""
+"""The frozen teacher: what it must share with the student, and what it is given to read."""
 
+import hashlib
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from hf_distill.training.scoring import ScoredOutput, find_head, scored_forward
+from hf_distill.training.heads import Head, Scored, Seq2SeqLMHead, find_head
+from hf_distill.training.scoring import ScoredOutput, scored_forward
 
 logger = logging.get_logger(__name__)
 
@@ -17,100 +22,118 @@ class Teacher:
     """A model that is only ever read: in evaluation mode, without gradients, without labels.
 
     Args:
-        model: the teacher; its parameters are set to `requires_grad=False`.
+        model: the teacher; its parameters are set to `requires_grad=False`. Where it is the student itself, with PEFT
+            adapters, the teacher is the student with its adapters switched off.
         student: the model that will be compared with it.
+        tokenizer: the student's, which tells how many of the vocabulary's entries are in use.
 
     Raises:
         TypeError: if `model` is not a transformers model.
         ValueError: if teacher and student share parameters, or differ in head, labels or vocabulary.
     """
 
-    def __init__(self, model: PreTrainedModel, student: PreTrainedModel):
-        if not isinstance(model, PreTrainedModel):
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, student: PreTrainedModel | PeftModel, tokenizer: object = None
+    ):
+        if not isinstance(model, PreTrainedModel | PeftModel):
             raise TypeError(
                 f"teacher_model should be a transformers model or its name, but is a {type(model).__name__}: pass what "
-                f"AutoModelFor....from_pretrained(...) returns."
+                f"AutoModelForSequenceClassification.from_pretrained(...) or the like returns."
             )
-        self.label_order = check_alignment(student, model)
-        self.model = model.requires_grad_(False)
+        self.model = transformers_model(model)
+        self._reading: Callable[[], AbstractContextManager] = nullcontext
+        if model is student and isinstance(student, PeftModel):
+            self._reading = lambda: _adapters_off(student)
+        else:
+            check_no_shared_parameters(student, model)
+        self._columns = check_alignment(transformers_model(student), self.model, tokenizer)
+        if model is not student:
+            model.requires_grad_(False)
+        self.head = find_head(self.model)
+        # Nothing is generated, so the keys and values of the tokens need not be kept.
+        self._constants = {"use_cache": False} if "use_cache" in named_inputs(self.model) else {}
+        self.name = self.model.config._name_or_path
+        self.fingerprint = fingerprint(self.model)
 
     def __call__(
         self,
         inputs: Mapping[str, torch.Tensor],
-        positions: torch.Tensor,
+        scored: Scored,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> ScoredOutput:
-        """Reads a batch without labels; `positions` as in `scored_forward`.
+        """Reads a batch without labels.
 
-        The logits that come back are in the student's order of labels.
+        The logits that come back are in the student's order of labels, without entries that the student does not have.
         """
-        self.model.eval()
-        with torch.no_grad(), autocast():
-            output, _ = scored_forward(self.model, self.model, inputs, positions)
+        inputs = {**inputs, **self._constants}
+        with torch.no_grad(), autocast(), self._reading():
+            self.model.eval()
+            output, _ = scored_forward(self.model, self.model, self.head, inputs, scored)
 
         def logits(chunk: slice) -> torch.Tensor:
-            with torch.no_grad(), autocast():
-                rows = output.logits(chunk)
-            return rows if self.label_order is None else rows[:, self.label_order]
+            with torch.no_grad(), autocast(), self._reading():
+                rows = output.logits(chunk).to(scored.positions.device)
+            return rows if self._columns is None else rows[:, self._columns]
 
-        return ScoredOutput(output.last_hidden_state, output.num_rows, logits)
-
-
-def load_teacher(
-    name_or_path: str, student: PreTrainedModel, tokenizer: object, dtype: torch.dtype | str = "auto"
-) -> PreTrainedModel:
-    """Loads a teacher with the student's kind of head, from safetensors.
-
-    Args:
-        name_or_path: a name on the Hub or a folder.
-        student: the model that says which head to load.
-        tokenizer: the student's; the teacher's must map the same words to the same ids. Not checked if it is something
-            else, or None.
-        dtype: by default the one that the weights are stored in.
-
-    Raises:
-        ValueError: if weights are missing, as for a teacher whose head was never trained, or if the tokenizers differ.
-    """
-    teacher, loading_info = find_head(student).auto_class.from_pretrained(
-        name_or_path, dtype=dtype, use_safetensors=True, output_loading_info=True
-    )
-    if missing := sorted(loading_info["missing_keys"]):
-        raise ValueError(
-            f"The teacher {name_or_path!r} has no weights for {', '.join(missing)}: they would be random numbers, and "
-            f"the student would learn those. Use a teacher that was trained for this task, or fine-tune it first."
-        )
-    if isinstance(tokenizer, PreTrainedTokenizerBase):
-        check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(name_or_path), name_or_path)
-    return teacher
+        hidden = output.last_hidden_state
+        hidden = None if hidden is None else hidden.to(scored.positions.device)  # from wherever `device_map` put it
+        return replace(output, last_hidden_state=hidden, logits=logits)
 
 
-def check_alignment(student: PreTrainedModel, teacher: PreTrainedModel) -> list[int] | None:
+def check_alignment(
+    student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: object = None
+) -> list[int] | slice | None:
     """Checks that outputs of student and teacher can be compared class by class.
 
     Returns:
-        The order that puts the teacher's labels into the student's, or None where it is the same already.
+        Which columns of the teacher's logits to take, and in which order, or None for all as they are.
 
     Raises:
-        ValueError: if they share parameters, or differ in head, vocabulary or labels.
+        ValueError: if they differ in head, vocabulary or labels.
     """
-    if shared := _shared_parameters(student, teacher):
-        raise ValueError(
-            f"Student and teacher share {len(shared)} parameters, {shared[0]} among them: training the one would "
-            f"change the other. Cut the student with make_student(teacher), or pass copy.deepcopy(teacher)."
-        )
     student_head, teacher_head = find_head(student), find_head(teacher)
-    if student_head != teacher_head:
+    if _kind(student_head) != _kind(teacher_head):
         raise ValueError(
             f"The student is a {type(student).__name__} and the teacher a {type(teacher).__name__}: "
-            f"load both with {student_head.auto_class.__name__}."
+            f"load both with {student_head.auto_class}."
         )
-    student_vocab, teacher_vocab = student.config.vocab_size, teacher.config.vocab_size
-    if student_vocab != teacher_vocab:
+    if student_head.distribution != teacher_head.distribution:
         raise ValueError(
-            f"The student's vocabulary has {student_vocab} entries and the teacher's {teacher_vocab}: both read the "
-            f"same input_ids, so they need one tokenizer. Cut the student with make_student(teacher)."
+            f"The student has num_labels={student.config.num_labels} and problem_type={student.config.problem_type!r}, "
+            f"the teacher num_labels={teacher.config.num_labels} and problem_type={teacher.config.problem_type!r}: "
+            f"set the same in both configs."
         )
-    return None if student_head.per_token else _label_order(student, teacher)
+    if isinstance(student_head, Seq2SeqLMHead):
+        starts = [model.config.decoder_start_token_id for model in (student, teacher)]
+        if starts[0] != starts[1]:
+            raise ValueError(
+                f"The student's decoder starts with token {starts[0]} and the teacher's with {starts[1]}: both read "
+                f"the same decoder_input_ids, so set the same decoder_start_token_id in both configs."
+            )
+    columns = _shared_vocabulary(student, teacher, tokenizer)
+    return _label_order(student, teacher) if student_head.named_classes else columns
+
+
+def check_no_shared_parameters(student: nn.Module, teacher: nn.Module) -> None:
+    """Checks that training the student leaves the teacher alone.
+
+    Raises:
+        ValueError: if they have parameters in common.
+    """
+    identities = {id(parameter) for parameter in teacher.parameters()}
+    # Quantised and offloaded parameters, and empty ones, have no address.
+    addresses = {parameter.data_ptr() for parameter in teacher.parameters() if parameter.numel()} - {0}
+    shared = [
+        name
+        for name, parameter in student.named_parameters()
+        if id(parameter) in identities or parameter.data_ptr() in addresses
+    ]
+    if shared:
+        raise ValueError(
+            f"Student and teacher share {len(shared)} parameters, {shared[0]} among them: training the one would "
+            f"change the other. Cut the student with make_student(teacher), pass copy.deepcopy(teacher), or, for a "
+            f"student with PEFT adapters beside its own base, pass the student itself as teacher_model."
+        )
 
 
 def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, teacher_name: str) -> None:
@@ -131,18 +154,54 @@ def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     )
 
 
-def _shared_parameters(student: PreTrainedModel, teacher: PreTrainedModel) -> list[str]:
-    teachers = {parameter.data_ptr() for parameter in teacher.parameters() if parameter.numel()}
-    return [name for name, parameter in student.named_parameters() if parameter.data_ptr() in teachers]
+def transformers_model(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside of PEFT's wrapper, or `model` itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def named_inputs(model: PreTrainedModel) -> set[str]:
+    """The inputs that `model.forward` names; what it takes as `**kwargs` is not among them."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Tells one model's weights from another's: a hash of names, shapes and some numbers out of each parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {list(parameter.shape)}".encode())
+        if not parameter.is_meta and type(parameter) is nn.Parameter and parameter.numel():
+            step = max(1, parameter.numel() // 16)
+            digest.update(parameter.detach().flatten()[::step].double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _kind(head: Head) -> type:
+    """The class of head; those that differ by problem type only count as one."""
+    return Head if head.auto_class == Head.auto_class else type(head)
+
+
+def _shared_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: object) -> slice | None:
+    """The entries that both vocabularies have, where one is padded to a round number."""
+    sizes = [getattr(model.config, "vocab_size", None) for model in (student, teacher)]
+    if sizes[0] == sizes[1]:
+        return None
+    in_use = len(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+    if None in sizes or in_use is None or in_use > min(sizes):
+        raise ValueError(
+            f"The student's vocabulary has {sizes[0]} entries and the teacher's {sizes[1]}: both read the same "
+            f"input_ids, so they need one tokenizer. "
+            + (
+                f"That given as processing_class has {in_use} entries. Cut the student with make_student(teacher)."
+                if in_use is not None
+                else "If the rest is padding, pass the tokenizer as processing_class; else cut the student with "
+                "make_student(teacher)."
+            )
+        )
+    return slice(min(sizes))
 
 
 def _label_order(student: PreTrainedModel, teacher: PreTrainedModel) -> list[int] | None:
-    for role, model in (("student", student), ("teacher", teacher)):
-        if model.config.num_labels < 2 or model.config.problem_type not in (None, "single_label_classification"):
-            raise ValueError(
-                f"The {role} has num_labels={model.config.num_labels} and problem_type={model.config.problem_type!r}: "
-                f"sequence classification is distilled with one label per sequence, out of two or more."
-            )
     student_labels = [student.config.id2label[i] for i in range(student.config.num_labels)]
     teacher_labels = [teacher.config.id2label[i] for i in range(teacher.config.num_labels)]
     if student_labels == teacher_labels:
@@ -164,7 +223,18 @@ def _label_order(student: PreTrainedModel, teacher: PreTrainedModel) -> list[int
     )
 
 
-def named_inputs(model: PreTrainedModel) -> set[str]:
-    """The inputs that `model.forward` names; what it takes as `**kwargs` is not among them."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+@contextmanager
+def _adapters_off(student: PeftModel) -> Iterator[None]:
+    """While open, the student is its own base in evaluation mode; afterwards all is as it was."""
+    # `disable_adapter` ends by making every adapter trainable, those that the caller froze too.
+    trainable = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
+    training = [(module, module.training) for module in student.modules()]
+    student.eval()
+    try:
+        with student.disable_adapter():
+            yield
+    finally:
+        for parameter, requires_grad in trainable:
+            parameter.requires_grad_(requires_grad)
+        for module, mode in training:
+            module.training = mode

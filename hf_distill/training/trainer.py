@@ -5,15 +5,29 @@ import os
 from collections.abc import Mapping
 
 import torch
+from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalLoopOutput,
+    TrainOutput,
+    get_last_checkpoint,
+    rotate_checkpoints,
+)
 
+from hf_distill.training.checkpoints import named_when_whole, warn_of_differences, write_distillation_state
+from hf_distill.training.checks import check_datasets, check_kind_of_training, check_student
+from hf_distill.training.heads import Scored, find_head
 from hf_distill.training.losses import LOSSES
-from hf_distill.training.scoring import Scored, ScoredOutput, find_head, score, scored_forward, sum_over_chunks
-from hf_distill.training.teacher import Teacher, load_teacher, named_inputs
+from hf_distill.training.scoring import ScoredOutput, scored_forward, state_weights, sum_over_chunks
+from hf_distill.training.teacher import Teacher, named_inputs, transformers_model
+from hf_distill.training.teacher_loading import load_teacher
 from hf_distill.training.training_args import DistillationTrainingArguments
+
+NEVER = 2**62
+"""The step at which a loss that is finite so far stopped being so."""
 
 
 class DistillationTrainer(Trainer):
@@ -26,18 +40,20 @@ class DistillationTrainer(Trainer):
     `loss` as `loss_kl`, `loss_task` and `loss_cos`, and in evaluation as `eval_loss_kl` and so on, not yet weighted.
 
     Args:
-        model: the student, for instance from `make_student(teacher)`.
+        model: the student, for instance from `make_student(teacher)`, with PEFT adapters or without.
         args: `DistillationTrainingArguments`.
         *trainer_arguments: every other argument is `Trainer`'s own, in `Trainer`'s order.
         teacher_model: a transformers model, or a name on the Hub or a folder to load one from. It is set to
             `requires_grad=False`, moved to the training device and otherwise left as it is; no checkpoint contains it.
-            By default `args.teacher_model_name_or_path`. None if `alpha_kl` and `alpha_cos` are both 0.
+            By default `args.teacher_model_name_or_path`. None if `alpha_kl` and `alpha_cos` are both 0. For a student
+            with PEFT adapters it may be the student itself: its adapters are then switched off while it teaches.
         **trainer_options: `Trainer`'s own, by name.
 
     Raises:
         TypeError: if `args` or `teacher_model` is of the wrong kind.
         ValueError: if teacher and student cannot be compared, if an option would have no effect, or if a data set is
             empty.
+        FloatingPointError: in training, once a loss is not finite.
 
     Example:
         >>> teacher = AutoModelForSequenceClassification.from_pretrained("textattack/bert-base-uncased-imdb")
@@ -57,14 +73,14 @@ class DistillationTrainer(Trainer):
     loss_is_scaled_for_ga = True
 
     args: DistillationTrainingArguments
-    model: PreTrainedModel
+    model: PreTrainedModel | PeftModel
 
     def __init__(
         self,
-        model: PreTrainedModel | None = None,
+        model: PreTrainedModel | PeftModel | None = None,
         args: DistillationTrainingArguments | None = None,
         *trainer_arguments,
-        teacher_model: PreTrainedModel | str | None = None,
+        teacher_model: PreTrainedModel | PeftModel | str | None = None,
         **trainer_options,
     ):
         if args is None:
@@ -74,45 +90,57 @@ class DistillationTrainer(Trainer):
                 f"args should be DistillationTrainingArguments, but is {type(args).__name__}: it takes all that "
                 f"TrainingArguments takes."
             )
+        self._is_checked = False
         super().__init__(model, args, *trainer_arguments, **trainer_options)
         self.model_accepts_loss_kwargs = True  # says what `loss_is_scaled_for_ga` says, to transformers before 5.19
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"One process cannot drive {args.n_gpu} GPUs here: start one process per GPU with `accelerate launch` "
-                f"or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
-            )
+        check_kind_of_training(self)
 
-        if self.compute_loss_func is not None:
-            raise ValueError("compute_loss_func would have no effect: to change a loss, override compute_loss.")
-
-        student = self.model
-        if not isinstance(student, PreTrainedModel):
-            raise TypeError(
-                f"model should be a transformers model, but is {type(student).__name__}: pass what "
-                f"make_student(teacher) or AutoModelFor....from_pretrained(...) returns."
-            )
+        student = transformers_model(self.model)
         self.head = find_head(student)
-        self.alphas = {name: getattr(args, f"alpha_{name}") for name in LOSSES}
-        self.losses = {name: build(args) for name, build in LOSSES.items() if self.alphas[name] > 0}
+        self._make_losses()
         self.teacher = self._make_teacher(teacher_model)
+        check_student(student, self.head, args, None if self.teacher is None else self.teacher.model)
+        check_datasets(self.train_dataset, self.eval_dataset)
 
         student_inputs = named_inputs(student)
         teacher_inputs = student_inputs if self.teacher is None else named_inputs(self.teacher.model)
         # An input that only the one model names (such as token_type_ids, beside DistilBERT) is not given to the other.
-        self._not_for_student = {*self.label_names, *(teacher_inputs - student_inputs)}
-        self._not_for_teacher = {*self.label_names, *(student_inputs - teacher_inputs)}
-        self._check_options()
+        labels = {*self.label_names, *self.head.label_names}
+        self._not_for_student = {*labels, *(teacher_inputs - student_inputs)}
+        self._not_for_teacher = {*labels, *(student_inputs - teacher_inputs)}
 
+        self._unfinished_run_dir = None
+        self._is_checked = True
+        if args.push_to_hub:
+            self.init_hf_repo()
+
+    def init_hf_repo(self, *args, **kwargs) -> None:
+        """As in `Trainer`, but no repository is made for a trainer that cannot be."""
+        if self._is_checked:
+            super().init_hf_repo(*args, **kwargs)
+
+    def _make_losses(self) -> None:
+        """From the arguments; `hyperparameter_search` changes those between trainings."""
+        args = self.args
+        self.alphas = {name: getattr(args, f"alpha_{name}") for name in LOSSES}
+        self.losses = {name: build(args, self.head) for name, build in LOSSES.items() if self.alphas[name] > 0}
         # Sums that stay on the device until they are logged: no micro-batch waits for them.
         self._train_sums = torch.zeros(len(self.losses), device=args.device)
         self._train_steps = 0
+        self._first_bad_step = torch.full((len(self.losses),), NEVER, device=args.device)
         self._eval_sums_and_items = torch.zeros(2, len(self.losses), device=args.device)
 
-    def train(self, *args, **kwargs) -> TrainOutput:
-        """As in `Trainer`."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
+        """As in `Trainer`; warns where a checkpoint was written by a training with another teacher or other losses."""
         # Steps that an earlier training did not come to log are not part of this one.
-        self._train_sums, self._train_steps = torch.zeros_like(self._train_sums), 0
-        return super().train(*args, **kwargs)
+        self._make_losses()
+        if resume_from_checkpoint:
+            checkpoint = resume_from_checkpoint
+            if checkpoint is True:
+                checkpoint = get_last_checkpoint(self.args.output_dir)
+            if checkpoint is not None:
+                warn_of_differences(checkpoint, self._distillation_state())
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def compute_loss(
         self,
@@ -138,19 +166,23 @@ class DistillationTrainer(Trainer):
 
         if num_items_in_batch is not None:
             self._train_sums += losses.detach()
+            step = torch.where(losses.detach().isfinite(), NEVER, self.state.global_step + 1)
+            self._first_bad_step = torch.minimum(self._first_bad_step, step)
             loss = loss * self.accelerator.num_processes  # the engines average gradients over the processes
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _sum_losses(
         self, model: nn.Module, inputs: Mapping[str, torch.Tensor], scored: Scored, whole_logits: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor | tuple[torch.Tensor, ...]]:
         """`[losses]`, each summed over its items in the batch; and the student's logits, all if `whole_logits`."""
         sums: dict[str, torch.Tensor] = {}
         labels = scored.row_labels
+        student_model = transformers_model(self.accelerator.unwrap_model(model, keep_torch_compile=False))
+        inputs = self.head.complete(inputs, student_model)
         teacher = None
         if self.teacher is not None:
             teacher_inputs = {name: value for name, value in inputs.items() if name not in self._not_for_teacher}
-            teacher = self.teacher(teacher_inputs, scored.positions, self.accelerator.autocast)
+            teacher = self.teacher(teacher_inputs, scored, self.accelerator.autocast)
 
         def on_logits(student: ScoredOutput) -> None:
             losses = {name: loss for name, loss in self.losses.items() if loss.reads == "logits"}
@@ -164,21 +196,23 @@ class DistillationTrainer(Trainer):
             if losses:
                 sums.update(zip(losses, sum_over_chunks(of_rows, student.num_rows, self._num_classes), strict=True))
 
-        student, logits = scored_forward(
+        student, output = scored_forward(
             model,
-            self.accelerator.unwrap_model(model, keep_torch_compile=False),
+            student_model,
+            self.head,
             self._student_inputs(inputs),
-            scored.positions,
+            scored,
             whole_logits=whole_logits,
             then=on_logits,
         )
         for name, loss in self.losses.items():
             if loss.reads == "hidden_states":
-                sums[name] = loss(student.last_hidden_state, teacher.last_hidden_state, scored.attended)
-        return torch.stack([sums[name] for name in self.losses]), logits
+                weights = state_weights(student_model, inputs, scored, student.last_hidden_state.shape[1])
+                sums[name] = loss(student.last_hidden_state, teacher.last_hidden_state, weights)
+        return torch.stack([sums[name] for name in self.losses]), self.head.predictions(output)
 
-    def _score(self, inputs: Mapping[str, torch.Tensor], num_sequences: int | None = None) -> Scored:
-        return score(inputs, self.head, self.args.kl_positions, num_sequences)
+    def _score(self, inputs: Mapping[str, torch.Tensor], num_examples: int | None = None) -> Scored:
+        return self.head.score(inputs, self.args.kl_positions, num_examples)
 
     def _count_items(self, scored: Scored) -> torch.Tensor:
         """`[losses]`: how many items each loss has in a batch."""
@@ -195,10 +229,11 @@ class DistillationTrainer(Trainer):
         batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batch_samples:
             return batch_samples, None
-        if "task" in self.losses and "labels" not in batch_samples[0]:
+        if "task" in self.losses and not self._has_labels(batch_samples[0]):
             raise ValueError(
-                f"The training batches have no labels, only {', '.join(batch_samples[0])}, but "
-                f"alpha_task={self.args.alpha_task}: add labels, or set alpha_task=0 to learn from the teacher alone."
+                f"The training batches have no {' and '.join(self.head.label_names)}, only "
+                f"{', '.join(batch_samples[0])}, but alpha_task={self.args.alpha_task}: add labels, or set "
+                f"alpha_task=0 to learn from the teacher alone."
             )
         self._train_steps += 1
         items = sum(self._count_items(self._score(batch)) for batch in batch_samples)
@@ -206,11 +241,34 @@ class DistillationTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs; in training, adds the mean of each loss over the steps since the last log."""
+        self._stop_if_a_loss_is_not_finite()
         if "loss" in logs:
             means = self.accelerator.reduce(self._train_sums, reduction="sum") / self._train_steps
             logs |= {f"loss_{name}": mean for name, mean in zip(self.losses, means.tolist(), strict=True)}
             self._train_sums, self._train_steps = torch.zeros_like(self._train_sums), 0
         super().log(logs, start_time)
+
+    def _stop_if_a_loss_is_not_finite(self) -> None:
+        steps = self.accelerator.gather(self._first_bad_step.unsqueeze(0)).amin(0).tolist()
+        bad = {name: step for name, step in zip(self.losses, steps, strict=True) if step != NEVER}
+        if bad:
+            self._first_bad_step = torch.full_like(self._first_bad_step, NEVER)
+            each = " and ".join(f"loss_{name} was not finite in step {step}" for name, step in bad.items())
+            raise FloatingPointError(f"{each}: the training stops, and writes no checkpoint. {self._way_out}")
+
+    def _stop_if_a_weight_is_not_finite(self) -> None:
+        finite = [p.isfinite().all() for p in self.model.parameters() if p.requires_grad and p.numel()]
+        if finite and not self.accelerator.gather(torch.stack(finite).all().unsqueeze(0)).all():
+            raise FloatingPointError(
+                f"The student's weights are not finite after step {self.state.global_step}, though the losses were: a "
+                f"gradient overflowed. The training stops, and writes no checkpoint. {self._way_out}"
+            )
+
+    @property
+    def _way_out(self) -> str:
+        checkpoint = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
+        resume = "There is no earlier checkpoint" if checkpoint is None else f"The last checkpoint is {checkpoint}"
+        return f"{resume}. Lower the learning rate, clip gradients, or train with bf16 in place of fp16."
 
     def prediction_step(
         self,
@@ -221,17 +279,20 @@ class DistillationTrainer(Trainer):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """As in `Trainer`; of the outputs only the logits are returned, so that no hidden states are gathered."""
         inputs = self._prepare_inputs(inputs)
-        labels = inputs.get("labels")
+        names = self.head.label_names
+        labels = tuple(inputs[name] for name in names) if self._has_labels(inputs) else None
         labels_needed = "task" in self.losses or (self.head.per_token and self.args.kl_positions == "labels")
         with torch.no_grad(), self.compute_loss_context_manager():
             if labels is None and labels_needed:
-                return None, model(**self._student_inputs(inputs)).logits, None
+                return None, self.head.predictions(model(**self._student_inputs(inputs))), None
             scored = self._score(inputs, self._num_fresh(len(next(iter(inputs.values())))))
             sums, logits = self._sum_losses(model, inputs, scored, whole_logits=not prediction_loss_only)
         items = self._count_items(scored)
         self._eval_sums_and_items += torch.stack([sums, items])
         loss = self._weighted_sum(_means(sums, items))
-        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, logits, labels[0] if labels is not None and len(labels) == 1 else labels
 
     def evaluation_loop(
         self,
@@ -267,7 +328,59 @@ class DistillationTrainer(Trainer):
         if self.teacher is not None:
             self._signature_columns = sorted({*self._signature_columns, *named_inputs(self.teacher.model)})
 
-    def _make_teacher(self, teacher_model: PreTrainedModel | str | None) -> Teacher | None:
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        """As in `Trainer`, but nothing that is not finite is saved, and a checkpoint has its name once it is whole."""
+        self._stop_if_a_loss_is_not_finite()
+        self._stop_if_a_weight_is_not_finite()
+        run_dir = self._get_output_dir(trial)
+        checkpoint = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = checkpoint
+
+        writer, everyone = self.args.should_save, self.accelerator.wait_for_everyone
+        with named_when_whole(checkpoint, writer, everyone) as unfinished:
+            self._unfinished_run_dir = os.path.dirname(unfinished)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._unfinished_run_dir = None
+            if writer:
+                write_distillation_state(unfinished, self._distillation_state())
+
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(checkpoint)
+        if writer:
+            rotate_checkpoints(
+                output_dir=run_dir,
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _get_output_dir(self, trial) -> str:
+        return self._unfinished_run_dir or super()._get_output_dir(trial)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self._unfinished_run_dir is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _distillation_state(self) -> dict[str, object]:
+        """What the losses depend on, beside the data."""
+        state = {f"alpha_{name}": alpha for name, alpha in self.alphas.items()}
+        state |= {"temperature": self.args.temperature, "kl_positions": self.args.kl_positions}
+        if self.teacher is not None:
+            state |= {"teacher": self.teacher.name, "teacher_fingerprint": self.teacher.fingerprint}
+        return state
+
+    def _hp_search_setup(self, trial) -> None:
+        super()._hp_search_setup(trial)
+        if trial is not None:
+            self.args.check_distillation_fields()
+            self._make_losses()
+            if self.args.reads_teacher and self.teacher is None:
+                raise ValueError(f"alpha_kl={self.args.alpha_kl} and alpha_cos={self.args.alpha_cos} need a teacher.")
+
+    def _make_teacher(self, teacher_model: PreTrainedModel | PeftModel | str | None) -> Teacher | None:
         args = self.args
         if teacher_model is not None and args.teacher_model_name_or_path is not None:
             raise ValueError(
@@ -289,39 +402,42 @@ class DistillationTrainer(Trainer):
                 f"both to 0."
             )
         dtype = None if args.teacher_dtype is None else getattr(torch, args.teacher_dtype)
+        tokenizer = self.processing_class
         if isinstance(teacher_model, str | os.PathLike):
-            teacher_model = load_teacher(str(teacher_model), self.model, self.processing_class, dtype or "auto")
-        teacher = Teacher(teacher_model, self.model)
+            teacher_model = load_teacher(
+                str(teacher_model),
+                transformers_model(self.model),
+                tokenizer,
+                dtype or "auto",
+                args.teacher_quantization,
+                args.teacher_device_map,
+            )
+        elif args.teacher_quantization is not None or args.teacher_device_map is not None:
+            raise ValueError(
+                f"teacher_quantization={args.teacher_quantization!r} and teacher_device_map="
+                f"{args.teacher_device_map!r} would have no effect on a model that is loaded already: pass its name, "
+                f"or load it with these options."
+            )
+        teacher = Teacher(teacher_model, self.model, tokenizer)
+        is_quantized = getattr(teacher.model, "is_quantized", False)
         if dtype is not None and teacher.model.dtype != dtype:
+            if is_quantized or teacher_model is self.model:
+                raise ValueError(
+                    f"teacher_dtype={args.teacher_dtype!r} would have no effect on a teacher that is quantised, or "
+                    f"that is the student itself: leave it out."
+                )
             teacher.model = copy.deepcopy(teacher.model).to(dtype)  # the caller's own stays as it is
         if getattr(teacher.model, "hf_device_map", None) is None:
             teacher.model.to(args.device)
         return teacher
 
-    def _check_options(self) -> None:
-        student, teacher = self.model, None if self.teacher is None else self.teacher.model
-        if self.args.kl_positions != "labels" and not self.head.per_token:
-            raise ValueError(
-                f"kl_positions={self.args.kl_positions!r} would have no effect for a {type(student).__name__}, "
-                f"which has one row of logits per sequence: leave it out."
-            )
-        if "cos" in self.losses and student.config.hidden_size != teacher.config.hidden_size:
-            raise ValueError(
-                f"The cosine loss compares states of one width: the student's are {student.config.hidden_size} "
-                f"wide and the teacher's {teacher.config.hidden_size}: set alpha_cos=0, or cut the student with "
-                f"make_student(teacher)."
-            )
-        named_datasets = {"train_dataset": self.train_dataset}
-        named_datasets |= (
-            self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
-        )
-        for name, dataset in named_datasets.items():
-            if dataset is not None and has_length(dataset) and len(dataset) == 0:
-                raise ValueError(f"{name} is empty: give it at least one row.")
+    def _has_labels(self, inputs: Mapping[str, torch.Tensor]) -> bool:
+        return all(inputs.get(name) is not None for name in self.head.label_names)
 
     @property
     def _num_classes(self) -> int:
-        return self.model.config.vocab_size if self.head.per_token else self.model.config.num_labels
+        config = transformers_model(self.model).config
+        return config.vocab_size if self.head.over_vocabulary else config.num_labels
 
 
 def _means(sums: torch.Tensor, items: torch.Tensor) -> torch.Tensor:

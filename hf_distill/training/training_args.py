@@ -8,6 +8,8 @@ from transformers import TrainingArguments
 
 KLPositions = Literal["labels", "attended"]
 TeacherDtype = Literal["float32", "bfloat16", "float16"]
+TeacherQuantization = Literal["8bit", "4bit"]
+TeacherDeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 
 
 @dataclass
@@ -57,11 +59,23 @@ class DistillationTrainingArguments(TrainingArguments):
     # The teacher
     teacher_model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "The teacher, a name on the Hub or a folder, unless a model is given to the trainer."},
+        metadata={
+            "help": "The teacher, a name on the Hub or a folder, of a model or of a PEFT adapter, unless a model is "
+            "given to the trainer."
+        },
     )
     teacher_dtype: TeacherDtype | None = field(
         default=None,
         metadata={"help": "The dtype to run the teacher in. By default the one it is stored in or was loaded in."},
+    )
+
+    teacher_quantization: TeacherQuantization | None = field(
+        default=None,
+        metadata={"help": "Load the teacher with weights of 8 or 4 bits. Needs bitsandbytes."},
+    )
+    teacher_device_map: TeacherDeviceMap | None = field(
+        default=None,
+        metadata={"help": "Spread the teacher over the devices of this machine, as `device_map` does in transformers."},
     )
 
     # Trainer's own default replaces a NaN loss by the average of the losses before it, and copies the loss to the host
@@ -74,10 +88,11 @@ class DistillationTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        self._check_distillation_fields()
+        self.check_distillation_fields()
         super().__post_init__()
 
-    def _check_distillation_fields(self) -> None:
+    def check_distillation_fields(self) -> None:
+        """Raises a `ValueError` for a value that is out of its range, or that nothing would read."""
         for name in ("temperature", "alpha_kl", "alpha_task", "alpha_cos"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -90,16 +105,22 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError(f"{_as_text(negative)} should be 0 (off) or above.")
         if not any(alphas.values()):
             raise ValueError(f"{_as_text(alphas)} leave nothing to train on: set at least one above 0.")
-        for name, allowed in (("kl_positions", KLPositions), ("teacher_dtype", TeacherDtype)):
+        choices = {
+            "kl_positions": get_args(KLPositions),
+            "teacher_dtype": (None, *get_args(TeacherDtype)),
+            "teacher_quantization": (None, *get_args(TeacherQuantization)),
+            "teacher_device_map": (None, *get_args(TeacherDeviceMap)),
+        }
+        for name, allowed in choices.items():
             value = getattr(self, name)
-            if value not in get_args(allowed) and not (name == "teacher_dtype" and value is None):
-                raise ValueError(f"{name}={value!r} should be one of {', '.join(map(repr, get_args(allowed)))}.")
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} should be one of {', '.join(repr(v) for v in allowed if v)}.")
 
         unread = {}
         if self.alpha_kl == 0:
             unread |= self._set_by_user("temperature", "kl_positions")
         if not self.reads_teacher:
-            unread |= self._set_by_user("teacher_model_name_or_path", "teacher_dtype")
+            unread |= self._set_by_user(*(name for name in self.__dataclass_fields__ if name.startswith("teacher_")))
         if not self.average_tokens_across_devices:
             raise ValueError(
                 "average_tokens_across_devices=False would have no effect, since the losses are means over all "

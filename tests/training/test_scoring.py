@@ -2,68 +2,146 @@
 
 import pytest
 import torch
-from transformers import AutoModelForTokenClassification
 
 from hf_distill.training import scoring
-from hf_distill.training.scoring import find_head, score, scored_forward, sum_over_chunks
-from tests.conftest import collate, make_config, make_model, make_rows
+from hf_distill.training.heads import find_head
+from hf_distill.training.scoring import scored_forward, state_weights, sum_over_chunks
+from tests.conftest import collate, make_model, make_rows
 
 
 def narrowed_and_whole(family, head):
     model, inputs = make_model(family, head), collate(make_rows(head))
-    positions = score(inputs, find_head(model)).positions
-    inputs.pop("labels")
-    scored, _ = scored_forward(model, model, inputs, positions)
-    return model, inputs, positions, scored
+    kind = find_head(model)
+    scored, inputs = kind.score(inputs), kind.complete(inputs, model)
+    inputs = {name: value for name, value in inputs.items() if name not in kind.label_names}
+    output, _ = scored_forward(model, model, kind, inputs, scored)
+    return model, inputs, scored, output
 
 
-def test_logits_of_scored_rows(family):
-    model, inputs, positions, scored = narrowed_and_whole(family, "mlm")
+VOCABULARY_HEADS = [
+    *[("mlm", family) for family in ("bert", "roberta", "distilbert")],
+    *[("causal", family) for family in ("gpt2", "llama", "opt")],
+    *[("seq2seq", family) for family in ("bart", "t5")],
+]
+OTHER_HEADS = [
+    *[("classification", family) for family in ("bert", "roberta", "distilbert", "gpt2", "llama")],
+    *[(head, "bert") for head in ("multi_label", "regression", "token_classification", "multiple_choice")],
+    ("token_classification", "gpt2"),
+    ("image", "vit"),
+    ("audio", "wav2vec2"),
+]
+
+
+def last_hidden_state(output):
+    return output.decoder_hidden_states[-1] if "decoder_hidden_states" in output else output.hidden_states[-1]
+
+
+@pytest.mark.parametrize(("head", "family"), VOCABULARY_HEADS)
+def test_logits_of_scored_rows(head, family):
+    model, inputs, scored, output = narrowed_and_whole(family, head)
     whole = model(**inputs, output_hidden_states=True)
-    assert 0 < scored.num_rows == positions.sum() < positions.numel()
-    torch.testing.assert_close(scored.logits(slice(None)), whole.logits[positions])
-    torch.testing.assert_close(scored.logits(slice(3, 8)), whole.logits[positions][3:8])
-    torch.testing.assert_close(scored.last_hidden_state, whole.hidden_states[-1])
+    positions = scored.positions
+    assert 0 < output.num_rows == positions.sum() < positions.numel()
+    torch.testing.assert_close(output.logits(slice(None)), whole.logits[positions])
+    torch.testing.assert_close(output.logits(slice(3, 8)), whole.logits[positions][3:8])
+    torch.testing.assert_close(output.last_hidden_state, last_hidden_state(whole))
 
 
-def test_rows_of_sequences(family):
-    model, inputs, _, scored = narrowed_and_whole(family, "classification")
+@pytest.mark.parametrize(("head", "family"), OTHER_HEADS)
+def test_rows_of_other_heads(head, family):
+    model, inputs, scored, output = narrowed_and_whole(family, head)
     whole = model(**inputs, output_hidden_states=True)
-    assert torch.equal(scored.logits(slice(None)), whole.logits)
-    assert torch.equal(scored.last_hidden_state, whole.hidden_states[-1])
+    expected = whole.logits[scored.positions] if scored.per_token else whole.logits
+    assert torch.equal(output.logits(slice(None)), expected)
+    if head == "multiple_choice":
+        inputs = {name: value.flatten(0, 1) for name, value in inputs.items()}
+    assert torch.equal(output.last_hidden_state, model.base_model(**inputs)[0])
 
 
-def test_head_computes_nothing_else(family):
+def test_rows_of_question_answering(family):
+    model, inputs, _, output = narrowed_and_whole(family, "question_answering")
+    whole = model(**inputs, output_hidden_states=True)
+    rows, length = output.logits(slice(None)), inputs["attention_mask"].sum(1)
+    assert len(rows) == 32
+    for index in range(16):
+        for row, expected in ((rows[index], whole.start_logits[index]), (rows[16 + index], whole.end_logits[index])):
+            assert torch.equal(row[: length[index]], expected[: length[index]])
+            assert not row[length[index] :].softmax(-1).isnan().any()
+            assert row.softmax(-1)[length[index] :].sum() == 0
+    assert torch.equal(output.last_hidden_state, whole.hidden_states[-1])
+
+
+def test_feature_maps_are_states_of_their_pixels():
+    model, inputs, _, output = narrowed_and_whole("resnet", "image")
+    feature_map = model(**inputs, output_hidden_states=True).hidden_states[-1]
+    assert feature_map.shape == (16, 16, 1, 1)
+    assert torch.equal(output.last_hidden_state, feature_map.flatten(2).transpose(1, 2))
+
+
+def test_padding_is_no_part_of_a_recording():
+    model = make_model("wav2vec2", "audio")
+    inputs = collate(make_rows("audio"))
+    scored = find_head(model).score(inputs)
+    for row in range(16):
+        alone = inputs["input_values"][row : row + 1, : inputs["attention_mask"][row].sum()]
+        num_states = model.wav2vec2(alone).last_hidden_state.shape[1]
+        weights = state_weights(model, inputs, scored, num_states=24)[row]
+        torch.testing.assert_close(weights[:num_states], torch.full((num_states,), 1 / num_states))
+        assert not weights[num_states:].any()
+
+
+def test_states_that_are_not_those_of_the_tokens():
+    model, inputs = make_model("bert", "mlm"), collate(make_rows("mlm"))
+    scored = find_head(model).score(inputs)
+    with pytest.raises(ValueError, match=r"BertForMaskedLM has 25 hidden states for \d+ tokens.*set alpha_cos=0"):
+        state_weights(model, inputs, scored, num_states=25)
+
+
+@pytest.mark.parametrize(("head", "family"), VOCABULARY_HEADS)
+def test_head_computes_nothing_else(head, family):
+    """Of the whole batch one position, and then the scored ones."""
     rows_seen = []
-    model, inputs = make_model(family, "mlm"), collate(make_rows("mlm"))
+    model, inputs = make_model(family, head), collate(make_rows(head))
     model.get_output_embeddings().register_forward_hook(
         lambda m, args, output: rows_seen.append(output[..., 0].numel())
     )
-    positions = inputs.pop("labels").ne(-100)
-    scored, _ = scored_forward(model, model, inputs, positions)
-    scored.logits(slice(None))
-    assert rows_seen == [0, positions.sum()]
+    kind = find_head(model)
+    scored, inputs = kind.score(inputs), kind.complete(inputs, model)
+    inputs = {name: value for name, value in inputs.items() if name != "labels"}
+    output, _ = scored_forward(model, model, kind, inputs, scored)
+    output.logits(slice(None))
+    assert rows_seen == [1, scored.positions.sum()]
 
 
-def test_model_is_left_as_it_was(family, head):
-    model, inputs, _, _ = narrowed_and_whole(family, head)
-    assert not any(module._forward_hooks for module in model.modules())
+@pytest.mark.parametrize(("head", "family"), VOCABULARY_HEADS + OTHER_HEADS)
+def test_model_is_left_as_it_was(head, family):
+    model, inputs, _, output = narrowed_and_whole(family, head)
+    output.logits(slice(None))
+    assert not hooks_of_ours(model)
     assert not any("forward" in vars(module) for module in model.modules())
-    assert model(**inputs).logits.shape[0] == len(inputs["input_ids"])
+    assert len(model(**inputs)[0]) == 16
+
+
+def hooks_of_ours(model):
+    hooks = [hook for m in model.modules() for hook in [*m._forward_hooks.values(), *m._forward_pre_hooks.values()]]
+    return [hook for hook in hooks if hook.__module__.startswith("hf_distill")]
 
 
 def test_model_is_left_as_it_was_after_an_error():
     model = make_model("bert", "mlm")
     with pytest.raises(IndexError):
-        scored_forward(model, model, {"input_ids": torch.tensor([[10**6]])}, torch.ones(1, 1, dtype=torch.bool))
-    assert not any(module._forward_hooks for module in model.modules())
+        scored_forward(model, model, find_head(model), {"input_ids": torch.tensor([[10**6]])}, None)
+    assert not hooks_of_ours(model)
 
 
-def test_no_scored_row(family):
-    model, inputs = make_model(family, "mlm"), collate(make_rows("mlm"))
-    nothing = torch.zeros_like(inputs.pop("labels"), dtype=torch.bool)
-    scored, _ = scored_forward(model, model, inputs, nothing)
-    assert scored.logits(slice(None)).shape == (0, model.config.vocab_size)
+@pytest.mark.parametrize(("head", "family"), VOCABULARY_HEADS)
+def test_no_scored_row(head, family):
+    model, inputs = make_model(family, head), collate(make_rows(head))
+    kind = find_head(model)
+    inputs = dict(kind.complete(inputs, model))
+    scored = kind.score({**inputs, "labels": torch.full_like(inputs.pop("labels"), -100)})
+    output, _ = scored_forward(model, model, kind, inputs, scored)
+    assert output.logits(slice(None)).shape == (0, model.config.vocab_size)
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 5, 1000])
@@ -71,7 +149,9 @@ def test_chunks(monkeypatch, family, chunk_rows):
     """The sum and its gradient do not depend on the size of the chunks, and no chunk is larger than it may be."""
     model, inputs = make_model(family, "mlm"), collate(make_rows("mlm"))
     vocab_size, attended = model.config.vocab_size, inputs["attention_mask"].bool()
+    kind = find_head(model)
     inputs.pop("labels")
+    everything = kind.score(inputs, "attended")
     model(**inputs).logits[attended].square().sum().backward()
     expected = {
         name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
@@ -82,50 +162,14 @@ def test_chunks(monkeypatch, family, chunk_rows):
     sizes = []
 
     def of_rows(rows):
-        logits = scored.logits(rows)
+        logits = output.logits(rows)
         sizes.append(len(logits))
         return logits.square().sum()
 
-    scored, _ = scored_forward(model, model, inputs, attended)
-    sum_over_chunks(of_rows, scored.num_rows, vocab_size).backward()
+    output, _ = scored_forward(model, model, kind, inputs, everything)
+    sum_over_chunks(of_rows, output.num_rows, vocab_size).backward()
     times_computed = 2 if chunk_rows < attended.sum() else 1  # once more in the backward pass
     assert sum(sizes) == times_computed * attended.sum()
     assert max(sizes) <= chunk_rows
     for name, gradient in expected.items():
         torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=1e-4, atol=1e-4)
-
-
-def test_without_attention_mask_everything_is_attended():
-    scored = score({"input_ids": torch.ones(2, 3, dtype=torch.long)}, find_head(make_model("bert", "classification")))
-    assert scored.attended.all()
-    assert scored.labels is None
-    assert not scored.labelled.any()
-
-
-def test_only_the_first_sequences():
-    for head in ("classification", "mlm"):
-        inputs = collate(make_rows(head))
-        head = find_head(make_model("bert", head))
-        everything, first = score(inputs, head), score(inputs, head, num_sequences=4)
-        assert first.attended[:4].equal(everything.attended[:4])
-        assert not first.attended[4:].any()
-        assert first.labelled.sum() == everything.labelled[:4].sum()
-        assert first.positions.sum() == everything.positions[:4].sum()
-
-
-def test_labels_are_missing():
-    with pytest.raises(ValueError, match="DataCollatorForLanguageModeling"):
-        score({"input_ids": torch.ones(2, 3, dtype=torch.long)}, find_head(make_model("bert", "mlm")))
-
-
-def test_head_of_a_subclass():
-    class MyModel(type(make_model("bert", "mlm"))):
-        pass
-
-    assert find_head(MyModel(make_config("bert"))).name == "ForMaskedLM"
-
-
-def test_head_of_another_kind():
-    model = AutoModelForTokenClassification.from_config(make_config("bert"))
-    with pytest.raises(ValueError, match=r"BertForTokenClassification.*ForSequenceClassification or ForMaskedLM"):
-        find_head(model)

@@ -7,7 +7,9 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from hf_distill import make_student
-from hf_distill.training.teacher import Teacher, check_alignment, check_tokenizers, load_teacher
+from hf_distill.training.heads import find_head
+from hf_distill.training.teacher import Teacher, check_alignment, check_tokenizers, fingerprint
+from hf_distill.training.teacher_loading import load_teacher
 from tests.conftest import collate, make_model, make_rows
 
 NAMES = {0: "negative", 1: "neutral", 2: "positive"}
@@ -30,9 +32,10 @@ def test_labels_in_another_order_are_permuted():
     student = classifier(NAMES)
     teacher = classifier({0: "positive", 1: "negative", 2: "neutral"}, seed=1)
     inputs = collate(make_rows("classification"))
+    scored = find_head(student).score(inputs)
     inputs.pop("labels")
     expected = teacher(**inputs).logits
-    logits = Teacher(teacher, student)(inputs, torch.ones(16)).logits(slice(None))
+    logits = Teacher(teacher, student)(inputs, scored).logits(slice(None))
     for index, name in NAMES.items():
         assert torch.equal(logits[:, index], expected[:, teacher.config.label2id[name]])
 
@@ -62,18 +65,49 @@ def test_default_names_of_another_number():
         check_alignment(classifier(NAMES), make_model("bert", "classification", num_labels=2))
 
 
-@pytest.mark.parametrize("options", [{"num_labels": 1}, {"problem_type": "multi_label_classification"}])
-def test_problem_types_that_are_not_distilled(options):
-    with pytest.raises(ValueError, match="one label per sequence"):
-        check_alignment(
-            make_model("bert", "classification", **options), make_model("bert", "classification", **options)
+def test_labels_of_tokens_are_permuted_too():
+    names = {0: "O", 1: "PER", 2: "LOC"}
+    student, teacher = (
+        make_model(
+            "bert", "token_classification", num_labels=3, id2label=labels, label2id={v: k for k, v in labels.items()}
         )
+        for labels in (names, {0: "LOC", 1: "O", 2: "PER"})
+    )
+    assert check_alignment(student, teacher) == [1, 2, 0]
 
 
-def test_vocabularies_of_other_size(family, head):
-    student, teacher = make_model(family, head), make_model(family, head)
+def test_problem_types_that_differ():
+    student, teacher = (
+        make_model("bert", "classification", num_labels=3, problem_type=problem_type)
+        for problem_type in (None, "multi_label_classification")
+    )
+    with pytest.raises(ValueError, match=r"problem_type=None, the teacher .*set the same in both"):
+        check_alignment(student, teacher)
+
+
+def test_vocabularies_of_other_size(family):
+    student, teacher = make_model(family, "mlm"), make_model(family, "mlm")
     teacher.resize_token_embeddings(70)
-    with pytest.raises(ValueError, match="has 61 entries and the teacher's 70"):
+    with pytest.raises(ValueError, match=r"has 61 entries and the teacher's 70.*pass the tokenizer"):
+        check_alignment(student, teacher)
+    with pytest.raises(ValueError, match="given as processing_class has 64 entries"):
+        check_alignment(student, teacher, make_tokenizer([str(i) for i in range(64)]))
+
+
+def test_padded_vocabularies_are_cut(family):
+    """What lies beyond the tokenizer's entries is no word, and its logits, whatever they are, are left out."""
+    student, teacher = make_model(family, "mlm"), make_model(family, "mlm", seed=1)
+    teacher.resize_token_embeddings(70)
+    inputs = collate(make_rows("mlm"))
+    scored = find_head(student).score(inputs)
+    inputs.pop("labels")
+    logits = Teacher(teacher, student, make_tokenizer([str(i) for i in range(60)]))(inputs, scored).logits(slice(None))
+    torch.testing.assert_close(logits, teacher(**inputs).logits[scored.positions][:, :61])
+
+
+def test_decoders_that_start_otherwise():
+    student, teacher = make_model("bart", "seq2seq"), make_model("bart", "seq2seq", decoder_start_token_id=1)
+    with pytest.raises(ValueError, match="starts with token 2 and the teacher's with 1"):
         check_alignment(student, teacher)
 
 
@@ -104,8 +138,9 @@ def test_reads_in_evaluation_mode_without_gradients(family, head):
     student, teacher = make_model(family, head), make_model(family, head, dropout=0.5)
     read = Teacher(teacher.train(), student)
     inputs = collate(make_rows(head))
-    positions = inputs.pop("labels").ne(-100)
-    first, second = (read(inputs, positions) for _ in range(2))
+    scored = find_head(student).score(inputs)
+    inputs.pop("labels")
+    first, second = (read(inputs, scored) for _ in range(2))
     assert torch.equal(first.logits(slice(None)), second.logits(slice(None)))
     assert not teacher.training
     assert not first.last_hidden_state.requires_grad
@@ -146,3 +181,10 @@ def test_tokenizers_that_differ(tmp_path):
         load_teacher(str(tmp_path), make_model("bert", "mlm"), make_tokenizer(["a", "d", "b"]))
     with pytest.raises(ValueError, match=r"differ in 1 words, such as 'c' \(id 3 and None\)"):
         check_tokenizers(make_tokenizer("abdc"), make_tokenizer("abd"), "teacher")
+
+
+def test_fingerprint():
+    teacher = make_model("bert", "mlm")
+    assert fingerprint(teacher) == fingerprint(copy.deepcopy(teacher))
+    assert fingerprint(teacher) != fingerprint(make_model("bert", "mlm", seed=1))
+    assert len({fingerprint(model) for model in (teacher, make_student(teacher), make_model("roberta", "mlm"))}) == 3

@@ -2,62 +2,113 @@
 
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import (
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    DataCollatorForLanguageModeling,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, make_student
 from hf_distill.training import scoring
-from tests.conftest import collate, make_model, make_rows
+from tests.conftest import AUTO_CLASSES, HEADS, collate, make_model, make_rows
 from tests.training.losses.test_losses import cosine_by_definition, cross_entropy_by_definition, kl_by_definition
 from tests.training.test_teacher import make_tokenizer
 
-AUTO_CLASSES = {"classification": AutoModelForSequenceClassification, "mlm": AutoModelForMaskedLM}
+CASES = [
+    *[(head, family) for head in ("classification", "mlm") for family in ("bert", "roberta", "distilbert")],
+    *[(head, "bert") for head in ("multi_label", "regression", "token_classification", "question_answering")],
+    *[("causal", family) for family in ("gpt2", "llama", "opt")],
+    *[("seq2seq", family) for family in ("bart", "t5")],
+    *[("multiple_choice", "bert"), ("image", "vit"), ("audio", "wav2vec2")],
+]
 
 
-def losses_by_definition(student, teacher, rows, kl_positions="labels", temperature=2.0):
+def losses_by_definition(head, student, teacher, rows, kl_positions="labels", temperature=2.0):
     """The three means over the rows one at a time, without any padding, from the formulas."""
     sums, items = {"kl": 0.0, "task": 0.0, "cos": 0.0}, {"kl": 0, "task": 0, "cos": 0}
     for row in rows:
         batch = collate([row])
-        labels = batch.pop("labels").flatten().numpy()
+        labels = torch.cat([batch[n].flatten() for n in ("labels", "start_positions", "end_positions") if n in batch])
+        if head != "seq2seq":  # which takes its decoder_input_ids from the labels
+            batch = {name: value for name, value in batch.items() if name not in without_labels_names}
+        outputs = []
         with torch.no_grad():
-            student_output, teacher_output = (m.eval()(**batch, output_hidden_states=True) for m in (student, teacher))
-        s, t = (o.logits.double().numpy() for o in (student_output, teacher_output))
-        if s.ndim == 3:
-            scored = labels != -100 if kl_positions == "labels" else labels == labels
-            s_kl, t_kl, s = s[0][scored], t[0][scored], s[0]
+            for model in (student.eval(), teacher.eval()):
+                states = []
+                body = model.get_decoder() if head in ("causal", "seq2seq") else model.base_model
+                hook = body.register_forward_hook(lambda module, args, output, states=states: states.append(output[0]))
+                outputs.append((model(**batch), states))
+                hook.remove()
+        (student_output, (s_hidden,)), (teacher_output, (t_hidden,)) = outputs
+        if head == "question_answering":
+            s, t = (torch.cat([o.start_logits, o.end_logits]) for o in (student_output, teacher_output))
+            labels = torch.where((labels < 0) | (labels >= s.shape[1]), -100, labels)
         else:
-            s_kl, t_kl = s, t
-        sums["kl"] += kl_by_definition(s_kl, t_kl, temperature)
-        sums["task"] += cross_entropy_by_definition(s, labels)
-        attended = batch["attention_mask"].numpy()
-        hidden = (o.hidden_states[-1].double().numpy() for o in (student_output, teacher_output))
-        sums["cos"] += cosine_by_definition(*hidden, attended)
-        items["kl"] += len(s_kl)
-        items["task"] += int((labels != -100).sum())
-        items["cos"] += int(attended.sum())
+            s, t = student_output.logits, teacher_output.logits
+        s, t, labels = s.double().numpy(), t.double().numpy(), labels.numpy()
+        if s.ndim == 3:
+            s, t = s[0], t[0]
+            if head == "causal":
+                labels = [*labels[1:], -100]
+            scored = [kl_positions == "attended" or label != -100 for label in labels]
+            if head == "seq2seq":
+                scored = [label != -100 for label in labels]
+        else:
+            scored = [True] * len(s)
+        sums["kl"] += divergence(head, s[scored], t[scored], temperature)
+        items["kl"] += sum(scored)
+        if head == "multi_label":
+            probability = [1 / (1 + math.exp(-z if yes else z)) for z, yes in zip(s[0], labels, strict=True)]
+            sums["task"] += -sum(map(math.log, probability))
+            items["task"] += len(probability)
+        elif head == "regression":
+            sums["task"] += (s[0, 0] - labels[0]) ** 2
+            items["task"] += 1
+        else:
+            sums["task"] += cross_entropy_by_definition(s, labels)
+            items["task"] += sum(label != -100 for label in labels)
+        if head == "image" and s_hidden.ndim == 4:
+            s_hidden, t_hidden = (hidden.flatten(2).mT for hidden in (s_hidden, t_hidden))
+        attended = torch.ones(s_hidden.shape[:2])
+        if head == "multiple_choice":
+            attended = batch["attention_mask"][0]
+        if head == "seq2seq":
+            attended = batch["labels"] != -100
+        num_items = 1 if head in ("image", "audio") else attended.sum().item()
+        distance = cosine_by_definition(s_hidden.double().numpy(), t_hidden.double().numpy(), attended.numpy())
+        sums["cos"] += distance * num_items / max(1, attended.sum().item())
+        items["cos"] += num_items
     return {name: sums[name] / items[name] for name in sums}
 
 
+without_labels_names = ("labels", "start_positions", "end_positions")
+
+
+def divergence(head, student_logits, teacher_logits, temperature):
+    if head == "regression":
+        return ((student_logits - teacher_logits) ** 2).sum()
+    if head == "multi_label":  # each class is a distribution over yes and no, with the logits z and 0
+        pairs = [np.stack([logits[0], 0 * logits[0]], axis=1) for logits in (student_logits, teacher_logits)]
+        return kl_by_definition(*pairs, temperature) / len(pairs[0])
+    return kl_by_definition(student_logits, teacher_logits, temperature)
+
+
 @pytest.mark.parametrize(
-    ("head", "kl_positions"), [("classification", "labels"), ("mlm", "labels"), ("mlm", "attended")]
+    ("head", "family", "kl_positions"),
+    [
+        *[(head, family, "labels") for head, family in CASES],
+        *[("mlm", "bert", "attended"), ("token_classification", "bert", "attended"), ("causal", "gpt2", "attended")],
+    ],
 )
 def test_logged_losses_are_those_of_the_formulas(make_trainer, family, head, kl_positions):
-    teacher, student, rows = make_model(family, head), make_student(make_model(family, head, seed=1)), make_rows(head)
-    expected = losses_by_definition(student, teacher, rows, kl_positions)
+    teacher, student, rows = make_model(family, head), make_model(family, head, seed=1, num_layers=2), make_rows(head)
+    expected = losses_by_definition(head, student, teacher, rows, kl_positions)
     total = 5 * expected["kl"] + 2 * expected["task"] + expected["cos"]
     trainer = make_trainer(
         student, teacher, rows, rows, kl_positions=kl_positions, max_steps=1, per_device_eval_batch_size=3
@@ -69,6 +120,15 @@ def test_logged_losses_are_those_of_the_formulas(make_trainer, family, head, kl_
         assert logged[prefix] == pytest.approx(total, rel=1e-5)
         for name, value in expected.items():
             assert logged[f"{prefix}_{name}"] == pytest.approx(value, rel=1e-4, abs=1e-5)
+
+
+def test_losses_of_feature_maps(make_trainer):
+    """In evaluation only: in training a ResNet normalises each batch by itself, so that it has no row alone."""
+    teacher, student = make_model("resnet", "image"), make_model("resnet", "image", seed=1, num_layers=2)
+    expected = losses_by_definition("image", student, teacher, make_rows("image"))
+    evaluated = make_trainer(student, teacher, eval_rows=make_rows("image"), per_device_eval_batch_size=3).evaluate()
+    for name, value in expected.items():
+        assert evaluated[f"eval_loss_{name}"] == pytest.approx(value, rel=1e-5)
 
 
 def test_logged_losses_are_means_over_the_steps_since_the_last_log(make_trainer):
@@ -149,7 +209,7 @@ def test_teacher_is_bitwise_unchanged_and_in_no_checkpoint(make_trainer, family,
         assert torch.equal(weight, before[name])
 
     checkpoint = trainer.args.output_dir + "/checkpoint-3"
-    saved = AUTO_CLASSES[head].from_pretrained(checkpoint)
+    saved = HEADS[head].from_pretrained(checkpoint)
     assert saved.num_parameters() == student.num_parameters() < teacher.num_parameters()
     assert sum(file.endswith(".safetensors") for file in os.listdir(checkpoint)) == 1
     optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
@@ -168,7 +228,7 @@ import transformers
 model = getattr(transformers, sys.argv[2]).from_pretrained(sys.argv[1])
 print(json.dumps(model(input_ids=torch.tensor([[7, 8, 9]])).logits.flatten().tolist()))
 """
-    command = [sys.executable, "-c", code, str(tmp_path / "student"), AUTO_CLASSES[head].__name__]
+    command = [sys.executable, "-c", code, str(tmp_path / "student"), AUTO_CLASSES[head]]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     expected = trainer.model.eval()(input_ids=torch.tensor([[7, 8, 9]])).logits.flatten().tolist()

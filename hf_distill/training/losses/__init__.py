@@ -4,14 +4,34 @@ To add one: a class beside these, a row in `LOSSES`, an `alpha_...` field in the
 """
 
 from hf_distill.training.losses.hidden_states import CosineLoss
-from hf_distill.training.losses.logits import KLDivergenceLoss
-from hf_distill.training.losses.task import TaskLoss
+from hf_distill.training.losses.logits import BernoulliKLDivergenceLoss, KLDivergenceLoss, SquaredErrorLoss
+from hf_distill.training.losses.task import BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredErrorLoss
 
-__all__ = ["LOSSES", "CosineLoss", "KLDivergenceLoss", "TaskLoss"]
+__all__ = [
+    "LOSSES",
+    "BernoulliKLDivergenceLoss",
+    "BinaryCrossEntropyLoss",
+    "CosineLoss",
+    "CrossEntropyLoss",
+    "KLDivergenceLoss",
+    "MeanSquaredErrorLoss",
+    "SquaredErrorLoss",
+]
+
+DIVERGENCES = {
+    "categorical": lambda args: KLDivergenceLoss(args.temperature),
+    "binary": lambda args: BernoulliKLDivergenceLoss(args.temperature),
+    "real": lambda args: SquaredErrorLoss(),
+}
+TASK_LOSSES = {
+    "categorical": lambda args: CrossEntropyLoss(args.label_smoothing_factor),
+    "binary": lambda args: BinaryCrossEntropyLoss(),
+    "real": lambda args: MeanSquaredErrorLoss(),
+}
 
 LOSSES = {
-    "kl": lambda args: KLDivergenceLoss(args.temperature),
-    "task": lambda args: TaskLoss(args.label_smoothing_factor),
-    "cos": lambda args: CosineLoss(),
+    "kl": lambda args, head: DIVERGENCES[head.distribution](args),
+    "task": lambda args, head: TASK_LOSSES[head.distribution](args),
+    "cos": lambda args, head: CosineLoss(),
 }
-"""How each is made from the arguments, by its name in `alpha_<name>` and, in the log, `loss_<name>`."""
+"""How each is made from the arguments and the head, by its name in `alpha_<name>` and, in the log, `loss_<name>`."""

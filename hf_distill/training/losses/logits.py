@@ -1,9 +1,9 @@
-"""How far the student's output distribution is from the teacher's."""
+"""How far what the student's logits say is from what the teacher's say."""
 
 import torch
 import torch.nn.functional as F
 
-from hf_distill.training.scoring import Scored
+from hf_distill.training.heads import Scored
 
 
 class KLDivergenceLoss:
@@ -15,7 +15,8 @@ class KLDivergenceLoss:
     Reference: Hinton et al., 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531
 
     Shapes:
-        student_logits, teacher_logits: `[rows, classes]`
+        student_logits: `[rows, classes]`, or more where the student's vocabulary is padded further; these are left out
+        teacher_logits: `[rows, classes]`
         labels: `[rows]`, not read
         returns: a scalar in fp32, the sum over rows; the trainer divides by the rows in the whole optimizer step
 
@@ -36,7 +37,73 @@ class KLDivergenceLoss:
     def __call__(
         self, student_logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor | None
     ) -> torch.Tensor:
+        student_logits = student_logits[:, : teacher_logits.shape[1]]
         student_log_probs = F.log_softmax(student_logits.float() / self.temperature, dim=-1)
         teacher_log_probs = F.log_softmax(teacher_logits.float() / self.temperature, dim=-1)
         divergence = F.kl_div(student_log_probs, teacher_log_probs, reduction="sum", log_target=True)
         return self.temperature**2 * divergence
+
+
+class BernoulliKLDivergenceLoss:
+    """The KL divergence for a yes or no per class, times temperature squared: for multi-label classification.
+
+    `T^2 * mean over classes of KL(Bernoulli(sigmoid(teacher_logits / T)) || Bernoulli(sigmoid(student_logits / T)))`,
+    summed over the scored rows, in fp32.
+
+    Reference: Hinton et al., 2015, https://arxiv.org/abs/1503.02531, with two classes for each label
+
+    Shapes:
+        student_logits, teacher_logits: `[rows, classes]`
+        labels: `[rows, classes]`, not read
+        returns: a scalar in fp32, the sum over rows; the trainer divides by the rows in the whole optimizer step
+
+    Example:
+        >>> loss = BernoulliKLDivergenceLoss(temperature=2.0)
+        >>> loss(torch.tensor([[1.0, 0.0, 3.0]]), torch.tensor([[1.0, 0.0, 3.0]]), None)
+        tensor(0.)
+    """
+
+    reads = "logits"
+
+    def __init__(self, temperature: float):
+        self.temperature = temperature
+
+    def items(self, scored: Scored) -> torch.Tensor:
+        return scored.positions.sum()
+
+    def __call__(
+        self, student_logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        student, teacher = student_logits.float() / self.temperature, teacher_logits.float() / self.temperature
+        yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
+        no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+        return self.temperature**2 * (yes + no).mean(-1).sum()
+
+
+class SquaredErrorLoss:
+    """The squared difference between the student's numbers and the teacher's: for regression.
+
+    The mean over the numbers of a row, summed over the scored rows, in fp32. There is no temperature: divided by it and
+    multiplied by its square, the difference is what it was.
+
+    Reference: Ba and Caruana, 2014, Do Deep Nets Really Need to be Deep?, https://arxiv.org/abs/1312.6184
+
+    Shapes:
+        student_logits, teacher_logits: `[rows, numbers]`
+        labels: `[rows, numbers]`, not read
+        returns: a scalar in fp32, the sum over rows; the trainer divides by the rows in the whole optimizer step
+
+    Example:
+        >>> SquaredErrorLoss()(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]]), None)
+        tensor(2.)
+    """
+
+    reads = "logits"
+
+    def items(self, scored: Scored) -> torch.Tensor:
+        return scored.positions.sum()
+
+    def __call__(
+        self, student_logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        return (student_logits.float() - teacher_logits.float()).square().mean(-1).sum()

@@ -7,8 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_distill import DistillationTrainingArguments
-from hf_distill.training.losses import LOSSES, CosineLoss, KLDivergenceLoss, TaskLoss
-from hf_distill.training.scoring import Scored
+from hf_distill.training.heads import MASKED_LOGIT, Head, Scored
+from hf_distill.training.losses import (
+    DIVERGENCES,
+    LOSSES,
+    TASK_LOSSES,
+    BernoulliKLDivergenceLoss,
+    BinaryCrossEntropyLoss,
+    CosineLoss,
+    CrossEntropyLoss,
+    KLDivergenceLoss,
+    MeanSquaredErrorLoss,
+    SquaredErrorLoss,
+)
 
 
 def softmax(logits):
@@ -59,7 +70,7 @@ def test_task(shape, seed, smoothing, share):
     rng = np.random.default_rng(seed)
     student_logits = rng.normal(scale=3, size=shape)
     labels = np.where(rng.random(shape[0]) < share, rng.integers(0, shape[1], shape[0]), -100)
-    loss = TaskLoss(smoothing)(torch.tensor(student_logits), None, torch.tensor(labels))
+    loss = CrossEntropyLoss(smoothing)(torch.tensor(student_logits), None, torch.tensor(labels))
     expected = cross_entropy_by_definition(student_logits, labels, smoothing)
     assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
@@ -69,7 +80,9 @@ def test_cosine(seed, share):
     rng = np.random.default_rng(seed)
     student_hidden, teacher_hidden = rng.normal(size=(2, 3, 5, 8))
     attended = rng.random((3, 5)) < share
-    loss = CosineLoss()(torch.tensor(student_hidden), torch.tensor(teacher_hidden), torch.tensor(attended))
+    loss = CosineLoss()(
+        torch.tensor(student_hidden), torch.tensor(teacher_hidden), torch.tensor(attended, dtype=torch.float)
+    )
     expected = cosine_by_definition(student_hidden, teacher_hidden, attended)
     assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
@@ -99,11 +112,11 @@ def test_padding_may_hold_anything():
     student_hidden = torch.randn(2, 4, 8, requires_grad=True)
     teacher_hidden = torch.randn(2, 4, 8)
     attended = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]], dtype=torch.bool)
-    expected = CosineLoss()(student_hidden, teacher_hidden, attended)
+    expected = CosineLoss()(student_hidden, teacher_hidden, attended.float())
     with torch.no_grad():
         student_hidden[~attended] = float("nan")
         teacher_hidden[~attended] = float("inf")
-    loss = CosineLoss()(student_hidden, teacher_hidden, attended)
+    loss = CosineLoss()(student_hidden, teacher_hidden, attended.float())
     loss.backward()
     assert torch.equal(loss, expected)
     assert student_hidden.grad.isfinite().all()
@@ -114,15 +127,96 @@ def test_items_are_what_is_summed():
     attended = torch.tensor([[1, 1, 1], [1, 1, 0]], dtype=torch.bool)
     labels = torch.tensor([[7, -100, -100], [-100, 9, -100]])
     scored = Scored(attended, positions=attended, labelled=labels.ne(-100), labels=labels)
-    items = {name: build(DistillationTrainingArguments("out")).items(scored).item() for name, build in LOSSES.items()}
+    items = {
+        name: build(DistillationTrainingArguments("out"), Head(None)).items(scored).item()
+        for name, build in LOSSES.items()
+    }
     assert items == {"kl": 5, "task": 2, "cos": 5}
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_is_complete(name):
-    """A row in LOSSES comes with a weight in the arguments, and with what the trainer reads of it."""
-    arguments = DistillationTrainingArguments("out")
-    loss = LOSSES[name](arguments)
-    assert getattr(arguments, f"alpha_{name}") > 0
+@given(shape=shapes, seed=seeds, temperature=st.floats(0.5, 10))
+def test_bernoulli_kl(shape, seed, temperature):
+    """Each class is a distribution over yes and no, with the logits z and 0."""
+    student_logits, teacher_logits = np.random.default_rng(seed).normal(scale=3, size=(2, *shape))
+    expected = sum(
+        kl_by_definition(np.array([[s, 0.0]]), np.array([[t, 0.0]]), temperature)
+        for s, t in zip(student_logits.flatten(), teacher_logits.flatten(), strict=True)
+    )
+    loss = BernoulliKLDivergenceLoss(temperature)(torch.tensor(student_logits), torch.tensor(teacher_logits), None)
+    assert loss.item() == pytest.approx(expected / shape[1], rel=1e-5, abs=1e-6 * temperature**2 * max(1, shape[0]))
+
+
+@given(shape=shapes, seed=seeds, share=st.floats(0, 1))
+def test_binary_cross_entropy(shape, seed, share):
+    rng = np.random.default_rng(seed)
+    student_logits, yes = rng.normal(scale=3, size=shape), rng.integers(0, 2, shape)
+    labels = np.where(rng.random(shape) < share, yes, -100).astype(float)
+    probability = np.where(yes == 1, 1 / (1 + np.exp(-student_logits)), 1 / (1 + np.exp(student_logits)))
+    loss = BinaryCrossEntropyLoss()(torch.tensor(student_logits), None, torch.tensor(labels))
+    assert loss.item() == pytest.approx(-np.log(probability)[labels != -100].sum(), rel=1e-5, abs=1e-5)
+
+
+@given(shape=shapes, seed=seeds, share=st.floats(0, 1))
+def test_squared_errors(shape, seed, share):
+    rng = np.random.default_rng(seed)
+    student, teacher = rng.normal(scale=3, size=(2, *shape))
+    known = rng.random(shape) < share
+    labels = torch.tensor(np.where(known, teacher, np.nan), requires_grad=False)
+    logits = torch.tensor(student, requires_grad=True)
+    loss = MeanSquaredErrorLoss()(logits, None, labels)
+    assert loss.item() == pytest.approx(((student - teacher)[known] ** 2).sum(), rel=1e-5, abs=1e-5)
+    loss.backward()
+    assert logits.grad.isfinite().all()
+    between = SquaredErrorLoss()(torch.tensor(student), torch.tensor(teacher), None)
+    assert between.item() == pytest.approx(((student - teacher) ** 2).sum() / shape[1], rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 10.0])
+def test_bernoulli_kl_of_huge_logits_is_finite(temperature):
+    student_logits = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    loss = BernoulliKLDivergenceLoss(temperature)(student_logits, torch.tensor([[-1e4, 1e4, 0.0]]), None)
+    loss.backward()
+    assert loss.item() == pytest.approx(temperature**2 * 2 * 1e4 / temperature / 3, rel=0.01)
+    assert student_logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 10.0])
+def test_kl_leaves_out_classes_that_a_row_cannot_have(temperature):
+    """As padding in question answering: the divergence and its gradient are those of the other classes alone."""
+    student_logits, teacher_logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    expected = KLDivergenceLoss(temperature)(student_logits, teacher_logits, None)
+    padded = [torch.cat([logits, torch.full((3, 2), MASKED_LOGIT)], 1) for logits in (student_logits, teacher_logits)]
+    padded[0].requires_grad_()
+    loss = KLDivergenceLoss(temperature)(*padded, None)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert padded[0].grad.isfinite().all()
+    assert not padded[0].grad[:, 5:].any()
+
+
+def test_kl_leaves_out_entries_that_only_the_student_has():
+    student_logits, teacher_logits = torch.randn(3, 7), torch.randn(3, 5)
+    loss = KLDivergenceLoss(2.0)
+    assert torch.equal(loss(student_logits, teacher_logits, None), loss(student_logits[:, :5], teacher_logits, None))
+
+
+def test_cosine_of_states_that_do_not_match():
+    with pytest.raises(ValueError, match=r"student's are \[2, 3, 4\] and the teacher's \[2, 3, 8\]: set alpha_cos=0"):
+        CosineLoss()(torch.ones(2, 3, 4), torch.ones(2, 3, 8), torch.ones(2, 3))
+
+
+EVERY_LOSS = [
+    *(build(DistillationTrainingArguments("out")) for build in (*DIVERGENCES.values(), *TASK_LOSSES.values())),
+    CosineLoss(),
+]
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS, ids=lambda loss: type(loss).__name__)
+def test_every_loss_is_complete(loss):
     assert loss.reads in ("logits", "hidden_states")
     assert {"Reference:", "Shapes:", "Example:"} <= set(type(loss).__doc__.split())
+
+
+def test_every_loss_has_a_weight():
+    for name in LOSSES:
+        assert getattr(DistillationTrainingArguments("out"), f"alpha_{name}") > 0

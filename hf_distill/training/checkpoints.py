@@ -1,0 +1,61 @@
+"""What a checkpoint says of the distillation that wrote it, and how it comes to be whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+DISTILLATION_STATE_NAME = "distillation_state.json"
+
+
+def write_distillation_state(checkpoint: str, state: Mapping[str, object]) -> None:
+    """Writes beside a checkpoint what its losses depend on."""
+    with open(os.path.join(checkpoint, DISTILLATION_STATE_NAME), "w") as file:
+        json.dump(state, file, indent=2)
+
+
+def warn_of_differences(checkpoint: str, state: Mapping[str, object]) -> None:
+    """Warns by name of what a training that resumes from a checkpoint does otherwise than the one that wrote it."""
+    path = os.path.join(checkpoint, DISTILLATION_STATE_NAME)
+    if not os.path.isfile(path):
+        logger.warning(f"{checkpoint} does not say what it was distilled with: it has no {DISTILLATION_STATE_NAME}.")
+        return
+    with open(path) as file:
+        written = json.load(file)
+    differences = [
+        f"{name} was {written.get(name)!r} and is {state.get(name)!r}"
+        for name in {**written, **state}
+        if written.get(name) != state.get(name)
+    ]
+    if differences:
+        logger.warning(f"The training goes on from {checkpoint} in another way: {'; '.join(differences)}.")
+
+
+@contextmanager
+def named_when_whole(folder: str, is_writer: bool, wait_for_everyone) -> Iterator[str]:
+    """Gives another folder to write to, which gets the name `folder` at the end, in place of one that is there.
+
+    A process that is killed meanwhile leaves nothing of that name behind.
+
+    Args:
+        folder: the name that it will have.
+        is_writer: whether this process is the one that renames.
+        wait_for_everyone: waits until all processes have called it.
+    """
+    unfinished = os.path.join(os.path.dirname(folder), "unfinished")
+    if is_writer:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    wait_for_everyone()
+    yield os.path.join(unfinished, os.path.basename(folder))
+    wait_for_everyone()
+    if is_writer:
+        if os.path.isdir(folder):
+            os.rename(folder, os.path.join(unfinished, "replaced"))
+        os.rename(os.path.join(unfinished, os.path.basename(folder)), folder)
+        shutil.rmtree(unfinished)
+    wait_for_everyone()

@@ -1,0 +1,90 @@
+"""What is refused before the first step: options that would have no effect, and models that cannot be compared."""
+
+from peft import PeftModel
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer
+from transformers.trainer_utils import has_length
+
+from hf_distill.training.heads import Head, QuestionAnsweringHead
+from hf_distill.training.training_args import DistillationTrainingArguments
+
+
+def check_kind_of_training(trainer: Trainer) -> None:
+    """Checks what does not depend on the head.
+
+    Raises:
+        TypeError: if the model is no transformers model.
+        ValueError: if one process drives several GPUs, or if an option would have no effect.
+    """
+    args, model = trainer.args, trainer.model
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"One process cannot drive {args.n_gpu} GPUs here: start one process per GPU with `accelerate launch` or "
+            f"`torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
+        )
+    if trainer.compute_loss_func is not None:
+        raise ValueError("compute_loss_func would have no effect: to change a loss, override compute_loss.")
+    if not isinstance(model, PreTrainedModel | PeftModel):
+        raise TypeError(
+            f"model should be a transformers model, but is {type(model).__name__}: pass what make_student(teacher) or "
+            f"AutoModelFor....from_pretrained(...) returns."
+        )
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        raise ValueError(
+            f"{model.peft_type.value} puts tokens of its own before the text, so the positions of student and teacher "
+            f"do not match: use LoRA or another adapter that leaves the text as it is."
+        )
+
+
+def check_student(
+    student: PreTrainedModel, head: Head, args: DistillationTrainingArguments, teacher: PreTrainedModel | None
+) -> None:
+    """Checks that every option has an effect for the student's head, and that hidden states can be compared.
+
+    Raises:
+        ValueError: if not.
+    """
+    name = type(student).__name__
+    if args.kl_positions != "labels" and not head.per_token:
+        raise ValueError(
+            f"kl_positions={args.kl_positions!r} would have no effect for a {name}, which has no row of logits per "
+            f"token: leave it out."
+        )
+    if args.temperature != DistillationTrainingArguments.temperature and head.distribution == "real":
+        raise ValueError(
+            f"temperature={args.temperature} would have no effect for a {name} that gives numbers: leave it out."
+        )
+    if args.label_smoothing_factor and (head.distribution != "categorical" or isinstance(head, QuestionAnsweringHead)):
+        raise ValueError(
+            f"label_smoothing_factor={args.label_smoothing_factor} is for one class out of several, which a {name} with "
+            f"problem_type={student.config.problem_type!r} does not give: leave it out."
+        )
+    if getattr(student.config, "output_router_logits", False):
+        raise ValueError(
+            "output_router_logits=True would have no effect, since the loss that balances experts is not one of those "
+            "here: set it to False in the student's config."
+        )
+    if args.alpha_cos > 0:
+        widths = [_hidden_width(model.config) for model in (student, teacher)]
+        if None not in widths and widths[0] != widths[1]:
+            raise ValueError(
+                f"The cosine loss compares states of one width: the student's are {widths[0]} wide and the teacher's "
+                f"{widths[1]}: set alpha_cos=0, or cut the student with make_student(teacher)."
+            )
+
+
+def check_datasets(train_dataset: object, eval_dataset: object) -> None:
+    """Checks that no data set is empty.
+
+    Raises:
+        ValueError: if one is.
+    """
+    named = {"train_dataset": train_dataset}
+    named |= eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+    for name, dataset in named.items():
+        if dataset is not None and has_length(dataset) and len(dataset) == 0:
+            raise ValueError(f"{name} is empty: give it at least one row.")
+
+
+def _hidden_width(config: PreTrainedConfig) -> int | None:
+    """The width of the last hidden states, where the config says so."""
+    return getattr(config, "hidden_size", None) or next(reversed(getattr(config, "hidden_sizes", None) or [None]))

@@ -1,0 +1,350 @@
+"""The heads that can be distilled: what is scored in a batch, and where the logits of it are.
+
+A row is what a head gives one distribution for: an example in classification, a token in language modelling, the start
+or the end of the answer in question answering. `docs/heads.md` has all of it in one table.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+IGNORE_INDEX = -100
+"""The label of a row that has none."""
+
+MASKED_LOGIT = -1e30
+"""The logit of a class that a row cannot have. Finite, so that a difference of two of them is 0 and not NaN."""
+
+Distribution = Literal["categorical", "binary", "real"]
+"""What a row of logits describes: one class out of several, a yes or no for each class, or numbers."""
+
+PROBLEM_TYPES: dict[str, Distribution] = {
+    "single_label_classification": "categorical",
+    "multi_label_classification": "binary",
+    "regression": "real",
+}
+
+
+AUDIO_CLASSES = {
+    "AutoModelForSequenceClassification": "AutoModelForAudioClassification",
+    "AutoModelForSeq2SeqLM": "AutoModelForSpeechSeq2Seq",
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is scored in one batch.
+
+    Attributes:
+        attended: `[batch, length]`, True where there is no padding: the items of the cosine loss. `[batch, 1]` for
+            images and audio, where an example counts as one item.
+        positions: True where the head's output is scored: the items of the KL loss. `[batch, length]` for a head with a
+            row per token, and there the rows follow the positions that are True; else `[rows]`.
+        labelled: True where there is a label too: the items of the task loss. Of the shape of `labels`.
+        labels: like `positions`, or `[rows, classes]`; None if the batch has no labels.
+    """
+
+    attended: torch.Tensor
+    positions: torch.Tensor
+    labelled: torch.Tensor
+    labels: torch.Tensor | None
+
+    @property
+    def per_token(self) -> bool:
+        return self.positions.ndim == 2
+
+    @property
+    def row_labels(self) -> torch.Tensor | None:
+        """`[rows]` or `[rows, classes]`: the labels of the rows, in their order."""
+        return self.labels[self.positions] if self.per_token and self.labels is not None else self.labels
+
+
+class Head:
+    """One row of logits per example: sequence, image, audio and video classification, and whatever is not listed below.
+
+    `config.problem_type` says whether the row gives one class, a yes or no for each class, or numbers.
+
+    Args:
+        model: the model that has the head.
+    """
+
+    class_names: tuple[str, ...] = ()
+    auto_class = "AutoModelForSequenceClassification"
+    label_names: tuple[str, ...] = ("labels",)
+    per_token = False
+    over_vocabulary = False
+    named_classes = True  # the config's id2label names the classes
+    distribution: Distribution = "categorical"
+
+    def __init__(self, model: PreTrainedModel):
+        self.model_name = type(model).__name__
+
+    def complete(self, inputs: Mapping[str, torch.Tensor], model: PreTrainedModel) -> Mapping[str, torch.Tensor]:
+        """The batch, with what the model would have made of its labels."""
+        return inputs
+
+    def score(
+        self, inputs: Mapping[str, torch.Tensor], kl_positions: str = "labels", num_examples: int | None = None
+    ) -> Scored:
+        """Reads from a batch what is scored in it.
+
+        Args:
+            inputs: a batch as the collator made it.
+            kl_positions: for a head per token, whether it is scored where there is a label or wherever it is attended.
+            num_examples: score only so many examples; by default all.
+
+        Raises:
+            ValueError: if the positions are to be taken from labels and there are none, or if labels do not fit.
+        """
+        attended = _first(_attended(inputs), num_examples)
+        positions = attended.new_ones(len(next(iter(inputs.values()))[:num_examples]))
+        labels = inputs.get("labels")
+        if labels is None:
+            return Scored(attended, positions, torch.zeros_like(positions), None)
+        labels = self._check_labels(labels[:num_examples])
+        return Scored(attended, positions, self._labelled(labels), labels)
+
+    def rows(self, output: ModelOutput, scored: Scored) -> torch.Tensor:
+        """`[rows, classes]`: the logits of the scored rows, out of what the model returned."""
+        if output.logits.ndim != 2:
+            raise ValueError(
+                f"{self.model_name} returned logits {list(output.logits.shape)}: distilled are heads with logits "
+                f"[batch, classes], and those that docs/heads.md lists."
+            )
+        return output.logits[: len(scored.positions)]
+
+    def predictions(self, output: ModelOutput) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """What `Trainer` gives to `compute_metrics`."""
+        return output.logits
+
+    def _labelled(self, labels: torch.Tensor) -> torch.Tensor:
+        return labels.ne(IGNORE_INDEX)
+
+    def _check_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        if labels.is_floating_point():
+            raise ValueError(
+                f"The labels are {labels.dtype} {list(labels.shape)}, but {self.model_name} gives one class per "
+                f"example: give its index as an integer, or set problem_type='multi_label_classification' or "
+                f"'regression' in the configs of student and teacher."
+            )
+        return labels.reshape(-1)
+
+
+class BinaryHead(Head):
+    """A yes or no for each class: `problem_type="multi_label_classification"`."""
+
+    distribution = "binary"
+
+    def _check_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        if labels.ndim != 2:
+            raise ValueError(
+                f"The labels are {labels.dtype} {list(labels.shape)}, but {self.model_name} gives a yes or no for each "
+                f"class: give labels [batch, classes] of 0.0 and 1.0 (-100 where it is not known)."
+            )
+        return labels
+
+
+class RegressionHead(Head):
+    """Numbers: `problem_type="regression"`, or one label only. A label that is not known is NaN."""
+
+    distribution = "real"
+
+    def _labelled(self, labels: torch.Tensor) -> torch.Tensor:
+        return ~labels.isnan()
+
+    def _check_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        return labels.reshape(len(labels), -1)
+
+
+class MultipleChoiceHead(Head):
+    """One row of logits per example, with a class per choice. The inputs are `[batch, choices, length]`."""
+
+    class_names = ("ForMultipleChoice",)
+    auto_class = "AutoModelForMultipleChoice"
+    named_classes = False
+
+    def score(self, inputs, kl_positions="labels", num_examples=None):
+        scored = super().score(inputs, kl_positions, num_examples)
+        return Scored(scored.attended.flatten(0, 1), scored.positions, scored.labelled, scored.labels)
+
+
+class QuestionAnsweringHead(Head):
+    """Two rows per example, all starts before all ends, with a class per token that is not padding.
+
+    An answer that is not among those tokens, as where it was truncated, is no label.
+    """
+
+    class_names = ("ForQuestionAnswering", "ForQuestionAnsweringSimple")
+    auto_class = "AutoModelForQuestionAnswering"
+    label_names = ("start_positions", "end_positions")
+    named_classes = False
+
+    def score(self, inputs, kl_positions="labels", num_examples=None):
+        attended = _attended(inputs)
+        choices = attended[:num_examples].repeat(2, 1)
+        positions = choices.new_ones(len(choices))
+        attended = _first(attended, num_examples)
+        if any(inputs.get(name) is None for name in self.label_names):
+            return Scored(attended, positions, torch.zeros_like(positions), None)
+        labels = torch.cat([inputs[name].reshape(-1)[:num_examples] for name in self.label_names])
+        inside = labels.ge(0) & labels.lt(choices.shape[1])
+        inside = inside & choices.gather(1, labels.where(inside, 0).unsqueeze(1)).squeeze(1)
+        return Scored(attended, positions, inside, labels.where(inside, IGNORE_INDEX))
+
+    def rows(self, output, scored):
+        num_examples = len(scored.positions) // 2
+        rows = torch.cat([output.start_logits[:num_examples], output.end_logits[:num_examples]])
+        padding = ~scored.attended[:num_examples].repeat(2, 1)
+        return rows.float().masked_fill(padding, MASKED_LOGIT)
+
+    def predictions(self, output):
+        return output.start_logits, output.end_logits
+
+
+class TokenHead(Head):
+    """One row of logits per token: token classification."""
+
+    class_names = ("ForTokenClassification",)
+    auto_class = "AutoModelForTokenClassification"
+    per_token = True
+
+    def score(self, inputs, kl_positions="labels", num_examples=None):
+        attended = _first(self._attended(inputs), num_examples)
+        labels = self._token_labels(inputs)
+        if kl_positions == "attended":
+            positions = attended
+        elif labels is None:
+            raise ValueError(
+                f"The batch has no labels, only {', '.join(inputs)}, so no position would be scored: use a collator "
+                f"that makes labels, such as DataCollatorForLanguageModeling, or set kl_positions='attended' and "
+                f"alpha_task=0."
+            )
+        else:
+            positions = labels.ne(IGNORE_INDEX) & attended
+        labelled = torch.zeros_like(positions) if labels is None else labels.ne(IGNORE_INDEX) & positions
+        return Scored(attended, positions, labelled, labels)
+
+    def rows(self, output, scored):
+        return output.logits[scored.positions]
+
+    def _attended(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return _attended(inputs)
+
+    def _token_labels(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """`[batch, length]`: the class that each row should give."""
+        return inputs.get("labels")
+
+
+class MaskedLMHead(TokenHead):
+    """One row per token, over the vocabulary: the word that was there."""
+
+    class_names = ("ForMaskedLM",)
+    auto_class = "AutoModelForMaskedLM"
+    over_vocabulary = True
+    named_classes = False
+
+
+class CausalLMHead(MaskedLMHead):
+    """One row per token, over the vocabulary: the token that comes next.
+
+    The labels are the tokens themselves; they are shifted here, for every model.
+    """
+
+    class_names = ("ForCausalLM", "GPT2LMHeadModel", "OpenAIGPTLMHeadModel", "CTRLLMHeadModel", "BertLMHeadModel")
+    auto_class = "AutoModelForCausalLM"
+
+    def _token_labels(self, inputs):
+        labels = inputs.get("labels")
+        return None if labels is None else F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+
+
+class Seq2SeqLMHead(MaskedLMHead):
+    """One row per token of the target, over the vocabulary, with `decoder_input_ids` that are one behind the labels.
+
+    Where the batch has none they are made of the labels, as the model would.
+    """
+
+    class_names = ("ForConditionalGeneration",)
+    auto_class = "AutoModelForSeq2SeqLM"
+
+    def complete(self, inputs, model):
+        labels = inputs.get("labels")
+        if labels is None or "decoder_input_ids" in inputs or "decoder_inputs_embeds" in inputs:
+            return inputs
+        return {**inputs, "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=labels)}
+
+    def _attended(self, inputs):
+        if (attention_mask := inputs.get("decoder_attention_mask")) is not None:
+            return attention_mask.bool()
+        if (labels := inputs.get("labels")) is not None:
+            return labels.ne(IGNORE_INDEX)
+        if (decoder_input_ids := inputs.get("decoder_input_ids")) is not None:
+            return torch.ones_like(decoder_input_ids, dtype=torch.bool)
+        raise ValueError(
+            f"The batch has no labels and no decoder_input_ids, only {', '.join(inputs)}: {self.model_name} has "
+            f"nothing to score. Use a collator that makes labels, such as DataCollatorForSeq2Seq."
+        )
+
+
+# A head that is missing here is one class above, one row here and one in the parametrised tests.
+HEADS = (MultipleChoiceHead, QuestionAnsweringHead, TokenHead, MaskedLMHead, CausalLMHead, Seq2SeqLMHead)
+
+
+def find_head(model: PreTrainedModel) -> Head:
+    """The head of `model`, by its class's name or that of a class it derives from.
+
+    Raises:
+        ValueError: if the model has no head, or one of a kind that cannot be distilled.
+    """
+    for cls in type(model).__mro__:
+        for head in HEADS:
+            if cls.__name__.endswith(head.class_names):
+                if head is Seq2SeqLMHead and not model.config.is_encoder_decoder:
+                    raise ValueError(
+                        f"{type(model).__name__} has no decoder of its own, so it cannot be distilled yet."
+                    )
+                return head(model)
+    if model.base_model is model or not hasattr(model.config, "num_labels"):
+        raise ValueError(
+            f"{type(model).__name__} has no head, so there are no logits to distil: load it with "
+            f"AutoModelForSequenceClassification, AutoModelForMaskedLM or the like."
+        )
+    default = "regression" if model.config.num_labels == 1 else "single_label_classification"
+    distribution = PROBLEM_TYPES[getattr(model.config, "problem_type", None) or default]
+    return {"categorical": Head, "binary": BinaryHead, "real": RegressionHead}[distribution](model)
+
+
+def auto_class_of(model: PreTrainedModel) -> type:
+    """The class that loads a model with the head of `model`, of whatever family, from a name."""
+    name = find_head(model).auto_class
+    if model.main_input_name in ("input_values", "input_features"):
+        name = AUDIO_CLASSES[name]
+    for kind in ("Image", "Video"):
+        if type(model).__name__.endswith(f"For{kind}Classification"):
+            name = f"AutoModelFor{kind}Classification"
+    return getattr(transformers, name)
+
+
+def _attended(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """`[batch, length]`, or `[batch, 1]` for inputs that are not made of tokens."""
+    tokens = inputs.get("input_ids", inputs.get("inputs_embeds"))
+    if tokens is None:
+        examples = next(iter(inputs.values()))
+        return torch.ones(len(examples), 1, dtype=torch.bool, device=examples.device)
+    if (attention_mask := inputs.get("attention_mask")) is not None:
+        return attention_mask.bool()
+    shape = tokens.shape if "input_ids" in inputs else tokens.shape[:-1]
+    return torch.ones(shape, dtype=torch.bool, device=tokens.device)
+
+
+def _first(attended: torch.Tensor, num_examples: int | None) -> torch.Tensor:
+    """`attended`, False for all but the first examples."""
+    if num_examples is None:
+        return attended
+    is_first = torch.arange(len(attended), device=attended.device) < num_examples
+    return attended & is_first.reshape(-1, *[1] * (attended.ndim - 1))

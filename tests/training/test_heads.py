@@ -1,0 +1,185 @@
+"""What is scored in a batch, by hand, for each kind of head."""
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from hf_distill.training.heads import HEADS, Head, auto_class_of, find_head
+from tests.conftest import AUTO_CLASSES, FAMILY_OF_HEAD, collate, make_config, make_model, make_rows
+
+
+def head_of(kind, **overrides):
+    return find_head(make_model(FAMILY_OF_HEAD.get(kind, "bert"), kind, **overrides))
+
+
+INPUTS = {"input_ids": torch.tensor([[5, 6, 7], [8, 9, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
+ATTENDED = torch.tensor([[1, 1, 1], [1, 1, 0]], dtype=torch.bool)
+
+
+def scored_of(kind, *arguments, inputs=INPUTS, **labels):
+    labels = {name: torch.tensor(label) for name, label in labels.items()}
+    return head_of(kind).score({**inputs, **labels}, *arguments)
+
+
+def as_list(mask):
+    return mask.int().tolist()
+
+
+def test_classification():
+    scored = scored_of("classification", labels=[1, -100])
+    assert scored.attended.equal(ATTENDED)
+    assert (as_list(scored.positions), as_list(scored.labelled)) == ([1, 1], [1, 0])
+    assert scored.row_labels.tolist() == [1, -100]
+
+
+def test_multi_label():
+    scored = scored_of("multi_label", labels=[[1.0, 0.0, -100.0], [0.0, 1.0, 1.0]])
+    assert (as_list(scored.positions), as_list(scored.labelled)) == ([1, 1], [[1, 1, 0], [1, 1, 1]])
+
+
+def test_regression():
+    scored = scored_of("regression", labels=[0.5, float("nan")])
+    assert (as_list(scored.positions), as_list(scored.labelled)) == ([1, 1], [[1], [0]])
+    assert scored.row_labels[0].tolist() == [0.5]
+
+
+def test_token_classification():
+    scored = scored_of("token_classification", labels=[[3, -100, 4], [-100, 2, 1]])
+    assert as_list(scored.positions) == as_list(scored.labelled) == [[1, 0, 1], [0, 1, 0]]
+    assert scored.row_labels.tolist() == [3, 4, 2]  # the last one is padding
+    scored = scored_of("token_classification", "attended", labels=[[3, -100, 4], [-100, 2, 1]])
+    assert scored.positions.equal(ATTENDED)
+    assert as_list(scored.labelled) == [[1, 0, 1], [0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "labelled", "labels"),
+    [
+        ([0, 1], [2, 1], [1, 1, 1, 1], [0, 1, 2, 1]),
+        ([-100, 1], [2, 2], [0, 1, 1, 0], [-100, 1, 2, -100]),  # unknown; padding
+        ([9, 0], [3, 0], [0, 1, 0, 1], [-100, 0, -100, 0]),  # truncated
+    ],
+)
+def test_question_answering(start, end, labelled, labels):
+    scored = scored_of("question_answering", start_positions=start, end_positions=end)
+    assert scored.attended.equal(ATTENDED)
+    assert as_list(scored.positions) == [1, 1, 1, 1]
+    assert as_list(scored.labelled) == labelled
+    assert scored.row_labels.tolist() == labels
+
+
+def test_multiple_choice():
+    inputs = {name: value.unflatten(0, (1, 2)) for name, value in INPUTS.items()}
+    scored = scored_of("multiple_choice", inputs=inputs, labels=[1])
+    assert scored.attended.equal(ATTENDED)
+    assert (as_list(scored.positions), as_list(scored.labelled)) == ([1], [1])
+
+
+def test_masked_language_modelling():
+    scored = scored_of("mlm", labels=[[-100, 6, -100], [8, -100, -100]])
+    assert as_list(scored.positions) == as_list(scored.labelled) == [[0, 1, 0], [1, 0, 0]]
+    assert scored.row_labels.tolist() == [6, 8]
+
+
+def test_causal_language_modelling_is_shifted():
+    scored = scored_of("causal", labels=[[5, 6, 7], [8, 9, -100]])
+    assert as_list(scored.positions) == as_list(scored.labelled) == [[1, 1, 0], [1, 0, 0]]
+    assert scored.row_labels.tolist() == [6, 7, 9]
+    scored = scored_of("causal", "attended", labels=[[5, 6, 7], [8, 9, -100]])
+    assert scored.positions.equal(ATTENDED)
+    assert as_list(scored.labelled) == [[1, 1, 0], [1, 0, 0]]
+
+
+def test_seq2seq():
+    model = make_model("bart", "seq2seq")
+    inputs = {**INPUTS, "labels": torch.tensor([[7, 8, 2, -100], [9, 2, -100, -100]])}
+    scored = find_head(model).score(inputs)
+    assert as_list(scored.attended) == as_list(scored.positions) == [[1, 1, 1, 0], [1, 1, 0, 0]]
+    completed = find_head(model).complete(inputs, model)
+    assert completed["decoder_input_ids"].tolist() == [[2, 7, 8, 2], [2, 9, 2, 0]]
+    assert find_head(model).complete({**inputs, "decoder_input_ids": 7}, model)["decoder_input_ids"] == 7
+    with_mask = {**inputs, "decoder_attention_mask": torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])}
+    assert as_list(find_head(model).score(with_mask, "attended").positions) == [[1, 1, 1, 1], [1, 0, 0, 0]]
+    with pytest.raises(ValueError, match=r"no labels and no decoder_input_ids.*DataCollatorForSeq2Seq"):
+        find_head(model).score(INPUTS)
+
+
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_an_image_or_a_recording_is_one_item(kind):
+    scored = head_of(kind).score(collate(make_rows(kind)))
+    assert as_list(scored.attended) == [[1]] * 16
+    assert as_list(scored.positions) == as_list(scored.labelled) == [1] * 16
+
+
+def test_without_attention_mask_everything_is_attended():
+    scored = scored_of("classification", inputs={"input_ids": torch.ones(2, 3, dtype=torch.long)})
+    assert scored.attended.all()
+    assert scored.labels is None
+    assert not scored.labelled.any()
+    embedded = scored_of("classification", inputs={"inputs_embeds": torch.ones(2, 3, 16)})
+    assert embedded.attended.shape == (2, 3)
+
+
+def test_only_the_first_examples(every_head):
+    """As where the last batch of an evaluation is filled up with repeats."""
+    head, rows = head_of(every_head), make_rows(every_head)
+    batch = collate(rows)
+    first = head.score(batch, num_examples=4)
+    alone = head.score({name: value[:4] for name, value in batch.items()})
+    for name in ("attended", "positions", "labelled"):
+        assert getattr(first, name).sum() == getattr(alone, name).sum() > 0
+    assert torch.equal(first.row_labels.nan_to_num(7), alone.row_labels.nan_to_num(7))
+
+
+@pytest.mark.parametrize("kind", ["mlm", "causal", "token_classification"])
+def test_labels_are_missing(kind):
+    with pytest.raises(ValueError, match=r"DataCollatorForLanguageModeling.*kl_positions='attended' and alpha_task=0"):
+        scored_of(kind)
+    assert scored_of(kind, "attended").positions.equal(ATTENDED)
+
+
+def test_labels_of_another_kind():
+    with pytest.raises(
+        ValueError, match=r"labels are torch.float32 \[2, 2\].*problem_type='multi_label_classification'"
+    ):
+        scored_of("classification", labels=[[1.0, 0.0], [0.0, 1.0]])
+    with pytest.raises(ValueError, match=r"labels are torch.int64 \[2\].*yes or no for each class"):
+        scored_of("multi_label", labels=[1, 0])
+
+
+def test_every_head_is_tried():
+    """The rows of the tests are those of the table."""
+    assert {type(head_of(kind)) for kind in AUTO_CLASSES} >= set(HEADS)
+
+
+def test_auto_class(every_head):
+    model = make_model(FAMILY_OF_HEAD.get(every_head, "bert"), every_head)
+    assert auto_class_of(model).__name__ == AUTO_CLASSES[every_head]
+
+
+def test_head_of_a_subclass():
+    class MyModel(type(make_model("bert", "mlm"))):
+        pass
+
+    assert type(find_head(MyModel(make_config("bert")))) is type(head_of("mlm"))
+
+
+def test_head_of_a_model_of_ones_own():
+    class Mine(type(make_model("bert", "classification")).__bases__[0]):
+        def __init__(self, config):
+            super().__init__(config)
+            self.bert = AutoModel.from_config(config)
+            self.head = torch.nn.Linear(16, 2)
+
+        def forward(self, input_ids):
+            return self.head(self.bert(input_ids)[0])
+
+    head = find_head(Mine(make_config("bert")))
+    assert type(head) is Head
+    with pytest.raises(ValueError, match=r"Mine returned logits \[2, 3, 4\]"):
+        head.rows(type("Output", (), {"logits": torch.ones(2, 3, 4)}), None)
+
+
+def test_no_head():
+    with pytest.raises(ValueError, match="BertModel has no head"):
+        find_head(AutoModel.from_config(make_config("bert")))
