@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_distill.student.architectures import find_layer_stack
 from hf_distill.student.layer_selection import select_layers
@@ -33,7 +34,8 @@ def make_student(
 
     Raises:
         TypeError: if `teacher` is not a transformers model.
-        ValueError: if the teacher has no stack that can be cut, or if `num_layers` or `layers` do not fit it.
+        ValueError: if the teacher has no stack that can be cut, if `num_layers` or `layers` do not fit it, or if
+            DeepSpeed ZeRO-3 is already on.
 
     Example:
         >>> teacher = AutoModelForSequenceClassification.from_pretrained("textattack/bert-base-uncased-imdb")
@@ -44,6 +46,11 @@ def make_student(
         raise TypeError(
             f"teacher should be a transformers model, but is a {type(teacher).__name__}: load it first, as with "
             f"AutoModelForSequenceClassification.from_pretrained(...); merge a PEFT model with merge_and_unload()."
+        )
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "DeepSpeed ZeRO-3 shards every model that is made after its arguments, and a sharded one has no weights to "
+            "cut: make the student before DistillationTrainingArguments(deepspeed=...)."
         )
     stack_name, stack = find_layer_stack(teacher)
     kept = select_layers(len(stack), num_layers, layers)

@@ -4,6 +4,7 @@ from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 from transformers.trainer_utils import has_length
 
+from hf_distill.training.engines import check_engine
 from hf_distill.training.heads import Head, QuestionAnsweringHead
 from hf_distill.training.training_args import DistillationTrainingArguments
 
@@ -13,7 +14,7 @@ def check_kind_of_training(trainer: Trainer) -> None:
 
     Raises:
         TypeError: if the model is no transformers model.
-        ValueError: if one process drives several GPUs, or if an option would have no effect.
+        ValueError: if one process drives several GPUs, if the engine is FSDP1, or if an option would have no effect.
     """
     args, model = trainer.args, trainer.model
     if args.n_gpu > 1:
@@ -21,6 +22,9 @@ def check_kind_of_training(trainer: Trainer) -> None:
             f"One process cannot drive {args.n_gpu} GPUs here: start one process per GPU with `accelerate launch` or "
             f"`torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
         )
+    if args.fp16 and args.device.type == "cpu":
+        raise ValueError("fp16=True would have no effect on the CPU, which does not scale losses: use bf16=True.")
+    check_engine(trainer.accelerator)
     if trainer.compute_loss_func is not None:
         raise ValueError("compute_loss_func would have no effect: to change a loss, override compute_loss.")
     if not isinstance(model, PreTrainedModel | PeftModel):
@@ -55,8 +59,8 @@ def check_student(
         )
     if args.label_smoothing_factor and (head.distribution != "categorical" or isinstance(head, QuestionAnsweringHead)):
         raise ValueError(
-            f"label_smoothing_factor={args.label_smoothing_factor} is for one class out of several, which a {name} with "
-            f"problem_type={student.config.problem_type!r} does not give: leave it out."
+            f"label_smoothing_factor={args.label_smoothing_factor} is for one class out of several, which a {name} "
+            f"with problem_type={student.config.problem_type!r} does not give: leave it out."
         )
     if getattr(student.config, "output_router_logits", False):
         raise ValueError(

@@ -83,7 +83,8 @@ def scored_forward(
             then(scored_output)
         scored_outputs.append(scored_output)
 
-    model_hook = model.register_forward_hook(after_model)
+    # Ahead of what an engine that shards parameters does at the end of the forward, which is to put them away.
+    model_hook = model.register_forward_hook(after_model, prepend=True)
     try:
         output = wrapped(**inputs)
     finally:  # where the forward failed, the hooks are still there
@@ -92,13 +93,21 @@ def scored_forward(
     return scored_outputs.pop(), output
 
 
-def sum_over_chunks(of_rows: Callable[[slice], torch.Tensor], num_rows: int, num_classes: int) -> torch.Tensor:
+def sum_over_chunks(
+    of_rows: Callable[[slice], torch.Tensor], num_rows: int, num_classes: int, in_one: bool = False
+) -> torch.Tensor:
     """Sums `of_rows` over slices of the rows, so that only a chunk of vocabulary logits exists at a time.
 
     Where one chunk is not enough, each is computed once more in the backward pass instead of being kept for it.
+
+    Args:
+        of_rows: gives the sum over a slice of the rows.
+        num_rows: how many rows there are.
+        num_classes: how many logits a row has.
+        in_one: take all rows at a time, however many they are.
     """
     chunk_rows = max(1, CHUNK_ELEMENTS // num_classes)
-    if num_rows <= chunk_rows:
+    if in_one or num_rows <= chunk_rows:
         return of_rows(slice(None))
     chunks = [slice(start, start + chunk_rows) for start in range(0, num_rows, chunk_rows)]
     return sum(checkpoint(of_rows, chunk, use_reentrant=False) for chunk in chunks)

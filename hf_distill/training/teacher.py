@@ -41,6 +41,7 @@ class Teacher:
                 f"AutoModelForSequenceClassification.from_pretrained(...) or the like returns."
             )
         self.model = transformers_model(model)
+        self.wrapped: nn.Module | None = None  # what an engine that shards parameters has made of it
         self._reading: Callable[[], AbstractContextManager] = nullcontext
         if model is student and isinstance(student, PeftModel):
             self._reading = lambda: _adapters_off(student)
@@ -68,7 +69,7 @@ class Teacher:
         inputs = {**inputs, **self._constants}
         with torch.no_grad(), autocast(), self._reading():
             self.model.eval()
-            output, _ = scored_forward(self.model, self.model, self.head, inputs, scored)
+            output, _ = scored_forward(self.wrapped or self.model, self.model, self.head, inputs, scored)
 
         def logits(chunk: slice) -> torch.Tensor:
             with torch.no_grad(), autocast(), self._reading():

@@ -19,6 +19,7 @@ from transformers.trainer_utils import (
 
 from hf_distill.training.checkpoints import named_when_whole, warn_of_differences, write_distillation_state
 from hf_distill.training.checks import check_datasets, check_kind_of_training, check_student
+from hf_distill.training.engines import is_zero3, one_group_for_head_and_embeddings, shard_teacher
 from hf_distill.training.heads import Scored, find_head
 from hf_distill.training.losses import LOSSES
 from hf_distill.training.scoring import ScoredOutput, scored_forward, state_weights, sum_over_chunks
@@ -142,6 +143,10 @@ class DistillationTrainer(Trainer):
                 warn_of_differences(checkpoint, self._distillation_state())
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
+    def _prepare_for_training(self, *args, **kwargs):
+        with one_group_for_head_and_embeddings(self.accelerator, transformers_model(self.model)):
+            return super()._prepare_for_training(*args, **kwargs)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -193,8 +198,11 @@ class DistillationTrainer(Trainer):
                 row_labels = None if labels is None else labels[rows]
                 return torch.stack([loss(student_logits, teacher_logits, row_labels) for loss in losses.values()])
 
+            # ZeRO-3 gathers the head for each chunk, and waits forever where processes have unequal numbers of them.
+            in_one = is_zero3(self.accelerator)
             if losses:
-                sums.update(zip(losses, sum_over_chunks(of_rows, student.num_rows, self._num_classes), strict=True))
+                total = sum_over_chunks(of_rows, student.num_rows, self._num_classes, in_one)
+                sums.update(zip(losses, total, strict=True))
 
         student, output = scored_forward(
             model,
@@ -209,7 +217,9 @@ class DistillationTrainer(Trainer):
             if loss.reads == "hidden_states":
                 weights = state_weights(student_model, inputs, scored, student.last_hidden_state.shape[1])
                 sums[name] = loss(student.last_hidden_state, teacher.last_hidden_state, weights)
-        return torch.stack([sums[name] for name in self.losses]), self.head.predictions(output)
+        # The engines learn of the backward pass from the forward's own output, which maybe no loss has read.
+        unread = output[0][:0].sum()
+        return torch.stack([sums[name] for name in self.losses]) + unread, self.head.predictions(output)
 
     def _score(self, inputs: Mapping[str, torch.Tensor], num_examples: int | None = None) -> Scored:
         return self.head.score(inputs, self.args.kl_positions, num_examples)
@@ -257,7 +267,9 @@ class DistillationTrainer(Trainer):
             raise FloatingPointError(f"{each}: the training stops, and writes no checkpoint. {self._way_out}")
 
     def _stop_if_a_weight_is_not_finite(self) -> None:
-        finite = [p.isfinite().all() for p in self.model.parameters() if p.requires_grad and p.numel()]
+        # Each process looks at its own shards.
+        weights = [getattr(p, "to_local", lambda p=p: p)() for p in self.model.parameters() if p.requires_grad]
+        finite = [weight.isfinite().all() for weight in weights if weight.numel()]
         if finite and not self.accelerator.gather(torch.stack(finite).all().unsqueeze(0)).all():
             raise FloatingPointError(
                 f"The student's weights are not finite after step {self.state.global_step}, though the losses were: a "
@@ -427,8 +439,10 @@ class DistillationTrainer(Trainer):
                     f"that is the student itself: leave it out."
                 )
             teacher.model = copy.deepcopy(teacher.model).to(dtype)  # the caller's own stays as it is
-        if getattr(teacher.model, "hf_device_map", None) is None:
-            teacher.model.to(args.device)
+        if teacher_model is not self.model and getattr(teacher.model, "hf_device_map", None) is None:
+            teacher.wrapped = shard_teacher(self.accelerator, teacher.model)
+            if teacher.wrapped is None:
+                teacher.model.to(args.device)
         return teacher
 
     def _has_labels(self, inputs: Mapping[str, torch.Tensor]) -> bool:

@@ -1,9 +1,4 @@
-"""However a step is split into micro-batches and processes, its losses and its gradient are the same."""
-
-import json
-import subprocess
-import sys
-from pathlib import Path
+"""However a step is split into micro-batches, its losses and its gradient are the same."""
 
 import pytest
 import torch
@@ -27,8 +22,13 @@ class KeepGradient(TrainerCallback):
     trainer = None
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        self.gradient = torch.cat([gradient.flatten() for gradient in gradients]).clone()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        # Where there is none, the engines differ in whether they say None or zero.
+        gradients = [
+            torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), gradients, strict=True)
+        ]
+        gradients = [getattr(gradient, "full_tensor", lambda gradient=gradient: gradient)() for gradient in gradients]
+        self.gradient = torch.cat([gradient.detach().flatten() for gradient in gradients]).clone()
         if self.trainer is not None:
             self.wrapper = type(self.trainer.model_wrapped).__name__
 
@@ -97,26 +97,3 @@ def test_rows_are_ragged_and_labels_few():
         lengths = {len(row.get("input_values", row.get("input_ids", []))) for row in rows}
         assert len(lengths) > 3 or head in ("image", "multiple_choice")
     assert CONFIGS_OF_HEADS.keys() <= HEADS.keys()
-
-
-def test_two_processes(make_trainer, tmp_path):
-    """Every case in one pair of processes, since starting them takes longer than their work."""
-    result_file = tmp_path / "result.json"
-    script = Path(__file__).with_name("one_step_on_two_processes.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    run = subprocess.run(
-        [*command, str(result_file)], capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=400
-    )
-    assert result_file.exists(), run.stderr[-3000:]
-    results = json.loads(result_file.read_text())
-    assert len(results) == len(CASES)
-    for (head, family), result in zip(CASES, results, strict=True):
-        assert result["num_processes"] == 2
-        assert result["wrapper"] == "DistributedDataParallel"
-        whole = one_step(make_trainer, head, family)
-        assert_equal_steps((result["losses"], torch.tensor(result["gradient"])), whole)
-        # 15 rows on 2 processes: one row is repeated to fill the last batch, and must not be counted twice.
-        teacher, student = make_pair(head, family)
-        evaluated = make_trainer(student, teacher, eval_rows=make_sparse_rows(head)[1:]).evaluate()
-        for name in LOSS_NAMES:
-            assert result["evaluated"][f"eval_{name}"] == pytest.approx(evaluated[f"eval_{name}"], rel=1e-6)

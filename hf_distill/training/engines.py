@@ -1,0 +1,76 @@
+"""How student and teacher are given to the engines that shard parameters: FSDP2 and DeepSpeed ZeRO-3."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def check_engine(accelerator: Accelerator) -> None:
+    """Checks that the engine is one that works here.
+
+    Raises:
+        ValueError: if it is FSDP1.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError(
+            "FSDP1 flattens parameters, so that the head cannot be run on its own: set fsdp_version: 2 in the config "
+            "of `accelerate launch`, or fsdp_config={'version': 2} in the arguments."
+        )
+
+
+def is_zero3(accelerator: Accelerator) -> bool:
+    """Whether DeepSpeed shards the parameters."""
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return False
+    return accelerator.state.deepspeed_plugin.zero_stage == 3
+
+
+def shard_teacher(accelerator: Accelerator, teacher: PreTrainedModel) -> nn.Module | None:
+    """Shards a frozen model over the processes if the engine shards the student.
+
+    Returns:
+        What to call in place of `teacher`, or None if the engine shards no parameters.
+    """
+    if accelerator.is_fsdp2:
+        from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+        with one_group_for_head_and_embeddings(accelerator, teacher):
+            return fsdp2_prepare_model(accelerator, teacher)
+    if is_zero3(accelerator):
+        import deepspeed
+
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        kept = ("offload_param", "stage3_param_persistence_threshold")
+        zero = {name: value for name, value in config["zero_optimization"].items() if name in kept and value != "auto"}
+        precision = {name: config[name] for name in ("bf16", "fp16") if config.get(name, {}).get("enabled") is True}
+        engine, *_ = deepspeed.initialize(
+            model=teacher,
+            config={"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3, **zero}, **precision},
+        )
+        return engine
+    return None
+
+
+def one_group_for_head_and_embeddings(accelerator: Accelerator, model: PreTrainedModel) -> AbstractContextManager[None]:
+    """While open, Accelerate leaves embeddings and head to the root group of FSDP2.
+
+    It would shard them in a group of their own: torch refuses that for a head whose bias is tied too (BERT's and
+    RoBERTa's), and running the head on its own would drop the gradient of tied embeddings without a word.
+    """
+    return _without_embeddings(model) if accelerator.is_fsdp2 else nullcontext()
+
+
+@contextmanager
+def _without_embeddings(model: PreTrainedModel) -> Iterator[None]:
+    no_split = model._no_split_modules
+    model.get_input_embeddings = model.get_output_embeddings = lambda: None
+    model._no_split_modules = [name for name in no_split or () if not name.endswith("Embeddings")]
+    try:
+        yield
+    finally:
+        del model.get_input_embeddings, model.get_output_embeddings
+        model._no_split_modules = no_split

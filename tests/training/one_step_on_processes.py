@@ -1,0 +1,126 @@
+"""Run by `test_engines.py` under torchrun: one optimizer step and one evaluation of each case, as JSON.
+
+python -m torch.distributed.run --nproc_per_node 2 one_step_on_processes.py ENGINE RESULT_FILE HEAD:FAMILY...
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from hf_distill import DistillationTrainer, DistillationTrainingArguments
+from tests.conftest import collate
+from tests.training.test_split_invariance import LOSS_NAMES, KeepGradient, make_pair, make_sparse_rows
+
+torch.set_num_threads(1)
+
+ENGINE, RESULT_FILE = sys.argv[1], Path(sys.argv[2])
+CASES = [case.split(":") for case in sys.argv[3:]]
+
+if ENGINE != "ddp":
+    # Accelerate shards nothing on the CPU, and says nothing of it: make it believe that these are GPUs.
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
+
+
+def zero(stage: int) -> dict:
+    return {
+        "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+        "train_micro_batch_size_per_gpu": "auto",
+        "train_batch_size": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+OPTIONS_OF_ENGINE = {
+    "ddp": {"use_cpu": True},
+    "fsdp2": {"fsdp": True, "fsdp_config": {"version": 2}},
+    "zero2": {"deepspeed": zero(2)},
+    "zero3": {"deepspeed": zero(3)},
+}
+
+
+def arguments_of(engine: str) -> DistillationTrainingArguments:
+    return DistillationTrainingArguments(
+        output_dir=str(RESULT_FILE.parent / "out"),
+        ddp_backend="gloo",
+        dataloader_pin_memory=False,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        logging_steps=1,
+        max_steps=1,
+        train_sampling_strategy="sequential",
+        per_device_train_batch_size=16 // int(os.environ["WORLD_SIZE"]),
+        per_device_eval_batch_size=4,
+        max_grad_norm=0.0,
+        # At a learning rate of 1 the weights move by the gradient, for the engines that keep it to themselves.
+        optim="sgd",
+        learning_rate=1.0,
+        lr_scheduler_type="constant",
+        **OPTIONS_OF_ENGINE[engine],
+    )
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All shards of it."""
+    if hasattr(tensor, "ds_id"):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([whole(parameter).flatten() for parameter in model.parameters()])
+
+
+def step_and_evaluation(head: str, family: str, teacher: PreTrainedModel, student: PreTrainedModel) -> dict:
+    arguments = arguments_of(ENGINE)
+    options = {"args": arguments, "data_collator": collate}
+    evaluated = {}
+    if ENGINE == "ddp":
+        evaluated = DistillationTrainer(
+            model=student, teacher_model=teacher, eval_dataset=make_sparse_rows(head)[1:], **options
+        ).evaluate()
+        # A fresh student: Accelerate does not wrap a model a second time, and evaluating has marked it as prepared.
+        teacher, student = make_pair(head, family)
+
+    keeper = KeepGradient()
+    trainer = DistillationTrainer(
+        model=student, teacher_model=teacher, train_dataset=make_sparse_rows(head), callbacks=[keeper], **options
+    )
+    keeper.trainer = trainer
+    before = weights(student)
+    teacher_is_sharded = all(
+        isinstance(parameter, DTensor) or (hasattr(parameter, "ds_id") and not parameter.numel())
+        for parameter in trainer.teacher.model.parameters()
+    )
+    trainer.train()
+    gradient = before - weights(student) if ENGINE.startswith("zero") else keeper.gradient
+    return {
+        "num_processes": trainer.accelerator.num_processes,
+        "wrapper": keeper.wrapper,
+        "teacher_is_sharded": teacher_is_sharded,
+        "losses": [trainer.state.log_history[0][name] for name in LOSS_NAMES],
+        "gradient": whole(gradient).tolist(),
+        "evaluated": evaluated,
+    }
+
+
+pairs = [make_pair(head, family) for head, family in CASES]  # before ZeRO-3 is on, which shards what is made
+results = [step_and_evaluation(*case, *pair) for case, pair in zip(CASES, pairs, strict=True)]
+if os.environ["RANK"] == "0":
+    RESULT_FILE.write_text(json.dumps(results))

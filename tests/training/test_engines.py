@@ -1,0 +1,120 @@
+"""A step on two processes, under each engine, is the step of one process. World size and wrapper are asserted."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+
+from tests.conftest import make_model
+from tests.training.test_split_invariance import (
+    CASES,
+    LOSS_NAMES,
+    assert_equal_steps,
+    make_pair,
+    make_sparse_rows,
+    one_step,
+)
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "recipes" / "accelerate"
+SCRIPT = Path(__file__).with_name("one_step_on_processes.py")
+
+
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def run_on_two_processes(tmp_path, engine, cases, launcher=TORCHRUN):
+    """The script's results. Its exit status is not looked at: gloo's threads sometimes abort when all is done."""
+    result_file = tmp_path / "result.json"
+    run = subprocess.run(
+        [sys.executable, "-m", *launcher, str(SCRIPT), engine, str(result_file), *(":".join(case) for case in cases)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=400,
+        env={**os.environ, "DS_ACCELERATOR": "cpu"},
+    )
+    assert result_file.exists(), run.stderr[-3000:]
+    results = json.loads(result_file.read_text())
+    assert len(results) == len(cases)
+    assert all(result["num_processes"] == 2 for result in results)
+    return results
+
+
+def assert_equal_to_one_process(make_trainer, result, head, family):
+    whole = one_step(make_trainer, head, family, optim="sgd")
+    assert_equal_steps((result["losses"], torch.tensor(result["gradient"])), whole)
+
+
+def test_ddp(make_trainer, tmp_path):
+    """Every case in one pair of processes, since starting them takes longer than their work."""
+    for (head, family), result in zip(CASES, run_on_two_processes(tmp_path, "ddp", CASES), strict=True):
+        assert result["wrapper"] == "DistributedDataParallel"
+        assert_equal_to_one_process(make_trainer, result, head, family)
+        # 15 rows on 2 processes: one row is repeated to fill the last batch, and must not be counted twice.
+        teacher, student = make_pair(head, family)
+        evaluated = make_trainer(student, teacher, eval_rows=make_sparse_rows(head)[1:]).evaluate()
+        for name in LOSS_NAMES:
+            assert result["evaluated"][f"eval_{name}"] == pytest.approx(evaluated[f"eval_{name}"], rel=1e-6)
+
+
+def test_accelerate_launch(make_trainer, tmp_path):
+    launcher = ("accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu.yaml"))
+    (result,) = run_on_two_processes(tmp_path, "ddp", [("mlm", "bert")], launcher)
+    assert result["wrapper"] == "DistributedDataParallel"
+    assert_equal_to_one_process(make_trainer, result, "mlm", "bert")
+
+
+@pytest.mark.parametrize(
+    ("name", "distributed_type"),
+    [
+        ("cpu", "MULTI_GPU"),
+        ("ddp", "MULTI_GPU"),
+        ("fsdp2", "FSDP"),
+        ("zero2", "DEEPSPEED"),
+        ("zero3", "DEEPSPEED"),
+    ],
+)
+def test_configs_are_accelerates(name, distributed_type):
+    config = load_config_from_file(str(CONFIGS / f"{name}.yaml"))
+    assert config.distributed_type == distributed_type
+    assert config.num_processes == 2
+    if name == "fsdp2":
+        assert config.fsdp_config["fsdp_version"] == 2
+
+
+def test_every_config_is_tried():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"cpu", "ddp", "fsdp2", "zero2", "zero3"}
+
+
+SHARDED_CASES = [
+    *[(head, family) for head in ("classification", "mlm") for family in ("bert", "roberta", "distilbert")],
+    ("causal", "gpt2"),
+    ("causal", "llama"),
+    ("seq2seq", "t5"),
+]
+
+
+def test_fsdp2(make_trainer, tmp_path):
+    for (head, family), result in zip(
+        SHARDED_CASES, run_on_two_processes(tmp_path, "fsdp2", SHARDED_CASES), strict=True
+    ):
+        assert result["wrapper"] == "FSDP" + type(make_model(family, head)).__name__
+        assert result["teacher_is_sharded"]
+        assert_equal_to_one_process(make_trainer, result, head, family)
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed(make_trainer, tmp_path, stage):
+    for (head, family), result in zip(
+        SHARDED_CASES, run_on_two_processes(tmp_path, f"zero{stage}", SHARDED_CASES), strict=True
+    ):
+        assert result["wrapper"] == "DeepSpeedEngine"
+        assert result["teacher_is_sharded"] == (stage == 3)
+        assert_equal_to_one_process(make_trainer, result, head, family)
