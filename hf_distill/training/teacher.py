@@ -2,8 +2,8 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from hf_distill.training.adapters import adapters_off, transformers_model
 from hf_distill.training.heads import Head, Scored, Seq2SeqLMHead, find_head
 from hf_distill.training.scoring import ScoredOutput, scored_forward
 
@@ -44,7 +45,7 @@ class Teacher:
         self.wrapped: nn.Module | None = None  # what an engine that shards parameters has made of it
         self._reading: Callable[[], AbstractContextManager] = nullcontext
         if model is student and isinstance(student, PeftModel):
-            self._reading = lambda: _adapters_off(student)
+            self._reading = lambda: adapters_off(student)
         else:
             check_no_shared_parameters(student, model)
         self._columns = check_alignment(transformers_model(student), self.model, tokenizer)
@@ -155,11 +156,6 @@ def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     )
 
 
-def transformers_model(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside of PEFT's wrapper, or `model` itself."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
 def named_inputs(model: PreTrainedModel) -> set[str]:
     """The inputs that `model.forward` names; what it takes as `**kwargs` is not among them."""
     parameters = inspect.signature(model.forward).parameters.values()
@@ -222,20 +218,3 @@ def _label_order(student: PreTrainedModel, teacher: PreTrainedModel) -> list[int
         f"The student's labels are {student_labels} and the teacher's {teacher_labels}: they have to be the same. Load "
         f"both with the same num_labels, id2label and label2id, or cut the student with make_student(teacher)."
     )
-
-
-@contextmanager
-def _adapters_off(student: PeftModel) -> Iterator[None]:
-    """While open, the student is its own base in evaluation mode; afterwards all is as it was."""
-    # `disable_adapter` ends by making every adapter trainable, those that the caller froze too.
-    trainable = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
-    training = [(module, module.training) for module in student.modules()]
-    student.eval()
-    try:
-        with student.disable_adapter():
-            yield
-    finally:
-        for parameter, requires_grad in trainable:
-            parameter.requires_grad_(requires_grad)
-        for module, mode in training:
-            module.training = mode

@@ -17,13 +17,15 @@ from transformers.trainer_utils import (
     rotate_checkpoints,
 )
 
+from hf_distill.training.adapters import merged, transformers_model
 from hf_distill.training.checkpoints import named_when_whole, warn_of_differences, write_distillation_state
 from hf_distill.training.checks import check_datasets, check_kind_of_training, check_student
+from hf_distill.training.data import RepeatableCollator, TellEpoch
 from hf_distill.training.engines import is_zero3, one_group_for_head_and_embeddings, shard_teacher
 from hf_distill.training.heads import Scored, find_head
 from hf_distill.training.losses import LOSSES
 from hf_distill.training.scoring import ScoredOutput, scored_forward, state_weights, sum_over_chunks
-from hf_distill.training.teacher import Teacher, named_inputs, transformers_model
+from hf_distill.training.teacher import Teacher, named_inputs
 from hf_distill.training.teacher_loading import load_teacher
 from hf_distill.training.training_args import DistillationTrainingArguments
 
@@ -110,6 +112,8 @@ class DistillationTrainer(Trainer):
         self._not_for_student = {*labels, *(teacher_inputs - student_inputs)}
         self._not_for_teacher = {*labels, *(student_inputs - teacher_inputs)}
 
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self.add_callback(TellEpoch(self._epoch))
         self._unfinished_run_dir = None
         self._is_checked = True
         if args.push_to_hub:
@@ -142,6 +146,15 @@ class DistillationTrainer(Trainer):
             if checkpoint is not None:
                 warn_of_differences(checkpoint, self._distillation_state())
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in `Trainer`, but a collator that draws random numbers draws the same after a resume."""
+        collator = self.data_collator
+        self.data_collator = RepeatableCollator(collator, self.args.data_seed or self.args.seed, self._epoch)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
 
     def _prepare_for_training(self, *args, **kwargs):
         with one_group_for_head_and_embeddings(self.accelerator, transformers_model(self.model)):
@@ -368,6 +381,24 @@ class DistillationTrainer(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+
+    def save_merged_model(self, output_dir: str) -> None:
+        """Saves a student with PEFT adapters as the plain model that it amounts to. Training can go on.
+
+        Args:
+            output_dir: the folder to write to; `AutoModelFor...from_pretrained` loads it where PEFT is not installed.
+
+        Raises:
+            TypeError: if the student has no adapters.
+            ValueError: if the adapters cannot be merged.
+        """
+        student = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if not isinstance(student, PeftModel):
+            raise TypeError(f"A {type(student).__name__} has no adapters to merge: use save_model.")
+        if self.args.should_save:
+            merged(student).save_pretrained(output_dir)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(output_dir)
 
     def _get_output_dir(self, trial) -> str:
         return self._unfinished_run_dir or super()._get_output_dir(trial)

@@ -1,0 +1,49 @@
+"""How batches are made: the same ones after a resume as without an interruption."""
+
+import random
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+
+class RepeatableCollator:
+    """A collator that draws the same random numbers for the same rows in the same epoch.
+
+    One that masks tokens draws from the generator that dropout draws from too, and for batches that are not trained on
+    yet: what a checkpoint says of it does not tell what the next batch was. Here each batch has a seed of its own, out
+    of the training's seed, the epoch and the batch's first row; outside, the generators are left as they were.
+
+    Args:
+        collator: makes a batch of rows.
+        seed: the training's.
+        epoch: `[1]`, in shared memory, for the workers of a data loader to see.
+    """
+
+    def __init__(self, collator: Callable[[Sequence], dict], seed: int, epoch: torch.Tensor):
+        self.collator, self.seed, self.epoch = collator, seed, epoch
+
+    def __call__(self, rows: Sequence) -> dict[str, torch.Tensor]:
+        seed = zlib.crc32(f"{self.seed} {self.epoch.item()} {rows[0]}".encode())
+        python, numpy = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            try:
+                return self.collator(rows)
+            finally:
+                random.setstate(python)
+                np.random.set_state(numpy)
+
+
+class TellEpoch(TrainerCallback):
+    """Writes the epoch where a `RepeatableCollator` reads it, before the epoch's first batch is made."""
+
+    def __init__(self, epoch: torch.Tensor):
+        self.epoch = epoch
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.epoch.fill_(int(state.epoch))
