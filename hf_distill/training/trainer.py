@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     EvalLoopOutput,
@@ -149,8 +150,9 @@ class DistillationTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`, but a collator that draws random numbers draws the same after a resume."""
-        collator = self.data_collator
-        self.data_collator = RepeatableCollator(collator, self.args.data_seed or self.args.seed, self._epoch)
+        collator, args = self.data_collator, self.args
+        seed = args.seed if args.data_seed is None else args.data_seed
+        self.data_collator = RepeatableCollator(collator, seed, self._epoch)
         try:
             return super().get_train_dataloader()
         finally:
@@ -273,11 +275,14 @@ class DistillationTrainer(Trainer):
 
     def _stop_if_a_loss_is_not_finite(self) -> None:
         steps = self.accelerator.gather(self._first_bad_step.unsqueeze(0)).amin(0).tolist()
-        bad = {name: step for name, step in zip(self.losses, steps, strict=True) if step != NEVER}
-        if bad:
+        first = min(steps)
+        if first != NEVER:
             self._first_bad_step = torch.full_like(self._first_bad_step, NEVER)
-            each = " and ".join(f"loss_{name} was not finite in step {step}" for name, step in bad.items())
-            raise FloatingPointError(f"{each}: the training stops, and writes no checkpoint. {self._way_out}")
+            names = [f"loss_{name}" for name, step in zip(self.losses, steps, strict=True) if step == first]
+            raise FloatingPointError(
+                f"{' and '.join(names)} not finite in step {first}: the training stops, and writes no checkpoint. "
+                f"{self._way_out}"
+            )
 
     def _stop_if_a_weight_is_not_finite(self) -> None:
         # Each process looks at its own shards.
@@ -359,8 +364,6 @@ class DistillationTrainer(Trainer):
         self._stop_if_a_weight_is_not_finite()
         run_dir = self._get_output_dir(trial)
         checkpoint = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        if self.state.best_global_step == self.state.global_step:
-            self.state.best_model_checkpoint = checkpoint
 
         writer, everyone = self.args.should_save, self.accelerator.wait_for_everyone
         with named_when_whole(checkpoint, writer, everyone) as unfinished:
@@ -369,7 +372,10 @@ class DistillationTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
             finally:
                 self._unfinished_run_dir = None
+            if self.state.best_global_step == self.state.global_step:
+                self.state.best_model_checkpoint = checkpoint  # which is not its name yet
             if writer:
+                self.state.save_to_json(os.path.join(unfinished, TRAINER_STATE_NAME))
                 write_distillation_state(unfinished, self._distillation_state())
 
         if self.args.push_to_hub:
