@@ -67,12 +67,13 @@ def check_student(
             "output_router_logits=True would have no effect, since the loss that balances experts is not one of those "
             "here: set it to False in the student's config."
         )
-    if args.alpha_cos > 0:
-        widths = [_hidden_width(model.config) for model in (student, teacher)]
+    if args.alpha_cos > 0 and not args.project_hidden_states:
+        widths = [hidden_width(model.config) for model in (student, teacher)]
         if None not in widths and widths[0] != widths[1]:
             raise ValueError(
                 f"The cosine loss compares states of one width: the student's are {widths[0]} wide and the teacher's "
-                f"{widths[1]}: set alpha_cos=0, or cut the student with make_student(teacher)."
+                f"{widths[1]}: set project_hidden_states=True, set alpha_cos=0, or cut the student with "
+                f"make_student(teacher)."
             )
 
 
@@ -89,6 +90,6 @@ def check_datasets(train_dataset: object, eval_dataset: object) -> None:
             raise ValueError(f"{name} is empty: give it at least one row.")
 
 
-def _hidden_width(config: PreTrainedConfig) -> int | None:
+def hidden_width(config: PreTrainedConfig) -> int | None:
     """The width of the last hidden states, where the config says so."""
     return getattr(config, "hidden_size", None) or next(reversed(getattr(config, "hidden_sizes", None) or [None]))

@@ -20,11 +20,12 @@ from transformers.trainer_utils import (
 
 from hf_distill.training.adapters import merged, transformers_model
 from hf_distill.training.checkpoints import named_when_whole, warn_of_differences, write_distillation_state
-from hf_distill.training.checks import check_datasets, check_kind_of_training, check_student
+from hf_distill.training.checks import check_datasets, check_kind_of_training, check_student, hidden_width
 from hf_distill.training.data import RepeatableCollator, TellEpoch
 from hf_distill.training.engines import is_zero3, one_group_for_head_and_embeddings, shard_teacher
 from hf_distill.training.heads import Scored, find_head
 from hf_distill.training.losses import LOSSES
+from hf_distill.training.projection import HiddenStateProjection, StepWithStudent
 from hf_distill.training.scoring import ScoredOutput, scored_forward, state_weights, sum_over_chunks
 from hf_distill.training.teacher import Teacher, named_inputs
 from hf_distill.training.teacher_loading import load_teacher
@@ -106,6 +107,8 @@ class DistillationTrainer(Trainer):
         check_student(student, self.head, args, None if self.teacher is None else self.teacher.model)
         check_datasets(self.train_dataset, self.eval_dataset)
 
+        self.projection = self._make_projection() if args.project_hidden_states else None
+
         student_inputs = named_inputs(student)
         teacher_inputs = student_inputs if self.teacher is None else named_inputs(self.teacher.model)
         # An input that only the one model names (such as token_type_ids, beside DistilBERT) is not given to the other.
@@ -146,7 +149,25 @@ class DistillationTrainer(Trainer):
                 checkpoint = get_last_checkpoint(self.args.output_dir)
             if checkpoint is not None:
                 warn_of_differences(checkpoint, self._distillation_state())
+                if self.projection is not None:
+                    self.projection.load(checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _make_projection(self) -> HiddenStateProjection:
+        widths = [hidden_width(model.config) for model in (transformers_model(self.model), self.teacher.model)]
+        if None in widths:
+            raise ValueError("project_hidden_states needs configs that say how wide the hidden states are.")
+        projection = HiddenStateProjection(*widths, seed=self.args.seed).to(self.args.device)
+        self.add_callback(StepWithStudent(projection, self.accelerator))
+        return projection
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        """As in `Trainer`, for the projection of hidden states too."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new and self.projection is not None:
+            optimizer.add_param_group({"params": list(self.projection.parameters())})
+        return optimizer
 
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`, but a collator that draws random numbers draws the same after a resume."""
@@ -231,7 +252,10 @@ class DistillationTrainer(Trainer):
         for name, loss in self.losses.items():
             if loss.reads == "hidden_states":
                 weights = state_weights(student_model, inputs, scored, student.last_hidden_state.shape[1])
-                sums[name] = loss(student.last_hidden_state, teacher.last_hidden_state, weights)
+                hidden = student.last_hidden_state
+                if self.projection is not None:
+                    hidden = self.projection(hidden.to(self.projection.weight.dtype))
+                sums[name] = loss(hidden, teacher.last_hidden_state, weights)
         # The engines learn of the backward pass from the forward's own output, which maybe no loss has read.
         unread = output[0][:0].sum()
         return torch.stack([sums[name] for name in self.losses]) + unread, self.head.predictions(output)
@@ -377,6 +401,8 @@ class DistillationTrainer(Trainer):
             if writer:
                 self.state.save_to_json(os.path.join(unfinished, TRAINER_STATE_NAME))
                 write_distillation_state(unfinished, self._distillation_state())
+                if self.projection is not None:
+                    self.projection.save(unfinished)
 
         if self.args.push_to_hub:
             self._push_from_checkpoint(checkpoint)

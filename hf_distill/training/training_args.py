@@ -48,6 +48,13 @@ class DistillationTrainingArguments(TrainingArguments):
         default=1.0,
         metadata={"help": "Weight of 1 - cosine between the last hidden states of teacher and student."},
     )
+    project_hidden_states: bool = field(
+        default=False,
+        metadata={
+            "help": "Compare hidden states of different width by a learned linear map from the student's to the "
+            "teacher's. It is in checkpoints, and in nothing else that is saved."
+        },
+    )
     kl_positions: KLPositions = field(
         default="labels",
         metadata={
@@ -119,6 +126,8 @@ class DistillationTrainingArguments(TrainingArguments):
         unread = {}
         if self.alpha_kl == 0:
             unread |= self._set_by_user("temperature", "kl_positions")
+        if self.alpha_cos == 0:
+            unread |= self._set_by_user("project_hidden_states")
         if not self.reads_teacher:
             unread |= self._set_by_user(*(name for name in self.__dataclass_fields__ if name.startswith("teacher_")))
         if not self.average_tokens_across_devices:

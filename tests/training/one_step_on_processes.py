@@ -51,7 +51,7 @@ OPTIONS_OF_ENGINE = {
 }
 
 
-def arguments_of(engine: str) -> DistillationTrainingArguments:
+def arguments_of(engine: str, **options) -> DistillationTrainingArguments:
     return DistillationTrainingArguments(
         output_dir=str(RESULT_FILE.parent / "out"),
         ddp_backend="gloo",
@@ -70,6 +70,7 @@ def arguments_of(engine: str) -> DistillationTrainingArguments:
         learning_rate=1.0,
         lr_scheduler_type="constant",
         **OPTIONS_OF_ENGINE[engine],
+        **options,
     )
 
 
@@ -88,7 +89,7 @@ def weights(model: torch.nn.Module) -> torch.Tensor:
 
 
 def step_and_evaluation(head: str, family: str, teacher: PreTrainedModel, student: PreTrainedModel) -> dict:
-    arguments = arguments_of(ENGINE)
+    arguments = arguments_of(ENGINE, project_hidden_states="/" in family)
     options = {"args": arguments, "data_collator": collate}
     evaluated = {}
     if ENGINE == "ddp":

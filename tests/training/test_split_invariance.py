@@ -12,6 +12,7 @@ TOLERANCE = 1e-6
 CASES = [
     *[(head, FAMILY_OF_HEAD.get(head, "bert")) for head in HEADS],
     *[(head, family) for head in ("classification", "mlm") for family in ("roberta", "distilbert")],
+    ("mlm", "bert/narrow"),  # with a projection of the hidden states
     *[("causal", "llama"), ("causal", "opt"), ("seq2seq", "t5"), ("classification", "llama")],
 ]
 
@@ -21,21 +22,24 @@ class KeepGradient(TrainerCallback):
 
     trainer = None
 
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
         gradients = [parameter.grad for parameter in model.parameters()]
         # Where there is none, the engines differ in whether they say None or zero.
         gradients = [
             torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), gradients, strict=True)
         ]
         gradients = [getattr(gradient, "full_tensor", lambda gradient=gradient: gradient)() for gradient in gradients]
+        if self.trainer.projection is not None:
+            gradients.append(self.trainer.projection.weight.grad)
         self.gradient = torch.cat([gradient.detach().flatten() for gradient in gradients]).clone()
-        if self.trainer is not None:
-            self.wrapper = type(self.trainer.model_wrapped).__name__
+        self.wrapper = type(self.trainer.model_wrapped).__name__
 
 
 def make_pair(head, family):
-    """A teacher, and a student of half its layers that is far from it."""
-    return make_model(family, head), make_model(family, head, seed=1, num_layers=2)
+    """A teacher, and a student of half its layers that is far from it, or of half its width too."""
+    family, _, narrow = family.partition("/")
+    width = {"width": 8} if narrow else {}
+    return make_model(family, head), make_model(family, head, seed=1, num_layers=2, **width)
 
 
 def make_sparse_rows(head):
@@ -59,7 +63,16 @@ def one_step(make_trainer, head, family, rows=None, checkpointing=False, **argum
     keeper = KeepGradient()
     rows = rows or make_sparse_rows(head)
     options = {"callbacks": [keeper]}
-    trainer = make_trainer(student, teacher, rows, max_steps=1, trainer_options=options, **arguments)
+    trainer = make_trainer(
+        student,
+        teacher,
+        rows,
+        max_steps=1,
+        trainer_options=options,
+        project_hidden_states="/" in family,
+        **arguments,
+    )
+    keeper.trainer = trainer
     trainer.train()
     logged = trainer.state.log_history[0]
     return [logged[name] for name in LOSS_NAMES], keeper.gradient

@@ -34,6 +34,7 @@ def test_own_fields():
         "kl_positions",
         "teacher_model_name_or_path",
         "teacher_dtype",
+        "project_hidden_states",
         "teacher_quantization",
         "teacher_device_map",
     } == OWN_FIELDS

@@ -1,0 +1,1 @@
+"""What the design of the trainer is worth, in figures: `python -m recipes.benchmarks.NAME`."""
