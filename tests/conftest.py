@@ -66,6 +66,7 @@ def make_config(family: str, num_layers: int = 4, width: int = 16, dropout: floa
                 dropout=dropout,
                 attention_dropout=dropout,
                 seq_classif_dropout=dropout,
+                qa_dropout=dropout,
                 max_position_embeddings=40,
                 initializer_range=0.2,
             ),

@@ -1,23 +1,28 @@
 """`python -m recipes.benchmarks.teacher_dtype`: what the teacher's dtype does to the time of a step and to its losses.
 
 The teacher is the fine-tuned one of `make quickstart`, the student is cut from it, and the batch is of real sentences.
-A step is the teacher's forward pass and the student's forward and backward pass, without the optimizer.
+A step is the teacher's forward pass and the student's forward and backward pass on one batch, without the optimizer.
 """
 
 import argparse
+import logging
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import datasets
 import torch
 import transformers
+from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback, set_seed
 from transformers.utils import is_bitsandbytes_available
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, make_student
-from recipes.benchmarks.split_invariance import print_versions, table, write_json
-from recipes.quickstart.data import Corpus, load_corpus, tokenize
+from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.quickstart.data import load_corpus, tokenize
+from recipes.quickstart.report import machine
 
 BATCH_SIZE = 64
 TEACHERS = {
@@ -28,15 +33,18 @@ TEACHERS = {
     "4bit": {"teacher_quantization": "4bit"},
 }
 AUTOCAST = {"bf16": True, "off": False}
-LOSSES = ["loss_kl", "loss_cos"]
-PACKAGES = ["hf_distill", "torch", "transformers", "accelerate"]
+"""Whether teacher and student multiply matrices in bfloat16, whatever their weights are in."""
+
+COLUMNS = ["autocast", "teacher", "ms per step", "ratio", "loss_kl", "deviation", "loss_cos", "deviation"]
+
+Figures = dict[str, float | str]
+"""Of one teacher: its figures, or the reason why there are none as `skipped`."""
 
 
-def make_trainer(teacher_folder: Path, rows, autocast: str, teacher: str) -> DistillationTrainer:
-    """A trainer whose one step has been done, at a learning rate of 0; what it logged is in its `state`."""
-    tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
+def make_trainer(teacher_folder: Path, rows: Dataset, autocast: str, teacher: str, folder: str) -> DistillationTrainer:
+    """A trainer that has made one step, at a learning rate of 0; its state holds the losses of that step."""
     args = DistillationTrainingArguments(
-        output_dir=str(teacher_folder.parent / "unused"),
+        output_dir=folder,
         teacher_model_name_or_path=str(teacher_folder),
         per_device_train_batch_size=len(rows),
         bf16=AUTOCAST[autocast],
@@ -51,8 +59,124 @@ def make_trainer(teacher_folder: Path, rows, autocast: str, teacher: str) -> Dis
         **TEACHERS[teacher],
     )
     student = make_student(AutoModelForSequenceClassification.from_pretrained(teacher_folder))
+    tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
     trainer = DistillationTrainer(student, args, train_dataset=rows, processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
-    set_seed(0)  # the same dropout beside every teacher
+    set_seed(0)  # beside every teacher the student drops out the same
     trainer.train()
     return trainer
+
+
+def make_trainers(teacher_folder: Path, rows: Dataset, autocast: str) -> dict[str, DistillationTrainer | str]:
+    """A trainer for each teacher, or the reason why it does not run here."""
+    trainers = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for teacher in TEACHERS:
+            try:
+                trainers[teacher] = make_trainer(teacher_folder, rows, autocast, teacher, folder)
+            except (ImportError, RuntimeError) as error:  # no bitsandbytes, or an operation this device lacks
+                trainers[teacher] = str(error).splitlines()[0]
+    return trainers
+
+
+def step_seconds(trainer: DistillationTrainer, batch: dict[str, torch.Tensor]) -> float:
+    start = time.perf_counter()
+    loss = trainer.compute_loss(trainer.model_wrapped, batch)
+    trainer.accelerator.backward(loss)
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    seconds = time.perf_counter() - start
+    trainer.model.zero_grad()
+    return seconds
+
+
+def measure(teacher_folder: Path, rows: Dataset, rounds: int = 7) -> dict[str, dict[str, Figures]]:
+    """The figures of each teacher, with and without autocast.
+
+    In a round every trainer makes one step, so that a machine that slows down slows them all: a ratio is the median
+    over the rounds of the ratio to the float32 teacher within a round.
+    """
+    made = {autocast: make_trainers(teacher_folder, rows, autocast) for autocast in AUTOCAST}
+    running = {
+        (autocast, teacher): trainer
+        for autocast, trainers in made.items()
+        for teacher, trainer in trainers.items()
+        if not isinstance(trainer, str)
+    }
+    batch = next(iter(running["off", "float32"].get_train_dataloader()))
+    seconds = {key: [] for key in running}
+    for number in range(rounds + 1):
+        for key, trainer in running.items():
+            taken = step_seconds(trainer, batch)
+            if number > 0:  # the first round warms up
+                seconds[key].append(taken)
+
+    measured = {autocast: {} for autocast in AUTOCAST}
+    for autocast, trainers in made.items():
+        for teacher, trainer in trainers.items():
+            if isinstance(trainer, str):
+                measured[autocast][teacher] = {"skipped": trainer}
+                continue
+            own, reference = seconds[autocast, teacher], seconds[autocast, "float32"]
+            logged, expected = (running[autocast, name].state.log_history[0] for name in (teacher, "float32"))
+            measured[autocast][teacher] = {
+                "ms per step": 1000 * statistics.median(own),
+                "ratio": statistics.median(a / b for a, b in zip(own, reference, strict=True)),
+                **{name: logged[name] for name in ("loss_kl", "loss_task", "loss_cos")},
+                **{f"deviation of {name}": logged[name] / expected[name] - 1 for name in ("loss_kl", "loss_cos")},
+            }
+    return measured
+
+
+def run(teacher_folder: Path, rows: Dataset, rounds: int, output: Path) -> dict[str, dict[str, Figures]]:
+    """Measures, prints the table, and writes the figures to `output`."""
+    measured = measure(teacher_folder, rows, rounds)
+    print(
+        table(
+            COLUMNS,
+            [
+                [autocast, name, *_cells(own)]
+                for autocast, teachers in measured.items()
+                for name, own in teachers.items()
+            ],
+        )
+    )
+    print(
+        f"\nOne step of {len(rows)} rows, median of {rounds} rounds; ratios and deviations are to the float32 teacher"
+    )
+    on = {name: machine()[name] for name in ("device", "threads")}
+    print(", ".join(f"{name}: {value}" for name, value in on.items()))
+    versions = print_versions([*PACKAGES, *(["bitsandbytes"] if is_bitsandbytes_available() else [])])
+    write_json(output, {"machine": on, "versions": versions, "rounds": rounds, "teachers": measured})
+    return measured
+
+
+def _cells(own: Figures) -> list[str]:
+    if "skipped" in own:
+        return [f"does not run here: {own['skipped']}", *[""] * (len(COLUMNS) - 3)]
+    losses = [(f"{own[name]:.5f}", f"{own[f'deviation of {name}']:+.3%}") for name in ("loss_kl", "loss_cos")]
+    return [f"{own['ms per step']:.0f}", f"{own['ratio']:.2f}", *losses[0], *losses[1]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.teacher_dtype", description=__doc__)
+    parser.add_argument("--quickstart", type=Path, default=Path("outputs/quickstart"), help="what the quickstart wrote")
+    parser.add_argument("--rounds", type=int, default=7, help="how many steps of each teacher are timed")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/teacher_dtype.json"))
+    options = parser.parse_args()
+    teacher, sentences = options.quickstart / "teacher", options.quickstart.parent / "quickstart-fetched" / "sentences"
+    for folder in (teacher, sentences):
+        if not folder.exists():
+            print(f"There is no {folder}: run `make quickstart` first.", file=sys.stderr)
+            return 1
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of each cast to float16 in each layer
+    rows = tokenize(load_corpus(sentences).train.select(range(BATCH_SIZE)), AutoTokenizer.from_pretrained(teacher))
+    run(teacher, rows, options.rounds, options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,8 +11,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+from transformers import DataCollatorForLanguageModeling
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, make_student
 from hf_distill.training import scoring
@@ -235,96 +234,6 @@ print(json.dumps(model(input_ids=torch.tensor([[7, 8, 9]])).logits.flatten().tol
     assert json.loads(run.stdout) == pytest.approx(expected, abs=1e-6)
 
 
-def stock_arguments(arguments):
-    fields = {n for n, field in TrainingArguments.__dataclass_fields__.items() if field.init}
-    return TrainingArguments(**{name: value for name, value in vars(arguments).items() if name in fields})
-
-
-@pytest.mark.parametrize(
-    ("head", "family", "options"),
-    [
-        *[("classification", family, {}) for family in ("bert", "roberta", "distilbert")],
-        ("classification", "bert", {"label_smoothing_factor": 0.1}),
-        ("classification", "bert", {"max_grad_norm": 1.0}),
-        *[(head, "bert", {}) for head in ("multi_label", "regression", "token_classification", "question_answering")],
-        *[(head, FAMILY_OF_HEAD.get(head, "bert"), {}) for head in ("multiple_choice", "mlm", "image")],
-        *[("causal", family, {}) for family in ("gpt2", "llama")],
-        *[("seq2seq", family, {}) for family in ("bart", "t5")],
-    ],
-    ids=str,
-)
-def test_drop_in_for_trainer(make_trainer, head, family, options):
-    """Without a teacher the student's weights are those that `Trainer` gives, dropout and all.
-
-    That is with one micro-batch per step on one process, where `Trainer` is right for nearly every head. In question
-    answering its softmax is over padding too, so the rows are of one length; and for GPT-2 it counts each row's first
-    token, which nothing predicts, so that has no label here.
-    """
-    rows, weights = make_rows(head), []
-    # Adam makes large steps of rounding errors, where they are all that some parameter's gradient is.
-    steps = {"learning_rate": 1e-3} if head == "classification" else {"optim": "sgd", "learning_rate": 1e-2}
-    if head in ("mlm", "causal", "token_classification"):
-        rows = rows[8:]  # those with many labels: it gives NaN for a batch without any
-    if family == "gpt2":
-        rows = [{**row, "labels": [-100, *row["labels"][1:]]} for row in rows]
-    if head == "seq2seq":
-        rows = [row for row in rows if row["labels"]]
-    if head == "question_answering":
-        rows = [{name: value[:3] if isinstance(value, list) else value for name, value in row.items()} for row in rows]
-        rows = [{**row, "start_positions": i % 3, "end_positions": 2} for i, row in enumerate(rows)]
-    for kind in ("ours", "trainer"):
-        model = make_model(family, head, dropout=0.1)
-        trainer = make_trainer(
-            model,
-            None,
-            rows,
-            alpha_kl=0.0,
-            alpha_cos=0.0,
-            alpha_task=1.0,
-            max_steps=8,
-            per_device_train_batch_size=4,
-            **steps,
-            **options,
-        )
-        if kind == "trainer":
-            trainer = Trainer(model, stock_arguments(trainer.args), collate, rows)
-        trainer.train()
-        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
-    start = make_model(family, head, dropout=0.1)
-    moved = (torch.cat([parameter.detach().flatten() for parameter in start.parameters()]) - weights[1]).norm()
-    assert moved > 0.01
-    assert (weights[0] - weights[1]).norm() <= 1e-5 * moved
-
-
-def test_drop_in_for_trainers_evaluation(make_trainer, family, head):
-    """Predictions, labels and metrics are those of `Trainer`, and nothing else is gathered."""
-    rows, model = make_rows(head), make_model(family, head)
-    seen = []
-
-    def compute_metrics(prediction):
-        seen.append(prediction)
-        return {"mean": float(prediction.predictions.mean())}
-
-    options = {"trainer_options": {"compute_metrics": compute_metrics}, "per_device_eval_batch_size": 4}
-    make_trainer(make_student(model, num_layers=4), model, eval_rows=rows, **options).evaluate()
-    arguments = TrainingArguments("out", use_cpu=True, report_to="none", per_device_eval_batch_size=4)
-    Trainer(model, arguments, eval_dataset=rows, data_collator=collate, compute_metrics=compute_metrics).evaluate()
-    ours, theirs = seen
-    assert ours.predictions.shape == theirs.predictions.shape
-    torch.testing.assert_close(torch.tensor(ours.predictions), torch.tensor(theirs.predictions))
-    assert (ours.label_ids == theirs.label_ids).all()
-
-
-def test_predict_without_labels(make_trainer, head):
-    rows = make_rows(head)
-    for row in rows:
-        del row["labels"]
-    teacher = make_model("bert", head)
-    predicted = make_trainer(make_student(teacher), teacher).predict(rows)
-    assert len(predicted.predictions) == 16
-    assert "test_loss" not in predicted.metrics
-
-
 def test_unlabelled_data(make_trainer, head):
     """With `alpha_task=0` nothing needs labels, in training or in evaluation."""
     rows = make_rows(head)
@@ -367,82 +276,6 @@ def test_token_type_ids_reach_only_the_model_that_has_them(make_trainer):
         "teacher": {"input_ids", "attention_mask", "token_type_ids"},
         "student": {"input_ids", "attention_mask"},
     }
-
-
-def test_one_forward_of_the_wrapped_student_per_micro_batch(make_trainer, head):
-    class Wrapper(torch.nn.Module):
-        calls = 0
-
-        def __init__(self, module):
-            super().__init__()
-            self.module = module
-
-        def forward(self, **inputs):
-            self.calls += 1
-            return self.module(**inputs)
-
-    teacher = make_model("bert", head)
-    student = make_student(teacher)
-    trainer, wrapper = make_trainer(student, teacher), Wrapper(student)
-    trainer.accelerator.unwrap_model = lambda model, **options: student if model is wrapper else model
-    trainer.compute_loss(wrapper, collate(make_rows(head)))
-    assert wrapper.calls == 1
-
-
-class CountSynchronisations(TorchDispatchMode):
-    """Counts what would make a device wait: a number copied to the host, a shape that depends on a mask's content."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function.overloadpacket.__name__ in {"_local_scalar_dense", "nonzero", "masked_select"}
-        return function(*args, **(kwargs or {}))
-
-
-def test_no_synchronisation_for_the_losses(make_trainer):
-    """A micro-batch synchronises no more often than the bare forwards of both models, which look at the mask."""
-    teacher, student = make_model("bert", "classification"), make_student(make_model("bert", "classification", seed=1))
-    trainer, batch = make_trainer(student, teacher), collate(make_rows("classification"))
-    with CountSynchronisations() as counted:
-        (batch,), items = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
-        trainer.compute_loss(student, batch, num_items_in_batch=items).backward()
-    del batch["labels"]
-    with CountSynchronisations() as bare:
-        student(**batch)
-        teacher(**batch)
-    assert counted.count == bare.count > 0
-
-
-class WidestVocabularyTensor(TorchDispatchMode):
-    """Finds the most rows of any tensor that is as wide as the vocabulary."""
-
-    def __init__(self, vocab_size):
-        super().__init__()
-        self.vocab_size, self.rows = vocab_size, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        output = function(*args, **(kwargs or {}))
-        for tensor in output if isinstance(output, tuple | list) else [output]:
-            if isinstance(tensor, torch.Tensor) and tensor.ndim > 1 and tensor.shape[-1] == self.vocab_size:
-                self.rows = max(self.rows, tensor.numel() // self.vocab_size)
-        return output
-
-
-@pytest.mark.parametrize("kl_positions", ["labels", "attended"])
-def test_no_more_vocabulary_logits_than_needed(make_trainer, monkeypatch, kl_positions):
-    """Forward and backward, no tensor holds logits of unscored tokens, or of more tokens than a chunk."""
-    teacher, student = make_model("roberta", "mlm"), make_student(make_model("roberta", "mlm", seed=1))
-    rows = make_rows("mlm", num_rows=32)
-    batch = collate(rows)
-    num_scored, num_attended = int((batch["labels"] != -100).sum()), int(batch["attention_mask"].sum())
-    width = teacher.config.hidden_size  # a transposed weight is as wide as the vocabulary too, and has so many rows
-    if kl_positions == "attended":
-        monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", 50 * teacher.config.vocab_size)
-    trainer = make_trainer(student, teacher, kl_positions=kl_positions)
-    with WidestVocabularyTensor(teacher.config.vocab_size) as widest:
-        trainer.compute_loss(student, batch).backward()
-    assert widest.rows == (num_scored if kl_positions == "labels" else 50)
-    assert width < widest.rows < num_attended < batch["input_ids"].numel()
 
 
 def test_bf16(make_trainer, head):
@@ -506,71 +339,6 @@ def test_torch_compile(make_trainer, head):
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("student", "teacher", "options", "message"),
-    [
-        ({}, None, {}, "alpha_kl=5.0 and alpha_cos=1.0 need a teacher"),
-        ({}, {}, {"alpha_kl": 0.0, "alpha_cos": 0.0}, "teacher_model would have no effect"),
-        ({}, {}, {"teacher_model_name_or_path": "roberta-base"}, "two teachers"),
-        ({}, {}, {"kl_positions": "attended"}, "kl_positions='attended' would have no effect for a BertForSequence"),
-        ({}, {"width": 32}, {}, "student's are 16 wide and the teacher's 32: set project_hidden"),
-        ({}, {"num_labels": 3}, {}, "have to be the same"),
-        ({}, {}, {"rows": []}, "train_dataset is empty"),
-        ({}, {}, {"eval_rows": []}, "eval_dataset is empty"),
-        ({}, {}, {"eval_rows": {"small": []}}, "small is empty"),
-        ({}, {}, {"trainer_options": {"compute_loss_func": print}}, "compute_loss_func would have no effect"),
-    ],
-)
-def test_options_that_do_not_fit(make_trainer, student, teacher, options, message):
-    student = make_model("bert", "classification", **student)
-    teacher = None if teacher is None else make_model("bert", "classification", seed=1, **teacher)
-    with pytest.raises(ValueError, match=message):
-        make_trainer(student, teacher, **options)
-
-
-@pytest.mark.parametrize(
-    ("head", "options", "message"),
-    [
-        ("regression", {"temperature": 4.0}, "temperature=4.0 would have no effect for a BertForSequence"),
-        ("regression", {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is for one class"),
-        ("multi_label", {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is for one class"),
-        ("question_answering", {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is for one class"),
-        ("question_answering", {"kl_positions": "attended"}, "which has no row of logits per token"),
-        ("classification", {"fp16": True}, "fp16=True would have no effect on the CPU"),
-    ],
-)
-def test_options_that_do_not_fit_the_head(make_trainer, head, options, message):
-    with pytest.raises(ValueError, match=message):
-        make_trainer(make_model("bert", head), make_model("bert", head, seed=1), **options)
-
-
-def test_experts_are_not_balanced_here(make_trainer):
-    student, teacher = make_model("bert", "mlm"), make_model("bert", "mlm", seed=1)
-    student.config.output_router_logits = True
-    with pytest.raises(ValueError, match="output_router_logits=True would have no effect"):
-        make_trainer(student, teacher)
-
-
-def test_fsdp1(make_trainer, monkeypatch):
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedType
-
-    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
-    with pytest.raises(ValueError, match=r"FSDP1 flattens parameters.*fsdp_version: 2"):
-        make_trainer(make_model("bert", "mlm"), make_model("bert", "mlm", seed=1))
-
-
-def test_no_repository_for_a_trainer_that_cannot_be(make_trainer, monkeypatch):
-    made = []
-    monkeypatch.setattr(Trainer, "init_hf_repo", lambda trainer, *args, **kwargs: made.append(trainer))
-    student, teacher = make_model("bert", "mlm"), make_model("bert", "mlm", seed=1, width=32)
-    with pytest.raises(ValueError, match="set project_hidden_states"):
-        make_trainer(student, teacher, push_to_hub=True)
-    assert made == []
-    trainer = make_trainer(student, make_model("bert", "mlm", seed=1), push_to_hub=True)
-    assert made == [trainer]
-
-
 def test_hyperparameter_search_changes_the_losses(make_trainer):
     from transformers.trainer_utils import HPSearchBackend
 
@@ -621,76 +389,11 @@ def test_decoders_from_end_to_end(make_trainer, head):
     assert generated.shape[1] >= 2
 
 
-def test_evaluation_gathers_logits_and_nothing_else(make_trainer, every_head, monkeypatch):
-    """So that it needs no more memory than `Trainer`'s own; without metrics, not even those."""
-    family = FAMILY_OF_HEAD.get(every_head, "bert")
-    teacher, student = make_model(family, every_head), make_model(family, every_head, seed=1, num_layers=2)
-    rows, seen = make_rows(every_head), []
-    for options in ({}, {"trainer_options": {"compute_metrics": lambda prediction: {}}}):
-        trainer = make_trainer(student, teacher, eval_rows=rows, per_device_eval_batch_size=4, **options)
-        step = trainer.prediction_step
-
-        def watched(*args, step=step, **kwargs):
-            seen.append(step(*args, **kwargs))
-            return seen[-1]
-
-        monkeypatch.setattr(trainer, "prediction_step", watched)
-        trainer.evaluate()
-    without_metrics, with_metrics = seen[0], seen[-1]
-    assert without_metrics[1:] == (None, None)
-    logits = with_metrics[1] if isinstance(with_metrics[1], tuple) else (with_metrics[1],)
-    assert len(logits) == (2 if every_head == "question_answering" else 1)
-    assert all(len(tensor) == 4 for tensor in logits)
-    assert not any(tensor.requires_grad for tensor in logits)
-
-
-def test_arguments_in_trainers_order(tmp_path):
-    teacher, rows = make_model("bert", "mlm"), make_rows("mlm")
-    arguments = DistillationTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
-    trainer = DistillationTrainer(make_student(teacher), arguments, collate, rows, rows, teacher_model=teacher)
-    assert (trainer.args, trainer.data_collator) == (arguments, collate)
-    assert (trainer.train_dataset, trainer.eval_dataset) == (rows, rows)
-
-
 def test_other_width_without_the_cosine(make_trainer):
     teacher, student = make_model("bert", "mlm", width=32), make_model("bert", "mlm")
     trainer = make_trainer(student, teacher, make_rows("mlm"), alpha_cos=0.0, max_steps=1)
     trainer.train()
     assert trainer.state.log_history[0]["loss_kl"] > 0
-
-
-@pytest.mark.parametrize(("head", "message"), [("classification", "set alpha_task=0"), ("mlm", "set alpha_task=0")])
-def test_training_without_labels(make_trainer, head, message):
-    rows = make_rows(head)
-    for row in rows:
-        del row["labels"]
-    teacher = make_model("bert", head)
-    trainer = make_trainer(make_student(teacher), teacher, rows)
-    with pytest.raises(ValueError, match=message):
-        trainer.train()
-    assert trainer.state.global_step == 0
-
-
-def test_arguments_of_the_wrong_kind():
-    teacher = make_model("bert", "mlm")
-    with pytest.raises(TypeError, match="args should be DistillationTrainingArguments, but is TrainingArguments"):
-        DistillationTrainer(
-            model=make_student(teacher), teacher_model=teacher, args=TrainingArguments("out", use_cpu=True)
-        )
-
-
-def test_model_of_the_wrong_kind(make_trainer):
-    with pytest.raises(TypeError, match="model should be a transformers model, but is Linear"):
-        make_trainer(torch.nn.Linear(2, 2), make_model("bert", "mlm"))
-
-
-def test_several_gpus_in_one_process(tmp_path):
-    class TwoGPUs(DistillationTrainingArguments):
-        n_gpu = 2
-
-    teacher = make_model("bert", "mlm")
-    with pytest.raises(ValueError, match=r"One process cannot drive 2 GPUs.*accelerate launch"):
-        DistillationTrainer(make_student(teacher), TwoGPUs(str(tmp_path), use_cpu=True, report_to="none"))
 
 
 @pytest.mark.gpu

@@ -1,0 +1,116 @@
+"""The benchmarks on tiny models: they run, and what they are there to show is in their figures."""
+
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from recipes.benchmarks import split_invariance, teacher_dtype
+from tests.conftest import VOCAB_SIZE, make_model, make_rows
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_garbage():
+    """`Trainer` collects garbage after each training; what was imported need not be gone over each time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def teacher_folder(tmp_path):
+    """A classifier of 4 layers and its tokenizer."""
+    folder = tmp_path / "quickstart" / "teacher"
+    make_model("bert", "classification", width=64).save_pretrained(folder)  # 4 bits need a multiple of 32
+    words = {"[PAD]": 0, "[UNK]": 1} | {f"word{index}": index for index in range(2, VOCAB_SIZE)}
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, "[UNK]")), pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def rows():
+    return Dataset.from_list(make_rows("classification", num_rows=8))
+
+
+def test_split_invariance(tmp_path, capsys):
+    output = tmp_path / "made" / "split_invariance.json"
+    measured = split_invariance.run(output)
+
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if line.startswith("| ")]
+    assert len(lines) == len(split_invariance.HEADS) + 2
+    for head, (class_name, _) in split_invariance.HEADS.items():
+        assert printed.count(f"| {head} ({class_name}) |") == 1
+    assert json.loads(output.read_text())["heads"] == measured
+
+    for head, trainers in measured.items():
+        distilled = trainers["DistillationTrainer"]
+        assert distilled["gradient"] < 1e-6, head
+        assert distilled["4x4"] == pytest.approx(distilled["16x1"], rel=1e-6), head
+        assert trainers["Trainer"]["16x1"] > 0.1, head
+    assert max(trainers["Trainer"]["gradient"] for trainers in measured.values()) > 0.5
+
+
+def test_split_invariance_sees_padding_and_unequal_numbers_of_labels():
+    for head in split_invariance.HEADS:
+        rows = split_invariance.make_rows(head)
+        assert len({len(row["input_ids"]) for row in rows}) > 3 or head == "multiple choice"
+    for head in ("token classification", "masked LM, BERT", "causal LM", "sequence to sequence"):
+        rows = split_invariance.make_rows(head)
+        labels = [sum(label != -100 for row in rows[i : i + 4] for label in row["labels"]) for i in range(0, 16, 4)]
+        assert min(labels) > 0
+        assert max(labels) > 2 * min(labels)
+
+
+def test_teacher_dtype(teacher_folder, rows, tmp_path, capsys):
+    output = tmp_path / "teacher_dtype.json"
+    measured = teacher_dtype.run(teacher_folder, rows, rounds=2, output=output)
+
+    printed = capsys.readouterr().out
+    assert json.loads(output.read_text())["teachers"] == measured
+    for autocast, teachers in measured.items():
+        for teacher, figures in teachers.items():
+            assert printed.count(f"| {autocast} | {teacher} |") == 1
+            if "skipped" in figures:
+                assert teacher not in ("float32", "bfloat16")
+                continue
+            assert figures["ms per step"] > 0
+            assert figures["ratio"] > 0
+            # The student and its dropout are the same beside every teacher.
+            assert figures["loss_task"] == teachers["float32"]["loss_task"]
+        assert teachers["float32"]["ratio"] == 1
+        assert teachers["float32"]["deviation of loss_kl"] == 0
+        for name in ("loss_kl", "loss_cos"):
+            assert 0 < abs(teachers["bfloat16"][f"deviation of {name}"]) < 0.1
+    assert measured["bf16"]["float32"]["loss_task"] != measured["off"]["float32"]["loss_task"]
+
+
+def test_teacher_dtype_without_bitsandbytes(teacher_folder, rows, monkeypatch):
+    monkeypatch.setattr("hf_distill.training.teacher_loading.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr(teacher_dtype, "TEACHERS", {"8bit": teacher_dtype.TEACHERS["8bit"]})
+    trainers = teacher_dtype.make_trainers(teacher_folder, rows, "off")
+    assert "needs bitsandbytes: pip install" in trainers["8bit"]
+
+
+def test_teacher_dtype_before_the_quickstart(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["teacher_dtype", "--quickstart", str(tmp_path / "quickstart")])
+    assert teacher_dtype.main() == 1
+    assert (
+        capsys.readouterr().err == f"There is no {tmp_path / 'quickstart' / 'teacher'}: run `make quickstart` first.\n"
+    )
+
+
+def test_help():
+    command = [sys.executable, "-m", "recipes.benchmarks.split_invariance", "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert run.returncode == 0
+    assert "--output" in run.stdout

@@ -1,0 +1,85 @@
+"""What a step costs: one forward of the student, no waiting for the device, no logits that nobody reads."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hf_distill import make_student
+from hf_distill.training import scoring
+from tests.conftest import collate, make_model, make_rows
+
+
+def test_one_forward_of_the_wrapped_student_per_micro_batch(make_trainer, head):
+    class Wrapper(torch.nn.Module):
+        calls = 0
+
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, **inputs):
+            self.calls += 1
+            return self.module(**inputs)
+
+    teacher = make_model("bert", head)
+    student = make_student(teacher)
+    trainer, wrapper = make_trainer(student, teacher), Wrapper(student)
+    trainer.accelerator.unwrap_model = lambda model, **options: student if model is wrapper else model
+    trainer.compute_loss(wrapper, collate(make_rows(head)))
+    assert wrapper.calls == 1
+
+
+class CountSynchronisations(TorchDispatchMode):
+    """Counts what would make a device wait: a number copied to the host, a shape that depends on a mask's content."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket.__name__ in {"_local_scalar_dense", "nonzero", "masked_select"}
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_synchronisation_for_the_losses(make_trainer):
+    """A micro-batch synchronises no more often than the bare forwards of both models, which look at the mask."""
+    teacher, student = make_model("bert", "classification"), make_student(make_model("bert", "classification", seed=1))
+    trainer, batch = make_trainer(student, teacher), collate(make_rows("classification"))
+    with CountSynchronisations() as counted:
+        (batch,), items = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
+        trainer.compute_loss(student, batch, num_items_in_batch=items).backward()
+    del batch["labels"]
+    with CountSynchronisations() as bare:
+        student(**batch)
+        teacher(**batch)
+    assert counted.count == bare.count > 0
+
+
+class WidestVocabularyTensor(TorchDispatchMode):
+    """Finds the most rows of any tensor that is as wide as the vocabulary."""
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.vocab_size, self.rows = vocab_size, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(tensor, torch.Tensor) and tensor.ndim > 1 and tensor.shape[-1] == self.vocab_size:
+                self.rows = max(self.rows, tensor.numel() // self.vocab_size)
+        return output
+
+
+@pytest.mark.parametrize("kl_positions", ["labels", "attended"])
+def test_no_more_vocabulary_logits_than_needed(make_trainer, monkeypatch, kl_positions):
+    """Forward and backward, no tensor holds logits of unscored tokens, or of more tokens than a chunk."""
+    teacher, student = make_model("roberta", "mlm"), make_student(make_model("roberta", "mlm", seed=1))
+    rows = make_rows("mlm", num_rows=32)
+    batch = collate(rows)
+    num_scored, num_attended = int((batch["labels"] != -100).sum()), int(batch["attention_mask"].sum())
+    width = teacher.config.hidden_size  # a transposed weight is as wide as the vocabulary too, and has so many rows
+    if kl_positions == "attended":
+        monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", 50 * teacher.config.vocab_size)
+    trainer = make_trainer(student, teacher, kl_positions=kl_positions)
+    with WidestVocabularyTensor(teacher.config.vocab_size) as widest:
+        trainer.compute_loss(student, batch).backward()
+    assert widest.rows == (num_scored if kl_positions == "labels" else 50)
+    assert width < widest.rows < num_attended < batch["input_ids"].numel()
