@@ -111,12 +111,14 @@ class Head:
 
     def rows(self, output: ModelOutput, scored: Scored) -> torch.Tensor:
         """`[rows, classes]`: the logits of the scored rows, out of what the model returned."""
-        if output.logits.ndim != 2:
+        logits = output.get("logits")
+        if logits is None or logits.ndim != 2:
+            given = f"logits {list(logits.shape)}" if logits is not None else f"{', '.join(output)} and no logits"
             raise ValueError(
-                f"{self.model_name} returned logits {list(output.logits.shape)}: distilled are heads with logits "
-                f"[batch, classes], and those that docs/heads.md lists."
+                f"{self.model_name} returned {given}: distilled are heads with logits [batch, classes], and those that "
+                f"docs/heads.md lists."
             )
-        return output.logits[: len(scored.positions)]
+        return logits[: len(scored.positions)]
 
     def predictions(self, output: ModelOutput) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """What `Trainer` gives to `compute_metrics`."""
@@ -197,6 +199,11 @@ class QuestionAnsweringHead(Head):
         return Scored(attended, positions, inside, labels.where(inside, IGNORE_INDEX))
 
     def rows(self, output, scored):
+        if "start_logits" not in output:
+            raise ValueError(
+                f"{self.model_name} returned {', '.join(output)} and no start_logits: an answer that is searched for "
+                f"cannot be distilled."
+            )
         num_examples = len(scored.positions) // 2
         rows = torch.cat([output.start_logits[:num_examples], output.end_logits[:num_examples]])
         padding = ~scored.attended[:num_examples].repeat(2, 1)

@@ -502,6 +502,10 @@ class DistillationTrainer(Trainer):
                     f"that is the student itself: leave it out."
                 )
             teacher.model = copy.deepcopy(teacher.model).to(dtype)  # the caller's own stays as it is
+        if teacher.model.dtype == torch.float16 and args.bf16 and args.device.type == "cpu":
+            raise ValueError(
+                "A teacher in float16 does not run under bf16 autocast on the CPU: set teacher_dtype='bfloat16'."
+            )
         if teacher_model is not self.model and getattr(teacher.model, "hf_device_map", None) is None:
             teacher.wrapped = shard_teacher(self.accelerator, teacher.model)
             if teacher.wrapped is None:

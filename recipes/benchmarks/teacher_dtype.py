@@ -74,7 +74,7 @@ def make_trainers(teacher_folder: Path, rows: Dataset, autocast: str) -> dict[st
         for teacher in TEACHERS:
             try:
                 trainers[teacher] = make_trainer(teacher_folder, rows, autocast, teacher, folder)
-            except (ImportError, RuntimeError) as error:  # no bitsandbytes, or an operation this device lacks
+            except (ImportError, RuntimeError, ValueError) as error:  # no bitsandbytes, or what this device cannot do
                 trainers[teacher] = str(error).splitlines()[0]
     return trainers
 

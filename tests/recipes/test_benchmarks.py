@@ -2,9 +2,7 @@
 
 import gc
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -41,16 +39,18 @@ def rows():
     return Dataset.from_list(make_rows("classification", num_rows=8))
 
 
-def test_split_invariance(tmp_path, capsys):
+def test_split_invariance(tmp_path, monkeypatch, capsys):
     output = tmp_path / "made" / "split_invariance.json"
-    measured = split_invariance.run(output)
+    monkeypatch.setattr(sys, "argv", ["split_invariance", "--output", str(output)])
+    split_invariance.main()
 
     printed = capsys.readouterr().out
     lines = [line for line in printed.splitlines() if line.startswith("| ")]
     assert len(lines) == len(split_invariance.HEADS) + 2
     for head, (class_name, _) in split_invariance.HEADS.items():
         assert printed.count(f"| {head} ({class_name}) |") == 1
-    assert json.loads(output.read_text())["heads"] == measured
+    measured = json.loads(output.read_text())["heads"]
+    assert measured.keys() == split_invariance.HEADS.keys()
 
     for head, trainers in measured.items():
         distilled = trainers["DistillationTrainer"]
@@ -107,10 +107,3 @@ def test_teacher_dtype_before_the_quickstart(tmp_path, monkeypatch, capsys):
     assert (
         capsys.readouterr().err == f"There is no {tmp_path / 'quickstart' / 'teacher'}: run `make quickstart` first.\n"
     )
-
-
-def test_help():
-    command = [sys.executable, "-m", "recipes.benchmarks.split_invariance", "--help"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert run.returncode == 0
-    assert "--output" in run.stdout

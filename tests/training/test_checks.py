@@ -46,6 +46,11 @@ def test_options_that_do_not_fit_the_head(make_trainer, head, options, message):
         make_trainer(make_model("bert", head), make_model("bert", head, seed=1), **options)
 
 
+def test_a_teacher_in_float16_beside_bf16_on_the_cpu(make_trainer):
+    with pytest.raises(ValueError, match="float16 does not run under bf16 autocast on the CPU"):
+        make_trainer(make_model("bert", "mlm"), make_model("bert", "mlm", seed=1), bf16=True, teacher_dtype="float16")
+
+
 def test_experts_are_not_balanced_here(make_trainer):
     student, teacher = make_model("bert", "mlm"), make_model("bert", "mlm", seed=1)
     student.config.output_router_logits = True

@@ -177,7 +177,11 @@ def test_head_of_a_model_of_ones_own():
     head = find_head(Mine(make_config("bert")))
     assert type(head) is Head
     with pytest.raises(ValueError, match=r"Mine returned logits \[2, 3, 4\]"):
-        head.rows(type("Output", (), {"logits": torch.ones(2, 3, 4)}), None)
+        head.rows({"logits": torch.ones(2, 3, 4)}, None)
+    with pytest.raises(ValueError, match="Mine returned loss, prediction_logits and no logits"):
+        head.rows({"loss": 0, "prediction_logits": 0}, None)
+    with pytest.raises(ValueError, match="returned start_top_log_probs and no start_logits"):
+        head_of("question_answering").rows({"start_top_log_probs": 0}, None)
 
 
 def test_no_head():

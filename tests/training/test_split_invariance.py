@@ -91,7 +91,7 @@ def assert_equal_steps(one, other):
 @pytest.mark.parametrize(("head", "family"), CASES)
 def test_micro_batches(make_trainer, head, family, checkpointing):
     whole = one_step(make_trainer, head, family)
-    for batch_size, accumulation in [(16, 1), (8, 2), (4, 4), (1, 16)]:
+    for batch_size, accumulation in [(16, 1), (4, 4)] if checkpointing else [(8, 2), (4, 4), (1, 16)]:
         split = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
         assert_equal_steps(one_step(make_trainer, head, family, checkpointing=checkpointing, **split), whole)
 
