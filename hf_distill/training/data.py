@@ -2,7 +2,7 @@
 
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ class RepeatableCollator:
         self.collator, self.seed, self.epoch = collator, seed, epoch
 
     def __call__(self, rows: Sequence) -> dict[str, torch.Tensor]:
-        seed = zlib.crc32(f"{self.seed} {self.epoch.item()} {rows[0]}".encode())
+        seed = zlib.crc32(_content(rows[0]), zlib.crc32(f"{self.seed} {self.epoch.item()}".encode()))
         python, numpy = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -37,6 +37,19 @@ class RepeatableCollator:
             finally:
                 random.setstate(python)
                 np.random.set_state(numpy)
+
+
+def _content(value: object) -> bytes:
+    """What a row holds, without where in memory it lies."""
+    if isinstance(value, Mapping):
+        return b"".join(map(_content, value.values()))
+    if isinstance(value, list | tuple):
+        return b"".join(map(_content, value))
+    if isinstance(value, torch.Tensor):
+        return value.numpy(force=True).tobytes()
+    if isinstance(value, int | float | str):
+        return f"{value} ".encode()
+    return value.tobytes() if hasattr(value, "tobytes") else b""  # numpy's arrays, and images
 
 
 class TellEpoch(TrainerCallback):

@@ -26,13 +26,12 @@ class ScoredOutput:
     """A forward whose head has run, or can be run, on the scored rows.
 
     Attributes:
-        last_hidden_state: `[batch, length, width]`, of all positions; None for a model that does not keep its head and
-            what the head reads apart.
+        last_hidden_state: `[batch, length, width]`, of all positions.
         num_rows: how many rows are scored.
         logits: gives the logits `[rows, classes]` of a slice of the scored rows.
     """
 
-    last_hidden_state: torch.Tensor | None
+    last_hidden_state: torch.Tensor
     num_rows: int
     logits: Callable[[slice], torch.Tensor]
 
@@ -63,6 +62,9 @@ def scored_forward(
 
     Returns:
         The scored output, and what the forward itself returned.
+
+    Raises:
+        ValueError: if the model does not tell its head from the rest.
     """
     narrowed = head.over_vocabulary and not whole_logits
     backbone = _Backbone(model, narrowed)
@@ -73,6 +75,11 @@ def scored_forward(
         model_hook.remove()
         backbone.close()  # it is called again when the head is run on its own
         hidden = backbone.last_hidden_state
+        if hidden is None:
+            raise ValueError(
+                f"{type(model).__name__} does not say which of its modules its head reads from: base_model, "
+                f"get_decoder() or get_encoder() should be the one that its forward calls."
+            )
         if narrowed:
             rows = hidden[scored.positions]
             scored_output = ScoredOutput(hidden, len(rows), lambda chunk: backbone.run_head(rows[chunk]))

@@ -77,8 +77,7 @@ class Teacher:
                 rows = output.logits(chunk).to(scored.positions.device)
             return rows if self._columns is None else rows[:, self._columns]
 
-        hidden = output.last_hidden_state
-        hidden = None if hidden is None else hidden.to(scored.positions.device)  # from wherever `device_map` put it
+        hidden = output.last_hidden_state.to(scored.positions.device)  # from wherever `device_map` put it
         return replace(output, last_hidden_state=hidden, logits=logits)
 
 

@@ -127,6 +127,15 @@ def hooks_of_ours(model):
     return [hook for hook in hooks if hook.__module__.startswith("hf_distill")]
 
 
+def test_head_that_is_not_told_from_the_rest():
+    model = make_model("bert", "mlm")
+    model.base_model_prefix, model.elsewhere = "elsewhere", torch.nn.Identity()
+    inputs = collate(make_rows("mlm"))
+    scored = find_head(model).score(inputs)
+    with pytest.raises(ValueError, match="BertForMaskedLM does not say which of its modules its head reads from"):
+        scored_forward(model, model, find_head(model), {"input_ids": inputs["input_ids"]}, scored)
+
+
 def test_model_is_left_as_it_was_after_an_error():
     model = make_model("bert", "mlm")
     with pytest.raises(IndexError):
