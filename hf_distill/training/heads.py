@@ -313,7 +313,8 @@ def find_head(model: PreTrainedModel) -> Head:
             if cls.__name__.endswith(head.class_names):
                 if head is Seq2SeqLMHead and not model.config.is_encoder_decoder:
                     raise ValueError(
-                        f"{type(model).__name__} has no decoder of its own, so it cannot be distilled yet."
+                        f"{type(model).__name__} is no encoder-decoder, so what its logits stand for is not known: "
+                        f"load its language model with AutoModelForCausalLM."
                     )
                 return head(model)
     if model.base_model is model or not hasattr(model.config, "num_labels"):

@@ -187,3 +187,11 @@ def test_head_of_a_model_of_ones_own():
 def test_no_head():
     with pytest.raises(ValueError, match="BertModel has no head"):
         find_head(AutoModel.from_config(make_config("bert")))
+
+
+def test_conditional_generation_without_an_encoder():
+    class MineForConditionalGeneration(type(make_model("gpt2", "causal"))):
+        pass
+
+    with pytest.raises(ValueError, match="MineForConditionalGeneration is no encoder-decoder"):
+        find_head(MineForConditionalGeneration(make_config("gpt2")))

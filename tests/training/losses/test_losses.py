@@ -88,7 +88,7 @@ def test_cosine(seed, share):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 10.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_kl_of_huge_logits_is_finite(temperature, dtype):
     student_logits = torch.tensor([[1e4, -1e4, 0.0]], dtype=dtype, requires_grad=True)
     loss = KLDivergenceLoss(temperature)(student_logits, torch.tensor([[-1e4, 1e4, 0.0]], dtype=dtype), None)
