@@ -139,7 +139,7 @@ def test_teacher_with_adapters(make_trainer, tmp_path, head):
     for given in (teacher, str(tmp_path / "adapter"), merged(teacher)):
         trainer = make_trainer(make_model(family, head, seed=1, num_layers=2), given, eval_rows=rows)
         losses.append(trainer.evaluate()["eval_loss"])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5) == pytest.approx(losses[2], rel=1e-5)
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
     beside_the_base = make_trainer(make_model(family, head, seed=1, num_layers=2), make_model(family, head))
     assert beside_the_base.evaluate(rows)["eval_loss"] != pytest.approx(losses[0], rel=1e-3)
 

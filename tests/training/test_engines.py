@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
-from tests.conftest import make_model
+from tests.conftest import HEADS, make_model
 from tests.training.test_split_invariance import (
     CASES,
     LOSS_NAMES,
@@ -42,6 +42,12 @@ def run_on_two_processes(tmp_path, engine, cases, launcher=TORCHRUN):
     assert result_file.exists(), run.stderr[-3000:]
     results = json.loads(result_file.read_text())
     assert len(results) == len(cases)
+    assert os.listdir(tmp_path / "out") == ["checkpoint-1"]
+    if engine != "zero3":  # which gathers what it saves where it is told to
+        head, _ = cases[-1]
+        _, loading = HEADS[head].from_pretrained(tmp_path / "out" / "checkpoint-1", output_loading_info=True)
+        assert not loading["missing_keys"]
+        assert not loading["unexpected_keys"]
     assert all(result["num_processes"] == 2 for result in results)
     return results
 
