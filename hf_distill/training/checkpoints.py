@@ -11,6 +11,8 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 DISTILLATION_STATE_NAME = "distillation_state.json"
+UNFINISHED_NAME = "_unfinished_checkpoint"
+"""No checkpoint for who looks for one, and, with its underscore, nothing that `Trainer` pushes."""
 
 
 def write_distillation_state(checkpoint: str, state: Mapping[str, object]) -> None:
@@ -27,11 +29,10 @@ def warn_of_differences(checkpoint: str, state: Mapping[str, object]) -> None:
         return
     with open(path) as file:
         written = json.load(file)
-    differences = [
-        f"{name} was {written.get(name)!r} and is {state.get(name)!r}"
-        for name in {**written, **state}
-        if written.get(name) != state.get(name)
-    ]
+    different = [name for name in {**written, **state} if written.get(name) != state.get(name)]
+    if "teacher_fingerprint" not in different:  # it may have moved
+        different = [name for name in different if name != "teacher"]
+    differences = [f"{name} was {written.get(name)!r} and is {state.get(name)!r}" for name in different]
     if differences:
         logger.warning(f"The training goes on from {checkpoint} in another way: {'; '.join(differences)}.")
 
@@ -47,7 +48,7 @@ def named_when_whole(folder: str, is_writer: bool, wait_for_everyone) -> Iterato
         is_writer: whether this process is the one that renames.
         wait_for_everyone: waits until all processes have called it.
     """
-    unfinished = os.path.join(os.path.dirname(folder), "unfinished")
+    unfinished = os.path.join(os.path.dirname(folder), UNFINISHED_NAME)
     if is_writer:
         shutil.rmtree(unfinished, ignore_errors=True)
     wait_for_everyone()

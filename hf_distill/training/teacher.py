@@ -180,7 +180,7 @@ def _kind(head: Head) -> type:
 def _shared_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: object) -> slice | None:
     """The entries that both vocabularies have, where one is padded to a round number."""
     sizes = [getattr(model.config, "vocab_size", None) for model in (student, teacher)]
-    if sizes[0] == sizes[1]:
+    if sizes[0] == sizes[1] or "input_ids" not in named_inputs(student):
         return None
     in_use = len(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else None
     if None in sizes or in_use is None or in_use > min(sizes):

@@ -444,7 +444,8 @@ class DistillationTrainer(Trainer):
         state = {f"alpha_{name}": alpha for name, alpha in self.alphas.items()}
         state |= {"temperature": self.args.temperature, "kl_positions": self.args.kl_positions}
         if self.teacher is not None:
-            state |= {"teacher": self.teacher.name, "teacher_fingerprint": self.teacher.fingerprint}
+            state |= {"teacher": os.path.basename(self.teacher.name), "teacher_dtype": str(self.teacher.model.dtype)}
+            state |= {"teacher_fingerprint": self.teacher.fingerprint}
         return state
 
     def _hp_search_setup(self, trial) -> None:

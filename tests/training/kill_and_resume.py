@@ -20,6 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
+from hf_distill.training.checkpoints import UNFINISHED_NAME
 from tests.conftest import collate, make_model, make_rows
 from tests.training.test_teacher import make_tokenizer
 
@@ -91,14 +92,14 @@ for number in range(NUM_KILLS):
     while in_a_process_of_its_own(output_dir, killed_after=moments.uniform(0, 0.9 * duration)):
         shutil.rmtree(output_dir)  # it was quicker
     checkpoint = get_last_checkpoint(output_dir) if output_dir.exists() else None
-    half_written = (output_dir / "unfinished").exists()
+    half_written = (output_dir / UNFINISHED_NAME).exists()
     assert in_a_process_of_its_own(output_dir), output_dir.with_suffix(".log").read_text()[-3000:]
     results.append(
         {
             "resumed_from": checkpoint and int(checkpoint.rpartition("-")[2]),
             "half_written": half_written,
             "identical": torch.equal(weights(output_dir), expected),
-            "left_over": (output_dir / "unfinished").exists(),
+            "left_over": (output_dir / UNFINISHED_NAME).exists(),
         }
     )
 (FOLDER / "results.json").write_text(json.dumps(results))

@@ -112,6 +112,18 @@ def test_resume_with_another_teacher_and_other_losses(make_trainer, warnings):
     assert "alpha_task" not in warning
 
 
+def test_resume_with_a_teacher_that_has_moved(make_trainer, warnings, tmp_path):
+    rows = make_rows("classification")
+    for max_steps, folder in ((1, "here"), (2, "there")):
+        teacher, student = make_pair()
+        teacher.save_pretrained(tmp_path / folder)
+        trainer = make_trainer(student, str(tmp_path / folder), rows, max_steps=max_steps, **EVERY_STEP)
+        trainer.train(resume_from_checkpoint=max_steps > 1)
+        state = Path(trainer.args.output_dir, f"checkpoint-{max_steps}", "distillation_state.json").read_text()
+        assert json.loads(state)["teacher"] == folder
+    assert warnings == []
+
+
 def test_resume_with_the_same(make_trainer, warnings):
     rows = make_rows("classification")
     for max_steps in (1, 2):

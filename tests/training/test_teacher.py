@@ -105,6 +105,12 @@ def test_padded_vocabularies_are_cut(family):
     torch.testing.assert_close(logits, teacher(**inputs).logits[scored.positions][:, :61])
 
 
+def test_vocabulary_of_what_does_not_read_words():
+    """Speech models have one for a head that is not there."""
+    student, teacher = make_model("wav2vec2", "audio"), make_model("wav2vec2", "audio", seed=1, vocab_size=40)
+    assert check_alignment(student, teacher) is None
+
+
 def test_decoders_that_start_otherwise():
     student, teacher = make_model("bart", "seq2seq"), make_model("bart", "seq2seq", decoder_start_token_id=1)
     with pytest.raises(ValueError, match="starts with token 2 and the teacher's with 1"):
