@@ -75,7 +75,6 @@ class DistillationTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "The dtype to run the teacher in. By default the one it is stored in or was loaded in."},
     )
-
     teacher_quantization: TeacherQuantization | None = field(
         default=None,
         metadata={"help": "Load the teacher with weights of 8 or 4 bits. Needs bitsandbytes."},
@@ -86,12 +85,10 @@ class DistillationTrainingArguments(TrainingArguments):
     )
 
     # Trainer's own default replaces a NaN loss by the average of the losses before it, and copies the loss to the host
-    # in every micro-batch to find out. A loss that went wrong should be seen, and a step should not wait for it.
+    # in every micro-batch to find out. Here such a loss stops the training, and no step waits for it.
     logging_nan_inf_filter: bool = field(
         default=False,
-        metadata={
-            "help": "Hide NaN and infinite losses from the log (synchronises with the device every micro-batch)."
-        },
+        metadata={"help": "Not to be set: a loss that is NaN or infinite stops the training."},
     )
 
     def __post_init__(self):
@@ -130,6 +127,11 @@ class DistillationTrainingArguments(TrainingArguments):
             unread |= self._set_by_user("project_hidden_states")
         if not self.reads_teacher:
             unread |= self._set_by_user(*(name for name in self.__dataclass_fields__ if name.startswith("teacher_")))
+        if self.logging_nan_inf_filter:
+            raise ValueError(
+                "logging_nan_inf_filter=True would have no effect, since a loss that is NaN or infinite stops the "
+                "training: leave it out."
+            )
         if not self.average_tokens_across_devices:
             raise ValueError(
                 "average_tokens_across_devices=False would have no effect, since the losses are means over all "

@@ -1,6 +1,7 @@
 """A student is its teacher with fewer layers."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -171,3 +172,11 @@ def test_layers_that_share_weights():
 def test_too_many_layers():
     with pytest.raises(ValueError, match="num_layers=5, but the teacher has 4 layers"):
         make_student(make_model("bert", "mlm"), num_layers=5)
+
+
+def test_zero3_shards_what_is_made(monkeypatch):
+    teacher = make_model("bert", "mlm")
+    module = sys.modules["hf_distill.student.make_student"]
+    monkeypatch.setattr(module, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="make the student before DistillationTrainingArguments"):
+        make_student(teacher)
