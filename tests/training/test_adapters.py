@@ -6,7 +6,16 @@ import os
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PrefixTuningConfig, TaskType, get_peft_model
+from peft import (
+    IA3Config,
+    LoHaConfig,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    TaskType,
+    VeraConfig,
+    get_peft_model,
+)
 from safetensors import safe_open
 from transformers import AutoModel
 
@@ -163,6 +172,27 @@ def test_adapter_without_a_head(tmp_path):
     with_adapters(base, "classification", task_type=None).save_pretrained(tmp_path / "adapter")
     with pytest.raises(ValueError, match=r"no weights for .*classifier.weight"):
         load_teacher(str(tmp_path / "adapter"), make_model("bert", "classification"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        IA3Config(target_modules=["value", "output.dense"], feedforward_modules=["output.dense"]),
+        LoHaConfig(target_modules=["query", "value"]),
+        VeraConfig(target_modules=["query", "value"]),
+    ],
+    ids=lambda config: config.peft_type.value,
+)
+def test_other_adapters(make_trainer, config, tmp_path):
+    student, teacher = get_peft_model(make_model("bert", "mlm", seed=1), config), make_model("bert", "mlm")
+    trainer = make_trainer(student, teacher, make_rows("mlm"), num_train_epochs=5, learning_rate=1e-2)
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert losses[-1] < losses[0]
+    trainer.save_merged_model(str(tmp_path / "merged"))
+    plain = HEADS["mlm"].from_pretrained(tmp_path / "merged")
+    inputs = {"input_ids": torch.tensor([[7, 8, 9]])}
+    torch.testing.assert_close(plain(**inputs).logits, student.eval()(**inputs).logits)
 
 
 def test_prompts_are_refused(make_trainer):
