@@ -13,6 +13,7 @@ import transformers
 
 import hf_distill
 from hf_distill.student import layer_selection
+from hf_distill.training import projection
 from hf_distill.training.losses import hidden_states, logits, task
 from tests.conftest import make_model
 from tests.training.test_teacher import make_tokenizer
@@ -115,7 +116,7 @@ def test_version_is_in_the_changelog():
 
 def test_examples_in_docstrings():
     """Those that need nothing from the Hub."""
-    modules = [hidden_states, logits, task, layer_selection]
+    modules = [hidden_states, logits, task, projection, layer_selection]
     results = [doctest.testmod(module) for module in modules]
     assert [result.failed for result in results] == [0] * len(modules)
     assert min(result.attempted for result in results) > 0
