@@ -1,12 +1,87 @@
-"""How a teacher is loaded from a name: its dtype, its quantisation, its devices, its adapters."""
+"""How a teacher is made ready: found, loaded from a name, put into its dtype, placed."""
+
+import copy
+import os
 
 import torch
+from accelerate import Accelerator
 from peft import PeftConfig, PeftModel, load_peft_weights
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
 
+from hf_distill.training.adapters import transformers_model
+from hf_distill.training.engines import shard_teacher
 from hf_distill.training.heads import auto_class_of
-from hf_distill.training.teacher import check_tokenizers
+from hf_distill.training.teacher import Teacher, check_tokenizers
+from hf_distill.training.training_args import DistillationTrainingArguments
+
+
+def prepare_teacher(
+    teacher_model: PreTrainedModel | PeftModel | str | None,
+    student: PreTrainedModel | PeftModel,
+    args: DistillationTrainingArguments,
+    tokenizer: object,
+    accelerator: Accelerator,
+) -> Teacher | None:
+    """The teacher that the arguments ask for, on its device or sharded over the processes; None if no loss reads one.
+
+    Raises:
+        TypeError: if `teacher_model` is of the wrong kind.
+        ValueError: if there is none, or two, if an option would have no effect, or if it does not fit the student.
+    """
+    if teacher_model is not None and args.teacher_model_name_or_path is not None:
+        raise ValueError(
+            f"There are two teachers, teacher_model and teacher_model_name_or_path="
+            f"{args.teacher_model_name_or_path!r}: give one of them."
+        )
+    if teacher_model is None:
+        teacher_model = args.teacher_model_name_or_path
+    if not args.reads_teacher:
+        if teacher_model is not None:
+            raise ValueError(
+                "teacher_model would have no effect with alpha_kl=0 and alpha_cos=0: raise one of them, or pass "
+                "teacher_model=None."
+            )
+        return None
+    if teacher_model is None:
+        raise ValueError(
+            f"alpha_kl={args.alpha_kl} and alpha_cos={args.alpha_cos} need a teacher: pass teacher_model, or set "
+            f"both to 0."
+        )
+    dtype = None if args.teacher_dtype is None else getattr(torch, args.teacher_dtype)
+    if isinstance(teacher_model, str | os.PathLike):
+        teacher_model = load_teacher(
+            str(teacher_model),
+            transformers_model(student),
+            tokenizer,
+            dtype or "auto",
+            args.teacher_quantization,
+            args.teacher_device_map,
+        )
+    elif args.teacher_quantization is not None or args.teacher_device_map is not None:
+        raise ValueError(
+            f"teacher_quantization={args.teacher_quantization!r} and teacher_device_map="
+            f"{args.teacher_device_map!r} would have no effect on a model that is loaded already: pass its name, "
+            f"or load it with these options."
+        )
+    teacher = Teacher(teacher_model, student, tokenizer)
+    is_quantized = getattr(teacher.model, "is_quantized", False)
+    if dtype is not None and teacher.model.dtype != dtype:
+        if is_quantized or teacher_model is student:
+            raise ValueError(
+                f"teacher_dtype={args.teacher_dtype!r} would have no effect on a teacher that is quantised, or "
+                f"that is the student itself: leave it out."
+            )
+        teacher.model = copy.deepcopy(teacher.model).to(dtype)  # the caller's own stays as it is
+    if teacher.model.dtype == torch.float16 and args.bf16 and args.device.type == "cpu":
+        raise ValueError(
+            "A teacher in float16 does not run under bf16 autocast on the CPU: set teacher_dtype='bfloat16'."
+        )
+    if teacher_model is not student and getattr(teacher.model, "hf_device_map", None) is None:
+        teacher.wrapped = shard_teacher(accelerator, teacher.model)
+        if teacher.wrapped is None:
+            teacher.model.to(args.device)
+    return teacher
 
 
 def load_teacher(

@@ -1,6 +1,5 @@
 """`DistillationTrainer`: `Trainer` with a teacher beside the model."""
 
-import copy
 import os
 from collections.abc import Mapping
 
@@ -22,13 +21,13 @@ from hf_distill.training.adapters import merged, transformers_model
 from hf_distill.training.checkpoints import named_when_whole, warn_of_differences, write_distillation_state
 from hf_distill.training.checks import check_datasets, check_kind_of_training, check_student, hidden_width
 from hf_distill.training.data import RepeatableCollator, TellEpoch
-from hf_distill.training.engines import is_zero3, one_group_for_head_and_embeddings, shard_teacher
+from hf_distill.training.engines import is_zero3, one_group_for_head_and_embeddings
 from hf_distill.training.heads import Scored, find_head
 from hf_distill.training.losses import LOSSES
 from hf_distill.training.projection import HiddenStateProjection, StepWithStudent
 from hf_distill.training.scoring import ScoredOutput, scored_forward, state_weights, sum_over_chunks
-from hf_distill.training.teacher import Teacher, named_inputs
-from hf_distill.training.teacher_loading import load_teacher
+from hf_distill.training.teacher import named_inputs
+from hf_distill.training.teacher_loading import prepare_teacher
 from hf_distill.training.training_args import DistillationTrainingArguments
 
 NEVER = 2**62
@@ -103,7 +102,7 @@ class DistillationTrainer(Trainer):
         student = transformers_model(self.model)
         self.head = find_head(student)
         self._make_losses()
-        self.teacher = self._make_teacher(teacher_model)
+        self.teacher = prepare_teacher(teacher_model, self.model, args, self.processing_class, self.accelerator)
         check_student(student, self.head, args, None if self.teacher is None else self.teacher.model)
         check_datasets(self.train_dataset, self.eval_dataset)
 
@@ -454,64 +453,10 @@ class DistillationTrainer(Trainer):
             self.args.check_distillation_fields()
             self._make_losses()
             if self.args.reads_teacher and self.teacher is None:
-                raise ValueError(f"alpha_kl={self.args.alpha_kl} and alpha_cos={self.args.alpha_cos} need a teacher.")
-
-    def _make_teacher(self, teacher_model: PreTrainedModel | PeftModel | str | None) -> Teacher | None:
-        args = self.args
-        if teacher_model is not None and args.teacher_model_name_or_path is not None:
-            raise ValueError(
-                f"There are two teachers, teacher_model and teacher_model_name_or_path="
-                f"{args.teacher_model_name_or_path!r}: give one of them."
-            )
-        if teacher_model is None:
-            teacher_model = args.teacher_model_name_or_path
-        if not args.reads_teacher:
-            if teacher_model is not None:
                 raise ValueError(
-                    "teacher_model would have no effect with alpha_kl=0 and alpha_cos=0: raise one of them, or pass "
-                    "teacher_model=None."
+                    f"alpha_kl={self.args.alpha_kl} and alpha_cos={self.args.alpha_cos} need a teacher: make the "
+                    f"trainer with one."
                 )
-            return None
-        if teacher_model is None:
-            raise ValueError(
-                f"alpha_kl={args.alpha_kl} and alpha_cos={args.alpha_cos} need a teacher: pass teacher_model, or set "
-                f"both to 0."
-            )
-        dtype = None if args.teacher_dtype is None else getattr(torch, args.teacher_dtype)
-        tokenizer = self.processing_class
-        if isinstance(teacher_model, str | os.PathLike):
-            teacher_model = load_teacher(
-                str(teacher_model),
-                transformers_model(self.model),
-                tokenizer,
-                dtype or "auto",
-                args.teacher_quantization,
-                args.teacher_device_map,
-            )
-        elif args.teacher_quantization is not None or args.teacher_device_map is not None:
-            raise ValueError(
-                f"teacher_quantization={args.teacher_quantization!r} and teacher_device_map="
-                f"{args.teacher_device_map!r} would have no effect on a model that is loaded already: pass its name, "
-                f"or load it with these options."
-            )
-        teacher = Teacher(teacher_model, self.model, tokenizer)
-        is_quantized = getattr(teacher.model, "is_quantized", False)
-        if dtype is not None and teacher.model.dtype != dtype:
-            if is_quantized or teacher_model is self.model:
-                raise ValueError(
-                    f"teacher_dtype={args.teacher_dtype!r} would have no effect on a teacher that is quantised, or "
-                    f"that is the student itself: leave it out."
-                )
-            teacher.model = copy.deepcopy(teacher.model).to(dtype)  # the caller's own stays as it is
-        if teacher.model.dtype == torch.float16 and args.bf16 and args.device.type == "cpu":
-            raise ValueError(
-                "A teacher in float16 does not run under bf16 autocast on the CPU: set teacher_dtype='bfloat16'."
-            )
-        if teacher_model is not self.model and getattr(teacher.model, "hf_device_map", None) is None:
-            teacher.wrapped = shard_teacher(self.accelerator, teacher.model)
-            if teacher.wrapped is None:
-                teacher.model.to(args.device)
-        return teacher
 
     def _has_labels(self, inputs: Mapping[str, torch.Tensor]) -> bool:
         return all(inputs.get(name) is not None for name in self.head.label_names)
