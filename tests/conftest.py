@@ -232,11 +232,6 @@ def make_rows(head: str, num_rows: int = 16, seed: int = 0, num_labels: int | No
     return rows
 
 
-def without_labels(rows: list[dict]) -> list[dict]:
-    names = ("labels", "start_positions", "end_positions")
-    return [{name: value for name, value in row.items() if name not in names} for row in rows]
-
-
 FILL = {"input_ids": PAD, "attention_mask": 0, "token_type_ids": 0, "labels": -100, "input_values": 0.0}
 
 

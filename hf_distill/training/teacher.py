@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -55,7 +55,8 @@ class Teacher:
         # Nothing is generated, so the keys and values of the tokens need not be kept.
         self._constants = {"use_cache": False} if "use_cache" in named_inputs(self.model) else {}
         self.name = self.model.config._name_or_path
-        self.fingerprint = fingerprint(self.model)
+        # Beside its own adapters, the student's base is what is frozen.
+        self.fingerprint = fingerprint((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
 
     def __call__(
         self,
@@ -161,10 +162,10 @@ def named_inputs(model: PreTrainedModel) -> set[str]:
     return {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
     """Tells one model's weights from another's: a hash of names, shapes and some numbers out of each parameter."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         digest.update(f"{name} {list(parameter.shape)}".encode())
         if not parameter.is_meta and type(parameter) is nn.Parameter and parameter.numel():
             step = max(1, parameter.numel() // 16)

@@ -29,25 +29,9 @@ def prepare_teacher(
         TypeError: if `teacher_model` is of the wrong kind.
         ValueError: if there is none, or two, if an option would have no effect, or if it does not fit the student.
     """
-    if teacher_model is not None and args.teacher_model_name_or_path is not None:
-        raise ValueError(
-            f"There are two teachers, teacher_model and teacher_model_name_or_path="
-            f"{args.teacher_model_name_or_path!r}: give one of them."
-        )
+    teacher_model = _choose(teacher_model, args)
     if teacher_model is None:
-        teacher_model = args.teacher_model_name_or_path
-    if not args.reads_teacher:
-        if teacher_model is not None:
-            raise ValueError(
-                "teacher_model would have no effect with alpha_kl=0 and alpha_cos=0: raise one of them, or pass "
-                "teacher_model=None."
-            )
         return None
-    if teacher_model is None:
-        raise ValueError(
-            f"alpha_kl={args.alpha_kl} and alpha_cos={args.alpha_cos} need a teacher: pass teacher_model, or set "
-            f"both to 0."
-        )
     dtype = None if args.teacher_dtype is None else getattr(torch, args.teacher_dtype)
     if isinstance(teacher_model, str | os.PathLike):
         teacher_model = load_teacher(
@@ -147,3 +131,29 @@ def _quantization_config(quantization: str, student: PreTrainedModel) -> BitsAnd
     return BitsAndBytesConfig(
         load_in_8bit=quantization == "8bit", load_in_4bit=quantization == "4bit", llm_int8_skip_modules=head
     )
+
+
+def _choose(
+    teacher_model: PreTrainedModel | PeftModel | str | None, args: DistillationTrainingArguments
+) -> PreTrainedModel | PeftModel | str | None:
+    """The model that was given or the name in the arguments; None if no loss reads a teacher."""
+    if teacher_model is not None and args.teacher_model_name_or_path is not None:
+        raise ValueError(
+            f"There are two teachers, teacher_model and teacher_model_name_or_path="
+            f"{args.teacher_model_name_or_path!r}: give one of them."
+        )
+    if teacher_model is None:
+        teacher_model = args.teacher_model_name_or_path
+    if not args.reads_teacher:
+        if teacher_model is not None:
+            raise ValueError(
+                "teacher_model would have no effect with alpha_kl=0 and alpha_cos=0: raise one of them, or pass "
+                "teacher_model=None."
+            )
+        return None
+    if teacher_model is None:
+        raise ValueError(
+            f"alpha_kl={args.alpha_kl} and alpha_cos={args.alpha_cos} need a teacher: pass teacher_model, or set "
+            f"both to 0."
+        )
+    return teacher_model

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from transformers import AutoModel
 
 from hf_distill.training.adapters import adapters_off, merged
+from hf_distill.training.teacher import Teacher
 from hf_distill.training.teacher_loading import load_teacher
 from tests.conftest import FAMILY_OF_HEAD, HEADS, collate, make_config, make_model, make_rows
 
@@ -206,6 +207,14 @@ def test_base_that_is_not_a_copy(make_trainer):
     _, student = make_pair("mlm")
     with pytest.raises(ValueError, match="pass the student itself as teacher_model"):
         make_trainer(student, student.get_base_model())
+
+
+def test_the_base_is_the_same_teacher_whatever_the_adapters_begin_with():
+    base = make_model("bert", "mlm")
+    students = [with_adapters(copy.deepcopy(base), "mlm", seed=seed, init_lora_weights=False) for seed in (0, 1)]
+    assert Teacher(students[0], students[0]).fingerprint == Teacher(students[1], students[1]).fingerprint
+    other = with_adapters(make_model("bert", "mlm", seed=7), "mlm")
+    assert Teacher(other, other).fingerprint != Teacher(students[0], students[0]).fingerprint
 
 
 def test_distillation_state_names_the_base(make_trainer):

@@ -28,14 +28,17 @@ CASES = [
 ]
 
 
+LABEL_NAMES = ("labels", "start_positions", "end_positions")
+
+
 def losses_by_definition(head, student, teacher, rows, kl_positions="labels", temperature=2.0):
     """The three means over the rows one at a time, without any padding, from the formulas."""
     sums, items = {"kl": 0.0, "task": 0.0, "cos": 0.0}, {"kl": 0, "task": 0, "cos": 0}
     for row in rows:
         batch = collate([row])
-        labels = torch.cat([batch[n].flatten() for n in ("labels", "start_positions", "end_positions") if n in batch])
+        labels = torch.cat([batch[n].flatten() for n in LABEL_NAMES if n in batch])
         if head != "seq2seq":  # which takes its decoder_input_ids from the labels
-            batch = {name: value for name, value in batch.items() if name not in without_labels_names}
+            batch = {name: value for name, value in batch.items() if name not in LABEL_NAMES}
         outputs = []
         with torch.no_grad():
             for model in (student.eval(), teacher.eval()):
@@ -84,9 +87,6 @@ def losses_by_definition(head, student, teacher, rows, kl_positions="labels", te
         sums["cos"] += distance * num_items / max(1, attended.sum().item())
         items["cos"] += num_items
     return {name: sums[name] / items[name] for name in sums}
-
-
-without_labels_names = ("labels", "start_positions", "end_positions")
 
 
 def divergence(head, student_logits, teacher_logits, temperature):
