@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from hf_distill.training.adapters import adapters_off, transformers_model
+from hf_distill.adapters import adapters_off, transformers_model
 from hf_distill.training.heads import Head, Scored, Seq2SeqLMHead, find_head
 from hf_distill.training.scoring import ScoredOutput, scored_forward
 

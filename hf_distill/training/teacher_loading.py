@@ -9,7 +9,7 @@ from peft import PeftConfig, PeftModel, load_peft_weights
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
 
-from hf_distill.training.adapters import transformers_model
+from hf_distill.adapters import transformers_model
 from hf_distill.training.engines import shard_teacher
 from hf_distill.training.heads import auto_class_of
 from hf_distill.training.teacher import Teacher, check_tokenizers

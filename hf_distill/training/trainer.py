@@ -17,7 +17,7 @@ from transformers.trainer_utils import (
     rotate_checkpoints,
 )
 
-from hf_distill.training.adapters import merged, transformers_model
+from hf_distill.adapters import merged, transformers_model
 from hf_distill.training.checkpoints import named_when_whole, warn_of_differences, write_distillation_state
 from hf_distill.training.checks import check_datasets, check_kind_of_training, check_student, hidden_width
 from hf_distill.training.data import RepeatableCollator, TellEpoch

@@ -19,7 +19,7 @@ from peft import (
 from safetensors import safe_open
 from transformers import AutoModel
 
-from hf_distill.training.adapters import adapters_off, merged
+from hf_distill.adapters import adapters_off, merged
 from hf_distill.training.teacher import Teacher
 from hf_distill.training.teacher_loading import load_teacher
 from tests.conftest import FAMILY_OF_HEAD, HEADS, collate, make_config, make_model, make_rows
