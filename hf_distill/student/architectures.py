@@ -1,42 +1,230 @@
-"""Where a model keeps its stack of layers."""
+"""Where a model keeps its stacks of layers, and what its config says layer by layer. The one file with such names."""
 
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+DEPTHS = (
+    "encoder_layers",
+    "num_encoder_layers",
+    "num_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+    "num_hidden_layers",
+)
+"""Names that configs have for the depth of a stack. Other names, such as GPT-2's `n_layer`, are mapped to the last."""
+
+PER_LAYER = (
+    "activation_sparsity_pattern",
+    "attention_layers",
+    "attention_window",
+    "indexer_types",
+    "intermediate_size",
+    "layer_rope_theta",
+    "layer_types",
+    "layers_block_type",
+    "mlp_layer_types",
+    "no_rope_layers",
+    "num_attention_heads_per_layer",
+    "num_key_value_heads_per_layer",
+    "sliding_windows",
+)
+"""Lists with one entry for each layer."""
+
+LAYER_INDICES = (
+    "cross_attention_layers",
+    "deepstack_visual_indexes",
+    "full_attn_idxs",
+    "fullatt_block_indexes",
+    "global_attn_indexes",
+    "hybrid_layer_ids",
+    "mlp_only_layers",
+    "moe_layers",
+    "rope_scaling_layers",
+    "window_block_indices",
+)
+"""Lists of the layers that are of some kind."""
+
+FIRST_LAYERS = ("first_k_dense_replace", "max_window_layers", "num_dense_layers")
+LAST_LAYERS = ("num_kv_shared_layers",)
+"""How many layers at the beginning, or at the end, are of some kind."""
 
 
-def find_layer_stack(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The one stack of transformer layers in `model`: its dotted name and its `nn.ModuleList`.
+@dataclass(frozen=True)
+class LayerStack:
+    """A list of layers whose length is a number in the config."""
 
-    The stack is recognised by its length, which is the config's `num_hidden_layers` (configs with another name for it,
-    such as DistilBERT's `n_layers`, map it to this one), and by its layers being of one class.
+    name: str
+    """What users call it: `"layers"` if it is the only one, else `"encoder"`, `"decoder"`, `"text"`, `"vision"`, ..."""
+    path: str
+    """The dotted name of its `nn.ModuleList` in the model."""
+    config_path: tuple[str, ...]
+    """Where its config is within the model's: `()`, or for instance `("text_config",)`."""
+    depth: str
+    """The name of the number in that config."""
+    num_layers: int
+
+
+def find_layer_stacks(model: PreTrainedModel) -> dict[str, LayerStack]:
+    """The stacks of layers of `model`, by name, in the order in which the config has them.
+
+    A stack is recognised by what the config does: a list of modules that gets shorter when one number of the config,
+    such as `num_hidden_layers`, does. Nothing needs to be known about the architecture, and no weights are made.
 
     Raises:
-        ValueError: if the model is an encoder-decoder, if its config has no `num_hidden_layers`, or if there is no such
-            stack or more than one.
+        ValueError: if there is none, saying what was found instead.
     """
-    if model.config.is_encoder_decoder:
+    lengths = {name: len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    found: list[LayerStack] = []
+    in_pieces = None
+    for config_path, depth, num_layers in _depths(model.config):
+        if num_layers not in lengths.values():
+            continue
+        probe = LayerStack("", "", config_path, depth, num_layers)
+        kept = list(range(num_layers - 1)) or [0, 0]  # one layer fewer, or two in place of one
+        resized = dict(skeleton(type(model), with_layers(model.config, {probe: kept})).named_modules())
+        following = [
+            name
+            for name, length in lengths.items()
+            if length == num_layers and name in resized and len(resized[name]) == len(kept)
+        ]
+        if len(following) == 1 and following[0] not in {stack.path for stack in found}:
+            found.append(LayerStack("", following[0], config_path, depth, num_layers))
+        elif len(following) > 1:
+            in_pieces = f"its config's `{depth}` is the length of several lists ({', '.join(following)})"
+    if not found:
+        depths = ", ".join(f"`{'.'.join((*path, name))}` ({number})" for path, name, number in _depths(model.config))
+        if in_pieces is None and depths:
+            in_pieces = (
+                f"no list of modules has the length that its config gives as {depths}. Either all its layers share one "
+                f"set of weights, as in ALBERT, or they are arranged in stages of different widths, as in Swin"
+            )
         raise ValueError(
-            f"{type(model).__name__} is an encoder-decoder: only models with one stack of layers can be cut."
+            f"{type(model).__name__} has no stack of layers that can be cut: "
+            f"{in_pieces or 'its config gives no number of layers'}."
         )
-    num_layers = getattr(model.config, "num_hidden_layers", None)
-    if num_layers is None:
+    return {name: LayerStack(name, *_location(stack)) for name, stack in zip(_names(found), found, strict=True)}
+
+
+def skeleton(
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    device: torch.device | str = "meta",
+    dtype: torch.dtype | None = None,
+) -> PreTrainedModel:
+    """A model whose weights are tied but yet to be filled in; on the meta device it takes no memory."""
+    with no_init_weights(), torch.random.fork_rng(), torch.device(device):
+        model = model_class._from_config(copy.deepcopy(config), dtype=dtype or torch.get_default_dtype())
+    model.tie_weights()
+    return model.eval()
+
+
+def with_layers(config: PreTrainedConfig, kept: Mapping[LayerStack, Sequence[int]]) -> PreTrainedConfig:
+    """A copy of `config` for a model that keeps only these layers of each stack."""
+    config = copy.deepcopy(config)
+    for stack, layers in kept.items():
+        part = reduce(getattr, stack.config_path, config)
+        num_layers = stack.num_layers
+        overrides = part.to_dict().get("per_layer_config") if getattr(part, "is_heterogeneous", False) else None
+        if overrides is not None:
+            part.per_layer_config = None
+        # Where an encoder and a decoder share one config, these speak of the encoder.
+        if "decoder" not in stack.depth:
+            for name in PER_LAYER:
+                values = vars(part).get(name)
+                if isinstance(values, list | tuple) and len(values) == num_layers:
+                    setattr(part, name, [values[old] for old in layers])
+            for name in LAYER_INDICES:
+                indices = vars(part).get(name)
+                if isinstance(indices, list | tuple):
+                    setattr(part, name, [new for new, old in enumerate(layers) if old in indices])
+            for name in FIRST_LAYERS:
+                if isinstance(number := vars(part).get(name), int):
+                    setattr(part, name, sum(old < number for old in layers))
+            for name in LAST_LAYERS:
+                if isinstance(number := vars(part).get(name), int):
+                    setattr(part, name, sum(old >= num_layers - number for old in layers))
+            if hasattr(part, "attention_types"):  # GPT-Neo makes `attention_layers` out of it again
+                part.attention_types = [[part.attention_layers, 1]]
+        # Backbones name the outputs of their layers, `stage1` and so on after `stem`, and say which they give.
+        if len(getattr(part, "stage_names", None) or ()) == num_layers + 1:
+            outputs = sorted({sum(old < index % (num_layers + 1) for old in layers) for index in part.out_indices})
+            part.stage_names = part.stage_names[: len(layers) + 1]
+            part.set_output_features_output_indices(out_features=None, out_indices=outputs)
+        setattr(part, stack.depth, len(layers))
+        if overrides is not None:
+            part.per_layer_config = {new: overrides[old] for new, old in enumerate(layers) if old in overrides}
+    return config
+
+
+def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A small batch for the part of `model` below its head: some tokens, an image or a second of sound.
+
+    Raises:
+        ValueError: if it is not known what the model takes.
+    """
+    config, name = model.config, model.main_input_name
+    size_of = {**vars(config), **vars(getattr(config, "vision_config", config))}.get
+    image_size = size_of("image_size", 224)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    image = (1, size_of("num_channels", 3), height, width)
+    if size_of("num_frames"):
+        image = (1, size_of("num_frames"), *image[1:])
+    if size_of("max_source_positions") and size_of("num_mel_bins"):  # Whisper
+        spectrum = (1, size_of("num_mel_bins"), 2 * size_of("max_source_positions"))
+    else:
+        spectrum = (1, 64, size_of("input_feat_per_channel") or size_of("feature_projection_input_dim") or 80)
+    sound = (1, size_of("max_length"), size_of("num_mel_bins")) if size_of("num_mel_bins") else (1, 16_000)
+    shapes = {"pixel_values": image, "input_features": spectrum, "input_values": sound}
+
+    # From the middle of the vocabulary: special tokens are at its ends.
+    vocab_size = getattr(config.get_text_config(), "vocab_size", 64)
+    # A BigBird that is given less than this goes over to full attention, and stays there.
+    length = 16 * size_of("block_size", 1) if size_of("attention_type") == "block_sparse" else 8
+    tokens = torch.arange(2 * length).reshape(2, length) % 16 + vocab_size // 2
+    if name != "input_ids" and name not in shapes:
         raise ValueError(
-            f"{type(model).__name__} has no layer stack that can be cut: its config has no `num_hidden_layers`."
+            f"It is not known what {type(model).__name__} takes as {name}: pass example_inputs=, a batch that it "
+            f"understands, so that the student can be checked against it."
         )
-    stacks = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == num_layers and len({type(m) for m in module}) == 1
-    }
-    # A list inside a layer (the experts of a mixture, say) can have the same length as the stack around it.
-    stacks = {
-        name: module for name, module in stacks.items() if not any(name.startswith(f"{outer}.") for outer in stacks)
-    }
-    if len(stacks) != 1:
-        found = f"found {', '.join(stacks)}" if stacks else "found none"
-        raise ValueError(
-            f"{type(model).__name__} should have one `nn.ModuleList` of {num_layers} equal layers "
-            f"(its config's `num_hidden_layers`), {found}. Models whose layers share weights, or with several stacks, "
-            f"cannot be cut."
-        )
-    return next(iter(stacks.items()))
+    inputs = {name: tokens if name == "input_ids" else torch.randn(shapes[name], dtype=model.dtype)}
+    if hasattr(config, "vision_config") and not model.can_generate():  # CLIP takes both; others take images in tokens
+        inputs["pixel_values"] = torch.randn(image, dtype=model.dtype)
+    if config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = tokens[: len(inputs[name])]
+    return {name: values.to(model.device) for name, values in inputs.items()}
+
+
+def _depths(config: PreTrainedConfig, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str, int]]:
+    """Each number of layers in the config and in those within it: where, its name, the number."""
+    for name in DEPTHS:
+        # A name may stand for another one, or be a property that cannot be set.
+        stored = config.attribute_map.get(name, name)
+        number = vars(config).get(stored) if stored == name or stored not in DEPTHS else None
+        if isinstance(number, int) and number > 0:
+            yield path, name, number
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            yield from _depths(value, (*path, name))
+
+
+def _names(stacks: list[LayerStack]) -> list[str]:
+    if len(stacks) == 1:
+        return ["layers"]
+    names = []
+    for stack in stacks:
+        if stack.config_path:
+            names.append(stack.config_path[-1].removesuffix("_config"))
+        else:
+            names.append("decoder" if "decoder" in stack.path.split(".") else "encoder")
+    return names if len(set(names)) == len(names) else [stack.path for stack in stacks]
+
+
+def _location(stack: LayerStack) -> tuple:
+    return stack.path, stack.config_path, stack.depth, stack.num_layers

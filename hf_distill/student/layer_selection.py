@@ -1,7 +1,10 @@
 """Which of the teacher's layers the student keeps: pure functions from layer counts to indices."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+
+Layers = str | Sequence[int]
+"""The name of a strategy, or indices of layers."""
 
 
 def alternate(num_teacher_layers: int, num_layers: int) -> list[int]:
@@ -38,10 +41,73 @@ STRATEGIES: dict[str, Callable[[int, int], list[int]]] = {
     "last": last,
 }
 
+CALIBRATED = "calibrated"
+"""The strategy that needs the model and data, not only numbers."""
 
-def select_layers(
-    num_teacher_layers: int, num_layers: int | None = None, layers: str | Sequence[int] | None = None
-) -> list[int]:
+
+def requests_of_stacks(
+    num_teacher_layers: Mapping[str, int],
+    num_layers: int | Mapping[str, int] | None = None,
+    layers: Layers | Mapping[str, Layers] | None = None,
+) -> dict[str, tuple[int | None, Layers]]:
+    """What is asked for of each stack: how many layers (None for half of them), and which.
+
+    Args:
+        num_teacher_layers: layers of each of the teacher's stacks, by its name.
+        num_layers: for all stacks, or by name.
+        layers: for all stacks, or by name. Where only some are named, here or in `num_layers`, the others stay whole.
+
+    Raises:
+        ValueError: if a name is not one of the stacks, or if indices are given without one though there are several.
+
+    Example:
+        >>> requests_of_stacks({"encoder": 12, "decoder": 12}, num_layers={"decoder": 3})
+        {'encoder': (12, 'alternate'), 'decoder': (3, 'alternate')}
+    """
+    by_name = {"num_layers": num_layers, "layers": layers}
+    by_name = {option: value for option, value in by_name.items() if isinstance(value, Mapping)}
+    for option, value in by_name.items():
+        if unknown := sorted(set(value) - set(num_teacher_layers)):
+            raise ValueError(
+                f"{option}={dict(value)!r} names {', '.join(map(repr, unknown))}, but the teacher's stacks are "
+                f"{', '.join(map(repr, num_teacher_layers))}."
+            )
+    if not isinstance(layers, str | Mapping | None) and len(num_teacher_layers) > 1:
+        example = {name: list(layers) for name in num_teacher_layers}
+        raise ValueError(
+            f"layers={list(layers)}, but the teacher has several stacks: say which, as in layers={example}."
+        )
+
+    requests = {}
+    for name, whole in num_teacher_layers.items():
+        number, which = num_layers, layers
+        if "num_layers" in by_name:
+            number = num_layers.get(name)
+        if "layers" in by_name:
+            which = layers.get(name)
+        if by_name and not any(name in value for value in by_name.values()):
+            number, which = whole, None
+        requests[name] = (number, "alternate" if which is None else which)
+    return requests
+
+
+def check_num_layers(num_teacher_layers: int, num_layers: int | None) -> int:
+    """How many layers the student has: by default half of the teacher's, rounded down, at least 1.
+
+    Raises:
+        ValueError: if it is not a number from 1 to `num_teacher_layers`.
+    """
+    if num_layers is None:
+        return max(1, num_teacher_layers // 2)
+    if not _is_int(num_layers) or not 1 <= num_layers <= num_teacher_layers:
+        raise ValueError(
+            f"num_layers={num_layers!r}, but the teacher has {num_teacher_layers} layers: "
+            f"use a whole number from 1 to {num_teacher_layers}."
+        )
+    return num_layers
+
+
+def select_layers(num_teacher_layers: int, num_layers: int | None = None, layers: Layers | None = None) -> list[int]:
     """The indices of the teacher's layers that the student keeps, in increasing order.
 
     Args:
@@ -65,17 +131,10 @@ def select_layers(
     strategy = "alternate" if layers is None else layers
     if strategy not in STRATEGIES:
         raise ValueError(
-            f"layers={strategy!r} is not a known strategy: use one of {', '.join(map(repr, STRATEGIES))}, "
-            f"or a list of indices such as [0, 2, 4]."
+            f"layers={strategy!r} is not a known strategy: use one of "
+            f"{', '.join(map(repr, [*STRATEGIES, CALIBRATED]))}, or a list of indices such as [0, 2, 4]."
         )
-    if num_layers is None:
-        num_layers = max(1, num_teacher_layers // 2)
-    if not _is_int(num_layers) or not 1 <= num_layers <= num_teacher_layers:
-        raise ValueError(
-            f"num_layers={num_layers!r}, but the teacher has {num_teacher_layers} layers: "
-            f"use a whole number from 1 to {num_teacher_layers}."
-        )
-    return STRATEGIES[strategy](num_teacher_layers, num_layers)
+    return STRATEGIES[strategy](num_teacher_layers, check_num_layers(num_teacher_layers, num_layers))
 
 
 def _checked_indices(indices: list[int], num_teacher_layers: int, num_layers: int | None) -> list[int]:

@@ -2,97 +2,162 @@
 
 import copy
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from hf_distill.student.architectures import find_layer_stack
-from hf_distill.student.layer_selection import select_layers
+from hf_distill.adapters import merged, transformers_model
+from hf_distill.student.architectures import LayerStack, find_layer_stacks
+from hf_distill.student.calibration import calibrate
+from hf_distill.student.cutting import cut
+from hf_distill.student.distilbert import to_distilbert
+from hf_distill.student.layer_selection import (
+    CALIBRATED,
+    Layers,
+    check_num_layers,
+    requests_of_stacks,
+    select_layers,
+)
+from hf_distill.student.proof import prove
 from hf_distill.version import __version__
+
+FAMILIES = {"distilbert": to_distilbert}
+"""What else than the teacher's own family a student can be of."""
 
 
 def make_student(
-    teacher: PreTrainedModel, num_layers: int | None = None, layers: str | Sequence[int] | None = None
+    teacher: PreTrainedModel | PeftModel,
+    num_layers: int | Mapping[str, int] | None = None,
+    layers: Layers | Mapping[str, Layers] | None = None,
+    *,
+    family: str | None = None,
+    calibration_data: Iterable[Mapping[str, torch.Tensor]] | None = None,
+    example_inputs: Mapping[str, torch.Tensor] | None = None,
 ) -> PreTrainedModel:
     """A student of the teacher's own class with fewer layers, every weight copied from the teacher.
 
     By default the student has half of the layers, every other one from layer 0, as in DistilBERT (Sanh et al., 2019,
     https://arxiv.org/abs/1910.01108). Embeddings, pooler and head are kept whole. The student shares no memory with
-    the teacher, which is left as it was. Where the student comes from is written to its config, under `distilled_from`.
+    the teacher, which is left as it was. Both are run once: the student gives what the teacher gives without the
+    layers that were left out, or there is an error. Where the student comes from is written to its config, under
+    `distilled_from`.
 
     Args:
-        teacher: any `AutoModelFor...` with one stack of layers, such as BERT, RoBERTa or DistilBERT with any head.
-        num_layers: layers in the student; by default half of the teacher's, rounded down, at least 1.
-        layers: a strategy, one of `"alternate"` (the default), `"spread"`, `"first"`, `"last"`, or the indices of the
-            teacher's layers to keep.
+        teacher: any `AutoModelFor...` whose layers are in one stack or in several, as for encoder-decoders. PEFT
+            adapters are merged into the student, not into the teacher.
+        num_layers: layers in the student; by default half of the teacher's, rounded down, at least 1. For a model with
+            several stacks the number for each of them, or a mapping such as `{"decoder": 2}`: stacks that neither
+            mapping names are kept whole. `hf-distill inspect` names the stacks.
+        layers: a strategy, one of `"alternate"` (the default), `"spread"`, `"first"`, `"last"` or `"calibrated"`; or
+            the indices of the teacher's layers to keep; or a mapping of those for a model with several stacks.
+        family: `"distilbert"` makes a DistilBERT of a BERT: no token types, no pooler. By default the teacher's own.
+        calibration_data: batches of the teacher's inputs, without labels, for `layers="calibrated"`: the layers that
+            are kept are those without whose fellows the teacher's outputs change least (see `calibrate`).
+        example_inputs: a batch to run both on, for models that need more than some tokens, an image or a sound.
 
     Returns:
         A model in evaluation mode, on the teacher's device and in its dtype.
 
     Raises:
         TypeError: if `teacher` is not a transformers model.
-        ValueError: if the teacher has no stack that can be cut, if `num_layers` or `layers` do not fit it, or if
-            DeepSpeed ZeRO-3 is already on.
+        ValueError: if the teacher has no stack that can be cut, if it is quantised or its weights are not loaded, if
+            an argument does not fit it, if the student does not compute what it should, or if DeepSpeed ZeRO-3 is
+            already on.
 
     Example:
         >>> teacher = AutoModelForSequenceClassification.from_pretrained("textattack/bert-base-uncased-imdb")
         >>> student = make_student(teacher)                      # layers 0, 2, 4, 6, 8, 10
         >>> student = make_student(teacher, layers=[0, 5, 11])
+        >>> student = make_student(teacher, family="distilbert")
+        >>> whisper = AutoModelForSpeechSeq2Seq.from_pretrained("openai/whisper-large-v3")
+        >>> student = make_student(whisper, {"decoder": 2}, "spread")  # as Distil-Whisper: layers 0 and 31
     """
-    if not isinstance(teacher, PreTrainedModel):
+    base = _plain_model(teacher)
+    if family is not None and family not in FAMILIES:
+        raise ValueError(f"family={family!r} is not known: use {' or '.join(map(repr, FAMILIES))}, or leave it out.")
+    stacks = find_layer_stacks(base)
+    requests = requests_of_stacks({name: stack.num_layers for name, stack in stacks.items()}, num_layers, layers)
+    kept = {
+        name: select_layers(stacks[name].num_layers, number, which)
+        for name, (number, which) in requests.items()
+        if which != CALIBRATED
+    }
+    to_calibrate = {
+        name: check_num_layers(stacks[name].num_layers, number)
+        for name, (number, which) in requests.items()
+        if which == CALIBRATED
+    }
+    if bool(to_calibrate) != (calibration_data is not None):
+        raise ValueError(
+            f"layers={layers!r} and calibration_data={'None' if calibration_data is None else '...'}: the one needs "
+            f"the other, as in make_student(teacher, layers='calibrated', calibration_data=batches)."
+        )
+    if to_calibrate:
+        kept = calibrate(base, stacks, kept, to_calibrate, calibration_data)
+
+    if family is None:
+        student = cut(base, stacks, kept)
+    else:
+        whole = FAMILIES[family](base)
+        student = cut(whole, find_layer_stacks(whole), kept)
+    prove(student, base, stacks, kept, example_inputs)
+    if base.can_generate():
+        student.generation_config = copy.deepcopy(base.generation_config)
+    student.config.distilled_from = _provenance(teacher, stacks, kept, requests)
+    return student.eval()
+
+
+def _plain_model(teacher: object) -> PreTrainedModel:
+    """The transformers model to cut, with whatever adapters it has merged into it."""
+    if not isinstance(teacher, PreTrainedModel | PeftModel):
+        what = "a config, which has no weights" if isinstance(teacher, PreTrainedConfig) else type(teacher).__name__
         raise TypeError(
-            f"teacher should be a transformers model, but is a {type(teacher).__name__}: load it first, as with "
-            f"AutoModelForSequenceClassification.from_pretrained(...); merge a PEFT model with merge_and_unload()."
+            f"teacher should be a transformers model, but is {what}: load it first, as with "
+            f"AutoModelForSequenceClassification.from_pretrained(...)."
         )
     if is_deepspeed_zero3_enabled():
         raise ValueError(
             "DeepSpeed ZeRO-3 shards every model that is made after its arguments, and a sharded one has no weights to "
             "cut: make the student before DistillationTrainingArguments(deepspeed=...)."
         )
-    stack_name, stack = find_layer_stack(teacher)
-    kept = select_layers(len(stack), num_layers, layers)
+    base = transformers_model(teacher)
+    if getattr(base, "is_quantized", False):
+        raise ValueError(
+            f"This {type(base).__name__} is quantised: a student should have the weights that were rounded, not what "
+            f"is left of them. Load the teacher without quantization_config, on the CPU if need be."
+        )
+    if on_meta := [name for name, weight in base.named_parameters() if weight.is_meta]:
+        raise ValueError(
+            f"{len(on_meta)} weights of this {type(base).__name__}, such as {on_meta[0]}, are on the meta device: they "
+            f"were never loaded, or are offloaded. Load it with from_pretrained(...), without a device_map."
+        )
+    return merged(teacher) if isinstance(teacher, PeftModel) else base
 
-    with torch.random.fork_rng():  # the random weights that a new model begins with are all replaced
-        student = type(teacher)._from_config(_student_config(teacher, len(stack), kept), dtype=teacher.dtype)
-    student.load_state_dict(_student_weights(teacher, stack_name, kept))
-    student.tie_weights()
-    if teacher.can_generate():
-        student.generation_config = copy.deepcopy(teacher.generation_config)
-    return student.to(teacher.device).eval()
 
-
-def _student_config(teacher: PreTrainedModel, num_teacher_layers: int, kept: list[int]) -> PreTrainedConfig:
-    config = copy.deepcopy(teacher.config)
-    config.num_hidden_layers = len(kept)
-    # Some configs say for each layer which kind it is (`layer_types: ["full_attention", ...]`).
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types is not None and len(layer_types) == num_teacher_layers:
-        config.layer_types = [layer_types[i] for i in kept]
-    config.distilled_from = {
-        "teacher": _public_name(teacher.name_or_path),
-        "layers": kept,
+def _provenance(
+    teacher: PreTrainedModel | PeftModel,
+    stacks: Mapping[str, LayerStack],
+    kept: Mapping[str, Sequence[int]],
+    requests: Mapping[str, tuple[int | None, Layers]],
+) -> dict[str, object]:
+    base = transformers_model(teacher)
+    methods = {name: which if isinstance(which, str) else "explicit" for name, (_, which) in requests.items()}
+    methods |= {name: "all" for name, stack in stacks.items() if len(kept[name]) == stack.num_layers}
+    provenance = {
+        "teacher": _public_name(base.name_or_path),
+        "revision": getattr(base.config, "_commit_hash", None),
+        "layers": kept if len(kept) > 1 else next(iter(kept.values())),
+        "method": methods if len(methods) > 1 else next(iter(methods.values())),
         "hf_distill_version": __version__,
     }
-    return config
+    if isinstance(teacher, PeftModel):
+        provenance["merged_adapters"] = teacher.active_adapters
+    return provenance
 
 
 def _public_name(name_or_path: str) -> str:
     """A model's name on the Hub as it is; of a local folder only its own name, since configs get published."""
     return os.path.basename(os.path.abspath(name_or_path)) if os.path.isdir(name_or_path) else name_or_path
-
-
-def _student_weights(teacher: PreTrainedModel, stack_name: str, kept: list[int]) -> dict[str, torch.Tensor]:
-    """The teacher's state dict with only the kept layers, renumbered from 0."""
-    in_stack = re.compile(rf"{re.escape(stack_name)}\.(\d+)\.(.*)")
-    new_index = {old: new for new, old in enumerate(kept)}
-    weights = {}
-    for name, weight in teacher.state_dict().items():
-        match = in_stack.fullmatch(name)
-        if match is None:
-            weights[name] = weight
-        elif int(match[1]) in new_index:
-            weights[f"{stack_name}.{new_index[int(match[1])]}.{match[2]}"] = weight
-    return weights

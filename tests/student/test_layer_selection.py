@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_distill.student.layer_selection import STRATEGIES, select_layers
+from hf_distill.student.layer_selection import STRATEGIES, requests_of_stacks, select_layers
 
 counts = st.integers(1, 100).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n)))
 
@@ -68,7 +68,7 @@ def test_by_hand(arguments, expected):
         ({"num_layers": 2.5}, "num_layers=2.5"),
         (
             {"layers": "middle"},
-            "layers='middle' is not a known strategy: use one of 'alternate', 'spread', 'first', 'last'",
+            "layers='middle' is not a known strategy: use one of 'alternate', 'spread', 'first', 'last', 'calibrated'",
         ),
         ({"layers": []}, "keeps no layer"),
         ({"layers": [0, 6]}, r"\[6\] out of range, the teacher has 6 layers: use different indices from 0 to 5"),
@@ -82,3 +82,37 @@ def test_by_hand(arguments, expected):
 def test_bad_values(options, message):
     with pytest.raises(ValueError, match=message):
         select_layers(6, **options)
+
+
+BOTH = {"encoder": 12, "decoder": 6}
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "layers", "expected"),
+    [
+        (None, None, [(None, "alternate"), (None, "alternate")]),
+        (3, "last", [(3, "last"), (3, "last")]),
+        # What neither mapping names stays whole.
+        ({"decoder": 2}, None, [(12, "alternate"), (2, "alternate")]),
+        ({"decoder": 2}, "spread", [(12, "alternate"), (2, "spread")]),
+        (None, {"encoder": [0, 3]}, [(None, [0, 3]), (6, "alternate")]),
+        ({"encoder": 4}, {"decoder": "first"}, [(4, "alternate"), (None, "first")]),
+        ({"encoder": 4, "decoder": 1}, "calibrated", [(4, "calibrated"), (1, "calibrated")]),
+        (2, {"decoder": "first"}, [(12, "alternate"), (2, "first")]),
+    ],
+)
+def test_what_is_asked_of_each_stack(num_layers, layers, expected):
+    assert list(requests_of_stacks(BOTH, num_layers, layers).values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "layers", "message"),
+    [
+        ({"text": 2}, None, "num_layers={'text': 2} names 'text', but the teacher's stacks are 'encoder', 'decoder'"),
+        (None, {"head": "last"}, "names 'head'"),
+        (None, [0, 1], "the teacher has several stacks: say which"),
+    ],
+)
+def test_stacks_that_are_not_there(num_layers, layers, message):
+    with pytest.raises(ValueError, match=message):
+        requests_of_stacks(BOTH, num_layers, layers)

@@ -5,23 +5,26 @@ import sys
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AlbertConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
     AutoModelForTokenClassification,
-    BartConfig,
     BertConfig,
+    BitsAndBytesConfig,
     GPT2Config,
     LlamaConfig,
     ModernBertConfig,
+    XLMConfig,
 )
 
 from hf_distill import __version__, make_student
+from hf_distill.student.architectures import find_layer_stacks
 from tests.conftest import collate, make_config, make_model, make_rows
+from tests.student.tiny_models import tiny_model
 
 SIZES = {
     "vocab_size": 61,
@@ -103,14 +106,24 @@ def test_provenance(tmp_path):
     teacher = AutoModelForMaskedLM.from_pretrained(tmp_path / "my-teacher")
     make_student(teacher, layers="spread").save_pretrained(tmp_path / "student")
     config = json.loads((tmp_path / "student" / "config.json").read_text())
-    assert config["distilled_from"] == {"teacher": "my-teacher", "layers": [0, 3], "hf_distill_version": __version__}
+    assert config["distilled_from"] == {
+        "teacher": "my-teacher",
+        "revision": None,
+        "layers": [0, 3],
+        "method": "spread",
+        "hf_distill_version": __version__,
+    }
     assert str(tmp_path) not in json.dumps(config)  # no local path is published
 
 
-def test_name_on_the_hub_is_kept():
+def test_name_and_revision_on_the_hub_are_kept():
     teacher = make_model("bert", "mlm")
     teacher.name_or_path = "google-bert/bert-base-uncased"
-    assert make_student(teacher).config.distilled_from["teacher"] == "google-bert/bert-base-uncased"
+    teacher.config._commit_hash = "86b5e0934494bd15c9632b12f734a8a67f723594"  # as from_pretrained sets it
+    provenance = make_student(teacher, layers=[0, 3]).config.distilled_from
+    assert provenance["teacher"] == "google-bert/bert-base-uncased"
+    assert provenance["revision"] == "86b5e0934494bd15c9632b12f734a8a67f723594"
+    assert provenance["method"] == "explicit"
 
 
 def test_dtype_and_mode(family, head):
@@ -153,20 +166,132 @@ def test_not_a_model(teacher):
         make_student(teacher)
 
 
-def test_encoder_decoder():
-    config = BartConfig(
-        vocab_size=61, d_model=16, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=16, decoder_ffn_dim=16
-    )
-    with pytest.raises(ValueError, match="BartForConditionalGeneration is an encoder-decoder"):
-        make_student(AutoModelForSeq2SeqLM.from_config(config))
-
-
 def test_layers_that_share_weights():
     config = AlbertConfig(**SIZES, embedding_size=8)
-    with pytest.raises(
-        ValueError, match=r"AlbertForMaskedLM should have one `nn.ModuleList` of 4 equal layers.*found none"
-    ):
+    with pytest.raises(ValueError, match=r"AlbertForMaskedLM has no stack.*share one set of weights, as in ALBERT"):
         make_student(AutoModelForMaskedLM.from_config(config))
+
+
+def test_layers_in_stages():
+    with pytest.raises(ValueError, match=r"ResNetModel has no stack.*no number of layers"):
+        make_student(AutoModel.from_config(make_config("resnet")))
+
+
+def test_layers_in_pieces():
+    config = XLMConfig(vocab_size=61, emb_dim=16, n_layers=4, n_heads=2, max_position_embeddings=40)
+    with pytest.raises(ValueError, match=r"has no stack.*`num_hidden_layers` is the length of several lists"):
+        make_student(AutoModel.from_config(config))
+
+
+@pytest.mark.parametrize(
+    ("options", "layers", "method"),
+    [
+        ({}, ([0, 2], [0, 2]), ("alternate", "alternate")),
+        ({"num_layers": 1, "layers": "last"}, ([3], [3]), ("last", "last")),
+        ({"num_layers": {"decoder": 2}, "layers": "spread"}, ([0, 1, 2, 3], [0, 3]), ("all", "spread")),
+        ({"layers": {"decoder": [1, 2]}}, ([0, 1, 2, 3], [1, 2]), ("all", "explicit")),
+        ({"num_layers": {"encoder": 3}, "layers": {"decoder": "last"}}, ([0, 1, 2], [2, 3]), ("alternate", "last")),
+    ],
+)
+@pytest.mark.parametrize("model_type", ["bart", "t5", "whisper"])
+def test_a_map_for_each_stack(model_type, options, layers, method):
+    teacher = tiny_model(model_type)
+    student = make_student(teacher, **options)
+    provenance = student.config.distilled_from
+    assert (provenance["layers"]["encoder"], provenance["layers"]["decoder"]) == layers
+    assert (provenance["method"]["encoder"], provenance["method"]["decoder"]) == method
+    for stack, kept in zip(("encoder", "decoder"), layers, strict=True):
+        path = find_layer_stacks(teacher)[stack].path
+        own, teachers = student.get_submodule(path), teacher.get_submodule(path)
+        assert len(own) == len(kept)
+        for new, old in enumerate(kept):
+            theirs = teachers[old].state_dict()
+            for name, weight in own[new].state_dict().items():
+                assert name in theirs or "relative_attention_bias" in name
+                assert name not in theirs or torch.equal(weight, theirs[name])
+
+
+def test_position_bias_of_the_first_layer_stays():
+    """T5's first layer makes it for all, whichever layer comes first in the student."""
+    teacher = tiny_model("t5")
+    student = make_student(teacher, layers={"encoder": [2], "decoder": [1, 3]})
+    for stack in ("encoder", "decoder"):
+        own, theirs = (
+            getattr(model, stack).block[0].layer[0].SelfAttention.relative_attention_bias.weight
+            for model in (student, teacher)
+        )
+        assert torch.equal(own, theirs)
+
+
+def test_generation_goes_on():
+    teacher = tiny_model("bart")
+    teacher.generation_config.max_new_tokens = 5
+    student = make_student(teacher, num_layers={"decoder": 1})
+    assert student.generation_config.to_dict() == teacher.generation_config.to_dict()
+    assert student.generate(INPUTS["input_ids"]).shape[0] == 3
+
+
+def test_layers_of_a_kind_that_does_not_fit():
+    with pytest.raises(ValueError, match=r"\[2, 3\]: the student has no place for model.layers.2.attn_norm.weight"):
+        make_student(tiny_model("modernbert"), layers=[2, 3])
+
+
+def test_ties_that_are_none():
+    teacher = make_model("bert", "mlm")
+    teacher.cls.predictions.decoder.weight = torch.nn.Parameter(torch.randn(61, 16))
+    with pytest.raises(ValueError, match=r"tied to other weights.*set tie_word_embeddings=False"):
+        make_student(teacher)
+
+
+def test_adapters_are_merged():
+    """The student is cut from what the adapters make of the base, and the adapters stay as they are."""
+    teacher = get_peft_model(
+        make_model("bert", "classification"),
+        LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS", init_lora_weights=False),
+    )
+    before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
+    whole, half = make_student(teacher, num_layers=4), make_student(teacher)
+    torch.testing.assert_close(whole(**INPUTS).logits, teacher.eval()(**INPUTS).logits)
+    assert not any("lora" in name for name in half.state_dict())
+    assert half.config.distilled_from["merged_adapters"] == ["default"]
+    assert all(torch.equal(weight, before[name]) for name, weight in teacher.state_dict().items())
+
+
+def test_quantised_teacher(tmp_path):
+    make_model("bert", "mlm").save_pretrained(tmp_path)
+    teacher = AutoModelForMaskedLM.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+    with pytest.raises(ValueError, match=r"BertForMaskedLM is quantised.*without quantization_config"):
+        make_student(teacher)
+
+
+def test_teacher_on_the_meta_device():
+    with torch.device("meta"):
+        teacher = AutoModelForMaskedLM.from_config(make_config("bert"))
+    with pytest.raises(ValueError, match=r"on the meta device: they were never loaded, or are offloaded"):
+        make_student(teacher)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_layers": 0}, "num_layers=0, but the teacher has 4 layers"),
+        ({"layers": "middle"}, "'middle' is not a known strategy.*'calibrated'"),
+        ({"layers": [0, 4]}, r"\[4\] out of range"),
+        ({"layers": [0, 0]}, "repeated or out of order"),
+        ({"layers": {"encoder": [0]}}, "names 'encoder', but the teacher's stacks are 'layers'"),
+        ({"family": "roberta"}, "family='roberta' is not known: use 'distilbert'"),
+        ({"layers": "calibrated"}, "the one needs the other"),
+        ({"calibration_data": [INPUTS]}, "the one needs the other"),
+    ],
+)
+def test_bad_choice(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_student(make_model("bert", "mlm"), **options)
+
+
+def test_indices_without_a_stack():
+    with pytest.raises(ValueError, match=r"several stacks: say which, as in layers={'encoder': \[0\], 'decoder'"):
+        make_student(tiny_model("bart"), layers=[0])
 
 
 def test_too_many_layers():
@@ -180,3 +305,10 @@ def test_zero3_shards_what_is_made(monkeypatch):
     monkeypatch.setattr(module, "is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match="make the student before DistillationTrainingArguments"):
         make_student(teacher)
+
+
+def test_what_the_teacher_was_made_without():
+    teacher = AutoModel.from_config(make_config("bert"), add_pooling_layer=False).eval()
+    student = make_student(teacher, num_layers=4)
+    assert student.pooler is None
+    assert torch.equal(student(**INPUTS)[0], teacher(**INPUTS)[0])

@@ -1,0 +1,107 @@
+"""A model with fewer layers: its config cut, its weights copied."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_distill.student.architectures import LayerStack, skeleton, with_layers
+
+
+def cut(
+    teacher: PreTrainedModel,
+    stacks: Mapping[str, LayerStack],
+    kept: Mapping[str, Sequence[int]],
+    copy: bool = True,
+) -> PreTrainedModel:
+    """A model of the teacher's class with only the kept layers of each stack.
+
+    Args:
+        teacher: the model to cut, which is left as it is.
+        stacks: its stacks, by name.
+        kept: the indices of the layers to keep, for each of them.
+        copy: if False, the weights are the teacher's own, in memory too.
+
+    Raises:
+        ValueError: if a layer does not fit where it would come to stand, or if the weights are not tied as the config
+            says.
+    """
+    config = with_layers(teacher.config, {stacks[name]: kept[name] for name in stacks})
+    student = skeleton(type(teacher), config, teacher.device, teacher.dtype)
+    _leave_out_what_is_missing(student, teacher, [teacher.get_submodule(stack.path) for stack in stacks.values()])
+    sources, teacher_weights = _sources(student, teacher, stacks, kept), teacher.state_dict()
+    copies: dict[tuple, torch.Tensor] = {}  # tied weights are copied once
+    weights = {}
+    for name, source in sources.items():
+        weight = teacher_weights[source]
+        memory = (weight.data_ptr(), weight.shape, weight.stride())
+        if memory not in copies:
+            copies[memory] = weight.detach().clone() if copy else weight
+        weights[name] = copies[memory]
+    student.load_state_dict(weights, assign=True)
+    student.tie_weights()
+    for name, weight in student.state_dict().items():
+        if not torch.equal(weight, weights[name]):
+            raise ValueError(
+                f"{name} is tied to other weights by the config of {type(teacher).__name__}, but differs from them in "
+                f"the teacher: set tie_word_embeddings=False in its config."
+            )
+    return student
+
+
+def _leave_out_what_is_missing(student: nn.Module, teacher: nn.Module, stacks: Sequence[nn.Module]) -> None:
+    """Modules that the teacher was made without, such as BERT's pooler with `add_pooling_layer=False`."""
+    for name, module in list(student.named_children()):
+        teachers_own = getattr(teacher, name)
+        if teachers_own is None:
+            setattr(student, name, None)
+        elif not any(teachers_own is stack for stack in stacks):
+            _leave_out_what_is_missing(module, teachers_own, stacks)
+
+
+def _sources(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    stacks: Mapping[str, LayerStack],
+    kept: Mapping[str, Sequence[int]],
+) -> dict[str, str]:
+    """For each weight of the student, by its name, the name of the teacher's weight that it is copied from.
+
+    A weight that a layer has by its place, such as the relative position bias of T5's first one, is copied from the
+    teacher's layer in that place.
+    """
+    student_shapes = {name: weight.shape for name, weight in student.state_dict().items()}
+    teacher_shapes = {name: weight.shape for name, weight in teacher.state_dict().items()}
+    stack_of_path = {stack.path: name for name, stack in stacks.items()}
+    in_stack = re.compile(rf"({'|'.join(map(re.escape, stack_of_path))})\.(\d+)\.(.*)")
+    sources = {}
+    for name, shape in student_shapes.items():
+        source = name
+        if match := in_stack.fullmatch(name):
+            path, new, rest = match.groups()
+            source = f"{path}.{kept[stack_of_path[path]][int(new)]}.{rest}"
+        if source not in teacher_shapes:
+            source = name
+        if source not in teacher_shapes:
+            raise ValueError(_misfit(teacher, kept, f"the student needs {name}, which is not there"))
+        if teacher_shapes[source] != shape:
+            shapes = f"{source} is {tuple(teacher_shapes[source])}, in the student {tuple(shape)}"
+            raise ValueError(_misfit(teacher, kept, shapes))
+        sources[name] = source
+    used = set(sources.values())
+    for name in teacher_shapes:
+        match = in_stack.fullmatch(name)
+        is_kept = match is None or int(match[2]) in kept[stack_of_path[match[1]]]
+        if is_kept and name not in used:
+            raise ValueError(_misfit(teacher, kept, f"the student has no place for {name}"))
+    return sources
+
+
+def _misfit(teacher: PreTrainedModel, kept: Mapping[str, Sequence[int]], what: str) -> str:
+    layers = ", ".join(f"{name} {list(indices)}" for name, indices in kept.items())
+    return (
+        f"{type(teacher).__name__} cannot be cut to {layers}: {what}. Where its layers are of several kinds, by their "
+        f"place, others may do: of the kind whose places they take, the first layer among them."
+    )
