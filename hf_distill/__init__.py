@@ -1,7 +1,7 @@
 """Knowledge distillation with the HuggingFace `Trainer`."""
 
-from hf_distill.student import make_student
+from hf_distill.student import describe, make_student
 from hf_distill.training import DistillationTrainer, DistillationTrainingArguments
 from hf_distill.version import __version__
 
-__all__ = ["DistillationTrainer", "DistillationTrainingArguments", "__version__", "make_student"]
+__all__ = ["DistillationTrainer", "DistillationTrainingArguments", "__version__", "describe", "make_student"]

@@ -13,6 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="hf-distill", description="Knowledge distillation for transformers.")
     parser.add_argument("--version", action="version", version=f"hf-distill {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_inspect(commands)
     _add_make_student(commands)
     options = parser.parse_args(arguments)
     try:
@@ -23,20 +24,57 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _add_inspect(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="show a model's modules, and the students that could be made of it",
+        description="Show a model's modules with their parameters, its stacks of layers, and the students that could "
+        "be made of it. Only the config is read, no weights.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a name on the Hub or a folder")
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    import torch
+    import transformers
+
+    from hf_distill.student import describe
+
+    config = transformers.AutoConfig.from_pretrained(options.model)
+    with torch.device("meta"):
+        model = _model_class(options.model, config)._from_config(config)
+    print(describe(model))
+
+
 def _add_make_student(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "make-student",
         help="cut a smaller model out of a teacher's layers",
-        description="Cut a smaller model out of a teacher's layers, and save it with the teacher's tokenizer.",
+        description="Cut a smaller model out of a teacher's layers, and save it with the teacher's tokenizer and a "
+        "card that says where it is from. `hf-distill inspect` shows what there is to cut.",
     )
     parser.add_argument("teacher", metavar="TEACHER", help="a name on the Hub or a folder")
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="a folder that does not exist yet")
-    parser.add_argument("--num-layers", metavar="N", type=int, help="how many layers to keep (default: half)")
+    parser.add_argument(
+        "--num-layers",
+        metavar="N",
+        nargs="+",
+        help="how many layers to keep (default: half); by stack as encoder=6 decoder=2, and the others stay whole",
+    )
     parser.add_argument(
         "--layers",
         metavar="WHICH",
         nargs="+",
-        help="alternate (the default), spread, first or last; or the indices to keep, such as 0 2 4",
+        help="alternate (the default), spread, first, last or calibrated; or the indices to keep, such as 0 2 4; by "
+        "stack as encoder=spread decoder=0,5",
+    )
+    parser.add_argument("--family", metavar="NAME", help="distilbert makes a DistilBERT of a BERT")
+    parser.add_argument(
+        "--calibration-file",
+        metavar="FILE",
+        type=Path,
+        help="a text file with one example per line, for --layers calibrated; some hundred lines are enough",
     )
     parser.set_defaults(run=_make_student)
 
@@ -45,41 +83,128 @@ def _make_student(options: argparse.Namespace) -> None:
     import transformers
 
     from hf_distill.student import make_student
+    from hf_distill.student.model_card import student_card
 
     if options.output.exists():
         raise ValueError(f"{options.output} exists already: choose another folder, or remove it first.")
-    layers = options.layers
-    if layers is not None:
-        is_strategy = len(layers) == 1 and not layers[0].lstrip("-").isdigit()
-        layers = layers[0] if is_strategy else [_index(layer) for layer in layers]
+    num_layers = _by_stack("--num-layers", options.num_layers, _number)
+    layers = _by_stack("--layers", options.layers, _layers)
 
-    config = transformers.AutoConfig.from_pretrained(options.teacher)
-    architecture = (config.architectures or [None])[0]
-    model_class = getattr(transformers, architecture or "", None)
-    if model_class is None:
+    is_folder = Path(options.teacher).is_dir()
+    if is_folder and not list(Path(options.teacher).glob("*.safetensors")):
         raise ValueError(
-            f"{options.teacher} is of the class {architecture}, which transformers does not have: its config should "
-            f"name one under `architectures`, such as BertForMaskedLM."
+            f"{options.teacher} has no weights in safetensors: give a folder that save_pretrained(...) wrote, or a "
+            f"name on the Hub."
         )
-    teacher = model_class.from_pretrained(options.teacher, config=config, use_safetensors=True)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(options.teacher)
-    student = make_student(teacher, num_layers=options.num_layers, layers=layers)
+    config = transformers.AutoConfig.from_pretrained(options.teacher)
+    teacher = _model_class(options.teacher, config).from_pretrained(
+        options.teacher, config=config, use_safetensors=True
+    )
+    inputs = {"model_input_names": ["input_ids", "attention_mask"]} if options.family == "distilbert" else {}
+    processor = _processor(options.teacher, **inputs)
+    batches = None
+    if options.calibration_file is not None:
+        batches = _batches(options.calibration_file, processor, teacher)
+    student = make_student(
+        teacher, num_layers=num_layers, layers=layers, family=options.family, calibration_data=batches
+    )
 
     # Written beside its place and moved there at the end, so that a folder of that name is always whole.
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{options.output.name}-", dir=options.output.parent) as temporary:
         unfinished = Path(temporary) / options.output.name
         student.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        student_card(student, None if is_folder else options.teacher).save(unfinished / "README.md")
         unfinished.rename(options.output)
     print(
-        f"{options.output}: layers {student.config.distilled_from['layers']} of {options.teacher}, "
-        f"{student.num_parameters():,} of {teacher.num_parameters():,} parameters"
+        f"{options.output}: {type(student).__name__} with layers {student.config.distilled_from['layers']} of "
+        f"{options.teacher}, {student.num_parameters():,} of {teacher.num_parameters():,} parameters"
     )
 
 
-def _index(layer: str) -> int:
+def _model_class(name: str, config: object) -> type:
+    """The class that the config names under `architectures`."""
+    import transformers
+
+    architecture = (config.architectures or [None])[0]
+    model_class = getattr(transformers, architecture or "", None)
+    if model_class is None:
+        raise ValueError(
+            f"{name} is of the class {architecture}, which transformers does not have: its config should name one "
+            f"under `architectures`, such as BertForMaskedLM."
+        )
+    return model_class
+
+
+def _processor(name: str, **options: object) -> object:
+    """The model's tokenizer, image processor or feature extractor, or the processor that unites them."""
+    import transformers
+
     try:
-        return int(layer)
+        return transformers.AutoProcessor.from_pretrained(name, **options)
+    except (OSError, TypeError, ValueError):  # as for Wav2Vec2 without a tokenizer
+        return transformers.AutoFeatureExtractor.from_pretrained(name, **options)
+
+
+def _by_stack(option: str, words: list[str] | None, parse: object) -> object:
+    """`["6"]` as `parse` has it, `["encoder=6", "decoder=2"]` as a mapping of it."""
+    if words is None:
+        return None
+    if not any("=" in word for word in words):
+        return parse(option, words)
+    values = {}
+    for word in words:
+        stack, separator, value = word.partition("=")
+        if not separator or stack in values:
+            raise ValueError(f"{option}: {' '.join(words)!r} should have one NAME=VALUE for each stack that it names.")
+        values[stack] = parse(option, value.split(","))
+    return values
+
+
+def _number(option: str, words: list[str]) -> int:
+    if len(words) != 1:
+        raise ValueError(f"{option}: {' '.join(words)!r} should be one number, or NAME=NUMBER for stacks.")
+    return _integer(option, words[0])
+
+
+def _layers(option: str, words: list[str]) -> str | list[int]:
+    if len(words) == 1 and not words[0].lstrip("-").isdigit():
+        return words[0]
+    return [_integer(option, word) for word in words]
+
+
+def _integer(option: str, word: str) -> int:
+    try:
+        return int(word)
     except ValueError:
-        raise ValueError(f"--layers: {layer!r} is not an index: use one strategy, or indices such as 0 2 4.") from None
+        raise ValueError(
+            f"{option}: {word!r} is not a whole number: numbers such as 0 2 4 belong here, or NAME=VALUE for stacks."
+        ) from None
+
+
+def _batches(file: Path, tokenizer: object, teacher: object, batch_size: int = 32) -> list[dict]:
+    """The lines of a text file as batches of the teacher's inputs."""
+    from transformers import PreTrainedTokenizerBase
+
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(
+            f"--calibration-file is for texts, but {type(teacher).__name__} does not read any: call make_student(..., "
+            f"layers='calibrated', calibration_data=batches) from Python."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    max_length = min(tokenizer.model_max_length, getattr(teacher.config, "max_position_embeddings", 512), 512)
+    return [
+        dict(
+            tokenizer(
+                lines[start : start + batch_size],
+                padding=True,
+                truncation=True,
+                max_length=max_length,
+                return_tensors="pt",
+            )
+        )
+        for start in range(0, len(lines), batch_size)
+    ]

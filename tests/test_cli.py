@@ -1,12 +1,24 @@
 """`hf-distill` from the shell."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from huggingface_hub import ModelCard
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertTokenizer,
+    ViTImageProcessor,
+    Wav2Vec2FeatureExtractor,
+)
 
-from hf_distill import __version__
+from hf_distill import __version__, describe, make_student
 from hf_distill.cli import main
-from tests.conftest import make_model
+from hf_distill.student.model_card import student_card
+from tests.conftest import make_config, make_model
 from tests.training.test_teacher import make_tokenizer
 
 
@@ -37,6 +49,7 @@ def test_make_student(teacher, tmp_path, capsys):
         (["--layers", "2"], [2]),
         (["--layers", "last", "--num-layers", "1"], [3]),
         (["--num-layers", "3"], [0, 1, 2]),
+        (["--layers", "layers=0,3"], [0, 3]),
     ],
 )
 def test_choice_of_layers(teacher, tmp_path, options, layers):
@@ -50,7 +63,15 @@ def test_choice_of_layers(teacher, tmp_path, options, layers):
     [
         (["--num-layers", "5"], "num_layers=5, but the teacher has 4 layers"),
         (["--layers", "middle"], "layers='middle' is not a known strategy"),
-        (["--layers", "0", "two"], "'two' is not an index"),
+        (["--layers", "0", "two"], "'two' is not a whole number"),
+        (["--num-layers", "half"], "'half' is not a whole number"),
+        (["--num-layers", "1", "2"], "'1 2' should be one number"),
+        (["--num-layers", "layers=1", "2"], "should have one NAME=VALUE for each stack"),
+        (["--num-layers", "encoder=1"], "names 'encoder', but the teacher's stacks are 'layers'"),
+        (["--family", "bert"], "family='bert' is not known: use 'distilbert'"),
+        (["--family", "distilbert"], "no DistilBERT of a RobertaForMaskedLM"),
+        (["--layers", "calibrated"], "calibration_data=None: the one needs the other"),
+        (["--layers", "calibrated", "--calibration-file", "nowhere.txt"], "No such file or directory: 'nowhere.txt'"),
         (["--layers", "-1"], "out of range"),
     ],
 )
@@ -76,9 +97,126 @@ def test_teacher_that_is_not_there(tmp_path, capsys):
     assert not (tmp_path / "student").exists()
 
 
+def test_teacher_without_weights(tmp_path, capsys):
+    make_model("bert", "mlm").config.save_pretrained(tmp_path / "teacher")
+    torch.save({}, tmp_path / "teacher" / "pytorch_model.bin")
+    assert main(["make-student", str(tmp_path / "teacher"), "--output", str(tmp_path / "student")]) == 2
+    assert "teacher has no weights in safetensors" in capsys.readouterr().err
+
+
+def test_calibrated(teacher, tmp_path, caplog):
+    tokenizer = make_tokenizer(["[PAD]", "a", "b", "c"])
+    tokenizer.pad_token = "[PAD]"
+    tokenizer.save_pretrained(teacher)
+    (tmp_path / "texts.txt").write_text("a b c\n\nb b\nc\n", encoding="utf-8")
+    options = ["--layers", "calibrated", "--calibration-file", str(tmp_path / "texts.txt")]
+    assert main(["make-student", str(teacher), "--output", str(tmp_path / "student"), *options]) == 0
+    provenance = AutoModelForMaskedLM.from_pretrained(tmp_path / "student").config.distilled_from
+    assert provenance["method"] == "calibrated"
+    inputs = {"input_ids": torch.tensor([[1, 2, 3], [2, 2, 0], [3, 0, 0]])}
+    inputs["attention_mask"] = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]])
+    expected = make_student(
+        AutoModelForMaskedLM.from_pretrained(teacher), layers="calibrated", calibration_data=[inputs]
+    )
+    assert provenance["layers"] == expected.config.distilled_from["layers"]
+
+
+def test_empty_calibration_file(teacher, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("\n")
+    options = ["--layers", "calibrated", "--calibration-file", str(tmp_path / "texts.txt")]
+    assert main(["make-student", str(teacher), "--output", str(tmp_path / "student"), *options]) == 2
+    assert "calibration_data is empty" in capsys.readouterr().err
+
+
+def test_calibration_file_for_images(tmp_path, capsys):
+    make_model("vit", "image").save_pretrained(tmp_path / "teacher")
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "teacher")
+    (tmp_path / "texts.txt").write_text("a")
+    options = ["--layers", "calibrated", "--calibration-file", str(tmp_path / "texts.txt")]
+    assert main(["make-student", str(tmp_path / "teacher"), "--output", str(tmp_path / "student"), *options]) == 2
+    assert "--calibration-file is for texts, but ViTForImageClassification" in capsys.readouterr().err
+
+
+def test_stacks_by_name(tmp_path):
+    make_model("bart", "seq2seq").save_pretrained(tmp_path / "teacher")
+    make_tokenizer(["a", "b", "c"]).save_pretrained(tmp_path / "teacher")
+    options = ["--num-layers", "decoder=2", "--layers", "encoder=last", "decoder=spread"]
+    assert main(["make-student", str(tmp_path / "teacher"), "--output", str(tmp_path / "student"), *options]) == 0
+    student = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "student")
+    teacher_layers = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "teacher").config
+    assert student.config.distilled_from["layers"]["decoder"] == [0, teacher_layers.decoder_layers - 1]
+
+
+def test_distilbert(tmp_path):
+    """The tokenizer does not give it the token types that it does not have."""
+    make_model("bert", "classification").save_pretrained(tmp_path / "teacher")
+    Path(tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]))
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "teacher")
+    assert "token_type_ids" in AutoTokenizer.from_pretrained(tmp_path / "teacher")("a b")
+    options = ["--family", "distilbert", "--output", str(tmp_path / "student")]
+    assert main(["make-student", str(tmp_path / "teacher"), *options]) == 0
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
+    assert student.config.model_type == "distilbert"
+    assert set(AutoTokenizer.from_pretrained(tmp_path / "student")("a b")) == {"input_ids", "attention_mask"}
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "processor"),
+    [("vit", "image", ViTImageProcessor), ("wav2vec2", "audio", Wav2Vec2FeatureExtractor)],
+)
+def test_images_and_sounds(tmp_path, family, head, processor):
+    make_model(family, head).save_pretrained(tmp_path / "teacher")
+    processor(do_normalize=False).save_pretrained(tmp_path / "teacher")
+    assert main(["make-student", str(tmp_path / "teacher"), "--output", str(tmp_path / "student")]) == 0
+    assert not processor.from_pretrained(tmp_path / "student").do_normalize
+
+
+def test_card(teacher, tmp_path):
+    assert main(["make-student", str(teacher), "--output", str(tmp_path / "student"), "--layers", "1", "3"]) == 0
+    card = ModelCard.load(tmp_path / "student" / "README.md")
+    assert card.data.library_name == "transformers"
+    assert "hf_distill" in card.data.tags
+    assert card.data.base_model is None  # a folder is not on the Hub
+    for line in ("| teacher | teacher |", "| revision | not known |", "| layers kept | 1, 3 |"):
+        assert line in card.text
+    assert "| how they were chosen | explicit |" in card.text
+    assert "from transformers import RobertaForMaskedLM" in card.text
+    assert str(tmp_path) not in card.content
+
+
+def test_card_of_a_teacher_on_the_hub():
+    model = make_model("bart", "seq2seq")
+    model.name_or_path, model.config._commit_hash = "facebook/bart-base", "aadd2ab"
+    card = student_card(make_student(model, num_layers={"decoder": 1}), "facebook/bart-base")
+    assert card.data.base_model == "facebook/bart-base"
+    assert "`facebook/bart-base` at revision `aadd2ab`" in card.text
+    assert "| how they were chosen | encoder: all; decoder: alternate |" in card.text
+
+
+def test_inspect(teacher, tmp_path, capsys):
+    """It reads the config alone."""
+    (teacher / "model.safetensors").unlink()
+    assert main(["inspect", str(teacher)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.strip() == describe(make_model("roberta", "mlm"))
+    assert "0-3: RobertaLayer x 4" in shown
+
+
+@pytest.mark.parametrize("architectures", [None, ["MyModel"]])
+def test_inspect_a_class_that_is_not_there(tmp_path, capsys, architectures):
+    make_config("bert", architectures=architectures).save_pretrained(tmp_path)
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "its config should name one under `architectures`" in capsys.readouterr().err
+
+
 def test_version_and_help(capsys):
-    for option, expected in (("--version", __version__), ("--help", "make-student")):
+    for options, expected in (
+        (["--version"], __version__),
+        (["--help"], "make-student"),
+        (["inspect", "--help"], "no weights"),
+        (["make-student", "--help"], "--num-layers"),
+    ):
         with pytest.raises(SystemExit) as exit_code:
-            main([option])
+            main(options)
         assert exit_code.value.code == 0
         assert expected in capsys.readouterr().out

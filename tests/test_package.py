@@ -26,6 +26,7 @@ def test_public_names():
         "DistillationTrainer",
         "DistillationTrainingArguments",
         "__version__",
+        "describe",
         "make_student",
     }
     assert all(hasattr(hf_distill, name) for name in hf_distill.__all__)

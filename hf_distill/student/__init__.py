@@ -1,5 +1,6 @@
 """Before training: a teacher in, a smaller model out."""
 
+from hf_distill.student.describe import describe
 from hf_distill.student.make_student import make_student
 
-__all__ = ["make_student"]
+__all__ = ["describe", "make_student"]

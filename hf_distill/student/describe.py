@@ -1,0 +1,178 @@
+"""A look at a model: its modules, its stacks of layers, and the students that could be made of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from torch import nn
+from transformers import BertConfig, PreTrainedModel
+
+from hf_distill.student.architectures import LayerStack, find_layer_stacks, skeleton, with_layers
+from hf_distill.student.distilbert import to_distilbert
+from hf_distill.student.layer_selection import select_layers
+
+SHARES = [Fraction(3, 4), Fraction(2, 3), Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)]
+"""Of the teacher's layers, in the students that are shown."""
+
+
+@dataclass(frozen=True)
+class StudentSize:
+    """A student that could be made: its layers in each stack, and what arithmetic says of it."""
+
+    num_layers: dict[str, int]
+    parameters: int
+    operations: int
+    """Multiplications for each token: one for every weight of a matrix, experts that are not chosen among them. Tables
+    that are looked up in, and what attention does besides its projections, are not counted."""
+    family: str | None = None
+
+
+def describe(model: PreTrainedModel) -> str:
+    """A tree of the model's modules with their parameter counts, its stacks of layers, and its possible students.
+
+    Layers of one kind that follow each other are shown once (`0-11: BertLayer x 12`), weights that are the same are
+    marked, modules without parameters are left out. The expected speed-up is the ratio of the multiplications for each
+    token; at batch sizes and lengths where something else takes the time, it is less. No weights are read: a model on
+    the meta device will do.
+
+    Raises:
+        TypeError: if `model` is not a transformers model.
+
+    Example:
+        >>> config = AutoConfig.from_pretrained("FacebookAI/roberta-base")
+        >>> print(describe(AutoModelForMaskedLM.from_config(config)))
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(
+            f"describe takes a transformers model, but was given {type(model).__name__}: load it first; of a config, "
+            f"AutoModel.from_config(config) makes one."
+        )
+    return "\n\n".join(["\n".join(_tree(model)), _students_text(model)])
+
+
+def possible_students(model: PreTrainedModel, stacks: dict[str, LayerStack]) -> list[StudentSize]:
+    """Students with some shares of the layers, the deepest first; for a BERT also as DistilBERT, with half of them."""
+    students = {}
+    for share in SHARES:
+        num_layers = {name: max(1, int(stack.num_layers * share)) for name, stack in stacks.items()}
+        if all(num_layers[name] == stack.num_layers for name, stack in stacks.items()):
+            continue
+        kept = {stack: select_layers(stack.num_layers, num_layers[name]) for name, stack in stacks.items()}
+        student = skeleton(type(model), with_layers(model.config, kept))
+        students[tuple(num_layers.values())] = StudentSize(num_layers, *_size(student))
+        if share == Fraction(1, 2) and isinstance(model.config, BertConfig):
+            try:
+                student = to_distilbert(student)
+            except ValueError:  # a head that DistilBERT does not have
+                continue
+            students["distilbert"] = StudentSize(num_layers, *_size(student), family="distilbert")
+    return list(students.values())
+
+
+def _size(model: PreTrainedModel) -> tuple[int, int]:
+    """Parameters, and multiplications for each token."""
+    operations = 0
+    for module in model.modules():
+        if not isinstance(module, nn.Embedding):
+            operations += sum(weight.numel() for weight in module.parameters(recurse=False) if weight.ndim > 1)
+    return model.num_parameters(), operations
+
+
+def _students_text(model: PreTrainedModel) -> str:
+    try:
+        stacks = find_layer_stacks(model)
+    except ValueError as error:
+        return str(error)
+    lines = [
+        f"Stack {name!r}: {stack.path}, {stack.num_layers} layers, `{'.'.join((*stack.config_path, stack.depth))}` in "
+        f"its config"
+        for name, stack in stacks.items()
+    ]
+    parameters, operations = _size(model)
+    header = [" + ".join(stacks), "parameters", "of the teacher", "expected speed-up", "made by"]
+    rows = [header]
+    for student in possible_students(model, stacks):
+        rows.append(
+            [
+                " + ".join(map(str, student.num_layers.values())),
+                f"{student.parameters:,}",
+                f"{student.parameters / parameters:.0%}",
+                f"{operations / student.operations:.2f}",
+                _call(student, stacks),
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines += ["", "Students"]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
+        lines.append("  " + "   ".join([*cells, row[-1]]))
+    return "\n".join(lines)
+
+
+def _call(student: StudentSize, stacks: dict[str, LayerStack]) -> str:
+    """How `make_student` is called for it."""
+    halves = {name: max(1, stack.num_layers // 2) for name, stack in stacks.items()}
+    numbers = set(student.num_layers.values())
+    arguments = ["teacher"]
+    if student.num_layers != halves:
+        arguments.append(f"num_layers={numbers.pop() if len(numbers) == 1 else student.num_layers}")
+    if student.family is not None:
+        arguments.append(f"family={student.family!r}")
+    return f"make_student({', '.join(arguments)})"
+
+
+def _tree(model: PreTrainedModel) -> list[str]:
+    first_names: dict[int, str] = {}
+    """Of each weight, under which name it was met first."""
+    lines = [(type(model).__name__, f"{model.num_parameters():,}", "")]
+    lines += _branches(model, "", "  ", first_names)
+    width = max(len(text) for text, _, _ in lines)
+    counts = max(len(count) for _, count, _ in lines)
+    return [f"{text.ljust(width)}  {count.rjust(counts)}  {remark}".rstrip() for text, count, remark in lines]
+
+
+def _branches(module: nn.Module, path: str, indent: str, first_names: dict[int, str]) -> Iterator[tuple[str, str, str]]:
+    """Lines of what, how many parameters, and a remark, for what is inside of `module`."""
+    for name, weight in module.named_parameters(recurse=False):
+        if not _is_leaf(module):
+            yield f"{indent}{name}: {list(weight.shape)}", f"{weight.numel():,}", ""
+    for names, child in _folded(module):
+        count = sum(weight.numel() for weight in child.parameters())
+        if count == 0:
+            continue
+        remarks = []
+        for name, weight in child.named_parameters(recurse=_is_leaf(child), remove_duplicate=False):
+            own_name = f"{path}{names[0]}.{name}"
+            if (first := first_names.setdefault(id(weight), own_name)) != own_name:
+                remarks.append(f"{name} is {first}")
+        times = f" x {len(names)}" if len(names) > 1 else ""
+        number = names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}"
+        shape = f" {list(child.weight.shape)}" if _is_leaf(child) and hasattr(child, "weight") else ""
+        yield f"{indent}{number}: {type(child).__name__}{shape}{times}", f"{count * len(names):,}", ", ".join(remarks)
+        yield from _branches(child, f"{path}{names[0]}.", indent + "  ", first_names)
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return not any(True for _ in module.children())
+
+
+def _folded(module: nn.Module) -> Iterator[tuple[list[str], nn.Module]]:
+    """The modules inside, those of a list that are alike and follow each other together: their names, and the first."""
+    names: list[str] = []
+    first = None
+    for name, child in module._modules.items():
+        if child is None:
+            continue
+        if first is not None and isinstance(module, nn.ModuleList) and _kind(child) == _kind(first):
+            names.append(name)
+            continue
+        if first is not None:
+            yield names, first
+        names, first = [name], child
+    if first is not None:
+        yield names, first
+
+
+def _kind(module: nn.Module) -> tuple:
+    weights = tuple((name, tuple(weight.shape)) for name, weight in module.named_parameters())
+    return type(module), weights
