@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -118,8 +119,8 @@ def skeleton(
     device: torch.device | str = "meta",
     dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
-    """A model whose weights are tied but yet to be filled in; on the meta device it takes no memory."""
-    with no_init_weights(), torch.random.fork_rng(), torch.device(device):
+    """A model whose weights are tied but yet to be filled in: they are on the meta device, its buffers on `device`."""
+    with no_init_weights(), torch.random.fork_rng(), torch.device(device), init_empty_weights(include_buffers=False):
         model = model_class._from_config(copy.deepcopy(config), dtype=dtype or torch.get_default_dtype())
     model.tie_weights()
     return model.eval()

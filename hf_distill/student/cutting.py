@@ -38,7 +38,7 @@ def cut(
         weight = teacher_weights[source]
         memory = (weight.data_ptr(), weight.shape, weight.stride())
         if memory not in copies:
-            copies[memory] = weight.detach().clone() if copy else weight
+            copies[memory] = weight.detach().to(teacher.device, copy=copy)
         weights[name] = copies[memory]
     student.load_state_dict(weights, assign=True)
     student.tie_weights()

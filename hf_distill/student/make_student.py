@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -124,6 +125,11 @@ def _plain_model(teacher: object) -> PreTrainedModel:
             "cut: make the student before DistillationTrainingArguments(deepspeed=...)."
         )
     base = transformers_model(teacher)
+    if not isinstance(teacher, PeftModel) and any(isinstance(module, BaseTunerLayer) for module in base.modules()):
+        raise ValueError(
+            f"This {type(base).__name__} has adapters of its own (add_adapter): load them as a PeftModel, which can be "
+            f"merged, with PeftModel.from_pretrained(model, adapter)."
+        )
     if getattr(base, "is_quantized", False):
         raise ValueError(
             f"This {type(base).__name__} is quantised: a student should have the weights that were rounded, not what "

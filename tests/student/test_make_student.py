@@ -257,6 +257,13 @@ def test_adapters_are_merged():
     assert all(torch.equal(weight, before[name]) for name, weight in teacher.state_dict().items())
 
 
+def test_adapters_that_cannot_be_merged():
+    teacher = make_model("bert", "classification")
+    teacher.add_adapter(LoraConfig(r=2, target_modules=["query"]))
+    with pytest.raises(ValueError, match=r"has adapters of its own \(add_adapter\): load them as a PeftModel"):
+        make_student(teacher)
+
+
 def test_quantised_teacher(tmp_path):
     make_model("bert", "mlm").save_pretrained(tmp_path)
     teacher = AutoModelForMaskedLM.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True))

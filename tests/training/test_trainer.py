@@ -415,3 +415,19 @@ def test_step_on_a_gpu(head, tmp_path):
         losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert losses[0] == pytest.approx(losses[2], rel=5e-2)
+
+
+@pytest.mark.parametrize("head", ["token_classification", "question_answering", "mlm"])
+def test_a_distilbert_learns_from_its_bert(make_trainer, head):
+    """The batch has token types, which the student does not take; with all layers there is nothing left to learn."""
+    teacher, rows = make_model("bert", head), make_rows(head)
+    for row in rows:
+        row["token_type_ids"] = [0] * len(row["input_ids"])
+    whole, half = (make_student(teacher, num_layers, family="distilbert") for num_layers in (4, 2))
+    losses = make_trainer(whole, teacher, rows, rows).evaluate()
+    assert losses["eval_loss_kl"] == pytest.approx(0, abs=1e-5)
+    assert losses["eval_loss_cos"] == pytest.approx(0, abs=1e-5)
+    trainer = make_trainer(half, teacher, rows, rows, max_steps=8, learning_rate=1e-3)
+    before = trainer.evaluate()
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before["eval_loss"]
