@@ -61,8 +61,6 @@ LAST_LAYERS = ("num_kv_shared_layers",)
 class LayerStack:
     """A list of layers whose length is a number in the config."""
 
-    name: str
-    """What users call it: `"layers"` if it is the only one, else `"encoder"`, `"decoder"`, `"text"`, `"vision"`, ..."""
     path: str
     """The dotted name of its `nn.ModuleList` in the model."""
     config_path: tuple[str, ...]
@@ -73,44 +71,49 @@ class LayerStack:
 
 
 def find_layer_stacks(model: PreTrainedModel) -> dict[str, LayerStack]:
-    """The stacks of layers of `model`, by name, in the order in which the config has them.
+    """The stacks of layers of `model` in the order in which its config has them, by the name that users call them.
 
     A stack is recognised by what the config does: a list of modules that gets shorter when one number of the config,
-    such as `num_hidden_layers`, does. Nothing needs to be known about the architecture, and no weights are made.
+    such as `num_hidden_layers`, does. Nothing needs to be known about the architecture, and no weights are made. Its
+    name is `"layers"` if there is one stack, else `"encoder"`, `"decoder"`, `"text"`, `"vision"` and so on.
 
     Raises:
-        ValueError: if there is none, saying what was found instead.
+        ValueError: if there is none, saying why.
     """
     lengths = {name: len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    found: list[LayerStack] = []
-    in_pieces = None
+    stacks: list[LayerStack] = []
+    why = "its config gives no number of layers"
     for config_path, depth, num_layers in _depths(model.config):
-        if num_layers not in lengths.values():
-            continue
-        probe = LayerStack("", "", config_path, depth, num_layers)
-        kept = list(range(num_layers - 1)) or [0, 0]  # one layer fewer, or two in place of one
-        resized = dict(skeleton(type(model), with_layers(model.config, {probe: kept})).named_modules())
-        following = [
-            name
-            for name, length in lengths.items()
-            if length == num_layers and name in resized and len(resized[name]) == len(kept)
-        ]
-        if len(following) == 1 and following[0] not in {stack.path for stack in found}:
-            found.append(LayerStack("", following[0], config_path, depth, num_layers))
-        elif len(following) > 1:
-            in_pieces = f"its config's `{depth}` is the length of several lists ({', '.join(following)})"
-    if not found:
-        depths = ", ".join(f"`{'.'.join((*path, name))}` ({number})" for path, name, number in _depths(model.config))
-        if in_pieces is None and depths:
-            in_pieces = (
-                f"no list of modules has the length that its config gives as {depths}. Either all its layers share one "
-                f"set of weights, as in ALBERT, or they are arranged in stages of different widths, as in Swin"
+        where = f"`{'.'.join((*config_path, depth))}` ({num_layers})"
+        following = _following(model, lengths, config_path, depth, num_layers)
+        if len(following) == 1 and following[0] not in {stack.path for stack in stacks}:
+            stacks.append(LayerStack(following[0], config_path, depth, num_layers))
+        elif following:
+            why = f"in its config {where} is the length of several lists, {', '.join(following)}"
+        else:
+            why = (
+                f"no list of modules has the length that its config gives as {where}. Either all its layers share one "
+                f"set of weights, as in ALBERT, or they are in stages of different widths, as in Swin"
             )
-        raise ValueError(
-            f"{type(model).__name__} has no stack of layers that can be cut: "
-            f"{in_pieces or 'its config gives no number of layers'}."
-        )
-    return {name: LayerStack(name, *_location(stack)) for name, stack in zip(_names(found), found, strict=True)}
+    if not stacks:
+        raise ValueError(f"{type(model).__name__} has no stack of layers that can be cut: {why}.")
+    return dict(zip(_names(stacks), stacks, strict=True))
+
+
+def _following(
+    model: PreTrainedModel, lengths: Mapping[str, int], config_path: tuple[str, ...], depth: str, num_layers: int
+) -> list[str]:
+    """The lists of modules whose length changes with this number of the config."""
+    if num_layers not in lengths.values():
+        return []
+    kept = list(range(num_layers - 1)) or [0, 0]  # one layer fewer, or two in place of one
+    config = with_layers(model.config, {LayerStack("", config_path, depth, num_layers): kept})
+    resized = dict(skeleton(type(model), config).named_modules())
+    return [
+        name
+        for name, length in lengths.items()
+        if length == num_layers and name in resized and len(resized[name]) == len(kept)
+    ]
 
 
 def skeleton(
@@ -225,7 +228,3 @@ def _names(stacks: list[LayerStack]) -> list[str]:
         else:
             names.append("decoder" if "decoder" in stack.path.split(".") else "encoder")
     return names if len(set(names)) == len(names) else [stack.path for stack in stacks]
-
-
-def _location(stack: LayerStack) -> tuple:
-    return stack.path, stack.config_path, stack.depth, stack.num_layers

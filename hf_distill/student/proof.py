@@ -18,6 +18,7 @@ def skipping(layers: Collection[nn.Module]) -> Iterator[Counter[nn.Module]]:
     Whatever else a layer returns, such as the position bias that T5's first one makes for the others, stays its own.
     """
     calls: Counter[nn.Module] = Counter()
+    own_forwards = {layer: vars(layer).get("forward") for layer in layers}  # some that offload have set one
 
     def giving_back(layer: nn.Module) -> Callable:
         own_forward = layer.forward
@@ -37,8 +38,10 @@ def skipping(layers: Collection[nn.Module]) -> Iterator[Counter[nn.Module]]:
             layer.forward = giving_back(layer)  # not a hook: some models call the forward of their layers themselves
         yield calls
     finally:
-        for layer in layers:
+        for layer, own_forward in own_forwards.items():
             vars(layer).pop("forward", None)
+            if own_forward is not None:
+                layer.forward = own_forward
 
 
 @contextmanager
@@ -84,10 +87,11 @@ def prove(
     # The head is the teacher's own, weight by weight, and each has other inputs: below it, all models are alike.
     below = set(teacher.base_model.modules())
     whole = not below.issuperset(skipped)
-    own_batch = inputs is None
-    if own_batch:
-        inputs = example_inputs(teacher)
     with evaluating(teacher), evaluating(student), skipping(skipped) as calls, torch.random.fork_rng():
+        made_up = inputs is None
+        if made_up:
+            torch.manual_seed(0)
+            inputs = example_inputs(teacher)
         outputs = []
         for model in (teacher, student):
             torch.manual_seed(0)  # some models, such as masked auto-encoders, draw what they mask in evaluation too
@@ -96,7 +100,7 @@ def prove(
             except Exception as error:
                 raise ValueError(
                     f"{type(model).__name__} does not run on "
-                    f"{'the inputs that were made up for it' if own_batch else 'the example_inputs'}: {error}. Pass "
+                    f"{'the inputs that were made up for it' if made_up else 'the example_inputs'}: {error}. Pass "
                     f"example_inputs=, a batch that it understands, so that the student can be checked against it."
                 ) from error
     for name, stack in stacks.items():
@@ -113,12 +117,12 @@ def prove(
         if not isinstance(expected, torch.Tensor) or not isinstance(actual, torch.Tensor):
             continue
         compared += 1
-        difference = (actual.double() - expected.double()).norm() / expected.double().norm()
-        if not difference <= torch.finfo(teacher.dtype).eps ** 0.5:
+        difference, norm = (actual.double() - expected.double()).norm(), expected.double().norm()
+        if not difference <= torch.finfo(teacher.dtype).eps ** 0.5 * norm:
             raise ValueError(
                 f"The student's {name} differs from what {type(teacher).__name__} gives without the layers that were "
-                f"left out, by {difference:.1e} of its norm: its layers depend on each other in a way that is not "
-                f"known here. Other layers, the first one among them, may work."
+                f"left out, by {difference / norm:.1e} of its norm: its layers depend on each other in a way that is "
+                f"not known here. Other layers, the first one among them, may work."
             )
     if not compared:
         raise ValueError(f"{type(teacher).__name__} gives no tensors that could be compared: {list(teacher_outputs)}.")

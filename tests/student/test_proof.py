@@ -44,8 +44,12 @@ def test_skipped_layers_give_back_what_they_get(model_type):
 def test_skipping_ends():
     model = make_model("bert", "mlm")
     before = model(**INPUTS).logits
+    hooked = model.bert.encoder.layer[1]
+    hooked.forward = own_forward = lambda *args, **kwargs: type(hooked).forward(hooked, *args, **kwargs)
     with skipping(model.bert.encoder.layer):
         assert not torch.equal(model(**INPUTS).logits, before)
+    assert hooked.forward is own_forward
+    assert "forward" not in vars(model.bert.encoder.layer[0])
     assert torch.equal(model(**INPUTS).logits, before)
 
 
