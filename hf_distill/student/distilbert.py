@@ -73,7 +73,6 @@ def to_distilbert(bert: PreTrainedModel) -> PreTrainedModel:
         not_in_distilbert |= {"pre_classifier.weight", "pre_classifier.bias"}
     distilbert.load_state_dict({name: weights[name] for name in weights.keys() - not_in_distilbert}, assign=True)
     distilbert.tie_weights()
-    distilbert.name_or_path = bert.name_or_path
     return distilbert
 
 
@@ -99,4 +98,5 @@ def _distilbert_config(config: BertConfig) -> DistilBertConfig:
         label2id=config.label2id,
         problem_type=config.problem_type,
         attn_implementation=config._attn_implementation,
+        name_or_path=config.name_or_path,
     )

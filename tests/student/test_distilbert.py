@@ -77,7 +77,9 @@ def test_the_config_says_what_berts_did():
         classifier_dropout=0.3,
         hidden_act="relu",
     )
+    teacher.config.name_or_path = "google-bert/bert-base-uncased"  # what Trainer's card calls its base model
     config = make_student(teacher, family="distilbert").config
+    assert config.name_or_path == make_student(teacher).config.name_or_path == "google-bert/bert-base-uncased"
     assert (config.dropout, config.attention_dropout, config.seq_classif_dropout) == (0.2, 0.2, 0.3)
     assert config.id2label == {0: "no", 1: "yes"}
     assert config.problem_type == "single_label_classification"
