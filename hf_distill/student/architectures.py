@@ -163,6 +163,7 @@ def with_layers(config: PreTrainedConfig, kept: Mapping[LayerStack, Sequence[int
             part.set_output_features_output_indices(out_features=None, out_indices=outputs)
         setattr(part, stack.depth, len(layers))
         if overrides is not None:
+            overrides = {int(old): own for old, own in overrides.items()}
             part.per_layer_config = {new: overrides[old] for new, old in enumerate(layers) if old in overrides}
     return config
 

@@ -2,9 +2,19 @@
 
 import pytest
 import torch
+from transformers import PreTrainedConfig
 
 from hf_distill import make_student
-from hf_distill.student.architectures import example_inputs, find_layer_stacks
+from hf_distill.student.architectures import (
+    FIRST_LAYERS,
+    LAST_LAYERS,
+    LAYER_INDICES,
+    PER_LAYER,
+    LayerStack,
+    example_inputs,
+    find_layer_stacks,
+    with_layers,
+)
 from tests.student.tiny_models import AUTO_CLASS_OF_TYPE, NUM_LAYERS, tiny_model
 
 tried = []
@@ -73,6 +83,64 @@ def test_every_type(model_type, tmp_path):
     torch.manual_seed(0)
     assert (outputs(student, inputs)[name] - expected.detach()).square().mean() < loss
     tried.append(model_type)
+
+
+STACK = LayerStack("layers", (), "num_hidden_layers", 6)
+
+
+@pytest.mark.parametrize("name", PER_LAYER)
+def test_lists_of_layers_are_cut(name):
+    kinds = ["full_attention", "sliding_attention", "chunked_attention"] * 2
+    config = PreTrainedConfig(num_hidden_layers=6, **{name: kinds})
+    cut = with_layers(config, {STACK: [1, 2, 3, 5]})
+    assert getattr(cut, name) == ["sliding_attention", "chunked_attention", "full_attention", "chunked_attention"]
+    assert cut.num_hidden_layers == 4
+    assert getattr(config, name) == kinds
+
+
+@pytest.mark.parametrize("name", LAYER_INDICES)
+def test_indices_of_layers_are_renumbered(name):
+    config = PreTrainedConfig(num_hidden_layers=6, **{name: [0, 2, 5]})
+    assert getattr(with_layers(config, {STACK: [1, 2, 3, 5]}), name) == [1, 3]
+
+
+@pytest.mark.parametrize("name", FIRST_LAYERS)
+def test_first_layers_are_counted(name):
+    config = PreTrainedConfig(num_hidden_layers=6, **{name: 3})
+    assert getattr(with_layers(config, {STACK: [1, 2, 5]}), name) == 2
+
+
+@pytest.mark.parametrize("name", LAST_LAYERS)
+def test_last_layers_are_counted(name):
+    config = PreTrainedConfig(num_hidden_layers=6, **{name: 2})
+    assert getattr(with_layers(config, {STACK: [1, 2, 5]}), name) == 1
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"), [([0, 2], [1, 2]), ([1, 2], [0, 2]), ([2, 3], [0, 2]), ([0, 1, 2, 3], [1, 4])]
+)
+def test_outputs_of_a_backbone(layers, expected):
+    """The second is that of the whole stack; the first that of layer 0, or where it is gone that of the stem."""
+    teacher = tiny_model("dinov2")
+    assert teacher.config.out_indices == [1, 4]
+    config = make_student(teacher, layers=layers).config
+    assert config.out_indices == expected
+    assert config.out_features == [config.stage_names[index] for index in expected]
+    assert len(config.stage_names) == len(layers) + 1
+
+
+def test_lists_for_the_encoder_are_not_cut_with_the_decoder():
+    student = make_student(tiny_model("led"), num_layers={"decoder": 2})
+    assert student.config.attention_window == [4, 4, 8, 8]
+
+
+def test_a_layer_of_each_kind():
+    """Of a mixture of experts, layers without any among them."""
+    teacher = tiny_model("qwen2_moe")
+    student = make_student(teacher, layers=[1, 3])
+    assert student.config.mlp_only_layers == [1]
+    assert hasattr(student.model.layers[0].mlp, "experts")
+    assert not hasattr(student.model.layers[1].mlp, "experts")
 
 
 def test_all_types_were_tried(request):

@@ -47,7 +47,8 @@ CLIP = {
         "vision_config": ["image_size", "patch_size", "num_hidden_layers", "num_attention_heads"],
     }.items()
 }
-MIXED_ATTENTION = {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 4}
+# Of what is said layer by layer, the first half is not that of the kept layers.
+MIXED_ATTENTION = {"layer_types": ["sliding_attention"] * 2 + ["full_attention"] * 2, "sliding_window": 4}
 
 TYPES = {
     "MaskedLM": {
@@ -62,10 +63,10 @@ TYPES = {
         "electra": {},
         "ernie": {},
         "fnet": {},
-        "longformer": {"attention_window": [4, 8, 8, 4]},
+        "longformer": {"attention_window": [4, 4, 8, 8]},
         "megatron-bert": {},
         "mobilebert": {"embedding_size": 8, "intra_bottleneck_size": 16},
-        "modernbert": {"layer_types": ["full_attention", "sliding_attention"] * 2, "local_attention": 4},
+        "modernbert": {"layer_types": ["full_attention"] * 2 + ["sliding_attention"] * 2, "local_attention": 4},
         "mpnet": {},
         "nystromformer": {},
         "rembert": {"input_embedding_size": 16, "output_embedding_size": 16},
@@ -77,10 +78,21 @@ TYPES = {
     },
     "CausalLM": {
         "bloom": {},
+        "deepseek_v3": {
+            "first_k_dense_replace": 1,
+            "n_routed_experts": 4,
+            "n_group": 2,
+            "topk_group": 1,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            **dict.fromkeys(["kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"], 8),
+            "num_key_value_heads": 2,
+        },
         "falcon": {},
         "gemma": {},
         "gemma2": MIXED_ATTENTION,
         "gemma3_text": MIXED_ATTENTION,
+        "gemma4_text": {**MIXED_ATTENTION, "global_head_dim": 16, "hidden_size_per_layer_input": 0},
         "gpt2": {},
         "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 4},
         "gpt_neox": {},
@@ -94,6 +106,13 @@ TYPES = {
         "phi": {},
         "phi3": {},
         "qwen2": {"use_sliding_window": True, **MIXED_ATTENTION},
+        "qwen2_moe": {
+            "mlp_only_layers": [0, 3],
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 16,
+        },
         "qwen3": {},
         "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
         "smollm3": {"no_rope_layers": [1, 0, 1, 1]},
@@ -102,7 +121,7 @@ TYPES = {
     },
     "Seq2SeqLM": {
         "bart": {},
-        "led": {"attention_window": [4, 8, 8, 4], "max_encoder_position_embeddings": 64},
+        "led": {"attention_window": [4, 4, 8, 8], "max_encoder_position_embeddings": 64},
         "m2m_100": {},
         "marian": {},
         "mbart": {},
