@@ -8,10 +8,11 @@ import pytest
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from recipes.benchmarks import split_invariance, teacher_dtype
-from tests.conftest import VOCAB_SIZE, make_model, make_rows
+from recipes.benchmarks import layer_choice, split_invariance, teacher_dtype
+from recipes.quickstart.data import Corpus
+from tests.conftest import HEADS, VOCAB_SIZE, make_model, make_rows
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,9 +102,36 @@ def test_teacher_dtype_without_bitsandbytes(teacher_folder, rows, monkeypatch):
     assert "needs bitsandbytes: pip install" in trainers["8bit"]
 
 
-def test_teacher_dtype_before_the_quickstart(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["teacher_dtype", "--quickstart", str(tmp_path / "quickstart")])
-    assert teacher_dtype.main() == 1
+@pytest.mark.parametrize("benchmark", [teacher_dtype, layer_choice])
+def test_before_the_quickstart(benchmark, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--quickstart", str(tmp_path / "quickstart")])
+    assert benchmark.main() == 1
     assert (
         capsys.readouterr().err == f"There is no {tmp_path / 'quickstart' / 'teacher'}: run `make quickstart` first.\n"
     )
+
+
+def test_layer_choice(teacher_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(layer_choice, "NUM_CALIBRATION", 20)
+    numbers = range(2, VOCAB_SIZE)
+    texts = [" ".join(f"word{numbers[(7 * row + column) % 59]}" for column in range(1 + row % 5)) for row in range(40)]
+    labelled = Dataset.from_dict({"text": texts, "labels": [row % 2 for row in range(40)]})
+    corpus = Corpus(train=labelled, test=labelled.select(range(20)), unlabelled=labelled)
+    teacher = HEADS["classification"].from_pretrained(teacher_folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
+    output = tmp_path / "layer_choice.json"
+    measured = layer_choice.run(teacher, tokenizer, corpus, seeds=[0, 1], budgets=[2, 3], output=output)
+
+    printed = capsys.readouterr().out
+    untrained = measured["untrained"]
+    assert len(untrained) == 6  # 2 of 4 layers
+    assert all(printed.count(f"| {layers} |") >= 1 for layers in untrained)
+    # The choice was made on the first 20 of the texts, which here are those that it is tested on.
+    calibrated = " ".join(map(str, measured["chosen"]["calibrated"]))
+    assert untrained[calibrated]["KL"] == min(own["KL"] for own in untrained.values())
+    assert measured["chosen"]["alternate"] == [0, 2]
+    for strategy, budgets in measured["trained"].items():
+        assert printed.count(f"| {strategy} |") == 2
+        assert [len(runs) for runs in budgets.values()] == [2, 2]
+        assert budgets[2] != budgets[3] != [untrained[" ".join(map(str, measured["chosen"][strategy]))]] * 2
+    assert json.loads(output.read_text())["chosen"] == measured["chosen"]

@@ -1,0 +1,209 @@
+"""`python -m recipes.benchmarks.layer_choice`: which layers a student keeps, and what becomes of it in training.
+
+The teacher is the fine-tuned one of `make quickstart`, with 6 layers. First every student of 3 of them, untrained; then
+the students of each strategy, trained like those of the quickstart on the same batches, for a short and for the whole
+budget, with several seeds.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+from datasets import Dataset
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    set_seed,
+)
+
+from hf_distill import DistillationTrainer, DistillationTrainingArguments, make_student
+from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.quickstart.data import Corpus, load_corpus, tokenize
+from recipes.quickstart.measure import predict, quality
+from recipes.quickstart.report import machine
+from recipes.quickstart.train import bf16_is_fast
+
+STRATEGIES = ["alternate", "spread", "first", "last", "calibrated"]
+BUDGETS = [20, 158]
+"""Optimizer steps on batches of 64. The second is two epochs of the quickstart's 5,000 sentences."""
+
+NUM_CALIBRATION = 256
+"""Training sentences, without their labels, that the calibrated choice is made on."""
+
+Figures = dict[str, float]
+
+
+def figures(model: PreTrainedModel, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, teacher_logits: torch.Tensor):
+    """KL to the teacher at T = 1, agreement with it and accuracy, on the test sentences."""
+    logits = predict(model.eval(), tokenizer, list(corpus.test["text"]))
+    divergence = F.kl_div(
+        logits.log_softmax(-1), teacher_logits.log_softmax(-1), reduction="batchmean", log_target=True
+    )
+    return {"KL": divergence.item(), **quality(logits, list(corpus.test["labels"]), teacher_logits)}
+
+
+def calibration_batches(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, torch.Tensor]]:
+    texts = list(corpus.train["text"])[:NUM_CALIBRATION]
+    batches = [texts[start : start + 64] for start in range(0, len(texts), 64)]
+    return [dict(tokenizer(batch, padding=True, truncation=True, return_tensors="pt")) for batch in batches]
+
+
+def train(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_steps: int,
+    seed: int,
+) -> PreTrainedModel:
+    """Distils with the quickstart's options. The same seed gives every student the same batches."""
+    set_seed(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        args = DistillationTrainingArguments(
+            folder,
+            max_steps=max_steps,
+            learning_rate=1.5e-4,
+            per_device_train_batch_size=64,
+            warmup_steps=0.1,
+            weight_decay=0.01,
+            train_sampling_strategy="group_by_length",
+            seed=seed,
+            bf16=bf16_is_fast(),
+            use_cpu=not torch.accelerator.is_available(),
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        trainer = DistillationTrainer(
+            student, args, teacher_model=teacher, train_dataset=rows, processing_class=tokenizer
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return student
+
+
+def run(
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Corpus,
+    seeds: list[int],
+    budgets: list[int],
+    output: Path,
+) -> dict:
+    """Measures, prints both tables, and writes the figures to `output`."""
+    rows = tokenize(corpus.train, tokenizer)
+    teacher_logits = predict(teacher, tokenizer, list(corpus.test["text"]))
+    num_layers = teacher.config.num_hidden_layers
+
+    untrained = {}
+    for layers in itertools.combinations(range(num_layers), num_layers // 2):
+        student = make_student(teacher, layers=list(layers))
+        untrained[layers] = figures(student, corpus, tokenizer, teacher_logits)
+    nearest_first = sorted(untrained, key=lambda layers: untrained[layers]["KL"])
+    print(f"\nUntrained students of {num_layers // 2} of the teacher's {num_layers} layers, on the test sentences\n")
+    names = list(untrained[nearest_first[0]])
+    print(table(["layers", *names], [[_name(layers), *_cells(untrained[layers], names)] for layers in nearest_first]))
+
+    chosen, seconds = {}, 0.0
+    for strategy in STRATEGIES:
+        data = calibration_batches(corpus, tokenizer) if strategy == "calibrated" else None
+        start = time.perf_counter()
+        chosen[strategy] = make_student(teacher, layers=strategy, calibration_data=data).config.distilled_from["layers"]
+        seconds = time.perf_counter() - start
+    print(f"\nThe calibrated choice read {NUM_CALIBRATION} sentences without labels in {seconds:.0f} seconds")
+
+    trained = {strategy: {} for strategy in STRATEGIES}
+    for budget, strategy in itertools.product(budgets, STRATEGIES):
+        trained[strategy][budget] = [
+            figures(
+                train(make_student(teacher, layers=chosen[strategy]), teacher, rows, tokenizer, budget, seed),
+                corpus,
+                tokenizer,
+                teacher_logits,
+            )
+            for seed in seeds
+        ]
+    for budget in budgets:
+        print(f"\nAfter {budget} steps, mean and standard deviation over {len(seeds)} seeds\n")
+        print(
+            table(
+                ["strategy", "layers", *names],
+                [
+                    [strategy, _name(chosen[strategy]), *_spread(trained[strategy][budget], names)]
+                    for strategy in STRATEGIES
+                ],
+            )
+        )
+    on = {name: machine()[name] for name in ("device", "threads")}
+    print("\n" + ", ".join(f"{name}: {value}" for name, value in on.items()))
+    measured = {
+        "machine": on,
+        "versions": print_versions(PACKAGES),
+        "seeds": seeds,
+        "untrained": {_name(layers): own for layers, own in untrained.items()},
+        "chosen": chosen,
+        "calibration seconds": seconds,
+        "trained": trained,
+    }
+    write_json(output, measured)
+    return measured
+
+
+def _name(layers: tuple[int, ...] | list[int]) -> str:
+    return " ".join(map(str, layers))
+
+
+def _cells(own: Figures, names: list[str]) -> list[str]:
+    return [_cell(name, own[name]) for name in names]
+
+
+def _cell(name: str, value: float) -> str:
+    return f"{value:.4f}" if name == "KL" else f"{100 * value:.1f}"
+
+
+def _spread(runs: list[Figures], names: list[str]) -> list[str]:
+    cells = []
+    for name in names:
+        values = [own[name] for own in runs]
+        cells.append(_cell(name, statistics.mean(values)))
+        if len(values) > 1:
+            cells[-1] += f" ± {_cell(name, statistics.stdev(values))}"
+    return cells
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.layer_choice", description=__doc__)
+    parser.add_argument("--quickstart", type=Path, default=Path("outputs/quickstart"), help="what the quickstart wrote")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="one training for each")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/layer_choice.json"))
+    options = parser.parse_args()
+    folder, sentences = options.quickstart / "teacher", options.quickstart.parent / "quickstart-fetched" / "sentences"
+    for needed in (folder, sentences):
+        if not needed.exists():
+            print(f"There is no {needed}: run `make quickstart` first.", file=sys.stderr)
+            return 1
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    teacher = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    if torch.accelerator.is_available():
+        teacher.to(torch.accelerator.current_accelerator())
+    corpus, tokenizer = load_corpus(sentences), AutoTokenizer.from_pretrained(folder)
+    run(teacher, tokenizer, corpus, options.seeds, BUDGETS, options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
