@@ -192,7 +192,7 @@ def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     vocab_size = getattr(config.get_text_config(), "vocab_size", 64)
     # A BigBird that is given less than this goes over to full attention, and stays there.
     length = 16 * size_of("block_size", 1) if size_of("attention_type") == "block_sparse" else 8
-    tokens = torch.arange(2 * length).reshape(2, length) % 16 + vocab_size // 2
+    tokens = torch.arange(2 * length).reshape(2, length) % min(16, vocab_size // 2) + vocab_size // 2
     if name != "input_ids" and name not in shapes:
         raise ValueError(
             f"It is not known what {type(model).__name__} takes as {name}: pass example_inputs=, a batch that it "

@@ -28,14 +28,14 @@ def cut(
         ValueError: if a layer does not fit where it would come to stand, or if the weights are not tied as the config
             says.
     """
-    config = with_layers(teacher.config, {stacks[name]: kept[name] for name in stacks})
-    student = skeleton(type(teacher), config, teacher.device, teacher.dtype)
-    _leave_out_what_is_missing(student, teacher, [teacher.get_submodule(stack.path) for stack in stacks.values()])
-    sources, teacher_weights = _sources(student, teacher, stacks, kept), teacher.state_dict()
+    student, sources = empty_student(teacher, stacks, kept)
+    teacher_weights = teacher.state_dict()
     copies: dict[tuple, torch.Tensor] = {}  # tied weights are copied once
     weights = {}
-    for name, source in sources.items():
-        weight = teacher_weights[source]
+    for name, empty in student.state_dict().items():
+        weight = teacher_weights[sources[name]]
+        if weight.shape != empty.shape:
+            weight = _blocks_of_kept_layers(weight, empty.shape, stacks, kept)
         memory = (weight.data_ptr(), weight.shape, weight.stride())
         if memory not in copies:
             copies[memory] = weight.detach().to(teacher.device, copy=copy)
@@ -49,6 +49,23 @@ def cut(
                 f"the teacher: set tie_word_embeddings=False in its config."
             )
     return student
+
+
+def empty_student(
+    teacher: PreTrainedModel, stacks: Mapping[str, LayerStack], kept: Mapping[str, Sequence[int]]
+) -> tuple[PreTrainedModel, dict[str, str]]:
+    """A student whose weights are yet to be filled in, and of each the name of the teacher's weight that it will have.
+
+    Raises:
+        ValueError: if a layer does not fit where it would come to stand.
+    """
+    config = with_layers(teacher.config, {stacks[name]: kept[name] for name in stacks})
+    try:
+        student = skeleton(type(teacher), config, teacher.device, teacher.dtype)
+    except Exception as error:  # what a model's code says of a config that it was not made for
+        raise ValueError(_misfit(teacher, kept, str(error))) from error
+    _leave_out_what_is_missing(student, teacher, [teacher.get_submodule(stack.path) for stack in stacks.values()])
+    return student, _sources(student, teacher, stacks, kept)
 
 
 def _leave_out_what_is_missing(student: nn.Module, teacher: nn.Module, stacks: Sequence[nn.Module]) -> None:
@@ -70,7 +87,7 @@ def _sources(
     """For each weight of the student, by its name, the name of the teacher's weight that it is copied from.
 
     A weight that a layer has by its place, such as the relative position bias of T5's first one, is copied from the
-    teacher's layer in that place.
+    teacher's layer in that place. Of a weight with a block for each layer those of the kept ones are copied.
     """
     student_shapes = {name: weight.shape for name, weight in student.state_dict().items()}
     teacher_shapes = {name: weight.shape for name, weight in teacher.state_dict().items()}
@@ -86,7 +103,7 @@ def _sources(
             source = name
         if source not in teacher_shapes:
             raise ValueError(_misfit(teacher, kept, f"the student needs {name}, which is not there"))
-        if teacher_shapes[source] != shape:
+        if teacher_shapes[source] != shape and _blocks(teacher_shapes[source], shape, stacks, kept) is None:
             shapes = f"{source} is {tuple(teacher_shapes[source])}, in the student {tuple(shape)}"
             raise ValueError(_misfit(teacher, kept, shapes))
         sources[name] = source
@@ -97,6 +114,30 @@ def _sources(
         if is_kept and name not in used:
             raise ValueError(_misfit(teacher, kept, f"the student has no place for {name}"))
     return sources
+
+
+def _blocks(
+    teacher_shape: torch.Size, shape: torch.Size, stacks: Mapping[str, LayerStack], kept: Mapping[str, Sequence[int]]
+) -> tuple[int, str] | None:
+    """In which dimension a weight has one block for each layer, and of which stack; None if it is not so.
+
+    Gemma 3n has the embeddings of all its layers in one table, and ESM's contact head reads the attention of each.
+    """
+    if len(shape) != len(teacher_shape):
+        return None
+    differing = [dim for dim in range(len(shape)) if shape[dim] != teacher_shape[dim]]
+    for name, stack in stacks.items():
+        if [shape[dim] * stack.num_layers for dim in differing] == [teacher_shape[differing[0]] * len(kept[name])]:
+            return differing[0], name
+    return None
+
+
+def _blocks_of_kept_layers(
+    weight: torch.Tensor, shape: torch.Size, stacks: Mapping[str, LayerStack], kept: Mapping[str, Sequence[int]]
+) -> torch.Tensor:
+    dim, name = _blocks(weight.shape, shape, stacks, kept)
+    blocks = weight.unflatten(dim, (stacks[name].num_layers, -1))
+    return blocks.index_select(dim, torch.tensor(kept[name], device=weight.device)).flatten(dim, dim + 1)
 
 
 def _misfit(teacher: PreTrainedModel, kept: Mapping[str, Sequence[int]], what: str) -> str:

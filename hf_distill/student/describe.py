@@ -1,13 +1,15 @@
 """A look at a model: its modules, its stacks of layers, and the students that could be made of it."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
 from torch import nn
 from transformers import BertConfig, PreTrainedModel
 
-from hf_distill.student.architectures import LayerStack, find_layer_stacks, skeleton, with_layers
+from hf_distill.student.architectures import LayerStack, find_layer_stacks
+from hf_distill.student.cutting import empty_student
 from hf_distill.student.distilbert import to_distilbert
 from hf_distill.student.layer_selection import select_layers
 
@@ -57,15 +59,13 @@ def possible_students(model: PreTrainedModel, stacks: dict[str, LayerStack]) -> 
         num_layers = {name: max(1, int(stack.num_layers * share)) for name, stack in stacks.items()}
         if all(num_layers[name] == stack.num_layers for name, stack in stacks.items()):
             continue
-        kept = {stack: select_layers(stack.num_layers, num_layers[name]) for name, stack in stacks.items()}
-        student = skeleton(type(model), with_layers(model.config, kept))
-        students[tuple(num_layers.values())] = StudentSize(num_layers, *_size(student))
-        if share == Fraction(1, 2) and isinstance(model.config, BertConfig):
-            try:
-                student = to_distilbert(student)
-            except ValueError:  # a head that DistilBERT does not have
-                continue
-            students["distilbert"] = StudentSize(num_layers, *_size(student), family="distilbert")
+        kept = {name: select_layers(stack.num_layers, num_layers[name]) for name, stack in stacks.items()}
+        with suppress(ValueError):  # layers that cannot stand in each other's places
+            student, _ = empty_student(model, stacks, kept)
+            students[tuple(num_layers.values())] = StudentSize(num_layers, *_size(student))
+            if share == Fraction(1, 2) and isinstance(model.config, BertConfig):
+                student = to_distilbert(student)  # for some heads there is none
+                students["distilbert"] = StudentSize(num_layers, *_size(student), family="distilbert")
     return list(students.values())
 
 

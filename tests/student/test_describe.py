@@ -11,7 +11,7 @@ from hf_distill import describe, make_student
 from hf_distill.student.architectures import find_layer_stacks, skeleton
 from hf_distill.student.describe import possible_students
 from tests.conftest import make_config, make_model
-from tests.student.tiny_models import AUTO_CLASS_OF_TYPE, tiny_model
+from tests.student.tiny_models import AUTO_CLASS_OF_TYPE, tiny_config, tiny_model
 
 
 def lines(model):
@@ -89,6 +89,22 @@ def test_students_are_as_large_as_said(model_type):
     half = next(student for student in students if set(student.num_layers.values()) == {2})
     assert half.parameters == make_student(teacher).num_parameters()
     assert describe(teacher).count("make_student(") == len(students)
+
+
+def test_students_that_cannot_be_made_are_left_out():
+    """Jamba's config gives a period for the kinds of layers: every other layer of them would break it."""
+    config = tiny_config("jamba", attn_layer_period=4, attn_layer_offset=2, expert_layer_period=2, num_experts=2)
+    model = skeleton(transformers.JambaForCausalLM, config)
+    shown = [student.num_layers["layers"] for student in possible_students(model, find_layer_stacks(model))]
+    assert 1 <= len(shown) < 3
+    model = tiny_model("qwen2_moe")
+    assert len(possible_students(model, find_layer_stacks(model))) == 3
+
+
+def test_what_the_model_was_made_without():
+    whole, without = (transformers.BertModel(make_config("bert"), add_pooling_layer=with_) for with_ in (True, False))
+    sizes = [possible_students(model, find_layer_stacks(model))[0].parameters for model in (whole, without)]
+    assert sizes[0] - sizes[1] == 16 * 16 + 16
 
 
 def test_how_a_student_is_made():

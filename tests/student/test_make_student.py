@@ -226,6 +226,14 @@ def test_position_bias_of_the_first_layer_stays():
         assert torch.equal(own, theirs)
 
 
+def test_blocks_for_each_layer():
+    """ESM's contact head reads the attention heads of all layers, 2 for each of them here."""
+    teacher = tiny_model("esm")
+    student = make_student(teacher, layers=[1, 3])
+    regression = teacher.esm.contact_head.regression.weight
+    assert torch.equal(student.esm.contact_head.regression.weight, regression[:, [2, 3, 6, 7]])
+
+
 def test_generation_goes_on():
     teacher = tiny_model("bart")
     teacher.generation_config.max_new_tokens = 5
@@ -322,3 +330,14 @@ def test_what_the_teacher_was_made_without():
     student = make_student(teacher, num_layers=4)
     assert student.pooler is None
     assert torch.equal(student(**INPUTS)[0], teacher(**INPUTS)[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model_type", ["bert", "llama", "t5", "whisper", "vit"])
+def test_on_a_gpu(model_type):
+    """The student is where its teacher is, buffers and all."""
+    teacher = tiny_model(model_type).to("cuda", torch.bfloat16)
+    student = make_student(teacher)
+    tensors = [*student.parameters(), *student.buffers()]
+    assert {tensor.device for tensor in tensors} == {teacher.device}
+    assert student.dtype == torch.bfloat16
