@@ -175,7 +175,8 @@ def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         ValueError: if it is not known what the model takes.
     """
     config, name = model.config, model.main_input_name
-    size_of = {**vars(config), **vars(getattr(config, "vision_config", config))}.get
+    inner_first = reversed([part for _, part in _parts(config)])
+    size_of = {key: value for part in inner_first for key, value in vars(part).items()}.get
     image_size = size_of("image_size", 224)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     image = (1, size_of("num_channels", 3), height, width)
@@ -206,17 +207,23 @@ def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: values.to(model.device) for name, values in inputs.items()}
 
 
-def _depths(config: PreTrainedConfig, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str, int]]:
-    """Each number of layers in the config and in those within it: where, its name, the number."""
-    for name in DEPTHS:
-        # A name may stand for another one, or be a property that cannot be set.
-        stored = config.attribute_map.get(name, name)
-        number = vars(config).get(stored) if stored == name or stored not in DEPTHS else None
-        if isinstance(number, int) and number > 0:
-            yield path, name, number
+def _parts(config: PreTrainedConfig, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], PreTrainedConfig]]:
+    """The config and those within it, with their places."""
+    yield path, config
     for name, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
-            yield from _depths(value, (*path, name))
+            yield from _parts(value, (*path, name))
+
+
+def _depths(config: PreTrainedConfig) -> Iterator[tuple[tuple[str, ...], str, int]]:
+    """Each number of layers in the config and in those within it: where, its name, the number."""
+    for path, part in _parts(config):
+        for name in DEPTHS:
+            # A name may stand for another one, or be a property that cannot be set.
+            stored = part.attribute_map.get(name, name)
+            number = vars(part).get(stored) if stored == name or stored not in DEPTHS else None
+            if isinstance(number, int) and number > 0:
+                yield path, name, number
 
 
 def _names(stacks: list[LayerStack]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from transformers import PreTrainedConfig
 
 from hf_distill import make_student
@@ -15,6 +16,7 @@ from hf_distill.student.architectures import (
     find_layer_stacks,
     with_layers,
 )
+from tests.conftest import make_config
 from tests.student.tiny_models import AUTO_CLASS_OF_TYPE, NUM_LAYERS, tiny_model
 
 tried = []
@@ -141,6 +143,24 @@ def test_a_layer_of_each_kind():
     assert student.config.mlp_only_layers == [1]
     assert hasattr(student.model.layers[0].mlp, "experts")
     assert not hasattr(student.model.layers[1].mlp, "experts")
+
+
+@pytest.mark.parametrize(
+    ("model_class", "encoder"), [("EncoderDecoderModel", "bert"), ("VisionEncoderDecoderModel", "vit")]
+)
+def test_a_model_made_of_two(model_class, encoder):
+    decoder = make_config("gpt2", is_decoder=True, add_cross_attention=True)
+    model_class = getattr(transformers, model_class)
+    config = model_class.config_class.from_encoder_decoder_configs(make_config(encoder), decoder)
+    torch.manual_seed(0)
+    teacher = model_class(config).eval()
+    student = make_student(teacher, num_layers={"decoder": 1})
+    assert student.config.encoder.num_hidden_layers == 4
+    assert student.config.decoder.num_hidden_layers == 1
+    inputs = example_inputs(teacher)
+    whole = make_student(teacher, num_layers=4)
+    assert torch.equal(whole(**inputs).logits, teacher(**inputs).logits)
+    assert student(**inputs).logits.shape == teacher(**inputs).logits.shape
 
 
 def test_all_types_were_tried(request):

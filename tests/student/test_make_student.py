@@ -333,6 +333,7 @@ def test_what_the_teacher_was_made_without():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("model_type", ["bert", "llama", "t5", "whisper", "vit"])
 def test_on_a_gpu(model_type):
     """The student is where its teacher is, buffers and all."""
