@@ -1,4 +1,4 @@
-"""Students with PEFT adapters: the model inside, the base without them, and the plain model that they amount to."""
+"""PEFT adapters: the model inside, the base without them, and the plain model that they amount to."""
 
 import copy
 from collections.abc import Iterator
@@ -33,13 +33,13 @@ def adapters_off(student: PeftModel) -> Iterator[None]:
             module.training = mode
 
 
-def merged(student: PeftModel) -> PreTrainedModel:
-    """A plain transformers model that computes what the student does with its adapters; the student is left as it is.
+def merged(model: PeftModel) -> PreTrainedModel:
+    """A plain transformers model that computes what this one does with its adapters, which is left as it is.
 
     Raises:
         ValueError: if the adapters change embeddings that are tied to the head: each of the two would need its own.
     """
-    base = transformers_model(student)
+    base = transformers_model(model)
     tied = [base.get_input_embeddings(), base.get_output_embeddings()]
     changed = [type(module).__name__ for module in tied if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)]
     if None not in tied and base.config.tie_word_embeddings and changed:
@@ -47,4 +47,4 @@ def merged(student: PeftModel) -> PreTrainedModel:
             f"The adapters change embeddings that are tied to the head ({', '.join(changed)}), so the two would have "
             f"to differ in a merged model: keep the adapter as it is, or adapt other modules."
         )
-    return copy.deepcopy(student).merge_and_unload(safe_merge=True)
+    return copy.deepcopy(model).merge_and_unload(safe_merge=True)

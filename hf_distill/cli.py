@@ -96,6 +96,11 @@ def _make_student(options: argparse.Namespace) -> None:
             f"{options.teacher} has no weights in safetensors: give a folder that save_pretrained(...) wrote, or a "
             f"name on the Hub."
         )
+    if transformers.utils.find_adapter_config_file(options.teacher) is not None:
+        raise ValueError(
+            f"{options.teacher} is a PEFT adapter, which does not say what head it belongs to: call make_student from "
+            f"Python with the PeftModel, which it merges, or save the merged model first."
+        )
     config = transformers.AutoConfig.from_pretrained(options.teacher)
     teacher = _model_class(options.teacher, config).from_pretrained(
         options.teacher, config=config, use_safetensors=True

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -102,6 +103,12 @@ def test_teacher_without_weights(tmp_path, capsys):
     torch.save({}, tmp_path / "teacher" / "pytorch_model.bin")
     assert main(["make-student", str(tmp_path / "teacher"), "--output", str(tmp_path / "student")]) == 2
     assert "teacher has no weights in safetensors" in capsys.readouterr().err
+
+
+def test_an_adapter(tmp_path, capsys):
+    get_peft_model(make_model("bert", "mlm"), LoraConfig(target_modules=["query"])).save_pretrained(tmp_path / "lora")
+    assert main(["make-student", str(tmp_path / "lora"), "--output", str(tmp_path / "student")]) == 2
+    assert "lora is a PEFT adapter, which does not say what head it belongs to" in capsys.readouterr().err
 
 
 def test_calibrated(teacher, tmp_path, caplog):
