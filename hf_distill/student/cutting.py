@@ -43,7 +43,7 @@ def cut(
     student.load_state_dict(weights, assign=True)
     student.tie_weights()
     for name, weight in student.state_dict().items():
-        if not torch.equal(weight, weights[name]):
+        if weight.data_ptr() != weights[name].data_ptr() and not torch.equal(weight, weights[name]):
             raise ValueError(
                 f"{name} is tied to other weights by the config of {type(teacher).__name__}, but differs from them in "
                 f"the teacher: set tie_word_embeddings=False in its config."
