@@ -34,10 +34,10 @@ def cut(
     weights = {}
     for name, empty in student.state_dict().items():
         weight = teacher_weights[sources[name]]
-        if weight.shape != empty.shape:
-            weight = _blocks_of_kept_layers(weight, empty.shape, stacks, kept)
         memory = (weight.data_ptr(), weight.shape, weight.stride())
         if memory not in copies:
+            if weight.shape != empty.shape:
+                weight = _blocks_of_kept_layers(weight, empty.shape, stacks, kept)
             copies[memory] = weight.detach().to(teacher.device, copy=copy)
         weights[name] = copies[memory]
     student.load_state_dict(weights, assign=True)

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForTokenClassification,
     BertConfig,
     BitsAndBytesConfig,
+    EsmModel,
     GPT2Config,
     LlamaConfig,
     ModernBertConfig,
@@ -232,6 +233,22 @@ def test_blocks_for_each_layer():
     student = make_student(teacher, layers=[1, 3])
     regression = teacher.esm.contact_head.regression.weight
     assert torch.equal(student.esm.contact_head.regression.weight, regression[:, [2, 3, 6, 7]])
+
+
+def test_blocks_of_several_weights():
+    """Of one shape, and none is taken for another."""
+
+    class Esm(EsmModel):
+        def __init__(self, config):
+            super().__init__(config)
+            blocks = 2 * config.num_hidden_layers
+            self.blocks = torch.nn.ParameterList(torch.nn.Parameter(torch.randn(500, blocks)) for _ in range(20))
+            self.post_init()
+
+    teacher = Esm(tiny_model("esm").config).eval()
+    student = make_student(teacher, layers=[1, 3])
+    for own, theirs in zip(student.blocks, teacher.blocks, strict=True):
+        assert torch.equal(own, theirs[:, [2, 3, 6, 7]])
 
 
 def test_generation_goes_on():
