@@ -49,7 +49,8 @@ def calibrate(
         The kept layers of every stack.
 
     Raises:
-        ValueError: if there is no batch, if a batch lacks what the teacher takes, or if no choice of layers fits.
+        ValueError: if there is no batch, if a batch lacks what the teacher takes, if no choice of layers fits, or if
+            outputs are not finite.
         TypeError: if a batch is not a mapping of tensors.
     """
     batches = [_inputs(batch, teacher) for batch in data]
@@ -99,6 +100,11 @@ def _nearest(
                 distances = _distances(student(**batch), teacher_outputs, _mask(batch), teacher.config)
                 totals[number] += distances.sum().item()
             num_items += len(distances)
+    if not all(map(math.isfinite, totals)):
+        raise ValueError(
+            f"The outputs of {type(teacher).__name__}, or of a student, are not finite on calibration_data, so there "
+            f"is no nearest one: try the teacher in float32 or bfloat16, and look at its outputs."
+        )
     best = min(range(len(students)), key=totals.__getitem__)
     logger.info("Kept layers %s: distance %.4f to the teacher", students[best][0], totals[best] / num_items)
     return students[best][0]

@@ -148,6 +148,13 @@ def test_bad_data(data, error, message):
         make_student(make_model("bert", "mlm"), layers="calibrated", calibration_data=data)
 
 
+def test_outputs_that_are_not_finite():
+    teacher = make_model("bert", "mlm")
+    teacher.cls.predictions.bias.data[7] = torch.inf
+    with pytest.raises(ValueError, match="are not finite on calibration_data"):
+        make_student(teacher, layers="calibrated", calibration_data=batches("mlm"))
+
+
 def test_more_layers_than_there_are():
     with pytest.raises(ValueError, match="num_layers=5, but the teacher has 4 layers"):
         make_student(make_model("bert", "mlm"), 5, "calibrated", calibration_data=batches("mlm"))
