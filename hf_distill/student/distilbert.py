@@ -7,8 +7,14 @@ from transformers import BertConfig, DistilBertConfig, PreTrainedModel
 
 from hf_distill.student.architectures import skeleton
 
-HEADS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
-HEADS += ("ForMultipleChoice",)
+HEADS = (
+    "Model",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+)
 
 POOLED_HEADS = ("ForSequenceClassification", "ForMultipleChoice")
 """Those that read the pooler. In DistilBERT it is theirs, is called `pre_classifier`, and has ReLU in place of tanh."""
