@@ -96,15 +96,17 @@ def _sources(
     sources = {}
     for name, shape in student_shapes.items():
         source = name
-        if match := in_stack.fullmatch(name):
+        match = in_stack.fullmatch(name)
+        if match is not None:
             path, new, rest = match.groups()
             source = f"{path}.{kept[stack_of_path[path]][int(new)]}.{rest}"
         if source not in teacher_shapes:
             source = name
         if source not in teacher_shapes:
             raise ValueError(_misfit(teacher, kept, f"the student needs {name}, which is not there"))
-        if teacher_shapes[source] != shape and _blocks(teacher_shapes[source], shape, stacks, kept) is None:
-            shapes = f"{source} is {tuple(teacher_shapes[source])}, in the student {tuple(shape)}"
+        teacher_shape = teacher_shapes[source]
+        if teacher_shape != shape and (match is not None or _blocks(teacher_shape, shape, stacks, kept) is None):
+            shapes = f"{source} is {tuple(teacher_shape)}, in the student {tuple(shape)}"
             raise ValueError(_misfit(teacher, kept, shapes))
         sources[name] = source
     used = set(sources.values())
@@ -126,9 +128,12 @@ def _blocks(
     if len(shape) != len(teacher_shape):
         return None
     differing = [dim for dim in range(len(shape)) if shape[dim] != teacher_shape[dim]]
+    if len(differing) != 1:
+        return None
+    (dim,) = differing
     for name, stack in stacks.items():
-        if [shape[dim] * stack.num_layers for dim in differing] == [teacher_shape[differing[0]] * len(kept[name])]:
-            return differing[0], name
+        if shape[dim] * stack.num_layers == teacher_shape[dim] * len(kept[name]):
+            return dim, name
     return None
 
 

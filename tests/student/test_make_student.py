@@ -251,6 +251,15 @@ def test_blocks_of_several_weights():
         assert torch.equal(own, theirs[:, [2, 3, 6, 7]])
 
 
+def test_blocks_are_not_looked_for_inside_of_a_layer():
+    """A layer of twice the width is another layer, though there are twice as many of them."""
+    teacher = tiny_model("bert")
+    wide = tiny_model("bert", intermediate_size=64).bert.encoder.layer[2]
+    teacher.bert.encoder.layer[2] = wide
+    with pytest.raises(ValueError, match=r"layer.2.intermediate.dense.weight is \(64, 16\), in the student \(32, 16\)"):
+        make_student(teacher)
+
+
 def test_generation_goes_on():
     teacher = tiny_model("bart")
     teacher.generation_config.max_new_tokens = 5

@@ -173,8 +173,9 @@ def tiny_config(model_type: str, **options) -> PreTrainedConfig:
     return config_class(**{name: SIZES[name] for name in known} | options)
 
 
-def tiny_model(model_type: str) -> PreTrainedModel:
+def tiny_model(model_type: str, **overrides) -> PreTrainedModel:
     """With random weights, in evaluation mode."""
     (options,) = [types[model_type] for types in TYPES.values() if model_type in types]
+    config = tiny_config(model_type, **options | overrides)
     torch.manual_seed(0)
-    return getattr(transformers, AUTO_CLASS_OF_TYPE[model_type]).from_config(tiny_config(model_type, **options)).eval()
+    return getattr(transformers, AUTO_CLASS_OF_TYPE[model_type]).from_config(config).eval()
