@@ -71,7 +71,10 @@ def test_choice_of_layers(teacher, tmp_path, options, layers):
         (["--num-layers", "encoder=1"], "names 'encoder', but the teacher's stacks are 'layers'"),
         (["--family", "bert"], "family='bert' is not known: use 'distilbert'"),
         (["--family", "distilbert"], "no DistilBERT of a RobertaForMaskedLM"),
-        (["--layers", "calibrated"], "calibration_data=None: the one needs the other"),
+        (
+            ["--layers", "calibrated"],
+            "There is no calibration_data, and layers=['calibrated']: the one needs the other",
+        ),
         (["--layers", "calibrated", "--calibration-file", "nowhere.txt"], "No such file or directory: 'nowhere.txt'"),
         (["--layers", "-1"], "out of range"),
     ],

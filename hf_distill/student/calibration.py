@@ -164,9 +164,9 @@ def _distance(name: str, student: torch.Tensor, teacher: torch.Tensor, config: P
     if name == "last_hidden_state":
         return 1 - F.cosine_similarity(student, teacher, dim=-1)
     if getattr(config, "problem_type", None) == "multi_label_classification":
-        agreement = F.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none")
+        cross_entropy = F.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none")
         entropy = F.binary_cross_entropy_with_logits(teacher, teacher.sigmoid(), reduction="none")
-        return (agreement - entropy).mean(-1)
+        return (cross_entropy - entropy).mean(-1)
     if teacher.shape[-1] == 1:
         return (student - teacher).square().sum(-1)
     student_log_probs, teacher_log_probs = student.log_softmax(-1), teacher.log_softmax(-1)

@@ -81,24 +81,7 @@ def make_student(
         raise ValueError(f"family={family!r} is not known: use {' or '.join(map(repr, FAMILIES))}, or leave it out.")
     stacks = find_layer_stacks(base)
     requests = requests_of_stacks({name: stack.num_layers for name, stack in stacks.items()}, num_layers, layers)
-    kept = {
-        name: select_layers(stacks[name].num_layers, number, which)
-        for name, (number, which) in requests.items()
-        if which != CALIBRATED
-    }
-    to_calibrate = {
-        name: check_num_layers(stacks[name].num_layers, number)
-        for name, (number, which) in requests.items()
-        if which == CALIBRATED
-    }
-    if bool(to_calibrate) != (calibration_data is not None):
-        raise ValueError(
-            f"layers={layers!r} and calibration_data={'None' if calibration_data is None else '...'}: the one needs "
-            f"the other, as in make_student(teacher, layers='calibrated', calibration_data=batches)."
-        )
-    if to_calibrate:
-        kept = calibrate(base, stacks, kept, to_calibrate, calibration_data)
-
+    kept = _choose(base, stacks, requests, calibration_data)
     if family is None:
         student = cut(base, stacks, kept)
     else:
@@ -141,6 +124,28 @@ def _plain_model(teacher: object) -> PreTrainedModel:
             f"were never loaded, or are offloaded. Load it with from_pretrained(...), without a device_map."
         )
     return merged(teacher) if isinstance(teacher, PeftModel) else base
+
+
+def _choose(
+    base: PreTrainedModel,
+    stacks: Mapping[str, LayerStack],
+    requests: Mapping[str, tuple[int | None, Layers]],
+    calibration_data: Iterable[Mapping[str, torch.Tensor]] | None,
+) -> dict[str, list[int]]:
+    """The layers of each stack that the student keeps."""
+    kept, to_calibrate = {}, {}
+    for name, (number, which) in requests.items():
+        if which == CALIBRATED:
+            to_calibrate[name] = check_num_layers(stacks[name].num_layers, number)
+        else:
+            kept[name] = select_layers(stacks[name].num_layers, number, which)
+    if bool(to_calibrate) != (calibration_data is not None):
+        raise ValueError(
+            f"There {'is no' if calibration_data is None else 'is'} calibration_data, and layers="
+            f"{[which for _, which in requests.values()]}: the one needs the other, as in make_student(teacher, "
+            f"layers='calibrated', calibration_data=batches)."
+        )
+    return calibrate(base, stacks, kept, to_calibrate, calibration_data) if to_calibrate else kept
 
 
 def _provenance(

@@ -125,4 +125,8 @@ def prove(
                 f"not known here. Other layers, the first one among them, may work."
             )
     if not compared:
-        raise ValueError(f"{type(teacher).__name__} gives no tensors that could be compared: {list(teacher_outputs)}.")
+        raise ValueError(
+            f"{type(teacher).__name__} and its student have no tensor in common that could be compared: the one gives "
+            f"{', '.join(teacher_outputs)}, the other {', '.join(student_outputs)}. Pass example_inputs= for which "
+            f"they give one."
+        )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSeq2SeqLM, LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoModel, AutoModelForSeq2SeqLM, BertModel, LlavaConfig, LlavaForConditionalGeneration
 
 from hf_distill import make_student
 from hf_distill.student.architectures import find_layer_stacks
@@ -108,6 +108,13 @@ def test_a_model_that_takes_more_than_tokens():
         make_student(model)
     boxes = {**INPUTS, "bbox": torch.rand(3, 9, 4)}
     assert make_student(model, example_inputs=boxes).config.num_hidden_layers == 2
+
+
+def test_outputs_that_cannot_be_compared(monkeypatch):
+    teacher, own_forward = make_model("bert", "mlm"), BertModel.forward
+    monkeypatch.setattr(BertModel, "forward", lambda *args, **kwargs: {"text": own_forward(*args, **kwargs)})
+    with pytest.raises(ValueError, match="have no tensor in common that could be compared: the one gives text"):
+        make_student(teacher)
 
 
 def test_inputs_that_are_unknown():
