@@ -32,9 +32,9 @@ from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table,
 from recipes.quickstart.data import Corpus, load_corpus, tokenize
 from recipes.quickstart.measure import predict, quality
 from recipes.quickstart.report import machine
-from recipes.quickstart.train import bf16_is_fast
+from recipes.quickstart.train import STUDENT_LEARNING_RATE, common_options
 
-STRATEGIES = ["alternate", "spread", "first", "last", "calibrated"]
+RULES = ["alternate", "spread", "first", "last"]
 BUDGETS = [20, 158]
 """Optimizer steps on batches of 64. The second is two epochs of the quickstart's 5,000 sentences."""
 
@@ -70,22 +70,8 @@ def train(
     """Distils with the quickstart's options. The same seed gives every student the same batches."""
     set_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
-        args = DistillationTrainingArguments(
-            folder,
-            max_steps=max_steps,
-            learning_rate=1.5e-4,
-            per_device_train_batch_size=64,
-            warmup_steps=0.1,
-            weight_decay=0.01,
-            train_sampling_strategy="group_by_length",
-            seed=seed,
-            bf16=bf16_is_fast(),
-            use_cpu=not torch.accelerator.is_available(),
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
+        options = {**common_options(seed), "learning_rate": STUDENT_LEARNING_RATE, "logging_strategy": "no"}
+        args = DistillationTrainingArguments(folder, max_steps=max_steps, disable_tqdm=True, **options)
         trainer = DistillationTrainer(
             student, args, teacher_model=teacher, train_dataset=rows, processing_class=tokenizer
         )
@@ -116,16 +102,15 @@ def run(
     names = list(untrained[nearest_first[0]])
     print(table(["layers", *names], [[_name(layers), *_cells(untrained[layers], names)] for layers in nearest_first]))
 
-    chosen, seconds = {}, 0.0
-    for strategy in STRATEGIES:
-        data = calibration_batches(corpus, tokenizer) if strategy == "calibrated" else None
-        start = time.perf_counter()
-        chosen[strategy] = make_student(teacher, layers=strategy, calibration_data=data).config.distilled_from["layers"]
-        seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    calibrated = make_student(teacher, layers="calibrated", calibration_data=calibration_batches(corpus, tokenizer))
+    seconds = time.perf_counter() - start
+    students = {strategy: make_student(teacher, layers=strategy) for strategy in RULES} | {"calibrated": calibrated}
+    chosen = {strategy: student.config.distilled_from["layers"] for strategy, student in students.items()}
     print(f"\nThe calibrated choice read {NUM_CALIBRATION} sentences without labels in {seconds:.0f} seconds")
 
-    trained = {strategy: {} for strategy in STRATEGIES}
-    for budget, strategy in itertools.product(budgets, STRATEGIES):
+    trained = {strategy: {} for strategy in chosen}
+    for budget, strategy in itertools.product(budgets, chosen):
         trained[strategy][budget] = [
             figures(
                 train(make_student(teacher, layers=chosen[strategy]), teacher, rows, tokenizer, budget, seed),
@@ -142,7 +127,7 @@ def run(
                 ["strategy", "layers", *names],
                 [
                     [strategy, _name(chosen[strategy]), *_spread(trained[strategy][budget], names)]
-                    for strategy in STRATEGIES
+                    for strategy in chosen
                 ],
             )
         )

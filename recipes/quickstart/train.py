@@ -21,6 +21,7 @@ from recipes.quickstart.data import LABELS
 from recipes.quickstart.folders import written_whole
 
 TEACHER_OPTIONS = {"learning_rate": 8e-5, "num_train_epochs": 2}
+STUDENT_LEARNING_RATE = 1.5e-4
 NUM_FEW_LABELS = 500
 
 
@@ -82,7 +83,7 @@ def trained_teacher(
 ) -> PreTrainedModel:
     """The pretrained model fine-tuned on all labels; read from `folder` if it is there already."""
 
-    options = {**_common(seed), **TEACHER_OPTIONS}
+    options = {**common_options(seed), **TEACHER_OPTIONS}
 
     def make_trainer() -> Trainer:
         return Trainer(
@@ -112,7 +113,7 @@ def trained_student(
         train = train.remove_columns("labels")
     if run.more_text:
         train = concatenate_datasets([train, unlabelled])
-    options = {**_common(seed), "learning_rate": 1.5e-4, **run.options}
+    options = {**common_options(seed), "learning_rate": STUDENT_LEARNING_RATE, **run.options}
 
     def make_trainer() -> Trainer:
         if not run.from_teacher:
@@ -134,7 +135,7 @@ def trained_student(
     return _trained(folder, settings, make_trainer)
 
 
-def _common(seed: int) -> dict[str, object]:
+def common_options(seed: int) -> dict[str, object]:
     """What all models are trained with."""
     return {
         "seed": seed,
