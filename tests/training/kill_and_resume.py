@@ -54,8 +54,8 @@ def train(output_dir: Path) -> None:
     trainer.train(resume_from_checkpoint=get_last_checkpoint(output_dir))
 
 
-def in_a_process_of_its_own(output_dir: Path, killed_after: float | None = None) -> bool:
-    """Whether it came to its end."""
+def in_a_process_of_its_own(output_dir: Path, killed_after: tuple[int, float] | None = None) -> bool:
+    """Whether it came to its end. `killed_after`: so many checkpoints, and then so many seconds."""
     child = os.fork()
     if child == 0:
         os.dup2(os.open(output_dir.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
@@ -67,10 +67,24 @@ def in_a_process_of_its_own(output_dir: Path, killed_after: float | None = None)
         finally:
             os._exit(status)
     if killed_after is not None:
-        time.sleep(killed_after)
+        num_checkpoints, seconds = killed_after
+        while last_step(output_dir) < num_checkpoints and not has_ended(child):
+            time.sleep(0.001)
+        time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     return status == 0
+
+
+def has_ended(child: int) -> bool:
+    """Leaves its status for `os.waitpid`."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def last_step(output_dir: Path) -> int:
+    """Of the last checkpoint; 0 without one."""
+    checkpoint = get_last_checkpoint(output_dir) if output_dir.exists() else None
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
 def weights(output_dir: Path) -> torch.Tensor:
@@ -80,23 +94,24 @@ def weights(output_dir: Path) -> torch.Tensor:
 
 torch.set_num_threads(1)
 FOLDER.mkdir(exist_ok=True)
-start = time.monotonic()
 assert in_a_process_of_its_own(FOLDER / "whole"), (FOLDER / "whole.log").read_text()[-3000:]
-duration = time.monotonic() - start
+written = [(FOLDER / "whole" / f"checkpoint-{step}").stat().st_mtime for step in (16, 18)]
+seconds_of_a_step = (written[1] - written[0]) / 2
 expected = weights(FOLDER / "whole")
 
 moments = random.Random(0)
 results = []
 for number in range(NUM_KILLS):
     output_dir = FOLDER / str(number)
-    while in_a_process_of_its_own(output_dir, killed_after=moments.uniform(0, 0.9 * duration)):
+    num_checkpoints = number * 17 // NUM_KILLS
+    while in_a_process_of_its_own(output_dir, (num_checkpoints, moments.uniform(0, 2 * seconds_of_a_step))):
         shutil.rmtree(output_dir)  # it was quicker
-    checkpoint = get_last_checkpoint(output_dir) if output_dir.exists() else None
+    resumed_from = last_step(output_dir)
     half_written = (output_dir / UNFINISHED_NAME).exists()
     assert in_a_process_of_its_own(output_dir), output_dir.with_suffix(".log").read_text()[-3000:]
     results.append(
         {
-            "resumed_from": checkpoint and int(checkpoint.rpartition("-")[2]),
+            "resumed_from": resumed_from,
             "half_written": half_written,
             "identical": torch.equal(weights(output_dir), expected),
             "left_over": (output_dir / UNFINISHED_NAME).exists(),
