@@ -1,7 +1,15 @@
 """Knowledge distillation with the HuggingFace `Trainer`."""
 
+from hf_distill.config_files import parse_config
 from hf_distill.student import describe, make_student
 from hf_distill.training import DistillationTrainer, DistillationTrainingArguments
 from hf_distill.version import __version__
 
-__all__ = ["DistillationTrainer", "DistillationTrainingArguments", "__version__", "describe", "make_student"]
+__all__ = [
+    "DistillationTrainer",
+    "DistillationTrainingArguments",
+    "__version__",
+    "describe",
+    "make_student",
+    "parse_config",
+]

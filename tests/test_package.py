@@ -28,6 +28,7 @@ def test_public_names():
         "__version__",
         "describe",
         "make_student",
+        "parse_config",
     }
     assert all(hasattr(hf_distill, name) for name in hf_distill.__all__)
 

@@ -1,0 +1,71 @@
+"""Options out of YAML files and the command line, the later ones winning."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+
+def parse_config(dataclass_types: Sequence[type], argv: Sequence[str] | None = None, description: str = "") -> tuple:
+    """Dataclasses filled from `--config FILE [FILE ...] [--key value ...]`.
+
+    Each file is a YAML mapping from field names to values. Where a field is given twice, a later file wins over an
+    earlier one, and the command line over all files.
+
+    Args:
+        dataclass_types: what to fill, such as `DistillationTrainingArguments` and a recipe's own options; no two
+            have a field of one name.
+        argv: the command line's words; by default those of this process.
+        description: what `--help` says first.
+
+    Returns:
+        One object of each type.
+
+    Raises:
+        ValueError: if a file is missing or no mapping, or holds a key that is no field, or text in place of a number, or
+            if an option without a default is missing.
+
+    Example:
+        >>> recipe, training = parse_config([RecipeArguments, DistillationTrainingArguments])
+
+        As in `python train.py --config config.yaml smoke.yaml --learning_rate 1e-4`.
+    """
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
+    argv = sys.argv[1:] if argv is None else argv
+    fields = HfArgumentParser(list(dataclass_types), description=description, parents=[files], allow_abbrev=False)
+    named_files, words = files.parse_known_args(argv)
+    numeric = {action.dest for action in fields._actions if action.type in (int, float)}
+
+    values = {}
+    for name in named_files.config:
+        values |= _read(Path(name), {action.dest for action in fields._actions} - {"help", "config"}, numeric)
+    required = [action.dest for action in fields._actions if action.required]
+    for action in fields._actions:  # what the command line does not name stays unset
+        action.default, action.required = argparse.SUPPRESS, False
+    given = vars(fields.parse_args(words))
+    given.pop("config", None)
+    values |= given
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(f"Missing options: {', '.join(missing)}. Give them in a config file or as --{missing[0]} ...")
+    return fields.parse_dict(values)
+
+
+def _read(file: Path, fields: set[str], numeric: set[str]) -> dict[str, object]:
+    if not file.is_file():
+        raise ValueError(f"There is no config file {file}.")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} should map option names to values, as in `learning_rate: 5.0e-4`.")
+    if unknown := sorted(str(key) for key in values.keys() - fields):
+        raise ValueError(f"{file} has options that do not exist: {', '.join(unknown)}. See --help.")
+    if text := {key: value for key, value in values.items() if key in numeric and isinstance(value, str)}:
+        key, value = next(iter(text.items()))
+        raise ValueError(f"{file}: {key} is the text {value!r}, not a number (YAML reads 1e-4 as text: write 1.0e-4).")
+    return values

@@ -1,0 +1,76 @@
+"""Files and command line are one set of options, and what is no option is an error."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from hf_distill import DistillationTrainingArguments, parse_config
+
+
+@dataclass
+class Recipe:
+    corpus: str
+    block_size: int = 512
+    streaming: bool = False
+
+
+TYPES = [Recipe, DistillationTrainingArguments]
+
+
+def write(folder, name, text):
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_the_later_wins(tmp_path):
+    base = write(tmp_path, "a.yaml", "corpus: web\nlearning_rate: 5.0e-4\noutput_dir: out\nseed: 1\nstreaming: true\n")
+    smoke = write(tmp_path, "b.yaml", "corpus: tiny\nseed: 2\naccelerator_config: {non_blocking: true}\n")
+    recipe, training = parse_config(TYPES, ["--config", base, smoke, "--seed", "3", "--alpha-cos", "0"])
+    assert recipe == Recipe(corpus="tiny", block_size=512, streaming=True)
+    assert (training.learning_rate, training.seed, training.alpha_cos, training.alpha_kl) == (5e-4, 3, 0.0, 5.0)
+    assert training.accelerator_config.non_blocking is True
+    (recipe, _) = parse_config(TYPES, ["--config", base, "--streaming", "false"])
+    assert recipe.streaming is False
+
+
+def test_command_line_alone():
+    recipe, training = parse_config(TYPES, ["--corpus", "web", "--output_dir", "out"])
+    assert (recipe.corpus, training.output_dir) == ("web", "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("corpus: web\nlerning_rate: 1.0\n", "options that do not exist: lerning_rate"),
+        ("corpus: web\nlearning_rate: 1e-4\n", "learning_rate is the text '1e-4', not a number"),
+        ("- corpus\n", "should map option names to values"),
+        ("", "should map option names to values"),
+        ("corpus: [\n", "is not YAML"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_config(TYPES, ["--config", write(tmp_path, "config.yaml", text)])
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ValueError, match="no config file"):
+        parse_config(TYPES, ["--config", str(tmp_path / "none.yaml")])
+
+
+def test_unknown_option_on_the_command_line(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(TYPES, ["--corpus", "web", "--lerning_rate", "1"])
+    assert "--lerning_rate" in capsys.readouterr().err
+
+
+def test_required_option():
+    with pytest.raises(ValueError, match="Missing options: corpus"):
+        parse_config(TYPES, ["--output_dir", "out"])
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(TYPES, ["--help"], description="Trains a student.")
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("Trains a student.", "--temperature", "--config"))
