@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
@@ -27,6 +28,15 @@ def is_zero3(accelerator: Accelerator) -> bool:
     if accelerator.distributed_type != DistributedType.DEEPSPEED:
         return False
     return accelerator.state.deepspeed_plugin.zero_stage == 3
+
+
+def loss_scale(accelerator: Accelerator) -> torch.Tensor | float:
+    """What the engine multiplies the loss by before the backward pass, so that small gradients survive in fp16."""
+    if accelerator.scaler is not None:
+        return accelerator.scaler.scale(torch.ones((), device=accelerator.device))
+    if accelerator.distributed_type == DistributedType.DEEPSPEED and accelerator.mixed_precision == "fp16":
+        return float(accelerator.deepspeed_engine_wrapped.engine.loss_scale())
+    return 1.0
 
 
 def shard_teacher(accelerator: Accelerator, teacher: PreTrainedModel) -> nn.Module | None:

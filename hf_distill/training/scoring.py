@@ -4,21 +4,24 @@ With RoBERTa's vocabulary, one row of logits costs about as many multiplications
 million beside 42.5 million per token), and most rows are never looked at: masked language modelling scores 15% of them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from hf_distill.training.heads import Head, Scored
+from hf_distill.training.pieces import sum_over_pieces
 
-CHUNK_ELEMENTS = 2**25
-"""Vocabulary logits that exist at one time, in each of student and teacher: 128 MiB in fp32."""
+CHUNK_ELEMENTS = 2**24
+"""Vocabulary logits that exist at one time, in each of student and teacher: 64 MiB in fp32."""
+
+BLOCK_ELEMENTS_ON_CPU = 2**20
+"""Logits that losses are computed of at one time on a CPU: as many as its cache holds."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,17 @@ class ScoredOutput:
 
     Attributes:
         last_hidden_state: `[batch, length, width]`, of all positions.
-        num_rows: how many rows are scored.
-        logits: gives the logits `[rows, classes]` of a slice of the scored rows.
+        rows: what is scored: `[rows, width]` hidden states of a vocabulary head, else `[rows, classes]` logits.
+        head: gives the logits `[rows, classes]` of some of the rows.
     """
 
     last_hidden_state: torch.Tensor
-    num_rows: int
-    logits: Callable[[slice], torch.Tensor]
+    rows: torch.Tensor
+    head: Callable[[torch.Tensor], torch.Tensor]
+
+    def logits(self, rows: slice) -> torch.Tensor:
+        """`[rows, classes]`"""
+        return self.head(self.rows[rows])
 
 
 def scored_forward(
@@ -42,13 +49,13 @@ def scored_forward(
     head: Head,
     inputs: Mapping[str, torch.Tensor],
     scored: Scored,
+    loss_of: Callable[[ScoredOutput], torch.Tensor] | None = None,
     whole_logits: bool = False,
-    then: Callable[[ScoredOutput], None] | None = None,
 ) -> tuple[ScoredOutput, ModelOutput]:
     """One forward of a model, in which a vocabulary head runs on the scored positions alone.
 
     The backbone runs as always. What its output is narrowed to is all that the head sees: a single position during the
-    forward itself; afterwards `ScoredOutput.logits` runs it on as many rows at a time as it is asked for.
+    forward itself; afterwards `ScoredOutput.head` runs it on as many rows at a time as it is asked for.
 
     Args:
         wrapped: `model`, or what DDP and the like have made of it: the thing to call.
@@ -56,12 +63,13 @@ def scored_forward(
         head: its head.
         inputs: its inputs, without labels.
         scored: what `head.score` says of the batch.
+        loss_of: gives the loss. It is called while the wrapped forward is still under way, which is where a wrapper
+            that shards parameters has those of the head at hand. The loss is then what the forward returns, and where
+            a wrapper learns of the backward pass.
         whole_logits: run the head on all positions all the same, for callers who want `[batch, length, classes]`.
-        then: called with the output while the wrapped forward is still under way, which is where a wrapper that shards
-            parameters has those of the head at hand.
 
     Returns:
-        The scored output, and what the forward itself returned.
+        The scored output; and what the forward itself returned, with the loss in it, without logits that are narrowed.
 
     Raises:
         ValueError: if the model does not tell its head from the rest.
@@ -81,14 +89,14 @@ def scored_forward(
                 f"get_decoder() or get_encoder() should be the one that its forward calls."
             )
         if narrowed:
-            rows = hidden[scored.positions]
-            scored_output = ScoredOutput(hidden, len(rows), lambda chunk: backbone.run_head(rows[chunk]))
+            scored_output = ScoredOutput(hidden, hidden[scored.positions], backbone.run_head)
         else:
-            rows = head.rows(output, scored)
-            scored_output = ScoredOutput(hidden, len(rows), lambda chunk: rows[chunk])
-        if then is not None:
-            then(scored_output)
+            scored_output = ScoredOutput(hidden, head.rows(output, scored), lambda rows: rows)
         scored_outputs.append(scored_output)
+        if loss_of is not None:
+            loss = loss_of(scored_output)
+            output = type(output)(**{**({} if narrowed else output), "loss": loss})
+        return output
 
     # Ahead of what an engine that shards parameters does at the end of the forward, which is to put them away.
     model_hook = model.register_forward_hook(after_model, prepend=True)
@@ -100,24 +108,46 @@ def scored_forward(
     return scored_outputs.pop(), output
 
 
-def sum_over_chunks(
-    of_rows: Callable[[slice], torch.Tensor], num_rows: int, num_classes: int, in_one: bool = False
-) -> torch.Tensor:
-    """Sums `of_rows` over slices of the rows, so that only a chunk of vocabulary logits exists at a time.
-
-    Where one chunk is not enough, each is computed once more in the backward pass instead of being kept for it.
+def sum_losses_of_logits(
+    losses: Sequence[Callable],
+    weights: torch.Tensor,
+    student: ScoredOutput,
+    teacher: ScoredOutput | None,
+    labels: torch.Tensor | None,
+    num_classes: int | None,
+    loss_scale: torch.Tensor | float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses over the scored rows: the heads of both models run on chunks of them, and the losses on blocks of a chunk.
 
     Args:
-        of_rows: gives the sum over a slice of the rows.
-        num_rows: how many rows there are.
-        num_classes: how many logits a row has.
-        in_one: take all rows at a time, however many they are.
+        losses: of the student's logits, the teacher's, and labels.
+        weights: `[losses]`
+        student: has `[rows, classes]` logits, as has the teacher.
+        teacher: may be None if no loss reads its logits.
+        labels: `[rows]`, or as the losses want them.
+        num_classes: how many logits a row has, so that a chunk is of as many rows as there is room for; None for one
+            chunk of all rows.
+        loss_scale: what gradients are kept multiplied by.
+
+    Returns:
+        The weighted sum, to be differentiated, and `[losses]`, the sums one by one.
     """
-    chunk_rows = max(1, CHUNK_ELEMENTS // num_classes)
-    if in_one or num_rows <= chunk_rows:
-        return of_rows(slice(None))
-    chunks = [slice(start, start + chunk_rows) for start in range(0, num_rows, chunk_rows)]
-    return sum(checkpoint(of_rows, chunk, use_reentrant=False) for chunk in chunks)
+
+    def of_chunk(student_rows: torch.Tensor, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        student_logits = student.head(student_rows)
+        teacher_logits = None if teacher is None else teacher.logits(chunk)
+        chunk_labels = None if labels is None else labels[chunk]
+
+        def of_block(logits: torch.Tensor, block: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            others = [None if values is None else values[block] for values in (teacher_logits, chunk_labels)]
+            sums = torch.stack([loss(logits, *others) for loss in losses])
+            return sums @ weights, sums.detach()
+
+        block_elements = BLOCK_ELEMENTS_ON_CPU if student_logits.device.type == "cpu" else CHUNK_ELEMENTS
+        return sum_over_pieces(of_block, student_logits, max(1, block_elements // student_logits.shape[1]), loss_scale)
+
+    chunk_rows = len(student.rows) if num_classes is None else CHUNK_ELEMENTS // num_classes
+    return sum_over_pieces(of_chunk, student.rows, max(1, chunk_rows), loss_scale)
 
 
 def state_weights(

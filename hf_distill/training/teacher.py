@@ -73,13 +73,13 @@ class Teacher:
             self.model.eval()
             output, _ = scored_forward(self.wrapped or self.model, self.model, self.head, inputs, scored)
 
-        def logits(chunk: slice) -> torch.Tensor:
+        def logits(rows: torch.Tensor) -> torch.Tensor:
             with torch.no_grad(), autocast(), self._reading():
-                rows = output.logits(chunk).to(scored.positions.device)
-            return rows if self._columns is None else rows[:, self._columns]
+                logits = output.head(rows).to(scored.positions.device)
+            return logits if self._columns is None else logits[:, self._columns]
 
         hidden = output.last_hidden_state.to(scored.positions.device)  # from wherever `device_map` put it
-        return replace(output, last_hidden_state=hidden, logits=logits)
+        return replace(output, last_hidden_state=hidden, head=logits)
 
 
 def check_alignment(

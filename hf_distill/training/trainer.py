@@ -21,11 +21,11 @@ from hf_distill.adapters import merged, transformers_model
 from hf_distill.training.checkpoints import named_when_whole, warn_of_differences, write_distillation_state
 from hf_distill.training.checks import check_datasets, check_kind_of_training, check_student, hidden_width
 from hf_distill.training.data import RepeatableCollator, TellEpoch
-from hf_distill.training.engines import is_zero3, one_group_for_head_and_embeddings
+from hf_distill.training.engines import is_zero3, loss_scale, one_group_for_head_and_embeddings
 from hf_distill.training.heads import Scored, find_head
 from hf_distill.training.losses import LOSSES
 from hf_distill.training.projection import HiddenStateProjection, StepWithStudent
-from hf_distill.training.scoring import ScoredOutput, scored_forward, state_weights, sum_over_chunks
+from hf_distill.training.scoring import ScoredOutput, scored_forward, state_weights, sum_losses_of_logits
 from hf_distill.training.teacher import named_inputs
 from hf_distill.training.teacher_loading import prepare_teacher
 from hf_distill.training.training_args import DistillationTrainingArguments
@@ -132,6 +132,7 @@ class DistillationTrainer(Trainer):
         args = self.args
         self.alphas = {name: getattr(args, f"alpha_{name}") for name in LOSSES}
         self.losses = {name: build(args, self.head) for name, build in LOSSES.items() if self.alphas[name] > 0}
+        self._alphas = torch.tensor([self.alphas[name] for name in self.losses], device=args.device)
         # Sums that stay on the device until they are logged: no micro-batch waits for them.
         self._train_sums = torch.zeros(len(self.losses), device=args.device)
         self._train_steps = 0
@@ -199,24 +200,33 @@ class DistillationTrainer(Trainer):
                 counts them. Without it, the means are over this batch.
         """
         scored = self._score(inputs)
-        sums, logits = self._sum_losses(model, inputs, scored, whole_logits=return_outputs)
         items = self._count_items(scored) if num_items_in_batch is None else num_items_in_batch
-        losses = _means(sums, items)
-        loss = self._weighted_sum(losses)
+        loss, sums, logits = self._sum_losses(model, inputs, scored, items, whole_logits=return_outputs)
 
         if num_items_in_batch is not None:
-            self._train_sums += losses.detach()
-            step = torch.where(losses.detach().isfinite(), NEVER, self.state.global_step + 1)
+            losses = _means(sums, items)
+            self._train_sums += losses
+            step = torch.where(losses.isfinite(), NEVER, self.state.global_step + 1)
             self._first_bad_step = torch.minimum(self._first_bad_step, step)
             loss = loss * self.accelerator.num_processes  # the engines average gradients over the processes
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _sum_losses(
-        self, model: nn.Module, inputs: Mapping[str, torch.Tensor], scored: Scored, whole_logits: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | tuple[torch.Tensor, ...]]:
-        """`[losses]`, each summed over its items in the batch; and the student's logits, all if `whole_logits`."""
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, torch.Tensor],
+        scored: Scored,
+        items: torch.Tensor,
+        whole_logits: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | tuple[torch.Tensor, ...]]:
+        """The losses over the items in the batch.
+
+        Returns:
+            The weighted sum of the losses, each divided by its `items`, to be differentiated; `[losses]`, each summed
+            over its items in the batch; and the student's logits, all if `whole_logits`.
+        """
+        weights = dict(zip(self.losses, _means(self._alphas, items), strict=True))
         sums: dict[str, torch.Tensor] = {}
-        labels = scored.row_labels
         student_model = transformers_model(self.accelerator.unwrap_model(model, keep_torch_compile=False))
         inputs = self.head.complete(inputs, student_model)
         teacher = None
@@ -224,40 +234,35 @@ class DistillationTrainer(Trainer):
             teacher_inputs = {name: value for name, value in inputs.items() if name not in self._not_for_teacher}
             teacher = self.teacher(teacher_inputs, scored, self.accelerator.autocast)
 
-        def on_logits(student: ScoredOutput) -> None:
-            losses = {name: loss for name, loss in self.losses.items() if loss.reads == "logits"}
+        def loss_of(student: ScoredOutput) -> torch.Tensor:
+            parts = []
+            if of_logits := {name: loss for name, loss in self.losses.items() if loss.reads == "logits"}:
+                part, own_sums = sum_losses_of_logits(
+                    list(of_logits.values()),
+                    torch.stack([weights[name] for name in of_logits]),
+                    student,
+                    teacher if "kl" in of_logits else None,
+                    scored.row_labels,
+                    # ZeRO-3 gathers the head for each chunk, and waits forever where processes have unequal numbers.
+                    num_classes=None if is_zero3(self.accelerator) else self._num_classes,
+                    loss_scale=loss_scale(self.accelerator),
+                )
+                parts.append(part)
+                sums.update(zip(of_logits, own_sums, strict=True))
+            for name, loss in self.losses.items():
+                if loss.reads == "hidden_states":
+                    hidden = student.last_hidden_state
+                    of_states = state_weights(student_model, inputs, scored, hidden.shape[1])
+                    if self.projection is not None:
+                        hidden = self.projection(hidden.to(self.projection.weight.dtype))
+                    own_sum = loss(hidden, teacher.last_hidden_state, of_states)
+                    parts.append(weights[name] * own_sum)
+                    sums[name] = own_sum.detach()
+            return sum(parts)
 
-            def of_rows(rows: slice) -> torch.Tensor:
-                student_logits = student.logits(rows)
-                teacher_logits = None if teacher is None else teacher.logits(rows)
-                row_labels = None if labels is None else labels[rows]
-                return torch.stack([loss(student_logits, teacher_logits, row_labels) for loss in losses.values()])
-
-            # ZeRO-3 gathers the head for each chunk, and waits forever where processes have unequal numbers of them.
-            in_one = is_zero3(self.accelerator)
-            if losses:
-                total = sum_over_chunks(of_rows, student.num_rows, self._num_classes, in_one)
-                sums.update(zip(losses, total, strict=True))
-
-        student, output = scored_forward(
-            model,
-            student_model,
-            self.head,
-            self._student_inputs(inputs),
-            scored,
-            whole_logits=whole_logits,
-            then=on_logits,
-        )
-        for name, loss in self.losses.items():
-            if loss.reads == "hidden_states":
-                weights = state_weights(student_model, inputs, scored, student.last_hidden_state.shape[1])
-                hidden = student.last_hidden_state
-                if self.projection is not None:
-                    hidden = self.projection(hidden.to(self.projection.weight.dtype))
-                sums[name] = loss(hidden, teacher.last_hidden_state, weights)
-        # The engines learn of the backward pass from the forward's own output, which maybe no loss has read.
-        unread = output[0][:0].sum()
-        return torch.stack([sums[name] for name in self.losses]) + unread, self.head.predictions(output)
+        student_inputs = self._student_inputs(inputs)
+        _, output = scored_forward(model, student_model, self.head, student_inputs, scored, loss_of, whole_logits)
+        return output.loss, torch.stack([sums[name] for name in self.losses]), self.head.predictions(output)
 
     def _score(self, inputs: Mapping[str, torch.Tensor], num_examples: int | None = None) -> Scored:
         return self.head.score(inputs, self.args.kl_positions, num_examples)
@@ -265,9 +270,6 @@ class DistillationTrainer(Trainer):
     def _count_items(self, scored: Scored) -> torch.Tensor:
         """`[losses]`: how many items each loss has in a batch."""
         return torch.stack([loss.items(scored) for loss in self.losses.values()])
-
-    def _weighted_sum(self, losses: torch.Tensor) -> torch.Tensor:
-        return sum(self.alphas[name] * loss for name, loss in zip(self.losses, losses, strict=True))
 
     def _student_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: value for name, value in inputs.items() if name not in self._not_for_student}
@@ -339,10 +341,9 @@ class DistillationTrainer(Trainer):
             if labels is None and labels_needed:
                 return None, self.head.predictions(model(**self._student_inputs(inputs))), None
             scored = self._score(inputs, self._num_fresh(len(next(iter(inputs.values())))))
-            sums, logits = self._sum_losses(model, inputs, scored, whole_logits=not prediction_loss_only)
-        items = self._count_items(scored)
+            items = self._count_items(scored)
+            loss, sums, logits = self._sum_losses(model, inputs, scored, items, whole_logits=not prediction_loss_only)
         self._eval_sums_and_items += torch.stack([sums, items])
-        loss = self._weighted_sum(_means(sums, items))
         if prediction_loss_only:
             return loss, None, None
         return loss, logits, labels[0] if labels is not None and len(labels) == 1 else labels
@@ -360,7 +361,7 @@ class DistillationTrainer(Trainer):
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if f"{metric_key_prefix}_loss" in output.metrics:
             losses = _means(*self.accelerator.reduce(self._eval_sums_and_items, reduction="sum"))
-            output.metrics[f"{metric_key_prefix}_loss"] = self._weighted_sum(losses).item()
+            output.metrics[f"{metric_key_prefix}_loss"] = (self._alphas @ losses).item()
             for name, loss in zip(self.losses, losses.tolist(), strict=True):
                 output.metrics[f"{metric_key_prefix}_loss_{name}"] = loss
         return output

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from hf_distill.training import scoring
 from hf_distill.training.heads import find_head
-from hf_distill.training.scoring import scored_forward, state_weights, sum_over_chunks
+from hf_distill.training.scoring import scored_forward, state_weights
 from tests.conftest import collate, make_model, make_rows
 
 
@@ -41,7 +40,7 @@ def test_logits_of_scored_rows(head, family):
     model, inputs, scored, output = narrowed_and_whole(family, head)
     whole = model(**inputs, output_hidden_states=True)
     positions = scored.positions
-    assert 0 < output.num_rows == positions.sum() < positions.numel()
+    assert 0 < len(output.rows) == positions.sum() < positions.numel()
     torch.testing.assert_close(output.logits(slice(None)), whole.logits[positions])
     torch.testing.assert_close(output.logits(slice(3, 8)), whole.logits[positions][3:8])
     torch.testing.assert_close(output.last_hidden_state, last_hidden_state(whole))
@@ -151,34 +150,3 @@ def test_no_scored_row(head, family):
     scored = kind.score({**inputs, "labels": torch.full_like(inputs.pop("labels"), -100)})
     output, _ = scored_forward(model, model, kind, inputs, scored)
     assert output.logits(slice(None)).shape == (0, model.config.vocab_size)
-
-
-@pytest.mark.parametrize("chunk_rows", [1, 5, 1000])
-def test_chunks(monkeypatch, family, chunk_rows):
-    """The sum and its gradient do not depend on the size of the chunks, and no chunk is larger than it may be."""
-    model, inputs = make_model(family, "mlm"), collate(make_rows("mlm"))
-    vocab_size, attended = model.config.vocab_size, inputs["attention_mask"].bool()
-    kind = find_head(model)
-    inputs.pop("labels")
-    everything = kind.score(inputs, "attended")
-    model(**inputs).logits[attended].square().sum().backward()
-    expected = {
-        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
-    }
-    model.zero_grad()
-
-    monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", chunk_rows * vocab_size)
-    sizes = []
-
-    def of_rows(rows):
-        logits = output.logits(rows)
-        sizes.append(len(logits))
-        return logits.square().sum()
-
-    output, _ = scored_forward(model, model, kind, inputs, everything)
-    sum_over_chunks(of_rows, output.num_rows, vocab_size).backward()
-    times_computed = 2 if chunk_rows < attended.sum() else 1  # once more in the backward pass
-    assert sum(sizes) == times_computed * attended.sum()
-    assert max(sizes) <= chunk_rows
-    for name, gradient in expected.items():
-        torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=1e-4, atol=1e-4)
