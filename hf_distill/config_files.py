@@ -25,7 +25,7 @@ def parse_config(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
         One object of each type.
 
     Raises:
-        ValueError: if a file is missing or no mapping, or holds a key that is no field, or text in place of a number, or
+        ValueError: if a file is missing or no mapping, or holds a key that is no field, or text for a number, or
             if an option without a default is missing.
 
     Example:
