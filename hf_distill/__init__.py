@@ -1,6 +1,7 @@
 """Knowledge distillation with the HuggingFace `Trainer`."""
 
 from hf_distill.config_files import parse_config
+from hf_distill.evaluation import glue_metric
 from hf_distill.student import describe, make_student
 from hf_distill.training import DistillationTrainer, DistillationTrainingArguments
 from hf_distill.version import __version__
@@ -10,6 +11,7 @@ __all__ = [
     "DistillationTrainingArguments",
     "__version__",
     "describe",
+    "glue_metric",
     "make_student",
     "parse_config",
 ]
