@@ -160,7 +160,7 @@ class RegressionHead(Head):
         return ~labels.isnan()
 
     def _check_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        return labels.reshape(len(labels), -1)
+        return labels.unsqueeze(-1).flatten(1)
 
 
 class MultipleChoiceHead(Head):

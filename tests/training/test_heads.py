@@ -195,3 +195,10 @@ def test_conditional_generation_without_an_encoder():
 
     with pytest.raises(ValueError, match="MineForConditionalGeneration is no encoder-decoder"):
         find_head(MineForConditionalGeneration(make_config("gpt2")))
+
+
+def test_nothing_but_repeats(every_head):
+    """A process whose share of the last evaluation batch is all repeats scores no example."""
+    scored = head_of(every_head).score(collate(make_rows(every_head)), "labels", 0)
+    assert not scored.positions.any()
+    assert not scored.labelled.any()
