@@ -1,0 +1,1 @@
+"""A model on the nine GLUE tasks, beside what was published."""
