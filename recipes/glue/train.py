@@ -160,13 +160,14 @@ def encode(dataset: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def load_model(name: str, task: Task) -> PreTrainedModel:
-    """The model under a new head for the task."""
+    """The model under a head for the task; one that it has is kept if it is for as many classes."""
     labels = task.labels or ("score",)
     return AutoModelForSequenceClassification.from_pretrained(
         name,
         id2label=dict(enumerate(labels)),
         label2id={label: number for number, label in enumerate(labels)},
         problem_type="single_label_classification" if task.labels else "regression",
+        ignore_mismatched_sizes=True,  # of a head for another number of classes
         use_safetensors=True,
     )
 

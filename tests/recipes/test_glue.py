@@ -220,6 +220,14 @@ def test_a_run_with_other_settings_starts_anew(killed, trained):
     assert trained == [("outputs/glue/wnli/seed-1", None)] * 2
 
 
+def test_from_the_model_of_another_task():
+    """As from MNLI to RTE: a head for three classes gives way to one for two."""
+    save_model(Path("mnli"), make_model("roberta", "classification", num_layers=2, num_labels=3))
+    run("--tasks", "rte", "--model_name_or_path", "mnli")
+    model = AutoModelForSequenceClassification.from_pretrained(result_of("rte").parent)
+    assert model.config.id2label == {0: "entailment", 1: "not_entailment"}
+
+
 def test_with_a_teacher_for_each_task(monkeypatch):
     options = ["--tasks", "rte", "stsb"]
     run(*options, "--output_dir", "outputs/teacher", "--seeds", "2", *LONGER)
