@@ -28,6 +28,7 @@ def test_public_names():
         "__version__",
         "describe",
         "glue_metric",
+        "load_corpus",
         "make_student",
         "parse_config",
     }

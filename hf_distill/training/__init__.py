@@ -1,6 +1,11 @@
-"""Training: the trainer, its arguments, the losses and the teacher."""
+"""Training: the trainer, its arguments, the losses, the teacher and the data."""
 
+from hf_distill.training.corpus import load_corpus
 from hf_distill.training.trainer import DistillationTrainer
 from hf_distill.training.training_args import DistillationTrainingArguments
 
-__all__ = ["DistillationTrainer", "DistillationTrainingArguments"]
+__all__ = [
+    "DistillationTrainer",
+    "DistillationTrainingArguments",
+    "load_corpus",
+]
