@@ -6,17 +6,23 @@ from hf_distill.student import describe, make_student
 from hf_distill.training import (
     DistillationTrainer,
     DistillationTrainingArguments,
+    SeparateDocuments,
     load_corpus,
+    pack_documents,
+    truncate_documents,
 )
 from hf_distill.version import __version__
 
 __all__ = [
     "DistillationTrainer",
     "DistillationTrainingArguments",
+    "SeparateDocuments",
     "__version__",
     "describe",
     "glue_metric",
     "load_corpus",
     "make_student",
+    "pack_documents",
     "parse_config",
+    "truncate_documents",
 ]

@@ -8,6 +8,11 @@ import pytest
 import torch
 import transformers
 from hypothesis import settings
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 # Every run tries the same examples, so that what passed once passes again.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -176,6 +181,29 @@ def make_model(family: str, head: str, seed: int = 0, **overrides):
     """A tiny model with random weights, in evaluation mode."""
     torch.manual_seed(seed)
     return HEADS[head].from_config(make_config(family, **{**CONFIGS_OF_HEADS.get(head, {}), **overrides})).eval()
+
+
+def make_text_tokenizer() -> PreTrainedTokenizerFast:
+    """`w5 w6` are the tokens 5 and 6, between a 1 and a 2 for the beginning and the end of a text."""
+    words = {"[PAD]": PAD, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "[MASK]": MASK}
+    words |= {f"w{index}": index for index in range(5, VOCAB_SIZE)}
+    tokenizer = Tokenizer(WordLevel(words, "[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    names = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "mask": "[MASK]"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=38, **{f"{name}_token": token for name, token in names.items()}
+    )
+
+
+def make_texts(num_texts: int, seed: int = 0, longest: int = 20) -> list[str]:
+    """Texts of 1 to `longest` words of that tokenizer."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, longest + 1, (num_texts,), generator=generator).tolist()
+    return [
+        " ".join(f"w{index}" for index in torch.randint(5, VOCAB_SIZE, (length,), generator=generator).tolist())
+        for length in lengths
+    ]
 
 
 def make_rows(head: str, num_rows: int = 16, seed: int = 0, num_labels: int | None = None) -> list[dict]:

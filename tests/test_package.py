@@ -25,12 +25,15 @@ def test_public_names():
     assert set(hf_distill.__all__) == {
         "DistillationTrainer",
         "DistillationTrainingArguments",
+        "SeparateDocuments",
         "__version__",
         "describe",
         "glue_metric",
         "load_corpus",
         "make_student",
+        "pack_documents",
         "parse_config",
+        "truncate_documents",
     }
     assert all(hasattr(hf_distill, name) for name in hf_distill.__all__)
 

@@ -1,11 +1,15 @@
 """Training: the trainer, its arguments, the losses, the teacher and the data."""
 
 from hf_distill.training.corpus import load_corpus
+from hf_distill.training.packing import SeparateDocuments, pack_documents, truncate_documents
 from hf_distill.training.trainer import DistillationTrainer
 from hf_distill.training.training_args import DistillationTrainingArguments
 
 __all__ = [
     "DistillationTrainer",
     "DistillationTrainingArguments",
+    "SeparateDocuments",
     "load_corpus",
+    "pack_documents",
+    "truncate_documents",
 ]

@@ -345,6 +345,9 @@ def _attended(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         examples = next(iter(inputs.values()))
         return torch.ones(len(examples), 1, dtype=torch.bool, device=examples.device)
     if (attention_mask := inputs.get("attention_mask")) is not None:
+        if attention_mask.ndim == 4:  # who attends to whom, as of packed documents: what is attended attends to itself
+            attention_mask = attention_mask[:, 0].diagonal(dim1=1, dim2=2)
+            return attention_mask if attention_mask.dtype == torch.bool else attention_mask.eq(0)
         return attention_mask.bool()
     shape = tokens.shape if "input_ids" in inputs else tokens.shape[:-1]
     return torch.ones(shape, dtype=torch.bool, device=tokens.device)
