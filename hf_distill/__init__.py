@@ -4,9 +4,11 @@ from hf_distill.config_files import parse_config
 from hf_distill.evaluation import glue_metric
 from hf_distill.student import describe, make_student
 from hf_distill.training import (
+    DataCollatorForMaskedLM,
     DistillationTrainer,
     DistillationTrainingArguments,
     SeparateDocuments,
+    count_tokens,
     load_corpus,
     pack_documents,
     truncate_documents,
@@ -14,10 +16,12 @@ from hf_distill.training import (
 from hf_distill.version import __version__
 
 __all__ = [
+    "DataCollatorForMaskedLM",
     "DistillationTrainer",
     "DistillationTrainingArguments",
     "SeparateDocuments",
     "__version__",
+    "count_tokens",
     "describe",
     "glue_metric",
     "load_corpus",

@@ -23,10 +23,12 @@ ROOT = Path(__file__).parents[1]
 
 def test_public_names():
     assert set(hf_distill.__all__) == {
+        "DataCollatorForMaskedLM",
         "DistillationTrainer",
         "DistillationTrainingArguments",
         "SeparateDocuments",
         "__version__",
+        "count_tokens",
         "describe",
         "glue_metric",
         "load_corpus",

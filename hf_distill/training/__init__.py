@@ -1,14 +1,17 @@
 """Training: the trainer, its arguments, the losses, the teacher and the data."""
 
 from hf_distill.training.corpus import load_corpus
+from hf_distill.training.masking import DataCollatorForMaskedLM, count_tokens
 from hf_distill.training.packing import SeparateDocuments, pack_documents, truncate_documents
 from hf_distill.training.trainer import DistillationTrainer
 from hf_distill.training.training_args import DistillationTrainingArguments
 
 __all__ = [
+    "DataCollatorForMaskedLM",
     "DistillationTrainer",
     "DistillationTrainingArguments",
     "SeparateDocuments",
+    "count_tokens",
     "load_corpus",
     "pack_documents",
     "truncate_documents",
