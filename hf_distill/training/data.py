@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
 class RepeatableCollator:
@@ -53,10 +54,21 @@ def _content(value: object) -> bytes:
 
 
 class TellEpoch(TrainerCallback):
-    """Writes the epoch where a `RepeatableCollator` reads it, before the epoch's first batch is made."""
+    """Before an epoch's first batch is made: tells a `RepeatableCollator` the epoch, and seeds the sampler.
+
+    One that groups rows by length draws their order from the generator that dropout draws from too, which is in another
+    state after a resume, and may be in another state on each process.
+    """
 
     def __init__(self, epoch: torch.Tensor):
         self.epoch = epoch
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.epoch.fill_(int(state.epoch))
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        epoch = int(state.epoch)
+        self.epoch.fill_(epoch)
+        batch_sampler = getattr(train_dataloader, "batch_sampler", None)
+        batch_sampler = getattr(batch_sampler, "batch_sampler", batch_sampler)  # without its share of this process
+        sampler = getattr(batch_sampler, "sampler", None)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = args.seed if args.data_seed is None else args.data_seed
+            sampler.generator = torch.Generator().manual_seed(seed + epoch)

@@ -1,0 +1,35 @@
+"""Run by `test_epochs.py` under torchrun: what each of the processes trains on, as JSON.
+
+python -m torch.distributed.run --standalone --nproc_per_node 2 batches_on_processes.py FOLDER
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.training.test_epochs import CASES_ON_PROCESSES, RESUMED_ON_PROCESSES, make_case, make_trainer, tokens_of
+
+torch.set_num_threads(1)
+
+FOLDER, RANK = Path(sys.argv[1]), os.environ["RANK"]
+
+
+def train(case: str, resume_from: Path | None = None) -> list[list[int]]:
+    dataset, options = make_case(case)
+    trainer = make_trainer(FOLDER / case, dataset, ddp_backend="gloo", **options)
+    trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+    assert trainer.accelerator.num_processes == 2
+    return tokens_of(trainer.batches)
+
+
+seen = {}
+for case in CASES_ON_PROCESSES:
+    seen[case] = {"whole": train(case)}
+    if case in RESUMED_ON_PROCESSES:
+        seen[case]["resumed"] = train(case, resume_from=FOLDER / case / "checkpoint-2")
+(FOLDER / f"{RANK}.json").write_text(json.dumps(seen))
