@@ -1,0 +1,169 @@
+"""The recipe's script on a tiny teacher and made-up text, with the options of the real run."""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from hf_distill import DistillationTrainer, DistillationTrainingArguments, parse_config
+from recipes.distilroberta import train
+from tests.conftest import make_model, make_text_tokenizer, make_texts
+from tests.training.test_engines import TORCHRUN
+
+RECIPE = Path(train.__file__).parent
+CONFIG, SMOKE = str(RECIPE / "config.yaml"), str(RECIPE / "smoke.yaml")
+
+
+@pytest.fixture
+def given(tmp_path, monkeypatch):
+    """A teacher of 4 layers, and text in 4 files, as the command line gives them."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    make_model("roberta", "mlm", max_position_embeddings=41).save_pretrained(tmp_path / "teacher")
+    make_text_tokenizer().save_pretrained(tmp_path / "teacher")
+    (tmp_path / "text").mkdir()
+    for index in range(4):
+        (tmp_path / "text" / f"{index}.txt").write_text("\n".join(make_texts(60, seed=index)))
+    words = ["--config", CONFIG, SMOKE, "--teacher", tmp_path / "teacher", "--corpus", tmp_path / "text"]
+    return [*map(str, words), "--output_dir", str(tmp_path / "student"), "--use_cpu", "--report_to", "none"]
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def test_smoke(given, tmp_path):
+    trainer = train.main(given)
+    student = AutoModelForMaskedLM.from_pretrained(tmp_path / "student")
+    assert student.config.num_hidden_layers == 2
+    assert AutoTokenizer.from_pretrained(tmp_path / "student").mask_token == "[MASK]"
+    teacher = AutoModelForMaskedLM.from_pretrained(tmp_path / "teacher")
+    assert not torch.equal(student.lm_head.dense.weight, teacher.lm_head.dense.weight)  # it was trained
+
+    metrics = json.loads((tmp_path / "student" / "eval_results.json").read_text())
+    assert metrics["perplexity"] == pytest.approx(math.exp(metrics["eval_loss_task"]))
+    assert {"eval_loss_kl", "eval_loss_cos"} <= metrics.keys()
+    assert trainer.args.bf16
+    assert sorted(tmp_path.glob("student/checkpoint-*")) == [tmp_path / "student" / f"checkpoint-{n}" for n in (2, 4)]
+    assert [log["step"] for log in trainer.state.log_history if "loss_kl" in log] == [1, 2, 3, 4]
+
+
+def test_evaluation_has_the_same_masks_each_time(given):
+    trainer = train.main([*given, "--max_steps", "1"])
+    assert train.evaluate(trainer)["perplexity"] == train.evaluate(trainer)["perplexity"]
+
+
+def test_it_resumes_by_itself(given, tmp_path):
+    """Stopped after step 2, and started again with the same command: the same weights."""
+    train.main(given)
+    expected = weights(tmp_path / "student")
+    (tmp_path / "student").rename(tmp_path / "whole")
+    (tmp_path / "student").mkdir()
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "student" / "checkpoint-2")
+    trainer = train.main(given)
+    assert [log["step"] for log in trainer.state.log_history if "loss_kl" in log] == [1, 2, 3, 4]
+    assert not (tmp_path / "student" / "checkpoint-1").exists()
+    resumed = weights(tmp_path / "student")
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+
+    shutil.rmtree(tmp_path / "student")
+    train.main([*given, "--resume_from_checkpoint", str(tmp_path / "whole" / "checkpoint-2")])
+    resumed = weights(tmp_path / "student")
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--streaming", "--emphasize_rare_tokens", "false"],
+        ["--packing", "full_sentences"],
+        ["--packing", "none", "--train_sampling_strategy", "group_by_length"],
+        ["--alpha_kl", "0", "--alpha_cos", "0"],
+    ],
+    ids=["streaming", "full sentences", "not packed", "no teacher"],
+)
+def test_other_ways(given, words):
+    trainer = train.main([*given, *words])
+    assert trainer.state.global_step == 4
+    assert (trainer.teacher is None) == ("--alpha_kl" in words)
+    assert trainer.evaluate()["eval_loss_task"] > 0
+
+
+def test_push_to_hub(given, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(DistillationTrainer, "init_hf_repo", lambda trainer: None)
+    monkeypatch.setattr(DistillationTrainer, "push_to_hub", lambda trainer: pushed.append(trainer.state.global_step))
+    monkeypatch.setattr(DistillationTrainer, "_push_from_checkpoint", lambda *args: None)
+    monkeypatch.setattr(DistillationTrainer, "save_model", lambda *args, **options: None)
+    train.main([*given, "--push_to_hub", "--save_strategy", "no"])
+    assert pushed == [4]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--validation_documents", "240"], "There are 240 documents: too few to hold out validation_documents=240"),
+        (
+            ["--gradient_accumulation_steps", "1000"],
+            r"makes \d+ rows, fewer than the 4,000 of one step: lower gradient",
+        ),
+        (["--streaming"], "emphasize_rare_tokens=True reads the whole corpus first"),
+        (["--block_size", "39"], "block_size=39 should be from 1 to 38"),
+        (["--corpus", "nothing/*.txt"], "There is no file"),
+    ],
+)
+def test_errors_before_the_first_step(given, words, message):
+    with pytest.raises(ValueError, match=message):
+        train.main([*given, *words])
+
+
+def test_two_processes(given, tmp_path):
+    """As a script, away from the repository's root; the first process says how many there are."""
+    run = subprocess.run(
+        [sys.executable, "-m", *TORCHRUN, str(RECIPE / "train.py"), *given, "--ddp_backend", "gloo"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")},
+    )
+    assert (tmp_path / "student" / "eval_results.json").exists(), run.stderr[-3000:]
+    (said,) = re.findall(r"rows of 32 tokens, .*", run.stdout)
+    assert said == "rows of 32 tokens, 16 per step on 2 process(es)"
+    assert weights(tmp_path / "student")
+
+
+def test_the_real_config():
+    recipe, training = parse_config(
+        [train.RecipeArguments, DistillationTrainingArguments], ["--config", CONFIG, "--use_cpu"]
+    )
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 4_000
+    assert (recipe.teacher, recipe.corpus) == ("FacebookAI/roberta-base", "Skylion007/openwebtext")
+    assert (training.temperature, training.alpha_kl, training.alpha_task, training.alpha_cos) == (2, 5, 2, 1)
+
+
+def test_every_value_says_where_it_is_from():
+    sources = r"(paper|command|train\.py|card|RoBERTa|ours)\b"
+    lines = [line for line in Path(CONFIG).read_text().splitlines() if line and not line.startswith("#")]
+    assert len(lines) == len(yaml.safe_load(Path(CONFIG).read_text())) > 25
+    assert [line for line in lines if not re.search(rf"  # {sources}", line)] == []
+
+
+def test_the_smoke_run_changes_model_data_and_steps_only():
+    losses_and_optimizer = yaml.safe_load(Path(CONFIG).read_text()).keys() & {
+        name
+        for name in DistillationTrainingArguments.__dataclass_fields__
+        if re.match("alpha|temp|adam|lr|learn|w", name)
+    }
+    assert len(losses_and_optimizer) > 8
+    assert not losses_and_optimizer & yaml.safe_load(Path(SMOKE).read_text()).keys()
