@@ -9,9 +9,11 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from hf_distill.training.heads import SCORED_ROWS
+
 
 class RepeatableCollator:
-    """A collator that draws the same random numbers for the same rows in the same epoch.
+    """A collator that draws the same random numbers for the same rows in the same epoch, and counts scored rows.
 
     One that masks tokens draws from the generator that dropout draws from too, and for batches that are not trained on
     yet: what a checkpoint says of it does not tell what the next batch was. Here each batch has a seed of its own, out
@@ -21,10 +23,18 @@ class RepeatableCollator:
         collator: makes a batch of rows.
         seed: the training's.
         epoch: `[1]`, in shared memory, for the workers of a data loader to see.
+        count_rows: gives of a batch the `[rows]` that are scored: here they are known before a device has to be asked.
+            None if the batch is to be left as it is.
     """
 
-    def __init__(self, collator: Callable[[Sequence], dict], seed: int, epoch: torch.Tensor):
-        self.collator, self.seed, self.epoch = collator, seed, epoch
+    def __init__(
+        self,
+        collator: Callable[[Sequence], dict],
+        seed: int,
+        epoch: torch.Tensor,
+        count_rows: Callable[[Mapping], torch.Tensor | None] | None = None,
+    ):
+        self.collator, self.seed, self.epoch, self.count_rows = collator, seed, epoch, count_rows
 
     def __call__(self, rows: Sequence) -> dict[str, torch.Tensor]:
         seed = zlib.crc32(_content(rows[0]), zlib.crc32(f"{self.seed} {self.epoch.item()}".encode()))
@@ -34,10 +44,12 @@ class RepeatableCollator:
             random.seed(seed)
             np.random.seed(seed)
             try:
-                return self.collator(rows)
+                batch = self.collator(rows)
             finally:
                 random.setstate(python)
                 np.random.set_state(numpy)
+        scored_rows = None if self.count_rows is None else self.count_rows(batch)
+        return batch if scored_rows is None else {**batch, SCORED_ROWS: scored_rows}
 
 
 def _content(value: object) -> bytes:

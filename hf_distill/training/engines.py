@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, DynamoBackend
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -37,6 +37,12 @@ def loss_scale(accelerator: Accelerator) -> torch.Tensor | float:
     if accelerator.distributed_type == DistributedType.DEEPSPEED and accelerator.mixed_precision == "fp16":
         return float(accelerator.deepspeed_engine_wrapped.engine.loss_scale())
     return 1.0
+
+
+def compiled(accelerator: Accelerator, model: PreTrainedModel) -> nn.Module:
+    """The model, compiled as the student will be, if it will be."""
+    plugin = accelerator.state.dynamo_plugin
+    return model if plugin.backend == DynamoBackend.NO else torch.compile(model, **plugin.to_kwargs())
 
 
 def shard_teacher(accelerator: Accelerator, teacher: PreTrainedModel) -> nn.Module | None:

@@ -17,6 +17,9 @@ from transformers.utils import ModelOutput
 IGNORE_INDEX = -100
 """The label of a row that has none."""
 
+SCORED_ROWS = "scored_rows"
+"""In a batch: `[rows]`, which of its tokens are scored, counted through the batch."""
+
 MASKED_LOGIT = -1e30
 """The logit of a class that a row cannot have. Finite, so that a difference of two of them is 0 and not NaN."""
 
@@ -47,12 +50,15 @@ class Scored:
             row per token, and there the rows follow the positions that are True; else `[rows]`.
         labelled: True where there is a label too: the items of the task loss. Of the shape of `labels`.
         labels: like `positions`, or `[rows, classes]`; None if the batch has no labels.
+        known_rows: `[rows]`, for a head with a row per token: where `positions` is True, counted through the batch;
+            None if that has still to be found out, for which a device has to be waited for.
     """
 
     attended: torch.Tensor
     positions: torch.Tensor
     labelled: torch.Tensor
     labels: torch.Tensor | None
+    known_rows: torch.Tensor | None = None
 
     @property
     def per_token(self) -> bool:
@@ -61,7 +67,16 @@ class Scored:
     @property
     def row_labels(self) -> torch.Tensor | None:
         """`[rows]` or `[rows, classes]`: the labels of the rows, in their order."""
-        return self.labels[self.positions] if self.per_token and self.labels is not None else self.labels
+        return self.select(self.labels) if self.per_token and self.labels is not None else self.labels
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """`[rows]`, as `known_rows`"""
+        return self.positions.flatten().nonzero().squeeze(1) if self.known_rows is None else self.known_rows
+
+    def select(self, values: torch.Tensor) -> torch.Tensor:
+        """`[rows, ...]` out of `[batch, length, ...]`, for a head with a row per token."""
+        return values.flatten(0, 1)[self.rows.to(values.device)]
 
 
 class Head:
@@ -234,10 +249,10 @@ class TokenHead(Head):
         else:
             positions = labels.ne(IGNORE_INDEX) & attended
         labelled = torch.zeros_like(positions) if labels is None else labels.ne(IGNORE_INDEX) & positions
-        return Scored(attended, positions, labelled, labels)
+        return Scored(attended, positions, labelled, labels, inputs.get(SCORED_ROWS))
 
     def rows(self, output, scored):
-        return output.logits[scored.positions]
+        return scored.select(output.logits)
 
     def _attended(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return _attended(inputs)
@@ -325,6 +340,11 @@ def find_head(model: PreTrainedModel) -> Head:
     default = "regression" if model.config.num_labels == 1 else "single_label_classification"
     distribution = PROBLEM_TYPES[getattr(model.config, "problem_type", None) or default]
     return {"categorical": Head, "binary": BinaryHead, "real": RegressionHead}[distribution](model)
+
+
+def scored_rows(head: Head, kl_positions: str, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """`[rows]` of a batch, for a head with a row per token; None without labels."""
+    return head.score(batch, kl_positions).rows if batch.get("labels") is not None else None
 
 
 def auto_class_of(model: PreTrainedModel) -> type:

@@ -89,7 +89,7 @@ def scored_forward(
                 f"get_decoder() or get_encoder() should be the one that its forward calls."
             )
         if narrowed:
-            scored_output = ScoredOutput(hidden, hidden[scored.positions], backbone.run_head)
+            scored_output = ScoredOutput(hidden, scored.select(hidden), backbone.run_head)
         else:
             scored_output = ScoredOutput(hidden, head.rows(output, scored), lambda rows: rows)
         scored_outputs.append(scored_output)

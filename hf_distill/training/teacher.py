@@ -42,9 +42,10 @@ class Teacher:
                 f"AutoModelForSequenceClassification.from_pretrained(...) or the like returns."
             )
         self.model = transformers_model(model)
-        self.wrapped: nn.Module | None = None  # what an engine that shards parameters has made of it
-        self._reading: Callable[[], AbstractContextManager] = nullcontext
+        self.wrapped: nn.Module | None = None  # what is called in its place: sharded or compiled
+        self._reading: Callable[[], AbstractContextManager] = torch.inference_mode
         if model is student and isinstance(student, PeftModel):
+            # Of weights that are trained too, autocast may keep a copy for the student's turn.
             self._reading = lambda: adapters_off(student)
         else:
             check_no_shared_parameters(student, model)
@@ -58,6 +59,11 @@ class Teacher:
         # Beside its own adapters, the student's base is what is frozen.
         self.fingerprint = fingerprint((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
 
+    def run_by_engine(self, wrapped: nn.Module) -> None:
+        """Makes the teacher run as what an engine that shards parameters has made of it."""
+        self.wrapped = wrapped
+        self._reading = nullcontext  # the engine goes on using the tensors that it gathers parameters in
+
     def __call__(
         self,
         inputs: Mapping[str, torch.Tensor],
@@ -69,12 +75,13 @@ class Teacher:
         The logits that come back are in the student's order of labels, without entries that the student does not have.
         """
         inputs = {**inputs, **self._constants}
-        with torch.no_grad(), autocast(), self._reading():
+        wrapped = self.model if self.wrapped is None else self.wrapped
+        with torch.no_grad(), self._reading(), autocast():
             self.model.eval()
-            output, _ = scored_forward(self.wrapped or self.model, self.model, self.head, inputs, scored)
+            output, _ = scored_forward(wrapped, self.model, self.head, inputs, scored)
 
         def logits(rows: torch.Tensor) -> torch.Tensor:
-            with torch.no_grad(), autocast(), self._reading():
+            with torch.no_grad(), self._reading(), autocast():
                 logits = output.head(rows).to(scored.positions.device)
             return logits if self._columns is None else logits[:, self._columns]
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, Pre
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
 
 from hf_distill.adapters import transformers_model
-from hf_distill.training.engines import shard_teacher
+from hf_distill.training.engines import compiled, shard_teacher
 from hf_distill.training.heads import auto_class_of
 from hf_distill.training.teacher import Teacher, check_tokenizers
 from hf_distill.training.training_args import DistillationTrainingArguments
@@ -62,9 +62,12 @@ def prepare_teacher(
             "A teacher in float16 does not run under bf16 autocast on the CPU: set teacher_dtype='bfloat16'."
         )
     if teacher_model is not student and getattr(teacher.model, "hf_device_map", None) is None:
-        teacher.wrapped = shard_teacher(accelerator, teacher.model)
-        if teacher.wrapped is None:
+        sharded = shard_teacher(accelerator, teacher.model)
+        if sharded is not None:
+            teacher.run_by_engine(sharded)
+        else:
             teacher.model.to(args.device)
+            teacher.wrapped = compiled(accelerator, teacher.model)
     return teacher
 
 

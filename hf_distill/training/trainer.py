@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from peft import PeftModel
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import (
@@ -22,7 +23,7 @@ from hf_distill.training.checkpoints import named_when_whole, warn_of_difference
 from hf_distill.training.checks import check_datasets, check_kind_of_training, check_student, hidden_width
 from hf_distill.training.data import RepeatableCollator, TellEpoch
 from hf_distill.training.engines import is_zero3, loss_scale, one_group_for_head_and_embeddings
-from hf_distill.training.heads import Scored, find_head
+from hf_distill.training.heads import SCORED_ROWS, Scored, find_head, scored_rows
 from hf_distill.training.losses import LOSSES
 from hf_distill.training.projection import HiddenStateProjection, StepWithStudent
 from hf_distill.training.scoring import ScoredOutput, scored_forward, state_weights, sum_losses_of_logits
@@ -112,8 +113,8 @@ class DistillationTrainer(Trainer):
         teacher_inputs = student_inputs if self.teacher is None else named_inputs(self.teacher.model)
         # An input that only the one model names (such as token_type_ids, beside DistilBERT) is not given to the other.
         labels = {*self.label_names, *self.head.label_names}
-        self._not_for_student = {*labels, *(teacher_inputs - student_inputs)}
-        self._not_for_teacher = {*labels, *(student_inputs - teacher_inputs)}
+        self._not_for_student = {*labels, SCORED_ROWS, *(teacher_inputs - student_inputs)}
+        self._not_for_teacher = {*labels, SCORED_ROWS, *(student_inputs - teacher_inputs)}
 
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self.add_callback(TellEpoch(self._epoch))
@@ -173,7 +174,13 @@ class DistillationTrainer(Trainer):
         """As in `Trainer`, but a collator that draws random numbers draws the same after a resume."""
         collator, args = self.data_collator, self.args
         seed = args.seed if args.data_seed is None else args.data_seed
-        self.data_collator = RepeatableCollator(collator, seed, self._epoch)
+        dispatched = args.accelerator_config.dispatch_batches
+        if dispatched is None:
+            dispatched = isinstance(self.train_dataset, IterableDataset)
+        count_rows = None
+        if self.head.per_token and not dispatched:  # a batch that one process makes for all is cut by examples
+            count_rows = partial(scored_rows, self.head, args.kl_positions)
+        self.data_collator = RepeatableCollator(collator, seed, self._epoch, count_rows)
         try:
             return super().get_train_dataloader()
         finally:
@@ -196,8 +203,8 @@ class DistillationTrainer(Trainer):
             model: the student, in whatever wrapper it is trained in.
             inputs: a batch, with its labels.
             return_outputs: return the student's logits too, as `{"logits": ...}`.
-            num_items_in_batch: `[losses]`, the items of each loss in the whole optimizer step, as `get_batch_samples`
-                counts them. Without it, the means are over this batch.
+            num_items_in_batch: `[losses]`, the items of each loss in the whole optimizer step. Without it, the means
+                are over this batch.
         """
         scored = self._score(inputs)
         items = self._count_items(scored) if num_items_in_batch is None else num_items_in_batch
@@ -274,11 +281,10 @@ class DistillationTrainer(Trainer):
     def _student_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: value for name, value in inputs.items() if name not in self._not_for_student}
 
-    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        """The micro-batches of one optimizer step and, for each loss, its items in all of them on all processes."""
-        batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        """`[losses]`: their items in all micro-batches of an optimizer step, on all processes."""
         if not batch_samples:
-            return batch_samples, None
+            return None
         if "task" in self.losses and not self._has_labels(batch_samples[0]):
             raise ValueError(
                 f"The training batches have no {' and '.join(self.head.label_names)}, only "
@@ -287,7 +293,7 @@ class DistillationTrainer(Trainer):
             )
         self._train_steps += 1
         items = sum(self._count_items(self._score(batch)) for batch in batch_samples)
-        return batch_samples, self.accelerator.reduce(items.to(device), reduction="sum")
+        return self.accelerator.reduce(items.to(device), reduction="sum")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs; in training, adds the mean of each loss over the steps since the last log."""

@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_distill import make_student
 from hf_distill.training import scoring
+from hf_distill.training.heads import find_head
 from tests.conftest import collate, make_model, make_rows
 
 
@@ -35,21 +36,38 @@ class CountSynchronisations(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function.overloadpacket.__name__ in {"_local_scalar_dense", "nonzero", "masked_select"}
+        name = function.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(is_mask(index) for index in args[1])
+        self.count += by_mask or name in {"_local_scalar_dense", "nonzero", "masked_select"}
         return function(*args, **(kwargs or {}))
 
 
-def test_no_synchronisation_for_the_losses(make_trainer):
+def is_mask(index):
+    return isinstance(index, torch.Tensor) and index.dtype == torch.bool
+
+
+def test_what_synchronises_is_counted():
+    values, mask = torch.arange(3), torch.tensor([True, False, True])
+    with CountSynchronisations() as counted:
+        values[mask], mask.nonzero(), values.sum().item(), values[values]
+    assert counted.count == 3
+
+
+@pytest.mark.parametrize("kl_positions", ["labels", "attended"])
+def test_no_synchronisation_for_the_losses(make_trainer, head, kl_positions):
     """A micro-batch synchronises no more often than the bare forwards of both models, which look at the mask."""
-    teacher, student = make_model("bert", "classification"), make_student(make_model("bert", "classification", seed=1))
-    trainer, batch = make_trainer(student, teacher), collate(make_rows("classification"))
+    teacher, student = make_model("bert", head), make_student(make_model("bert", head, seed=1))
+    options = {"kl_positions": kl_positions} if kl_positions == "labels" or find_head(student).per_token else {}
+    trainer = make_trainer(student, teacher, make_rows(head), **options)
+    batch = next(iter(trainer.get_train_dataloader()))
     with CountSynchronisations() as counted:
         (batch,), items = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
         trainer.compute_loss(student, batch, num_items_in_batch=items).backward()
-    del batch["labels"]
+    inputs = {name: values for name, values in batch.items() if name in ("input_ids", "attention_mask")}
     with CountSynchronisations() as bare:
-        student(**batch)
-        teacher(**batch)
+        student(**inputs)
+        with torch.inference_mode():
+            teacher(**inputs)
     assert counted.count == bare.count > 0
 
 
