@@ -343,6 +343,29 @@ def test_torch_compile(make_trainer, head):
     assert results[2] == pytest.approx(results[0], rel=1e-5)
 
 
+def test_lengths_do_not_compile_anew(make_trainer, head):
+    """Two graphs for each of student and teacher: of the first length, and of any."""
+    rows = make_rows(head, num_rows=48)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    lengths = set()
+
+    def collate_and_look(rows):
+        batch = collate(rows)
+        lengths.add(batch["input_ids"].shape[1])
+        return batch
+
+    options = {"max_steps": 12, "per_device_train_batch_size": 4, "torch_compile_backend": "eager"}
+    teacher, student = make_model("bert", head), make_student(make_model("bert", head, seed=1))
+    trainer = make_trainer(student, teacher, rows, torch_compile=True, **options)
+    trainer.data_collator = collate_and_look
+    trainer.train()
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+    assert len(lengths) > 4
+    assert graphs == 4
+
+
 def test_hyperparameter_search_changes_the_losses(make_trainer):
     from transformers.trainer_utils import HPSearchBackend
 
