@@ -1,0 +1,170 @@
+"""Ways to make one optimizer step of the same distillation: ours, the common pattern, and TextBrewer's."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+
+from hf_distill import DistillationTrainer, DistillationTrainingArguments
+
+TEMPERATURE, ALPHA_KL, ALPHA_TASK, ALPHA_COS = 2.0, 5.0, 2.0, 1.0
+
+Batch = Mapping[str, torch.Tensor]
+
+OPTIONS = {
+    "learning_rate": 0.0,  # so that every step starts from the same weights
+    "lr_scheduler_type": "constant",
+    "max_steps": 1,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+class TrainerSide:
+    """Steps of a trainer from transformers, made one by one."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()  # one step, which makes everything ready
+
+    def forward_and_backward(self, batch: Batch) -> float:
+        """The loss."""
+        trainer = self.trainer
+        (batch,), num_items = trainer.get_batch_samples(iter([dict(batch)]), 1, trainer.args.device)
+        return trainer.training_step(trainer.model_wrapped, batch, num_items).item()
+
+    def optimizer_step(self) -> None:
+        trainer = self.trainer
+        trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), trainer.args.max_grad_norm)
+        trainer.optimizer.step()
+        trainer.model.zero_grad()
+
+
+def ours(
+    teacher: PreTrainedModel, student: PreTrainedModel, batch: Batch, folder: Path, kl_positions: str, **options
+) -> TrainerSide:
+    """`DistillationTrainer`."""
+    args = DistillationTrainingArguments(str(folder), kl_positions=kl_positions, **OPTIONS, **_of(batch), **options)
+    return TrainerSide(DistillationTrainer(student, args, train_dataset=_rows(batch), teacher_model=teacher))
+
+
+class CommonTrainer(Trainer):
+    """What a `Trainer` for distillation commonly is: all logits of both models, and then the losses.
+
+    The losses are ours, so that the figures can be compared; much of what is published gets them wrong.
+    """
+
+    def __init__(self, *args, teacher: PreTrainedModel, kl_positions: str, **options):
+        super().__init__(*args, **options)
+        self.teacher = teacher.to(self.args.device).eval()
+        self.kl_positions = kl_positions
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        student_outputs = model(**inputs, output_hidden_states=True)
+        with torch.no_grad():
+            teacher_outputs = self.teacher(**inputs, output_hidden_states=True)
+        attended = inputs["attention_mask"].bool()
+        scored = scored_positions(inputs, self.kl_positions)
+        loss_kl = TEMPERATURE**2 * F.kl_div(
+            F.log_softmax(student_outputs.logits[scored] / TEMPERATURE, dim=-1),
+            F.softmax(teacher_outputs.logits[scored] / TEMPERATURE, dim=-1),
+            reduction="batchmean",
+        )
+        student_hidden, teacher_hidden = student_outputs.hidden_states[-1], teacher_outputs.hidden_states[-1]
+        loss_cos = F.cosine_embedding_loss(
+            student_hidden[attended], teacher_hidden[attended], torch.ones(int(attended.sum()), device=attended.device)
+        )
+        return ALPHA_KL * loss_kl + ALPHA_TASK * student_outputs.loss + ALPHA_COS * loss_cos
+
+
+def common(
+    teacher: PreTrainedModel, student: PreTrainedModel, batch: Batch, folder: Path, kl_positions: str, **options
+) -> TrainerSide:
+    """The common pattern."""
+    args = TrainingArguments(str(folder), **OPTIONS, **_of(batch), **options)
+    rows = _rows(batch)
+    return TrainerSide(CommonTrainer(student, args, train_dataset=rows, teacher=teacher, kl_positions=kl_positions))
+
+
+class TextBrewerSide:
+    """`textbrewer.GeneralDistiller`, which is given the same losses and the optimizer that `Trainer` takes."""
+
+    def __init__(
+        self, teacher: PreTrainedModel, student: PreTrainedModel, batch: Batch, folder: Path, kl_positions: str
+    ):
+        from textbrewer import DistillationConfig, GeneralDistiller
+        from textbrewer import TrainingConfig as TextBrewerTrainingConfig
+
+        self.student, device = student, batch["input_ids"].device
+        self.teacher, self.kl_positions = teacher.to(device).eval(), kl_positions
+        student.to(device).train()
+        # Its loss is the cross-entropy of the two softened distributions, without the factor T^2.
+        distillation = DistillationConfig(
+            temperature=TEMPERATURE,
+            kd_loss_type="ce",
+            kd_loss_weight=ALPHA_KL * TEMPERATURE**2,
+            hard_label_weight=ALPHA_TASK,
+            intermediate_matches=[
+                {"layer_T": -1, "layer_S": -1, "feature": "hidden", "loss": "cos", "weight": ALPHA_COS}
+            ],
+        )
+        self.distiller = GeneralDistiller(
+            TextBrewerTrainingConfig(log_dir=None, output_dir=str(folder), device=device),
+            distillation,
+            self.teacher,
+            student,
+            self._read,
+            self._read,
+        )
+        self.optimizer = torch.optim.AdamW(student.parameters(), lr=0.0, fused=True)
+        self.forward_and_backward(batch)
+        self.optimizer_step()
+
+    def _read(self, batch: Batch, outputs) -> dict[str, object]:
+        return {
+            "logits": outputs.logits,
+            "logits_mask": scored_positions(batch, self.kl_positions),
+            "hidden": outputs.hidden_states,
+            "inputs_mask": batch["attention_mask"],
+            "losses": outputs.loss,
+        }
+
+    def forward_and_backward(self, batch: Batch) -> float:
+        """The loss, of which the entropy of the teacher's distribution is no part, as in the divergence."""
+        loss, _ = self.distiller.train_on_batch(dict(batch), {"output_hidden_states": True})
+        loss.backward()
+        return loss.item()
+
+    def optimizer_step(self) -> None:
+        nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def entropy(self, batch: Batch) -> float:
+        """What its loss is above ours: the weighted entropy of the teacher's softened distribution, in nats."""
+        with torch.no_grad():
+            logits = self.teacher(**batch).logits[scored_positions(batch, self.kl_positions)]
+            entropy = torch.distributions.Categorical(logits=logits / TEMPERATURE).entropy().mean().item()
+        return ALPHA_KL * TEMPERATURE**2 * entropy
+
+
+def scored_positions(batch: Batch, kl_positions: str) -> torch.Tensor:
+    """`[batch, length]`: which positions are compared with the teacher."""
+    return batch["labels"].ne(-100) if kl_positions == "labels" else batch["attention_mask"].bool()
+
+
+def _rows(batch: Batch) -> list[dict[str, torch.Tensor]]:
+    return [{name: values[i].cpu() for name, values in batch.items()} for i in range(len(batch["input_ids"]))]
+
+
+def _of(batch: Batch) -> dict[str, object]:
+    return {
+        "per_device_train_batch_size": len(batch["input_ids"]),
+        "use_cpu": batch["input_ids"].device.type == "cpu",
+    }

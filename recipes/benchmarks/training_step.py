@@ -1,0 +1,262 @@
+"""`python -m recipes.benchmarks.training_step`: seconds and memory of an optimizer step of masked language modelling.
+
+Beside `DistillationTrainer`, in float32 and in bfloat16, are the common pattern (a `Trainer` whose `compute_loss` reads
+all logits of both models) and TextBrewer. The tokens are random, and so are the weights, the same for all, as is the
+dropout; all take the same step of AdamW. In a round each makes one step, so a machine that slows down slows them all; a
+ratio is the median over the rounds of the ratio within a round.
+
+The common pattern compares all positions with the teacher, as we do with `kl_positions="attended"`. With "labels" there
+is a second one, which computes all logits too, but then compares those that have a label, as we do there.
+
+The floor is the arithmetic that cannot be left out, over the rate at which this machine multiplies large matrices,
+measured in the same rounds: the forward pass of the teacher and three times that of the student (forward, and backward
+to inputs and to weights), with vocabulary logits for the positions that our losses read.
+"""
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import transformers
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForMaskedLM, BertConfig, PreTrainedConfig, RobertaConfig
+
+from hf_distill import make_student
+from recipes.benchmarks.peers import TextBrewerSide, TrainerSide, common, ours, scored_positions
+from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.quickstart.report import machine
+
+MASKED = 0.15
+
+TOKENS_OF_THE_FULL_RUN = 27e9
+"""OpenWebText, about 9 billion tokens, three times."""
+
+Figures = dict[str, float | list[float]]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A teacher, of which the student gets every other layer, and a batch."""
+
+    config: PreTrainedConfig
+    batch_size: int
+    length: int
+
+
+ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+SHAPES = {
+    "roberta-base": Shape(RobertaConfig(**ROBERTA), 8, 128),
+    "minilm": Shape(BertConfig(**MINILM), 8, 128),
+    "gpu": Shape(RobertaConfig(**ROBERTA), 64, 512),
+    "tiny": Shape(BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64), 4, 32),
+}
+
+BF16 = {"bf16": True, "teacher_dtype": "bfloat16"}
+SIDES = {
+    # name: how it is made, with what options, and which positions it compares, if always the same
+    "common pattern": (common, {}, "attended"),
+    "common pattern, same positions": (common, {}, None),
+    "TextBrewer": (TextBrewerSide, {}, None),
+    "ours": (ours, {}, None),
+    "ours, bf16": (ours, BF16, None),
+    "ours, bf16, compiled": (ours, BF16 | {"torch_compile": True}, None),
+}
+"""The first is what the others are compared with."""
+
+COLUMNS = [
+    "",
+    "s per step",
+    "times as fast",
+    "both passes, s",
+    "of the floor",
+    "tokens per s",
+    "memory, MB",
+    "loss",
+]
+
+
+def make_batch(shape: Shape, device: str) -> dict[str, torch.Tensor]:
+    """`[batch, length]` random tokens without padding, of which 15% have a label."""
+    generator = torch.Generator().manual_seed(0)
+    size = (shape.batch_size, shape.length)
+    input_ids = torch.randint(5, shape.config.vocab_size, size, generator=generator)
+    labels = input_ids.where(torch.rand(size, generator=generator) < MASKED, -100)
+    batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
+    return {name: values.to(device) for name, values in batch.items()}
+
+
+def floor_flops(teacher: PreTrainedConfig, student: PreTrainedConfig, shape: Shape, num_scored: int) -> float:
+    """Floating-point operations that a step cannot do without, those of the optimizer apart."""
+    flops = 0.0
+    for config, passes in ((teacher, 1), (student, 3)):
+        with torch.device("meta"):  # where nothing is computed; of fused attention nothing is counted
+            model = AutoModelForMaskedLM.from_config(config, attn_implementation="eager")
+            input_ids = torch.ones(shape.batch_size, shape.length, dtype=torch.long)
+            with FlopCounterMode(display=False) as backbone:
+                model.base_model(input_ids)
+            with FlopCounterMode(display=False) as whole:
+                model(input_ids)
+        head = (whole.get_total_flops() - backbone.get_total_flops()) / input_ids.numel()
+        flops += passes * (backbone.get_total_flops() + num_scored * head)
+    return flops
+
+
+def matmul_rate(dtype: torch.dtype, device: str) -> float:
+    """Floating-point operations per second in the product of two large square matrices."""
+    size = 2048 if device == "cpu" else 8192
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    a @ b
+    _synchronise()
+    start = time.perf_counter()
+    repeats = 2 if device == "cpu" else 20
+    for _ in range(repeats):
+        a @ b
+    _synchronise()
+    return repeats * 2 * size**3 / (time.perf_counter() - start)
+
+
+def seconds_of(call) -> tuple[float, object]:
+    _synchronise()
+    start = time.perf_counter()
+    value = call()
+    _synchronise()
+    return time.perf_counter() - start, value
+
+
+def peak_memory(call) -> int:
+    """Bytes of tensors at most, during a call, above those that were there before."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        call()
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    allocated = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak
+
+
+def _synchronise() -> None:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def make_sides(
+    shape: Shape, kl_positions: str, batch: dict[str, torch.Tensor], names: Sequence[str], folder: Path
+) -> tuple[dict[str, TrainerSide | TextBrewerSide], float]:
+    """The sides by name, which have made a step each; and the floating-point operations of our step."""
+    torch.manual_seed(0)
+    teacher = AutoModelForMaskedLM.from_config(shape.config).eval()
+    student = make_student(teacher)
+    num_scored = int(scored_positions(batch, kl_positions).sum())
+    sides = {}
+    for name in names:
+        make, options, positions = SIDES[name]
+        pair = copy.deepcopy(teacher), copy.deepcopy(student)
+        sides[name] = make(*pair, batch, folder / name.replace(" ", "_"), positions or kl_positions, **options)
+    return sides, floor_flops(teacher.config, student.config, shape, num_scored)
+
+
+def measure(shape: Shape, kl_positions: str, names: Sequence[str], rounds: int, folder: Path) -> dict[str, Figures]:
+    """The figures of each side."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    batch = make_batch(shape, device)
+    sides, flops = make_sides(shape, kl_positions, batch, names, folder)
+    measured: dict[str, Figures] = {name: {"passes": [], "steps": [], "rates": []} for name in names}
+    for number in range(rounds + 1):
+        for name, side in sides.items():
+            rate = matmul_rate(torch.bfloat16 if SIDES[name][1].get("bf16") else torch.float32, device)
+            torch.manual_seed(number)  # the dropout of all is the same
+            passes, loss = seconds_of(lambda side=side: side.forward_and_backward(batch))
+            optimizer, _ = seconds_of(side.optimizer_step)
+            if number > 0:  # the first round warms up
+                own = measured[name]
+                own["rates"].append(rate)
+                own["passes"].append(passes)
+                own["steps"].append(passes + optimizer)
+                own["loss"] = loss - (side.entropy(batch) if isinstance(side, TextBrewerSide) else 0.0)
+    for name, own in measured.items():
+        side = sides[name]
+        own |= {
+            "times as fast": _median_ratio(measured[names[0]]["steps"], own["steps"]),
+            "share of the floor": _median_ratio(own["passes"], [flops / rate for rate in own["rates"]]),
+            "tokens per second": batch["input_ids"].numel() / statistics.median(own["steps"]),
+            "memory": peak_memory(lambda side=side: side.forward_and_backward(batch)),
+        }
+        own["days of the full run"] = TOKENS_OF_THE_FULL_RUN / own["tokens per second"] / 86_400
+        side.optimizer_step()
+    return measured
+
+
+def run(shape_name: str, kl_positions: str, names: Sequence[str], rounds: int, output: Path) -> dict[str, Figures]:
+    """Measures, prints the table, and writes the figures to `output`."""
+    transformers.logging.set_verbosity_error()
+    shape = SHAPES[shape_name]
+    with tempfile.TemporaryDirectory() as folder:
+        measured = measure(shape, kl_positions, names, rounds, Path(folder))
+    title = f"{shape_name}, {shape.batch_size} x {shape.length} tokens, kl_positions={kl_positions!r}"
+    print(f"\n{title}\n\n{table(COLUMNS, [_cells(name, own, measured[names[0]]) for name, own in measured.items()])}")
+    rates = {SIDES[name][1].get("bf16", False): statistics.median(own["rates"]) for name, own in measured.items()}
+    matmul = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {'bf16' if bf16 else 'fp32'}" for bf16, rate in rates.items())
+    print(f"\nMedians of {rounds} rounds; matrix products: {matmul}")
+    if shape_name == "gpu":
+        for name, own in measured.items():
+            share, days = 1 / own["share of the floor"], own["days of the full run"]
+            print(f"{name}: {share:.0%} of that rate, {days:.1f} days for the full run")
+    on = {name: machine()[name] for name in ("device", "threads")}
+    print(", ".join(f"{name}: {value}" for name, value in on.items()))
+    versions = print_versions([*PACKAGES, *(["textbrewer"] if "TextBrewer" in names else [])])
+    write_json(output, {"of": title, "machine": on, "versions": versions, "rounds": rounds, "sides": measured})
+    return measured
+
+
+def _cells(name: str, own: Figures, reference: Figures) -> list[str]:
+    return [
+        name,
+        f"{statistics.median(own['steps']):.3f}",
+        f"{own['times as fast']:.2f}",
+        f"{statistics.median(own['passes']):.3f}",
+        f"{own['share of the floor']:.2f}",
+        f"{own['tokens per second']:,.0f}",
+        f"{own['memory'] / 1e6:,.0f} ({own['memory'] / reference['memory']:.2f})",
+        f"{own['loss']:.5f}",
+    ]
+
+
+def _median_ratio(numerators: list[float], denominators: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.benchmarks.training_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="gpu" if torch.cuda.is_available() else "roberta-base")
+    parser.add_argument("--kl-positions", choices=["labels", "attended"], default="labels")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, help="by default all; TextBrewer if it is installed")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/training_step.json"))
+    options = parser.parse_args()
+    names = options.sides or [name for name in SIDES if name != "TextBrewer" or find_spec("textbrewer")]
+    if options.kl_positions == "attended" and not options.sides:
+        names.remove("common pattern, same positions")  # which is the common pattern
+    run(options.shape, options.kl_positions, names, options.rounds, options.output)
+
+
+if __name__ == "__main__":
+    main()
