@@ -54,7 +54,7 @@ def load_corpus(
     first = next(iter(dataset), None)
     if first is None:
         raise ValueError(f"{name} has no document: it is empty.")
-    if not isinstance(first.get("text"), str):
+    if "text" not in first or not isinstance(first["text"], str | None):
         raise ValueError(
             f"{name} has the columns {', '.join(first)} and no strings in a column 'text': rename the one with the "
             f"documents."

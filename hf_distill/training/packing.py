@@ -45,7 +45,7 @@ def pack_documents(
         >>> rows = pack_documents(load_corpus("texts/*.txt"), tokenizer, block_size=512)
     """
     _check_length("block_size", block_size, tokenizer)
-    return corpus.map(
+    return corpus.select_columns("text").map(
         _pack,
         batched=True,
         remove_columns=["text"],
@@ -70,7 +70,7 @@ def truncate_documents(
         ValueError: if `max_length` is not positive, or more than the tokenizer's model takes.
     """
     _check_length("max_length", max_length, tokenizer)
-    return corpus.map(
+    return corpus.select_columns("text").map(
         _truncate,
         batched=True,
         remove_columns=["text"],
@@ -84,7 +84,8 @@ def _check_length(name: str, length: int, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _pack(texts: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, block_size: int) -> dict[str, list]:
-    documents = tokenizer(texts["text"], verbose=False)["input_ids"]
+    ids_alone = {"return_attention_mask": False, "return_token_type_ids": False}
+    documents = tokenizer(texts["text"], verbose=False, **ids_alone)["input_ids"]
     tokens = np.concatenate(documents)
     numbers = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
     rows = [slice(start, start + block_size) for start in range(0, len(tokens), block_size)]
@@ -103,7 +104,7 @@ class SeparateDocuments:
     """Attention within each document of a packed row, and positions that start anew in each.
 
     What a model makes of a packed row is then what it makes of each of the row's documents alone. That is tried out
-    here, on each model: a model whose documents would see each other is refused.
+    here, on each model and a row of up to 512 tokens: a model whose documents would see each other is refused.
 
     Args:
         *models: those that will read the batches: student and teacher. They are not kept.

@@ -2,8 +2,11 @@
 
 import copy
 import gc
+import io
 import json
 import sys
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from datasets import Dataset
@@ -11,9 +14,16 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from recipes.benchmarks import layer_choice, split_invariance, teacher_dtype, training_step
+from recipes.benchmarks import (
+    corpus_streaming,
+    distil_from_scratch,
+    layer_choice,
+    split_invariance,
+    teacher_dtype,
+    training_step,
+)
 from recipes.quickstart.data import Corpus
-from tests.conftest import HEADS, VOCAB_SIZE, make_model, make_rows
+from tests.conftest import HEADS, VOCAB_SIZE, make_model, make_rows, make_text_tokenizer, make_texts
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -156,7 +166,6 @@ def test_training_step(tmp_path, monkeypatch, capsys):
 
 def test_textbrewer_gives_the_same_loss(tmp_path):
     """Beside the common pattern and ours, over all positions."""
-    pytest.importorskip("textbrewer")
     sides = ["common pattern", "TextBrewer", "ours"]
     measured = training_step.measure(training_step.SHAPES["tiny"], "attended", sides, 1, tmp_path)
     for name in sides:
@@ -173,3 +182,56 @@ def test_floor_of_a_training_step():
     student.num_hidden_layers = 1
     flops = training_step.floor_flops(shape.config, student, shape, num_scored=10)
     assert flops == 2 * layer + 10 * head + 3 * (layer + 10 * head)
+
+
+def test_corpus_streaming(tmp_path, capsys, monkeypatch):
+    # Its own processes would take seconds to start.
+    monkeypatch.setattr(corpus_streaming, "ProcessPoolExecutor", lambda workers, **options: ThreadPoolExecutor(workers))
+    output = tmp_path / "corpus_streaming.json"
+    measured = corpus_streaming.run([0.02, 0.1], output)
+    printed = capsys.readouterr().out
+    small, large = measured.values()
+    assert large["rows"] > 3 * small["rows"] > 3
+    for name, own in measured.items():
+        assert printed.count(f"| {name} |") == 1
+        assert own["rows per second"] >= 0
+        assert 0 < own["MB before"] <= own["MB at most"]
+    assert json.loads(output.read_text())["corpora"] == measured
+
+
+def test_distil_from_scratch(tmp_path, capsys):
+    """A teacher without a head is trained, then a student beside it and one without it, twice."""
+    model_folder, corpus = tmp_path / "model", tmp_path / "corpus.txt"
+    make_model("bert", "mlm", max_position_embeddings=128).base_model.save_pretrained(model_folder)
+    tokenizer = make_text_tokenizer()
+    tokenizer.model_max_length = 128
+    tokenizer.save_pretrained(model_folder)
+    corpus.write_text("\n".join(make_texts(3_400)))
+    output = tmp_path / "distil_from_scratch.json"
+    measured = distil_from_scratch.run(model_folder, corpus, output, teacher_steps=3, student_steps=2, seeds=[0, 1])
+
+    printed = capsys.readouterr().out
+    assert measured["teacher perplexity"]["after"] < measured["teacher perplexity"]["before"]
+    assert f"| teacher, 6 layers | 3 | {measured['teacher perplexity']['after']:.2f} |" in printed
+    for name, perplexities in measured["student perplexity"].items():
+        assert printed.count(f"| student {name}, 3 layers | 2 |") == 1
+        assert len(set(perplexities)) == 2
+    assert measured["difference"] == [
+        first - second for first, second in zip(*measured["student perplexity"].values(), strict=True)
+    ]
+    assert json.loads(output.read_text()) == measured
+    student = HEADS["mlm"].from_pretrained(tmp_path / "distil_from_scratch" / "student without, seed 0")
+    assert student.config.num_hidden_layers == 2
+
+
+def test_text_to_distil_from(tmp_path):
+    rows = 'sentiment,confidence,text\nnegative,1,"one\nline, of two"\npositive,,twice\n'.encode("latin-1")
+    with tarfile.open(tmp_path / "tweets.tar.gz", "w:gz") as archive:
+        info = tarfile.TarInfo(distil_from_scratch.TWEETS_FILE)
+        info.size = len(rows)
+        archive.addfile(info, io.BytesIO(rows))
+    for name in distil_from_scratch.SENTENCE_FILES:
+        (tmp_path / name).write_text("1\t2.0\tgood\n2\t-1.0\ttwice\n")
+    corpus = tmp_path / "made" / "corpus.txt"
+    distil_from_scratch.write_corpus(corpus, tmp_path, distil_from_scratch.read_tweets(tmp_path / "tweets.tar.gz"))
+    assert sorted(corpus.read_text().splitlines()) == ["good", "one line, of two", "twice"]

@@ -35,7 +35,7 @@ def given(tmp_path, monkeypatch):
     for index in range(4):
         (tmp_path / "text" / f"{index}.txt").write_text("\n".join(make_texts(60, seed=index)))
     words = ["--config", CONFIG, SMOKE, "--teacher", tmp_path / "teacher", "--corpus", tmp_path / "text"]
-    return [*map(str, words), "--output_dir", str(tmp_path / "student"), "--use_cpu", "--report_to", "none"]
+    return [*map(str, words), "--output_dir", str(tmp_path / "student"), "--report_to", "none"]
 
 
 def weights(folder):

@@ -1,0 +1,134 @@
+"""`python -m recipes.benchmarks.corpus_streaming`: what a corpus that is streamed costs as it grows a hundredfold.
+
+Made-up text is read from disk, shuffled, tokenised, packed into rows and masked, by the data loader that the trainer
+makes of it: all of the corpus, in a process of its own for each size. There is no training step.
+"""
+
+import argparse
+import multiprocessing
+import random
+import resource
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
+
+from hf_distill import (
+    DataCollatorForMaskedLM,
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    SeparateDocuments,
+    load_corpus,
+    pack_documents,
+)
+from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.quickstart.report import machine
+
+MEGABYTES = [3, 30, 300]
+BLOCK_SIZE, BATCH_SIZE, SHUFFLED = 512, 32, 1_000
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+def write_corpus(folder: Path, megabytes: float) -> int:
+    """Documents of 20 to 300 words, a line each, in four files; returns how many bytes there are.
+
+    The words are made up; how often each occurs falls with its rank, as in a language.
+    """
+    rng = random.Random(0)
+    words = ["".join(rng.choices("etaoinshrdlucmfwypvbgk", k=rng.randint(2, 10))) for _ in range(20_000)]
+    weights = [1 / (rank + 10) for rank in range(len(words))]
+    folder.mkdir(parents=True)
+    written = 0
+    for index in range(4):
+        with (folder / f"{index}.txt").open("w") as file:
+            while written < (index + 1) / 4 * megabytes * 1e6:
+                document = " ".join(rng.choices(words, weights, k=rng.randint(20, 300)))
+                written += file.write(document + "\n")
+    return written
+
+
+def make_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+    """Byte-level BPE as of RoBERTa, with its special tokens."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.train([str(file)], BpeTrainer(vocab_size=10_000, special_tokens=SPECIAL, show_progress=False))
+    tokenizer.post_processor = TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    names = [f"{name}_token" for name in ("bos", "pad", "eos", "unk", "mask")]
+    special = dict(zip(names, SPECIAL, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=BLOCK_SIZE, **special)
+
+
+def read_all(folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
+    """Rows per second, and memory, over one pass through the trainer's data loader."""
+    torch.set_num_threads(1)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=BLOCK_SIZE + 2, **sizes)
+    student, teacher = RobertaForMaskedLM(config), RobertaForMaskedLM(config)
+    documents = load_corpus(str(folder), streaming=True).shuffle(seed=0, buffer_size=SHUFFLED)
+    with tempfile.TemporaryDirectory() as output:
+        trainer = DistillationTrainer(
+            student,
+            DistillationTrainingArguments(
+                output, max_steps=1, per_device_train_batch_size=BATCH_SIZE, use_cpu=True, report_to="none"
+            ),
+            DataCollatorForMaskedLM(tokenizer, attention=SeparateDocuments(student, teacher)),
+            train_dataset=pack_documents(documents, tokenizer, BLOCK_SIZE),
+            teacher_model=teacher,
+        )
+        batches = iter(trainer.get_train_dataloader())
+        rows = len(next(batches)["labels"])
+        before, start, first = _peak_memory(), time.perf_counter(), rows
+        for batch in batches:
+            rows += len(batch["labels"])
+        seconds = time.perf_counter() - start
+    return {
+        "rows": rows,
+        "rows per second": (rows - first) / seconds,
+        "MB before": before,
+        "MB at most": _peak_memory(),
+    }
+
+
+def _peak_memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux says it in KiB
+
+
+def run(sizes: list[float], output: Path) -> dict[str, dict[str, float]]:
+    """Measures, prints the table, and writes the figures to `output`."""
+    measured = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for megabytes in sizes:
+            corpus = Path(folder) / f"{megabytes}"
+            written = write_corpus(corpus, megabytes)
+            if not measured:
+                tokenizer = make_tokenizer(corpus / "0.txt")
+            # Started anew, so that its peak is its own.
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+                measured[f"{written / 1e6:.1f} MB"] = process.submit(read_all, corpus, tokenizer).result()
+    header = ["corpus", *next(iter(measured.values()))]
+    print(table(header, [[name, *(f"{value:,.0f}" for value in own.values())] for name, own in measured.items()]))
+    on = machine()["device"]
+    print(f"\ndevice: {on}; rows of {BLOCK_SIZE} tokens in batches of {BATCH_SIZE}, one process without workers")
+    write_json(output, {"machine": on, "versions": print_versions([*PACKAGES, "datasets"]), "corpora": measured})
+    return measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.corpus_streaming", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/corpus_streaming.json"))
+    output = parser.parse_args().output
+    transformers.logging.set_verbosity_error()
+    run(MEGABYTES, output)
+
+
+if __name__ == "__main__":
+    main()
