@@ -194,7 +194,8 @@ def test_corpus_streaming(tmp_path, capsys, monkeypatch):
     assert large["rows"] > 3 * small["rows"] > 3
     for name, own in measured.items():
         assert printed.count(f"| {name} |") == 1
-        assert own["rows per second"] >= 0
+        assert own["rows per second"] > 0
+        assert own["rows per CPU second"] > 0
         assert 0 < own["MB before"] <= own["MB at most"]
     assert json.loads(output.read_text())["corpora"] == measured
 
