@@ -9,6 +9,7 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -162,6 +163,13 @@ def test_training_step(tmp_path, monkeypatch, capsys):
     assert measured["ours"]["loss"] == pytest.approx(reference["loss"], rel=1e-6)
     assert measured["ours, bf16"]["loss"] == pytest.approx(reference["loss"], rel=1e-2)
     assert measured["ours"]["memory"] < reference["memory"] < measured["common pattern"]["memory"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_share_of_the_matrix_peak(tmp_path):
+    measured = training_step.measure(training_step.SHAPES["gpu"], "labels", ["ours, bf16"], 5, tmp_path)
+    assert 1 / measured["ours, bf16"]["share of the floor"] >= 0.4
 
 
 def test_textbrewer_gives_the_same_loss(tmp_path):
