@@ -44,13 +44,10 @@ def sum_over_pieces(
         if parameters is None:
             parameters = [leaf for leaf in _leaves(scalar) if leaf is not own_rows]
         row_gradients[piece], *own_gradients = torch.autograd.grad(
-            scalar, [own_rows, *parameters], torch.as_tensor(loss_scale, device=scalar.device).to(scalar.dtype)
+            scalar, [own_rows, *parameters], torch.ones_like(scalar) * loss_scale
         )
-        if gradients:
-            for gradient, own_gradient in zip(gradients, own_gradients, strict=True):
-                gradient.add_(own_gradient)
-        else:
-            gradients = own_gradients
+        gradients = [a.add_(b) for a, b in zip(gradients, own_gradients, strict=True)] if gradients else own_gradients
+        del own_gradients  # as large as the head: the next piece needs the room
         total, total_figures = total + scalar.detach(), total_figures + figures
     gradients = [row_gradients, *gradients]
     return _Differentiated.apply(total, gradients, loss_scale, rows, *parameters), total_figures

@@ -1,7 +1,8 @@
 """`DistillationTrainer`: `Trainer` with a teacher beside the model."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -172,17 +173,26 @@ class DistillationTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`, but a collator that draws random numbers draws the same after a resume."""
-        collator, args = self.data_collator, self.args
-        seed = args.seed if args.data_seed is None else args.data_seed
-        dispatched = args.accelerator_config.dispatch_batches
+        dispatched = self.args.accelerator_config.dispatch_batches
         if dispatched is None:
             dispatched = isinstance(self.train_dataset, IterableDataset)
         count_rows = None
         if self.head.per_token and not dispatched:  # a batch that one process makes for all is cut by examples
-            count_rows = partial(scored_rows, self.head, args.kl_positions)
-        self.data_collator = RepeatableCollator(collator, seed, self._epoch, count_rows)
-        try:
+            count_rows = partial(scored_rows, self.head, self.args.kl_positions)
+        with self._repeatable_collator(self._epoch, count_rows):
             return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """As in `Trainer`, but a collator that draws random numbers draws the same in every evaluation."""
+        with self._repeatable_collator(torch.zeros_like(self._epoch)):
+            return super().get_eval_dataloader(eval_dataset)
+
+    @contextmanager
+    def _repeatable_collator(self, *options) -> Iterator[None]:
+        collator, seed = self.data_collator, self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.data_collator = RepeatableCollator(collator, seed, *options)
+        try:
+            yield
         finally:
             self.data_collator = collator
 

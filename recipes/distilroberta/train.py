@@ -16,7 +16,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -143,7 +142,6 @@ def make_trainer(
 
 def evaluate(trainer: DistillationTrainer) -> dict[str, float]:
     """The losses on what is held out, and its perplexity: e to the power of the masked language modelling loss."""
-    set_seed(trainer.args.seed)  # the same masks whenever and whatever is evaluated
     metrics = trainer.evaluate()
     if "eval_loss_task" in metrics:
         metrics["perplexity"] = math.exp(metrics["eval_loss_task"])

@@ -215,3 +215,15 @@ def test_two_processes_read_their_own_files(on_two_processes):
     for rank, seen in enumerate(on_two_processes["stream of 4 files"]):
         own = stream.shard(num_shards=2, index=rank)
         assert seen["whole"] == [row["input_ids"] for row in islice(own, len(seen["whole"]))]
+
+
+def test_every_evaluation_has_the_same_masks(tmp_path):
+    """And leaves the generator alone that dropout draws from."""
+    trainer = make_trainer(tmp_path, make_packed())
+    first = trainer.evaluate(make_packed())
+    generator = torch.get_rng_state()
+    second = trainer.evaluate(make_packed())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert {name: second[name] for name in second if "loss" in name} == {
+        name: first[name] for name in first if "loss" in name
+    }
