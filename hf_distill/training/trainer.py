@@ -258,7 +258,7 @@ class DistillationTrainer(Trainer):
                     list(of_logits.values()),
                     torch.stack([weights[name] for name in of_logits]),
                     student,
-                    teacher if "kl" in of_logits else None,
+                    teacher if of_logits.keys() - {"task"} else None,
                     scored.row_labels,
                     # ZeRO-3 gathers the head for each chunk, and waits forever where processes have unequal numbers.
                     num_classes=None if is_zero3(self.accelerator) else self._num_classes,

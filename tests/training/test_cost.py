@@ -30,6 +30,16 @@ def test_one_forward_of_the_wrapped_student_per_micro_batch(make_trainer, head):
     assert wrapper.calls == 1
 
 
+@pytest.mark.parametrize("alpha_kl", [0.0, 1.0])
+def test_head_of_the_teacher_runs_where_its_logits_are_read(make_trainer, alpha_kl):
+    """But for one position, in the forward itself."""
+    teacher, student = make_model("bert", "mlm"), make_student(make_model("bert", "mlm", seed=1))
+    batch, rows_seen = collate(make_rows("mlm")), []
+    teacher.get_output_embeddings().register_forward_hook(lambda m, args, output: rows_seen.append(len(output[0])))
+    make_trainer(student, teacher, alpha_kl=alpha_kl).compute_loss(student, batch)
+    assert rows_seen == ([1] if alpha_kl == 0 else [1, (batch["labels"] != -100).sum()])
+
+
 class CountSynchronisations(TorchDispatchMode):
     """Counts what would make a device wait: a number copied to the host, a shape that depends on a mask's content."""
 
