@@ -56,7 +56,9 @@ def parse_config(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
 
 def _read(file: Path, fields: set[str], numeric: set[str]) -> dict[str, object]:
     if not file.is_file():
-        raise ValueError(f"There is no config file {file}.")
+        raise ValueError(
+            f"There is no config file {file.absolute()}: --config takes YAML files, as recipes/*/config.yaml."
+        )
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -6,6 +6,7 @@ or the end of the answer in question answering. `docs/heads.md` has all of it in
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -69,10 +70,13 @@ class Scored:
         """`[rows]` or `[rows, classes]`: the labels of the rows, in their order."""
         return self.select(self.labels) if self.per_token and self.labels is not None else self.labels
 
-    @property
+    @cached_property
     def rows(self) -> torch.Tensor:
-        """`[rows]`, as `known_rows`"""
-        return self.positions.flatten().nonzero().squeeze(1) if self.known_rows is None else self.known_rows
+        """`[rows]`, as `known_rows`; found out once for student, teacher and labels."""
+        if self.known_rows is not None:
+            return self.known_rows
+        with torch.inference_mode(False):  # the teacher may be the first to ask
+            return self.positions.flatten().nonzero().squeeze(1)
 
     def select(self, values: torch.Tensor) -> torch.Tensor:
         """`[rows, ...]` out of `[batch, length, ...]`, for a head with a row per token."""

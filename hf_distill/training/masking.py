@@ -101,6 +101,9 @@ def count_tokens(rows: Dataset | IterableDataset, vocab_size: int) -> torch.Tens
     for batch in rows.with_format("numpy").iter(batch_size=1000):
         found = np.bincount(np.concatenate(list(batch["input_ids"])), minlength=vocab_size)
         if len(found) > vocab_size:
-            raise ValueError(f"There is a token {len(found) - 1} in the rows: vocab_size={vocab_size} is too small.")
+            raise ValueError(
+                f"There is a token {len(found) - 1} in the rows: vocab_size={vocab_size} is too small, "
+                "pass len(tokenizer)."
+            )
         counts += found
     return torch.from_numpy(counts)

@@ -218,7 +218,7 @@ class DistillationTrainer(Trainer):
         """
         scored = self._score(inputs)
         items = self._count_items(scored) if num_items_in_batch is None else num_items_in_batch
-        loss, sums, logits = self._sum_losses(model, inputs, scored, items, whole_logits=return_outputs)
+        loss, sums, logits = self._compute_losses(model, inputs, scored, items, whole_logits=return_outputs)
 
         if num_items_in_batch is not None:
             losses = _means(sums, items)
@@ -228,7 +228,7 @@ class DistillationTrainer(Trainer):
             loss = loss * self.accelerator.num_processes  # the engines average gradients over the processes
         return (loss, {"logits": logits}) if return_outputs else loss
 
-    def _sum_losses(
+    def _compute_losses(
         self,
         model: nn.Module,
         inputs: Mapping[str, torch.Tensor],
@@ -358,7 +358,9 @@ class DistillationTrainer(Trainer):
                 return None, self.head.predictions(model(**self._student_inputs(inputs))), None
             scored = self._score(inputs, self._num_fresh(len(next(iter(inputs.values())))))
             items = self._count_items(scored)
-            loss, sums, logits = self._sum_losses(model, inputs, scored, items, whole_logits=not prediction_loss_only)
+            loss, sums, logits = self._compute_losses(
+                model, inputs, scored, items, whole_logits=not prediction_loss_only
+            )
         self._eval_sums_and_items += torch.stack([sums, items])
         if prediction_loss_only:
             return loss, None, None

@@ -192,7 +192,7 @@ def measure(shape: Shape, kl_positions: str, names: Sequence[str], rounds: int, 
         side = sides[name]
         own |= {
             "times as fast": _median_ratio(measured[names[0]]["steps"], own["steps"]),
-            "share of the floor": _median_ratio(own["passes"], [flops / rate for rate in own["rates"]]),
+            "times the floor": _median_ratio(own["passes"], [flops / rate for rate in own["rates"]]),
             "tokens per second": batch["input_ids"].numel() / statistics.median(own["steps"]),
             "memory": peak_memory(lambda side=side: side.forward_and_backward(batch)),
         }
@@ -214,7 +214,7 @@ def run(shape_name: str, kl_positions: str, names: Sequence[str], rounds: int, o
     print(f"\nMedians of {rounds} rounds; matrix products: {matmul}")
     if shape_name == "gpu":
         for name, own in measured.items():
-            share, days = 1 / own["share of the floor"], own["days of the full run"]
+            share, days = 1 / own["times the floor"], own["days of the full run"]
             print(f"{name}: {share:.0%} of that rate, {days:.1f} days for the full run")
     on = {name: machine()[name] for name in ("device", "threads")}
     print(", ".join(f"{name}: {value}" for name, value in on.items()))
@@ -229,7 +229,7 @@ def _cells(name: str, own: Figures, reference: Figures) -> list[str]:
         f"{statistics.median(own['steps']):.3f}",
         f"{own['times as fast']:.2f}",
         f"{statistics.median(own['passes']):.3f}",
-        f"{own['share of the floor']:.2f}",
+        f"{own['times the floor']:.2f}",
         f"{own['tokens per second']:,.0f}",
         f"{own['memory'] / 1e6:,.0f} ({own['memory'] / reference['memory']:.2f})",
         f"{own['loss']:.5f}",
