@@ -28,6 +28,7 @@ def test_public_names():
         "DistillationTrainingArguments",
         "SeparateDocuments",
         "__version__",
+        "add_teacher_targets",
         "count_tokens",
         "describe",
         "glue_metric",

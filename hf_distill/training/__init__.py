@@ -3,6 +3,7 @@
 from hf_distill.training.corpus import load_corpus
 from hf_distill.training.masking import DataCollatorForMaskedLM, count_tokens
 from hf_distill.training.packing import SeparateDocuments, pack_documents, truncate_documents
+from hf_distill.training.teacher_targets import add_teacher_targets
 from hf_distill.training.trainer import DistillationTrainer
 from hf_distill.training.training_args import DistillationTrainingArguments
 
@@ -11,6 +12,7 @@ __all__ = [
     "DistillationTrainer",
     "DistillationTrainingArguments",
     "SeparateDocuments",
+    "add_teacher_targets",
     "count_tokens",
     "load_corpus",
     "pack_documents",

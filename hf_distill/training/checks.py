@@ -1,11 +1,13 @@
 """What is refused before the first step: options that would have no effect, and models that cannot be compared."""
 
 from peft import PeftModel
-from transformers import PreTrainedConfig, PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import has_length
 
 from hf_distill.training.engines import check_engine
 from hf_distill.training.heads import Head, QuestionAnsweringHead
+from hf_distill.training.outputs import Outputs, hidden_width
+from hf_distill.training.target_columns import Source, source_of
 from hf_distill.training.training_args import DistillationTrainingArguments
 
 
@@ -40,7 +42,7 @@ def check_kind_of_training(trainer: Trainer) -> None:
 
 
 def check_student(
-    student: PreTrainedModel, head: Head, args: DistillationTrainingArguments, teacher: PreTrainedModel | None
+    student: PreTrainedModel, head: Head, args: DistillationTrainingArguments, teacher: Outputs | None
 ) -> None:
     """Checks that every option has an effect for the student's head, and that hidden states can be compared.
 
@@ -68,7 +70,7 @@ def check_student(
             "here: set it to False in the student's config."
         )
     if args.alpha_cos > 0 and not args.project_hidden_states:
-        widths = [hidden_width(model.config) for model in (student, teacher)]
+        widths = [hidden_width(student.config), teacher.hidden_width]
         if None not in widths and widths[0] != widths[1]:
             raise ValueError(
                 f"The cosine loss compares states of one width: the student's are {widths[0]} wide and the teacher's "
@@ -83,13 +85,32 @@ def check_datasets(train_dataset: object, eval_dataset: object) -> None:
     Raises:
         ValueError: if one is.
     """
-    named = {"train_dataset": train_dataset}
-    named |= eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
-    for name, dataset in named.items():
-        if dataset is not None and has_length(dataset) and len(dataset) == 0:
+    for name, dataset in _named(train_dataset, eval_dataset).items():
+        if has_length(dataset) and len(dataset) == 0:
             raise ValueError(f"{name} is empty: give it at least one row.")
 
 
-def hidden_width(config: PreTrainedConfig) -> int | None:
-    """The width of the last hidden states, where the config says so."""
-    return getattr(config, "hidden_size", None) or next(reversed(getattr(config, "hidden_sizes", None) or [None]))
+def find_source(train_dataset: object, eval_dataset: object) -> Source | None:
+    """Which teacher's targets the data sets have in their columns; None if the first has none.
+
+    Raises:
+        ValueError: if another has none, or those of another teacher.
+    """
+    named = _named(train_dataset, eval_dataset)
+    sources = {name: source_of(dataset) for name, dataset in named.items()}
+    first, *others = sources or [None]
+    source = sources.get(first)
+    for name in others if source is not None else []:
+        if sources[name] != source:
+            has = "no targets" if sources[name] is None else f"targets of the teacher {sources[name]}"
+            raise ValueError(
+                f"{first} has targets of the teacher {source}, and {name} has {has}: call add_teacher_targets with the "
+                f"same teacher for both."
+            )
+    return source
+
+
+def _named(train_dataset: object, eval_dataset: object) -> dict[str, object]:
+    evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+    named = {"train_dataset": train_dataset, **evaluated}
+    return {name: dataset for name, dataset in named.items() if dataset is not None}

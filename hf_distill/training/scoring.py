@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from hf_distill.training.heads import Head, Scored
+from hf_distill.training.losses.logits import TopK
 from hf_distill.training.pieces import sum_over_pieces
 
 CHUNK_ELEMENTS = 2**24
@@ -29,17 +30,18 @@ class ScoredOutput:
     """A forward whose head has run, or can be run, on the scored rows.
 
     Attributes:
-        last_hidden_state: `[batch, length, width]`, of all positions.
-        rows: what is scored: `[rows, width]` hidden states of a vocabulary head, else `[rows, classes]` logits.
+        last_hidden_state: `[batch, length, width]`, of all positions; None where no loss reads it.
+        rows: what is scored: `[rows, width]` hidden states of a vocabulary head, else `[rows, classes]` logits, or what
+            is stored of them; None where no loss reads it.
         head: gives the logits `[rows, classes]` of some of the rows.
     """
 
-    last_hidden_state: torch.Tensor
-    rows: torch.Tensor
-    head: Callable[[torch.Tensor], torch.Tensor]
+    last_hidden_state: torch.Tensor | None
+    rows: torch.Tensor | TopK | None
+    head: Callable[[torch.Tensor | TopK], torch.Tensor | TopK]
 
-    def logits(self, rows: slice) -> torch.Tensor:
-        """`[rows, classes]`"""
+    def logits(self, rows: slice) -> torch.Tensor | TopK:
+        """`[rows, classes]`, or the likeliest of them."""
         return self.head(self.rows[rows])
 
 

@@ -12,6 +12,8 @@ from transformers.utils import find_adapter_config_file, is_bitsandbytes_availab
 from hf_distill.adapters import transformers_model
 from hf_distill.training.engines import compiled, shard_teacher
 from hf_distill.training.heads import auto_class_of
+from hf_distill.training.stored_teacher import StoredTeacher
+from hf_distill.training.target_columns import SOURCE, Source
 from hf_distill.training.teacher import Teacher, check_tokenizers
 from hf_distill.training.training_args import DistillationTrainingArguments
 
@@ -22,13 +24,25 @@ def prepare_teacher(
     args: DistillationTrainingArguments,
     tokenizer: object,
     accelerator: Accelerator,
-) -> Teacher | None:
+    source: Source | None = None,
+) -> Teacher | StoredTeacher | None:
     """The teacher that the arguments ask for, on its device or sharded over the processes; None if no loss reads one.
+
+    Args:
+        teacher_model: as `DistillationTrainer` takes it.
+        student: the model that will be compared with it.
+        args: the arguments.
+        tokenizer: the student's.
+        accelerator: the trainer's.
+        source: of the targets in the data sets, which are what the teacher says.
 
     Raises:
         TypeError: if `teacher_model` is of the wrong kind.
         ValueError: if there is none, or two, if an option would have no effect, or if it does not fit the student.
     """
+    if source is not None and args.reads_teacher:
+        _check_alone(source, teacher_model, args)
+        return StoredTeacher(source, student, args, tokenizer)
     teacher_model = _choose(teacher_model, args)
     if teacher_model is None:
         return None
@@ -156,7 +170,23 @@ def _choose(
         return None
     if teacher_model is None:
         raise ValueError(
-            f"alpha_kl={args.alpha_kl} and alpha_cos={args.alpha_cos} need a teacher: pass teacher_model, or set "
-            f"both to 0."
+            f"alpha_kl={args.alpha_kl} and alpha_cos={args.alpha_cos} need a teacher: pass teacher_model, or a "
+            f"train_dataset that add_teacher_targets has made, or set both to 0."
         )
     return teacher_model
+
+
+def _check_alone(
+    source: Source, teacher_model: PreTrainedModel | PeftModel | str | None, args: DistillationTrainingArguments
+) -> None:
+    """Checks that nothing is said of another teacher than the one that the data has targets of."""
+    given = teacher_model if teacher_model is not None else args.teacher_model_name_or_path
+    if given is not None:
+        name = given if isinstance(given, str) else transformers_model(given).config._name_or_path
+        raise ValueError(
+            f"There are two teachers, {name!r} and the columns {', '.join(source.columns)} of {source}: leave out "
+            f"teacher_model, or remove_columns({[*source.columns, SOURCE]})."
+        )
+    options = {name: getattr(args, name) for name in ("teacher_dtype", "teacher_quantization", "teacher_device_map")}
+    if set_ := {name: value for name, value in options.items() if value is not None}:
+        raise ValueError(f"{set_} would have no effect on targets that are stored already: leave it out.")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -21,14 +22,16 @@ from transformers.trainer_utils import (
 
 from hf_distill.adapters import merged, transformers_model
 from hf_distill.training.checkpoints import named_when_whole, warn_of_differences, write_distillation_state
-from hf_distill.training.checks import check_datasets, check_kind_of_training, check_student, hidden_width
+from hf_distill.training.checks import check_datasets, check_kind_of_training, check_student, find_source
 from hf_distill.training.data import RepeatableCollator, TellEpoch
 from hf_distill.training.engines import is_zero3, loss_scale, one_group_for_head_and_embeddings
 from hf_distill.training.heads import SCORED_ROWS, Scored, find_head, scored_rows
 from hf_distill.training.losses import LOSSES
+from hf_distill.training.outputs import hidden_width, named_inputs
 from hf_distill.training.projection import HiddenStateProjection, StepWithStudent
 from hf_distill.training.scoring import ScoredOutput, scored_forward, state_weights, sum_losses_of_logits
-from hf_distill.training.teacher import named_inputs
+from hf_distill.training.stored_teacher import StoredTeacher
+from hf_distill.training.target_columns import TARGET_COLUMNS, as_arrays
 from hf_distill.training.teacher_loading import prepare_teacher
 from hf_distill.training.training_args import DistillationTrainingArguments
 
@@ -51,8 +54,9 @@ class DistillationTrainer(Trainer):
         *trainer_arguments: every other argument is `Trainer`'s own, in `Trainer`'s order.
         teacher_model: a transformers model, or a name on the Hub or a folder to load one from. It is set to
             `requires_grad=False`, moved to the training device and otherwise left as it is; no checkpoint contains it.
-            By default `args.teacher_model_name_or_path`. None if `alpha_kl` and `alpha_cos` are both 0. For a student
-            with PEFT adapters it may be the student itself: its adapters are then switched off while it teaches.
+            By default `args.teacher_model_name_or_path`. None if `alpha_kl` and `alpha_cos` are both 0, and where the
+            data sets have the columns that `add_teacher_targets` adds. For a student with PEFT adapters it may be the
+            student itself: its adapters are then switched off while it teaches.
         **trainer_options: `Trainer`'s own, by name.
 
     Raises:
@@ -103,18 +107,19 @@ class DistillationTrainer(Trainer):
 
         student = transformers_model(self.model)
         self.head = find_head(student)
-        self._make_losses()
-        self.teacher = prepare_teacher(teacher_model, self.model, args, self.processing_class, self.accelerator)
-        check_student(student, self.head, args, None if self.teacher is None else self.teacher.model)
         check_datasets(self.train_dataset, self.eval_dataset)
+        source = find_source(self.train_dataset, self.eval_dataset)
+        self.teacher = prepare_teacher(teacher_model, self.model, args, self.processing_class, self.accelerator, source)
+        check_student(student, self.head, args, None if self.teacher is None else self.teacher.outputs)
+        self._make_losses()
 
         self.projection = self._make_projection() if args.project_hidden_states else None
 
         student_inputs = named_inputs(student)
-        teacher_inputs = student_inputs if self.teacher is None else named_inputs(self.teacher.model)
+        teacher_inputs = student_inputs if self.teacher is None else self.teacher.inputs
         # An input that only the one model names (such as token_type_ids, beside DistilBERT) is not given to the other.
         labels = {*self.label_names, *self.head.label_names}
-        self._not_for_student = {*labels, SCORED_ROWS, *(teacher_inputs - student_inputs)}
+        self._not_for_student = {*labels, SCORED_ROWS, *TARGET_COLUMNS, *(teacher_inputs - student_inputs)}
         self._not_for_teacher = {*labels, SCORED_ROWS, *(student_inputs - teacher_inputs)}
 
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
@@ -133,7 +138,8 @@ class DistillationTrainer(Trainer):
         """From the arguments; `hyperparameter_search` changes those between trainings."""
         args = self.args
         self.alphas = {name: getattr(args, f"alpha_{name}") for name in LOSSES}
-        self.losses = {name: build(args, self.head) for name, build in LOSSES.items() if self.alphas[name] > 0}
+        top_k = None if self.teacher is None else self.teacher.top_k
+        self.losses = {name: build(args, self.head, top_k) for name, build in LOSSES.items() if self.alphas[name] > 0}
         self._alphas = torch.tensor([self.alphas[name] for name in self.losses], device=args.device)
         # Sums that stay on the device until they are logged: no micro-batch waits for them.
         self._train_sums = torch.zeros(len(self.losses), device=args.device)
@@ -156,7 +162,7 @@ class DistillationTrainer(Trainer):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _make_projection(self) -> HiddenStateProjection:
-        widths = [hidden_width(model.config) for model in (transformers_model(self.model), self.teacher.model)]
+        widths = [hidden_width(transformers_model(self.model).config), self.teacher.outputs.hidden_width]
         if None in widths:
             raise ValueError("project_hidden_states needs configs that say how wide the hidden states are.")
         projection = HiddenStateProjection(*widths, seed=self.args.seed).to(self.args.device)
@@ -191,6 +197,8 @@ class DistillationTrainer(Trainer):
     def _repeatable_collator(self, *options) -> Iterator[None]:
         collator, seed = self.data_collator, self.args.seed if self.args.data_seed is None else self.args.data_seed
         self.data_collator = RepeatableCollator(collator, seed, *options)
+        if self.teacher is not None:
+            self.data_collator = self.teacher.collator(self.data_collator)
         try:
             yield
         finally:
@@ -354,8 +362,11 @@ class DistillationTrainer(Trainer):
         labels = tuple(inputs[name] for name in names) if self._has_labels(inputs) else None
         labels_needed = "task" in self.losses or (self.head.per_token and self.args.kl_positions == "labels")
         with torch.no_grad(), self.compute_loss_context_manager():
-            if labels is None and labels_needed:
-                return None, self.head.predictions(model(**self._student_inputs(inputs))), None
+            # Where predictions or accuracy alone are asked for, a stored teacher need not have read the rows.
+            has_targets = self.teacher is None or self.teacher.can_read(inputs)
+            if not has_targets or (labels_needed and labels is None):
+                predictions = self.head.predictions(model(**self._student_inputs(inputs)))
+                return None, None if prediction_loss_only else predictions, _one_or_all(labels)
             scored = self._score(inputs, self._num_fresh(len(next(iter(inputs.values())))))
             items = self._count_items(scored)
             loss, sums, logits = self._compute_losses(
@@ -364,7 +375,7 @@ class DistillationTrainer(Trainer):
         self._eval_sums_and_items += torch.stack([sums, items])
         if prediction_loss_only:
             return loss, None, None
-        return loss, logits, labels[0] if labels is not None and len(labels) == 1 else labels
+        return loss, logits, _one_or_all(labels)
 
     def evaluation_loop(
         self,
@@ -398,7 +409,10 @@ class DistillationTrainer(Trainer):
         """Keeps the columns of the data set that only the teacher reads."""
         super()._set_signature_columns_if_needed()
         if self.teacher is not None:
-            self._signature_columns = sorted({*self._signature_columns, *named_inputs(self.teacher.model)})
+            self._signature_columns = sorted({*self._signature_columns, *self.teacher.inputs})
+
+    def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> Dataset:
+        return as_arrays(super()._remove_unused_columns(dataset, description))
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         """As in `Trainer`, but nothing that is not finite is saved, and a checkpoint has its name once it is whole."""
@@ -462,14 +476,16 @@ class DistillationTrainer(Trainer):
         state = {f"alpha_{name}": alpha for name, alpha in self.alphas.items()}
         state |= {"temperature": self.args.temperature, "kl_positions": self.args.kl_positions}
         if self.teacher is not None:
-            state |= {"teacher": os.path.basename(self.teacher.name), "teacher_dtype": str(self.teacher.model.dtype)}
-            state |= {"teacher_fingerprint": self.teacher.fingerprint}
+            state |= self.teacher.state()
         return state
 
     def _hp_search_setup(self, trial) -> None:
         super()._hp_search_setup(trial)
         if trial is not None:
             self.args.check_distillation_fields()
+            if isinstance(self.teacher, StoredTeacher):
+                self.teacher.check(self.args)
+                self._signature_columns = None  # the losses may read other columns now
             self._make_losses()
             if self.args.reads_teacher and self.teacher is None:
                 raise ValueError(
@@ -489,3 +505,7 @@ class DistillationTrainer(Trainer):
 def _means(sums: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
     """`sums / items`, where a loss without any item is 0 rather than NaN."""
     return sums / items.clamp(min=1)
+
+
+def _one_or_all(labels: tuple[torch.Tensor, ...] | None) -> torch.Tensor | tuple[torch.Tensor, ...] | None:
+    return labels[0] if labels is not None and len(labels) == 1 else labels

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_distill import make_student
 from hf_distill.training.heads import find_head
-from hf_distill.training.teacher import Teacher, check_alignment, check_tokenizers, fingerprint
+from hf_distill.training.teacher import Teacher, check_tokenizers, fingerprint
 from hf_distill.training.teacher_loading import load_teacher
 from tests.conftest import collate, make_model, make_rows
 
@@ -40,60 +40,6 @@ def test_labels_in_another_order_are_permuted():
         assert torch.equal(logits[:, index], expected[:, teacher.config.label2id[name]])
 
 
-def test_labels_with_other_names():
-    with pytest.raises(ValueError, match=r"\['negative', 'neutral', 'positive'\].*\['bad', 'so so', 'good'\]"):
-        check_alignment(classifier(NAMES), classifier({0: "bad", 1: "so so", 2: "good"}))
-
-
-def test_fewer_labels():
-    with pytest.raises(ValueError, match="have to be the same"):
-        check_alignment(classifier(NAMES), classifier({0: "negative", 1: "positive"}))
-
-
-def test_default_names_are_matched_by_index_with_a_warning(caplog, monkeypatch):
-    from hf_distill.training import teacher
-
-    warnings = []
-    monkeypatch.setattr(teacher.logger, "warning", warnings.append)
-    assert check_alignment(classifier(NAMES), make_model("bert", "classification", num_labels=3)) is None
-    assert len(warnings) == 1
-    assert "matched by index" in warnings[0]
-
-
-def test_default_names_of_another_number():
-    with pytest.raises(ValueError, match="have to be the same"):
-        check_alignment(classifier(NAMES), make_model("bert", "classification", num_labels=2))
-
-
-def test_labels_of_tokens_are_permuted_too():
-    names = {0: "O", 1: "PER", 2: "LOC"}
-    student, teacher = (
-        make_model(
-            "bert", "token_classification", num_labels=3, id2label=labels, label2id={v: k for k, v in labels.items()}
-        )
-        for labels in (names, {0: "LOC", 1: "O", 2: "PER"})
-    )
-    assert check_alignment(student, teacher) == [1, 2, 0]
-
-
-def test_problem_types_that_differ():
-    student, teacher = (
-        make_model("bert", "classification", num_labels=3, problem_type=problem_type)
-        for problem_type in (None, "multi_label_classification")
-    )
-    with pytest.raises(ValueError, match=r"problem_type=None, the teacher .*set the same in both"):
-        check_alignment(student, teacher)
-
-
-def test_vocabularies_of_other_size(family):
-    student, teacher = make_model(family, "mlm"), make_model(family, "mlm")
-    teacher.resize_token_embeddings(70)
-    with pytest.raises(ValueError, match=r"has 61 entries and the teacher's 70.*pass the tokenizer"):
-        check_alignment(student, teacher)
-    with pytest.raises(ValueError, match="given as processing_class has 64 entries"):
-        check_alignment(student, teacher, make_tokenizer([str(i) for i in range(64)]))
-
-
 def test_padded_vocabularies_are_cut(family):
     """What lies beyond the tokenizer's entries is no word, and its logits, whatever they are, are left out."""
     student, teacher = make_model(family, "mlm"), make_model(family, "mlm", seed=1)
@@ -103,23 +49,6 @@ def test_padded_vocabularies_are_cut(family):
     inputs.pop("labels")
     logits = Teacher(teacher, student, make_tokenizer([str(i) for i in range(60)]))(inputs, scored).logits(slice(None))
     torch.testing.assert_close(logits, teacher(**inputs).logits[scored.positions][:, :61])
-
-
-def test_vocabulary_of_what_does_not_read_words():
-    """Speech models have one for a head that is not there."""
-    student, teacher = make_model("wav2vec2", "audio"), make_model("wav2vec2", "audio", seed=1, vocab_size=40)
-    assert check_alignment(student, teacher) is None
-
-
-def test_decoders_that_start_otherwise():
-    student, teacher = make_model("bart", "seq2seq"), make_model("bart", "seq2seq", decoder_start_token_id=1)
-    with pytest.raises(ValueError, match="starts with token 2 and the teacher's with 1"):
-        check_alignment(student, teacher)
-
-
-def test_other_heads():
-    with pytest.raises(ValueError, match="load both with AutoModelForSequenceClassification"):
-        check_alignment(make_model("bert", "classification"), make_model("bert", "mlm"))
 
 
 @pytest.mark.parametrize("teacher", [None, 7, torch.nn.Linear(2, 2), {"logits": 1}])

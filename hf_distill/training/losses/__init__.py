@@ -4,7 +4,12 @@ To add one: a class beside these, a row in `LOSSES`, an `alpha_...` field in the
 """
 
 from hf_distill.training.losses.hidden_states import CosineLoss
-from hf_distill.training.losses.logits import BernoulliKLDivergenceLoss, KLDivergenceLoss, SquaredErrorLoss
+from hf_distill.training.losses.logits import (
+    BernoulliKLDivergenceLoss,
+    KLDivergenceLoss,
+    SquaredErrorLoss,
+    TopKKLDivergenceLoss,
+)
 from hf_distill.training.losses.task import BinaryCrossEntropyLoss, CrossEntropyLoss, MeanSquaredErrorLoss
 
 __all__ = [
@@ -16,12 +21,14 @@ __all__ = [
     "KLDivergenceLoss",
     "MeanSquaredErrorLoss",
     "SquaredErrorLoss",
+    "TopKKLDivergenceLoss",
 ]
 
 DIVERGENCES = {
     "categorical": lambda args: KLDivergenceLoss(args.temperature),
     "binary": lambda args: BernoulliKLDivergenceLoss(args.temperature),
     "real": lambda args: SquaredErrorLoss(),
+    "top k": lambda args: TopKKLDivergenceLoss(args.temperature),
 }
 TASK_LOSSES = {
     "categorical": lambda args: CrossEntropyLoss(args.label_smoothing_factor),
@@ -30,8 +37,9 @@ TASK_LOSSES = {
 }
 
 LOSSES = {
-    "kl": lambda args, head: DIVERGENCES[head.distribution](args),
-    "task": lambda args, head: TASK_LOSSES[head.distribution](args),
-    "cos": lambda args, head: CosineLoss(),
+    "kl": lambda args, head, top_k: DIVERGENCES["top k" if top_k else head.distribution](args),
+    "task": lambda args, head, top_k: TASK_LOSSES[head.distribution](args),
+    "cos": lambda args, head, top_k: CosineLoss(),
 }
-"""How each is made from the arguments and the head, by its name in `alpha_<name>` and, in the log, `loss_<name>`."""
+"""How each is made from the arguments, the head, and how many tokens of a vocabulary are known of the teacher (None for
+all), by its name in `alpha_<name>` and, in the log, `loss_<name>`."""

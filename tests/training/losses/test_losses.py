@@ -19,7 +19,9 @@ from hf_distill.training.losses import (
     KLDivergenceLoss,
     MeanSquaredErrorLoss,
     SquaredErrorLoss,
+    TopKKLDivergenceLoss,
 )
+from hf_distill.training.losses.logits import TopK
 
 
 def softmax(logits):
@@ -128,10 +130,34 @@ def test_items_are_what_is_summed():
     labels = torch.tensor([[7, -100, -100], [-100, 9, -100]])
     scored = Scored(attended, positions=attended, labelled=labels.ne(-100), labels=labels)
     items = {
-        name: build(DistillationTrainingArguments("out"), Head(None)).items(scored).item()
+        name: build(DistillationTrainingArguments("out"), Head(None), None).items(scored).item()
         for name, build in LOSSES.items()
     }
     assert items == {"kl": 5, "task": 2, "cos": 5}
+
+
+@given(shape=shapes, seed=seeds, k=st.integers(1, 9), temperature=st.floats(0.5, 10), scale=st.floats(0.1, 20))
+def test_kl_of_the_likeliest_and_the_rest(shape, seed, k, temperature, scale):
+    """That of k + 1 events, of which the last is any other token."""
+    student_logits, teacher_logits = np.random.default_rng(seed).normal(scale=scale, size=(2, *shape))
+    k = min(k, shape[1])
+    teacher, student = (
+        torch.tensor(logits / temperature).log_softmax(-1) for logits in (teacher_logits, student_logits)
+    )
+    top, ids = teacher.topk(k)
+    tail = teacher.scatter(1, ids, MASKED_LOGIT).logsumexp(1).clamp(min=MASKED_LOGIT)
+    ours = torch.tensor(student_logits, dtype=torch.float32, requires_grad=True)
+    loss = TopKKLDivergenceLoss(temperature)(ours, TopK(top.float(), ids, tail.float()), None)
+    expected = (top.exp() * (top - student.gather(1, ids))).sum()
+    if k < shape[1]:
+        rest = student.scatter(1, ids, MASKED_LOGIT).logsumexp(1)
+        expected += (tail.exp() * (tail - rest)).sum()
+    assert loss.item() == pytest.approx(temperature**2 * expected.item(), rel=1e-3, abs=1e-3)
+    loss.backward()
+    assert ours.grad.isfinite().all()
+    if k == shape[1]:
+        whole = KLDivergenceLoss(temperature)(ours, torch.tensor(teacher_logits, dtype=torch.float32), None)
+        assert loss.item() == pytest.approx(whole.item(), rel=1e-4, abs=1e-4)
 
 
 @given(shape=shapes, seed=seeds, temperature=st.floats(0.5, 10))
