@@ -211,6 +211,15 @@ def test_data_that_reads_as_it_was_written(make_trainer, tmp_path):
     assert torch.equal(weights(runs[0]), weights(runs[1]))
 
 
+def test_a_stream_of_rows_that_have_targets(make_trainer):
+    teacher, student = make_pair("causal")
+    stored = add_teacher_targets(make_dataset("causal", num_rows=24), teacher, TOKENIZER, hidden_states=True)
+    of_rows, of_stream = (
+        train(make_trainer, student, None, rows) for rows in (stored, stored.to_iterable_dataset(num_shards=1))
+    )
+    torch.testing.assert_close(weights(of_stream), weights(of_rows), rtol=0, atol=1e-6)
+
+
 def test_a_dict_of_data_sets(make_trainer, tmp_path):
     teacher, student = make_pair("classification")
     splits = DatasetDict(train=make_dataset("classification"), test=make_dataset("classification", seed=1))
