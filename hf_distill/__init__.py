@@ -1,7 +1,7 @@
 """Knowledge distillation with the HuggingFace `Trainer`."""
 
 from hf_distill.config_files import parse_config
-from hf_distill.evaluation import glue_metric
+from hf_distill.evaluation import classification_metrics, glue_metric
 from hf_distill.student import describe, make_student
 from hf_distill.training import (
     DataCollatorForMaskedLM,
@@ -23,6 +23,7 @@ __all__ = [
     "SeparateDocuments",
     "__version__",
     "add_teacher_targets",
+    "classification_metrics",
     "count_tokens",
     "describe",
     "glue_metric",

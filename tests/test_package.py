@@ -29,6 +29,7 @@ def test_public_names():
         "SeparateDocuments",
         "__version__",
         "add_teacher_targets",
+        "classification_metrics",
         "count_tokens",
         "describe",
         "glue_metric",

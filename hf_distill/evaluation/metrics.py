@@ -1,10 +1,23 @@
 """How good predictions are, as `evaluate` says it, but without the Hub, which `evaluate.load` gets its metrics from."""
 
-from importlib import import_module
-from types import ModuleType
-
 import evaluate
-from datasets import Features, Value
+import torch
+from datasets import Features, List, Value
+
+from hf_distill.evaluation.classification import (
+    NUM_BINS,
+    agreement,
+    as_logits,
+    as_probabilities,
+    calibration,
+    check_same_shape,
+    f1,
+    is_constant,
+    kl_to_teacher,
+    labelled_rows,
+    matthews_correlation,
+)
+from hf_distill.evaluation.optional import optional
 
 
 class _Metric(evaluate.Metric):
@@ -26,25 +39,31 @@ class Accuracy(_Metric):
     """
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
-        return {"accuracy": float(_optional("sklearn.metrics").accuracy_score(references, predictions))}
+        return {"accuracy": float(optional("sklearn.metrics").accuracy_score(references, predictions))}
 
 
 class F1(_Metric):
     """`f1`: the harmonic mean of precision and recall of class 1, out of 0 and 1. It is 0 where none is predicted.
 
+    For more classes `compute(..., average="macro")` gives the mean over those that occur in predictions or references,
+    each as if it were class 1; "micro" and "weighted" are those of scikit-learn, as in `evaluate.load("f1")`.
+
     Example:
         >>> F1().compute(predictions=[1, 1, 0, 0], references=[1, 0, 1, 0])
         {'f1': 0.5}
+        >>> F1().compute(predictions=[0, 1, 2, 2], references=[0, 1, 1, 2], average="macro")
+        {'f1': 0.7777777777777777}
     """
 
-    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
-        return {"f1": float(_optional("sklearn.metrics").f1_score(references, predictions, zero_division=0))}
+    def _compute(self, predictions: list[int], references: list[int], average: str = "binary") -> dict[str, float]:
+        return {"f1": f1(predictions, references, average)}
 
 
 class MatthewsCorrelation(_Metric):
     """`matthews_correlation`: from -1 to 1; 0 is chance, as is a prediction that is always the same.
 
-    Reference: Matthews, 1975, https://doi.org/10.1016/0005-2795(75)90109-9.
+    Reference: Matthews, 1975, https://doi.org/10.1016/0005-2795(75)90109-9; for more than two classes Gorodkin, 2004,
+    https://doi.org/10.1016/j.compbiolchem.2004.09.006.
 
     Example:
         >>> MatthewsCorrelation().compute(predictions=[1, 1, 0, 0], references=[1, 1, 0, 0])
@@ -52,8 +71,7 @@ class MatthewsCorrelation(_Metric):
     """
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
-        score = _optional("sklearn.metrics").matthews_corrcoef(references, predictions)
-        return {"matthews_correlation": float(score)}
+        return {"matthews_correlation": matthews_correlation(predictions, references)}
 
 
 class Pearsonr(_Metric):
@@ -70,8 +88,8 @@ class Pearsonr(_Metric):
     dtype = "float64"
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
-        stats = _optional("scipy.stats")
-        undefined = _is_constant(predictions) or _is_constant(references)
+        stats = optional("scipy.stats")
+        undefined = is_constant(predictions) or is_constant(references)
         return {"pearsonr": 0.0 if undefined else float(stats.pearsonr(references, predictions).statistic)}
 
 
@@ -86,9 +104,83 @@ class Spearmanr(_Metric):
     dtype = "float64"
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
-        stats = _optional("scipy.stats")
-        undefined = _is_constant(predictions) or _is_constant(references)
+        stats = optional("scipy.stats")
+        undefined = is_constant(predictions) or is_constant(references)
         return {"spearmanr": 0.0 if undefined else float(stats.spearmanr(references, predictions).statistic)}
+
+
+class _BesideTeacher(evaluate.Metric):
+    """A metric of the student's logits, `[rows, classes]`, beside the teacher's."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        logits = List(Value("float64"))
+        features = Features({"predictions": logits, "references": logits})
+        return evaluate.MetricInfo(description=type(self).__doc__, citation="", features=features)
+
+    def _read(self, predictions: list[list[float]], references: list[list[float]]) -> list[torch.Tensor]:
+        student, teacher = as_logits(predictions, "predictions"), as_logits(references, "references")
+        check_same_shape(student, teacher, "predictions", "references")
+        return [student, teacher]
+
+
+class Agreement(_BesideTeacher):
+    """`agreement`: the share of rows where student and teacher say the same class, from a list of logits for each row.
+
+    Example:
+        >>> Agreement().compute(predictions=[[0.0, 2.0], [1.0, 0.0]], references=[[0.0, 1.0], [0.0, 1.0]])
+        {'agreement': 0.5}
+    """
+
+    def _compute(self, predictions: list[list[float]], references: list[list[float]]) -> dict[str, float]:
+        return {"agreement": agreement(*self._read(predictions, references))}
+
+
+class KLToTeacher(_BesideTeacher):
+    """`kl_to_teacher`: the mean over the rows of KL(softmax(teacher) || softmax(student)), in nats, at temperature 1.
+
+    Example:
+        >>> teacher_logits, student_logits = [[0.0, 0.0]], [[0.0, 1.0]]
+        >>> round(KLToTeacher().compute(predictions=student_logits, references=teacher_logits)["kl_to_teacher"], 4)
+        0.1201
+    """
+
+    def _compute(self, predictions: list[list[float]], references: list[list[float]]) -> dict[str, float]:
+        return {"kl_to_teacher": kl_to_teacher(*self._read(predictions, references))}
+
+
+class ExpectedCalibrationError(evaluate.Metric):
+    """`expected_calibration_error`: how far confidence is from accuracy, from 0 to 1, on the mean over the rows.
+
+    Reference: Guo et al., 2017, https://arxiv.org/abs/1706.04599. Confidence is the probability of the class that is
+    predicted. By it the rows are put into `num_bins` bins of equal width, and in each its mean is compared with the
+    share of rows that are right.
+
+    Predictions are a list of logits for each row, or, with `compute(..., from_logits=False)`, of probabilities.
+    References are class numbers; rows with -100 are left out.
+
+    Example:
+        >>> probabilities = [[0.2, 0.8], [0.7, 0.3]]
+        >>> error = ExpectedCalibrationError().compute(predictions=probabilities, references=[1, 0], from_logits=False)
+        >>> round(error["expected_calibration_error"], 4)
+        0.25
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = Features({"predictions": List(Value("float64")), "references": Value("int64")})
+        return evaluate.MetricInfo(description=type(self).__doc__, citation="", features=features)
+
+    def _compute(
+        self,
+        predictions: list[list[float]],
+        references: list[int],
+        num_bins: int = NUM_BINS,
+        from_logits: bool = True,
+    ) -> dict[str, float]:
+        if from_logits:
+            probabilities = as_logits(predictions, "predictions").softmax(-1)
+        else:
+            probabilities = as_probabilities(predictions, "predictions")
+        return {"expected_calibration_error": calibration(*labelled_rows(probabilities, references), num_bins).error}
 
 
 GLUE_METRICS: dict[str, tuple[type[_Metric], ...]] = {
@@ -146,14 +238,3 @@ def glue_metric(task: str, **options) -> evaluate.Metric:
     if task not in GLUE_METRICS:
         raise ValueError(f"There is no GLUE task {task!r}: the tasks are {', '.join(GLUE_METRICS)}.")
     return Glue(task, **options)
-
-
-def _is_constant(values: list[float]) -> bool:
-    return len(set(values)) == 1
-
-
-def _optional(module: str) -> ModuleType:
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise ImportError(f"This metric needs {error.name}: pip install 'hf_distill[evaluation]'.") from error

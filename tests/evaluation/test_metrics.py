@@ -3,19 +3,36 @@
 import doctest
 import multiprocessing
 import sys
+from functools import partial
 
 import evaluate
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
 from hf_distill import glue_metric
 from hf_distill.evaluation import metrics
-from hf_distill.evaluation.metrics import F1, GLUE_METRICS, Accuracy, MatthewsCorrelation, Pearsonr, Spearmanr
+from hf_distill.evaluation.metrics import (
+    F1,
+    GLUE_METRICS,
+    Accuracy,
+    Agreement,
+    ExpectedCalibrationError,
+    KLToTeacher,
+    MatthewsCorrelation,
+    Pearsonr,
+    Spearmanr,
+)
 
 PREDICTIONS = [1, 1, 0, 0, 1, 0, 1, 1]
 REFERENCES = [1, 0, 0, 1, 1, 0, 0, 1]
 # true positives, false positives, false negatives, true negatives
 TP, FP, FN, TN = 3, 2, 1, 2
+
+STUDENT_LOGITS = [[0.0, 1.0, 2.0], [3.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [5.0, 1.0, 0.0]]
+TEACHER_LOGITS = [[0.0, 2.0, 1.0], [2.0, 0.0, 0.0], [0.0, 4.0, 0.0], [1.0, 0.0, 0.0], [4.0, 0.0, 2.0]]
+CLASSES = [1, 0, 1, 2, 2]
 
 SCORES = [0.5, 3.2, 2.0, 4.9, 1.0]
 GOLD = [1.0, 3.0, 3.0, 5.0, 0.0]
@@ -59,9 +76,60 @@ def test_a_prediction_that_is_always_the_same(metric):
 
 
 def test_more_than_two_classes():
-    assert Accuracy().compute(predictions=[0, 1, 2, 2], references=[0, 2, 1, 2]) == {"accuracy": 0.5}
+    predictions, references = [0, 1, 2, 2], [0, 2, 1, 2]
+    assert Accuracy().compute(predictions=predictions, references=references) == {"accuracy": 0.5}
     with pytest.raises(ValueError, match="multiclass"):
-        F1().compute(predictions=[0, 1, 2], references=[0, 1, 1])
+        F1(keep_in_memory=True).compute(predictions=predictions, references=references)
+    macro = F1().compute(predictions=predictions, references=references, average="macro")
+    assert macro == pytest.approx({"f1": (1 + 0 + 0.5) / 3})
+
+
+@pytest.mark.filterwarnings("error")
+def test_f1_of_classes_that_are_rare():
+    """One that is only predicted counts as 0; one that is nowhere does not count."""
+    assert F1().compute(predictions=[0, 3], references=[0, 0], average="macro") == pytest.approx(
+        {"f1": (2 / 3 + 0) / 2}
+    )
+
+
+def test_agreement():
+    """In the rows 1, 2 and 4."""
+    assert Agreement().compute(predictions=STUDENT_LOGITS, references=TEACHER_LOGITS) == {"agreement": 3 / 5}
+
+
+def test_kl_to_teacher():
+    teacher, student = (scipy.special.softmax(logits, axis=-1) for logits in (TEACHER_LOGITS, STUDENT_LOGITS))
+    expected = scipy.stats.entropy(teacher, student, axis=-1).mean()
+    measured = KLToTeacher().compute(predictions=STUDENT_LOGITS, references=TEACHER_LOGITS)
+    assert measured == pytest.approx({"kl_to_teacher": expected})
+    assert KLToTeacher().compute(predictions=TEACHER_LOGITS, references=TEACHER_LOGITS) == {"kl_to_teacher": 0.0}
+
+
+def test_expected_calibration_error():
+    """In two bins, by hand: one row up to 0.5, which is right, and three above it, of which two are."""
+    probabilities = np.array([[0.5, 0.5], [0.4, 0.6], [0.9, 0.1], [0.7, 0.3]])
+    expected = (abs(1 - 0.5) + abs(2 - (0.6 + 0.9 + 0.7))) / 4
+    options = {"references": [0, 1, 0, 1], "num_bins": 2}
+    of_probabilities = ExpectedCalibrationError().compute(predictions=probabilities, from_logits=False, **options)
+    assert of_probabilities == pytest.approx({"expected_calibration_error": expected})
+    of_logits = ExpectedCalibrationError().compute(predictions=5 + np.log(probabilities), **options)
+    assert of_logits == pytest.approx(of_probabilities)
+    with pytest.raises(ValueError, match="predictions should be probabilities, whose rows have a sum of 1"):
+        ExpectedCalibrationError(keep_in_memory=True).compute(
+            predictions=3 * probabilities, from_logits=False, **options
+        )
+    with pytest.raises(ValueError, match="no row with a label"):
+        ExpectedCalibrationError(keep_in_memory=True).compute(predictions=probabilities, references=[-100] * 4)
+    with pytest.raises(ValueError, match="num_bins=0 should be 1 or more"):
+        ExpectedCalibrationError(keep_in_memory=True).compute(predictions=probabilities, references=[0] * 4, num_bins=0)
+
+
+@pytest.mark.parametrize("metric", [Agreement, KLToTeacher])
+def test_logits_that_do_not_fit(metric):
+    with pytest.raises(ValueError, match=r"predictions has the shape \[1, 2\], but references \[1, 3\]"):
+        metric(keep_in_memory=True).compute(predictions=[[0.0, 1.0]], references=[[0.0, 1.0, 2.0]])
+    with pytest.raises(ValueError, match=r"references should be numbers in \[rows, classes\]"):
+        metric(keep_in_memory=True).compute(predictions=[[0.0, 1.0], [0.0, 1.0]], references=[[0.0, 1.0], [0.0]])
 
 
 def test_unequal_numbers():
@@ -103,21 +171,32 @@ def test_unknown_task():
         glue_metric("squad")
 
 
-def test_in_two_processes():
-    """F1 is no mean of the processes' own: process 0 has it of all rows."""
-    options = {"num_process": 2, "experiment_id": "two"}
+@pytest.mark.parametrize(
+    ("make", "predictions", "references", "options"),
+    [
+        (partial(glue_metric, "qqp"), PREDICTIONS, REFERENCES, {}),
+        (F1, [0, 1, 2, 2], [0, 2, 1, 2], {"average": "macro"}),
+        (Agreement, STUDENT_LOGITS, TEACHER_LOGITS, {}),
+        (KLToTeacher, STUDENT_LOGITS, TEACHER_LOGITS, {}),
+        (ExpectedCalibrationError, STUDENT_LOGITS, CLASSES, {"num_bins": 3}),
+    ],
+)
+def test_in_two_processes(make, predictions, references, options):
+    """These are no means of the processes' own: process 0 has them of all rows."""
+    alone = make().compute(predictions=predictions, references=references, **options)
+    shared, half = {"num_process": 2, "experiment_id": "two"}, len(references) // 2
 
     def second_half() -> None:
-        metric = glue_metric("qqp", process_id=1, **options)
-        assert metric.compute(predictions=PREDICTIONS[4:], references=REFERENCES[4:]) is None
+        metric = make(process_id=1, **shared)
+        assert metric.compute(predictions=predictions[half:], references=references[half:], **options) is None
 
     other = multiprocessing.get_context("fork").Process(target=second_half)
     other.start()
-    metric = glue_metric("qqp", process_id=0, **options)
-    scores = metric.compute(predictions=PREDICTIONS[:4], references=REFERENCES[:4])
+    metric = make(process_id=0, **shared)
+    scores = metric.compute(predictions=predictions[:half], references=references[:half], **options)
     other.join(timeout=60)
     assert other.exitcode == 0
-    assert scores == pytest.approx({"f1": 2 / 3, "accuracy": 5 / 8})
+    assert scores == pytest.approx(alone)
 
 
 @pytest.mark.parametrize(("module", "task"), [("sklearn", "cola"), ("scipy", "stsb")])
@@ -131,4 +210,4 @@ def test_without_scikit_learn(module, task, monkeypatch):
 def test_examples():
     results = doctest.testmod(metrics)
     assert results.failed == 0
-    assert results.attempted >= 6
+    assert results.attempted >= 13
