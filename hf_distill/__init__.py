@@ -1,7 +1,13 @@
 """Knowledge distillation with the HuggingFace `Trainer`."""
 
 from hf_distill.config_files import parse_config
-from hf_distill.evaluation import classification_metrics, glue_metric
+from hf_distill.evaluation import (
+    classification_metrics,
+    glue_metric,
+    plot_calibration,
+    plot_quality_against_latency,
+    plot_training_curves,
+)
 from hf_distill.student import describe, make_student
 from hf_distill.training import (
     DataCollatorForMaskedLM,
@@ -31,5 +37,8 @@ __all__ = [
     "make_student",
     "pack_documents",
     "parse_config",
+    "plot_calibration",
+    "plot_quality_against_latency",
+    "plot_training_curves",
     "truncate_documents",
 ]

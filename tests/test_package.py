@@ -37,6 +37,9 @@ def test_public_names():
         "make_student",
         "pack_documents",
         "parse_config",
+        "plot_calibration",
+        "plot_quality_against_latency",
+        "plot_training_curves",
         "truncate_documents",
     }
     assert all(hasattr(hf_distill, name) for name in hf_distill.__all__)

@@ -2,5 +2,12 @@
 
 from hf_distill.evaluation.classification import classification_metrics
 from hf_distill.evaluation.metrics import glue_metric
+from hf_distill.evaluation.plots import plot_calibration, plot_quality_against_latency, plot_training_curves
 
-__all__ = ["classification_metrics", "glue_metric"]
+__all__ = [
+    "classification_metrics",
+    "glue_metric",
+    "plot_calibration",
+    "plot_quality_against_latency",
+    "plot_training_curves",
+]

@@ -1,0 +1,165 @@
+"""What a training and its student look like."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from numpy.typing import ArrayLike
+
+from hf_distill.evaluation.classification import NUM_BINS, as_probabilities, calibration, labelled_rows
+from hf_distill.evaluation.optional import optional
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LOSSES = ("loss", "loss_kl", "loss_task", "loss_cos")
+SUFFIXES = (".png", ".pdf", ".svg")
+MARKERS = "osD^v<>pPX"
+
+
+def plot_training_curves(log_history: Sequence[Mapping[str, float]], file: str | Path) -> None:
+    """Draws `loss`, `loss_kl`, `loss_task` and `loss_cos` over the steps, in training and, where there are any, in
+    evaluations (`eval_loss` and so on). A loss that was not logged is left out.
+
+    Args:
+        log_history: `trainer.state.log_history`, or what `trainer_state.json` has under that name.
+        file: where to, such as `losses.png`; it is there whole or not at all.
+
+    Raises:
+        ValueError: if no loss was logged, or if the file's name does not end in .png, .pdf or .svg.
+        ImportError: without matplotlib.
+
+    Example:
+        >>> plot_training_curves(trainer.state.log_history, "losses.png")
+    """
+    curves = {loss: found for loss in LOSSES if (found := _curves(log_history, loss))}
+    if not curves:
+        raise ValueError(
+            f"There is no loss to draw in a log history of {len(log_history)} entries: train with logging_steps that "
+            f"come before the last step."
+        )
+    figure = _figure(file, width=7, height=1.2 + 1.8 * len(curves))
+    for row, (axes, (loss, series)) in enumerate(
+        zip(figure.subplots(len(curves), sharex=True, squeeze=False).flat, curves.items(), strict=True)
+    ):
+        for name, points in series.items():
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, marker="." if name != loss or len(points) == 1 else None, label=name)
+        axes.set_ylabel(loss)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper right", fontsize="small")
+        if row == len(curves) - 1:
+            axes.set_xlabel("step")
+    _save(figure, file)
+
+
+def _curves(log_history: Sequence[Mapping[str, float]], loss: str) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values of a loss in training, then of those evaluations that end in its name."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for entry in log_history:
+        for name, value in entry.items():
+            if name == loss or (name.startswith("eval_") and name.endswith(f"_{loss}")):
+                found.setdefault(name, []).append((entry["step"], value))
+    return found
+
+
+def plot_calibration(
+    models: Mapping[str, tuple[ArrayLike, ArrayLike]], file: str | Path, num_bins: int = NUM_BINS
+) -> None:
+    """Draws reliability diagrams side by side: of rows of like confidence, the share that are right, and below how many
+    rows there are. Bars below the diagonal are of a model that is too sure of itself.
+
+    Reference: Guo et al., 2017, https://arxiv.org/abs/1706.04599, figure 1.
+
+    Args:
+        models: by name, probabilities `[rows, classes]` and labels `[rows]`, of which -100 are left out.
+        file: where to, such as `calibration.png`; it is there whole or not at all.
+        num_bins: into how many equal parts confidence is cut.
+
+    Raises:
+        ValueError: if there is no model or no row, if shapes do not fit, if rows are no probabilities, or if
+            the file's name does not end in .png, .pdf or .svg.
+        ImportError: without matplotlib.
+
+    Example:
+        >>> teacher, student = teacher_logits.softmax(-1), student_logits.softmax(-1)
+        >>> plot_calibration({"teacher": (teacher, labels), "student": (student, labels)}, "calibration.png")
+    """
+    if not models:
+        raise ValueError("There is no model to draw: give its name, its probabilities and the labels.")
+    measured = {
+        name: calibration(*labelled_rows(as_probabilities(probabilities, name), labels), num_bins)
+        for name, (probabilities, labels) in models.items()
+    }
+    figure = _figure(file, width=1 + 3.5 * len(models), height=5)
+    both = figure.subplots(2, len(models), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 1])
+    width = 1 / num_bins
+    for (above, below), (name, own) in zip(both.T, measured.items(), strict=True):
+        num_rows, confidence, accuracy = own.num_rows.numpy(), own.confidence.numpy(), own.accuracy.numpy()
+        filled = num_rows.nonzero()[0]
+        centres = (filled + 0.5) * width
+        above.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="as sure as it is right")
+        above.bar(centres, accuracy[filled], width, edgecolor="white", label=f"accuracy, ECE {own.error:.3f}")
+        above.plot(confidence[filled], accuracy[filled], "k.", markersize=4, label="at mean confidence")
+        above.set(title=name, xlim=(0, 1), ylim=(0, 1))
+        above.legend(loc="upper left", fontsize="small")
+        below.bar(centres, num_rows[filled], width, edgecolor="white", color="C1")
+        below.set(xlabel="confidence", yscale="log")
+        for axes in (above, below):
+            axes.grid(alpha=0.3)
+    both[0, 0].set_ylabel("accuracy")
+    both[1, 0].set(ylabel="rows", ylim=(0.5, None))  # so that a single row is a bar too
+    _save(figure, file)
+
+
+def plot_quality_against_latency(
+    models: Mapping[str, tuple[float, float]],
+    file: str | Path,
+    quality: str = "accuracy",
+    latency: str = "milliseconds",
+) -> None:
+    """Draws a point for each model: the further up and to the left, the better.
+
+    Args:
+        models: by name, latency in milliseconds and quality.
+        file: where to, such as `quality_against_latency.png`; it is there whole or not at all.
+        quality: what the upward axis is called.
+        latency: what the other is called.
+
+    Raises:
+        ValueError: if there is no model, or if the file's name does not end in .png, .pdf or .svg.
+        ImportError: without matplotlib.
+
+    Example:
+        >>> plot_quality_against_latency({"teacher": (8.1, 0.84), "student": (4.8, 0.83)}, "student.png")
+    """
+    if not models:
+        raise ValueError("There is no model to draw: give its name, its latency and its quality.")
+    figure = _figure(file, width=7, height=4.5)
+    axes = figure.subplots()
+    for index, (name, point) in enumerate(models.items()):
+        # Hollow and of many shapes, so that models of the same quality are seen through each other.
+        marker = MARKERS[index % len(MARKERS)]
+        axes.plot(
+            *point, marker, color=f"C{index}", markerfacecolor="none", markersize=9, markeredgewidth=2, label=name
+        )
+    axes.set_xlim(0, 1.3 * max(milliseconds for milliseconds, _ in models.values()))
+    axes.set(xlabel=latency, ylabel=quality, title="Quality against latency")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    _save(figure, file)
+
+
+def _figure(file: str | Path, width: float, height: float) -> "Figure":
+    """A figure in inches, apart from pyplot and its choice of a backend."""
+    if Path(file).suffix not in SUFFIXES:
+        raise ValueError(f"A plot is written to a file that ends in {', '.join(SUFFIXES)}, but {file} does not.")
+    return optional("matplotlib.figure").Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def _save(figure: "Figure", file: str | Path) -> None:
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    figure.savefig(unfinished, format=file.suffix.removeprefix("."))
+    unfinished.replace(file)
