@@ -5,11 +5,10 @@ import platform
 import statistics
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
 import transformers
 
-from hf_distill import __version__
+from hf_distill import __version__, plot_quality_against_latency
 from recipes.quickstart.train import StudentRun, bf16_is_fast
 
 COMPARED = [
@@ -71,29 +70,13 @@ def write_report(file: Path, seeds: list[dict]) -> None:
 
 def write_plot(file: Path, students: dict[str, StudentRun], seed: dict) -> None:
     """Quality against latency: the teacher, the student, and the students that it is compared with."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     latency = {name: seed[name]["milliseconds for one sentence"] for name in ("teacher", "student")}
-    axes.scatter(latency["teacher"], seed["teacher"]["accuracy"], s=70, label="teacher")
-    for index, (name, run) in enumerate(students.items(), start=1):
-        color = f"C{index}"
-        axes.scatter(
-            latency["student"],
-            seed["students"][name]["accuracy"],
-            s=70,
-            facecolors=color if run.from_teacher else "none",
-            edgecolors=color,
-            linewidths=2,
-            label=f"student, {'teacher' if run.from_teacher else 'no teacher'}, labels: {run.labels}",
-        )
-    axes.set_xlim(0, 1.3 * latency["teacher"])
-    axes.set_xlabel("milliseconds for one sentence")
-    axes.set_ylabel("accuracy on the test sentences")
-    axes.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
-    axes.set_title("Quality against latency")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize="small")
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+    points = {"teacher": (latency["teacher"], seed["teacher"]["accuracy"])}
+    for name, run in students.items():
+        learns_from = "teacher" if run.from_teacher else "no teacher"
+        label = f"student, {learns_from}, labels: {run.labels}"
+        points[label] = (latency["student"], seed["students"][name]["accuracy"])
+    plot_quality_against_latency(points, file, "accuracy on the test sentences", "milliseconds for one sentence")
 
 
 def _qualities(measured: list[dict[str, float]]) -> list[str]:
