@@ -179,8 +179,11 @@ def print_versions(packages: list[str]) -> dict[str, str]:
 
 
 def write_json(file: Path, content: dict[str, object]) -> None:
+    """Writes beside the file first, so that it is never half-written."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.replace(file)
 
 
 def main() -> None:
