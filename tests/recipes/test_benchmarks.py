@@ -22,7 +22,9 @@ from recipes.benchmarks import (
     split_invariance,
     teacher_dtype,
     training_step,
+    where_distilling_pays,
 )
+from recipes.benchmarks.where_distilling_pays import NO_TEACHER, SAME_LABELS, TEACHER, Training
 from recipes.quickstart.data import Corpus
 from tests.conftest import HEADS, VOCAB_SIZE, make_model, make_rows, make_text_tokenizer, make_texts
 
@@ -244,3 +246,119 @@ def test_text_to_distil_from(tmp_path):
     corpus = tmp_path / "made" / "corpus.txt"
     distil_from_scratch.write_corpus(corpus, tmp_path, distil_from_scratch.read_tweets(tmp_path / "tweets.tar.gz"))
     assert sorted(corpus.read_text().splitlines()) == ["good", "one line, of two", "twice"]
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    """A model of 4 layers without a head, and its tokenizer."""
+    folder = tmp_path / "pretrained"
+    make_model("bert", "classification").base_model.save_pretrained(folder)
+    make_text_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def film_corpus():
+    """40 texts to train on and 20 to test on."""
+    labelled = Dataset.from_dict({"text": make_texts(60, longest=12), "labels": [row % 2 for row in range(60)]})
+    train, test = labelled.select(range(40)), labelled.select(range(40, 60))
+    return Corpus(train=train, test=test, unlabelled=test.remove_columns("labels"))
+
+
+@pytest.fixture
+def small_map(monkeypatch):
+    monkeypatch.setattr(where_distilling_pays, "LAYERS", [2, 1])
+    monkeypatch.setattr(where_distilling_pays, "BATCH_SIZE", 16)
+    monkeypatch.setattr(where_distilling_pays, "MIN_STEPS", 2)
+
+
+def test_where_distilling_pays(pretrained, film_corpus, small_map, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "where_distilling_pays.json"
+
+    def run():
+        seeds = {"table": [0, 1], "map": [0]}
+        results = where_distilling_pays.run(pretrained, film_corpus, output, seeds, epochs=1, few_labels=[8])
+        return results, capsys.readouterr().out
+
+    results, printed = run()
+    assert json.loads(output.read_text())["trainings"] == results
+    # Two seeds of a teacher and two students; of the first, also the teacher of 8 labels and ten more students.
+    assert printed.count("minutes left") == len(results) == 2 * 3 + 1 + 10 == 17
+    assert "| teacher, 4 layers | " in printed
+    assert "| gain by the teacher, seed by seed | " in printed
+    assert printed.count("| 4, teacher | 40 | ") == 2
+    assert printed.count("| 1 | 8 | ") == 4
+    assert printed.count(" | the same | the same |") == 4 * 2
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    taught, alone = (results[str(Training(0, 8, 1, way))] for way in (SAME_LABELS, NO_TEACHER))
+    assert taught["expected_calibration_error"] != alone["expected_calibration_error"]
+    assert taught["settings"]["options"]["alpha_kl"] == 5.0
+    assert "alpha_kl" not in alone["settings"]["options"]
+    assert results[str(Training(1, 40, 4, TEACHER))]["agreement"] == 1
+    all_text = results[str(Training(0, 8, 1, "that teacher, all text"))]
+    assert [own["settings"]["options"]["max_steps"] for own in (taught, all_text)] == [2, 3]
+
+    assert run()[1].count("minutes left") == 0
+
+    # A student that is missing is trained again, beside its teacher, and comes out the same.
+    content = json.loads(output.read_text())
+    missing = str(Training(0, 8, 1, SAME_LABELS))
+    del content["trainings"][missing]
+    output.write_text(json.dumps(content))
+    again, printed = run()
+    assert printed.count("minutes left") == 2
+    measured = {name: value for name, value in results[missing].items() if name != "seconds"}
+    assert measured.items() <= again[missing].items()
+
+    monkeypatch.setattr(where_distilling_pays, "MIN_STEPS", 3)  # as many as those on all 40 texts make already
+    assert run()[1].count("minutes left") == 1 + 4
+
+
+def test_where_distilling_pays_goes_on_where_it_was_interrupted(
+    pretrained, film_corpus, small_map, tmp_path, capsys, monkeypatch
+):
+    output, train = tmp_path / "figures.json", where_distilling_pays.train
+    trained = []
+
+    def interrupted(*args):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(train(*args))
+
+    monkeypatch.setattr(where_distilling_pays, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        where_distilling_pays.run(pretrained, film_corpus, output, {"table": [0]}, epochs=1)
+    assert json.loads(output.read_text())["trainings"].keys() == {
+        str(Training(0, 40, 4, TEACHER)),
+        str(Training(0, 40, 2, SAME_LABELS)),
+    }
+    monkeypatch.setattr(where_distilling_pays, "train", train)
+    capsys.readouterr()
+    assert len(where_distilling_pays.run(pretrained, film_corpus, output, {"table": [0]}, epochs=1)) == 3
+    assert capsys.readouterr().out.count("minutes left") == 2
+
+
+def test_plan_of_the_map():
+    """Who teaches whom; with all labels there is no text without one."""
+    ways = where_distilling_pays.WAYS
+    groups = where_distilling_pays.plan([0], [10, 50], [2], list(ways), num_all=50, deepest=6)
+    of_few, of_all = Training(0, 10, 6, TEACHER), Training(0, 50, 6, TEACHER)
+    assert {teacher: [(own.labels, own.way) for own in students] for teacher, students in groups.items()} == {
+        of_few: [(10, NO_TEACHER), (10, SAME_LABELS), (10, "that teacher, all text")],
+        of_all: [(10, "teacher of all labels, all text"), (50, NO_TEACHER), (50, SAME_LABELS)],
+    }
+
+
+def test_rows_without_labels():
+    rows = Dataset.from_dict({"input_ids": [[1], [2], [3]], "labels": [1, 0, 1]})
+    assert where_distilling_pays.labelled_rows(rows, 2, all_text=False)[:] == rows[:2]
+    everything = where_distilling_pays.labelled_rows(rows, 2, all_text=True)
+    assert everything[:] == {"input_ids": [[1], [2], [3]], "labels": [1, 0, -100]}
+
+
+def test_seconds_that_are_left(monkeypatch):
+    now = iter([10.0, 12.0, 18.0])
+    monkeypatch.setattr(where_distilling_pays.time, "perf_counter", lambda: next(now))
+    clock = where_distilling_pays.Clock([1, 1, 2])
+    assert clock.lap(1) == (2.0, 6.0)
+    assert clock.lap(1) == (6.0, 8.0)
