@@ -4,6 +4,7 @@ import copy
 import gc
 import io
 import json
+import statistics
 import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,9 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, set_seed
 
+from hf_distill import make_student
 from recipes.benchmarks import (
     corpus_streaming,
     distil_from_scratch,
@@ -23,9 +25,11 @@ from recipes.benchmarks import (
     teacher_dtype,
     training_step,
     where_distilling_pays,
+    whole_job,
 )
 from recipes.benchmarks.where_distilling_pays import NO_TEACHER, SAME_LABELS, TEACHER, Training
 from recipes.quickstart.data import Corpus
+from recipes.quickstart.measure import predict
 from tests.conftest import HEADS, VOCAB_SIZE, make_model, make_rows, make_text_tokenizer, make_texts
 
 
@@ -362,3 +366,70 @@ def test_seconds_that_are_left(monkeypatch):
     clock = where_distilling_pays.Clock([1, 1, 2])
     assert clock.lap(1) == (2.0, 6.0)
     assert clock.lap(1) == (6.0, 8.0)
+
+
+def test_whole_job(pretrained, film_corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(whole_job, "MEDIAN_WORDS", 20)
+    settings = {
+        "sentences": whole_job.Setting(rows=12, max_length=16, batch_size=4),
+        "documents": whole_job.Setting(rows=6, max_length=32, batch_size=4, are_documents=True),
+    }
+    output = tmp_path / "whole_job.json"
+    measured = whole_job.run(pretrained, film_corpus, settings, [0, 1], 1, output)
+    printed = capsys.readouterr().out
+    assert printed.count("Warming up") == 2
+    assert "12 sentences of at most 16 tokens, epochs: 1, in batches of 4" in printed
+    for seeds in measured.values():
+        assert len(seeds) == 2
+        for own in seeds:
+            assert own["seconds"].keys() == own["accuracy"].keys() == whole_job.WAYS.keys()
+            assert min(own["seconds"].values()) > 0
+        for name in whole_job.RATIOS:
+            ratio = statistics.median(whole_job.ratio(own, name) for own in seeds)
+            assert f"| {name} | {ratio:.2f} | " in printed
+    assert json.loads(output.read_text())["figures"] == measured
+    with pytest.raises(ValueError, match="rows=41, but there are 40 sentences to train on"):
+        whole_job.run(
+            pretrained, film_corpus, {"sentences": whole_job.Setting(41, 16, 4)}, [0], 1, tmp_path / "other.json"
+        )
+
+
+def test_ratio_of_whole_jobs():
+    figures = {"seconds": {whole_job.TUTORIAL: 30.0, whole_job.OURS: 2.0, whole_job.LIVE: 3.0}}
+    ratios = [whole_job.ratio(figures, name) for name in list(whole_job.RATIOS)[:3]]
+    assert ratios == [15.0, 10.0, 1.5]
+
+
+def test_the_tutorial_trains_what_we_train(pretrained, film_corpus, tmp_path, monkeypatch):
+    """Without dropout, grouping and bfloat16 all ways end in the same student, up to rounding."""
+    monkeypatch.setattr(whole_job, "bf16_is_fast", lambda: False)
+    monkeypatch.setattr(whole_job.Job, "grouping", "random")
+    tokenizer = AutoTokenizer.from_pretrained(pretrained)
+    torch.manual_seed(0)
+    teacher = HEADS["classification"].from_pretrained(pretrained).eval()
+    setting = whole_job.Setting(rows=40, max_length=16, batch_size=8)
+    job = whole_job.Job(film_corpus.train, setting, teacher, tokenizer, 0, 1, tmp_path)
+    texts = list(film_corpus.test["text"])
+    logits = {"untrained": predict(make_student(teacher), tokenizer, texts)}
+    for name in (whole_job.TUTORIAL, whole_job.OURS, whole_job.LIVE):
+        student = make_student(teacher)
+        set_seed(0)
+        whole_job.WAYS[name](job, student)
+        logits[name] = predict(student.eval(), tokenizer, texts)
+    tutorial = logits[whole_job.TUTORIAL]
+    assert (logits["untrained"] - tutorial).abs().max() > 1e-2
+    for name in (whole_job.OURS, whole_job.LIVE):
+        torch.testing.assert_close(logits[name], tutorial, rtol=0, atol=1e-4)
+
+
+def test_documents():
+    sentences = Dataset.from_dict({"text": ["good one", "bad", "fine", "dull at best"], "labels": [1, 0, 1, 0]})
+    documents = whole_job.make_documents(sentences, 401)
+    assert list(documents["labels"]).count(0) == 201
+    for text, label in zip(documents["text"], documents["labels"], strict=True):
+        assert set(text.split()) <= ({"good", "one", "fine"} if label else {"bad", "dull", "at", "best"})
+    lengths = [len(text.split()) for text in documents["text"]]
+    assert statistics.median(lengths) == pytest.approx(174, rel=0.15)
+    assert statistics.mean(lengths) == pytest.approx(231, rel=0.15)
+    assert whole_job.make_documents(sentences, 401)[:] == documents[:]
+    assert whole_job.make_documents(sentences, 401, seed=1)[:] != documents[:]

