@@ -90,13 +90,13 @@ def _find_files(sources: Sequence[str]) -> list[str]:
             found = sorted(str(path) for path in Path(source).rglob("*") if path.suffix in KINDS and path.is_file())
         else:
             found = sorted(filter(os.path.isfile, glob.glob(source, recursive=True)))
-        if not found and not (len(sources) == 1 and _may_be_on_the_hub(source)):
+        if not found and not (len(sources) == 1 and may_be_on_the_hub(source)):
             raise ValueError(f"There is no file {source}, nor one with the ending {', '.join(KINDS)} in such a folder.")
         files += found
     return files
 
 
-def _may_be_on_the_hub(source: str) -> bool:
+def may_be_on_the_hub(source: str) -> bool:
     named = re.fullmatch(r"[\w-]+(/[\w.-]+)?", source) is not None
     return named and Path(source).suffix not in KINDS and not os.path.exists(source)
 

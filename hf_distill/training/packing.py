@@ -127,7 +127,7 @@ class SeparateDocuments:
                 f"Without SeparateDocuments, a row is read as one text."
             )
         self.is_added = names == {"eager"}
-        self.first_position = _first_position(models[0])
+        self.first_position = first_position(models[0])
         for model in models:
             self._try_out(model)
 
@@ -181,7 +181,7 @@ def _hidden_states(model: PreTrainedModel, **inputs: torch.Tensor) -> torch.Tens
     return model.base_model(**inputs)[0].float()
 
 
-def _first_position(model: PreTrainedModel) -> int:
+def first_position(model: PreTrainedModel) -> int:
     """Models whose positions have a padding index, as in RoBERTa, count from behind it."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
