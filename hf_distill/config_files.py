@@ -8,18 +8,34 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
+USAGE = "%(prog)s [--config FILE [FILE ...]] [--key value ...]"
 
-def parse_config(dataclass_types: Sequence[type], argv: Sequence[str] | None = None, description: str = "") -> tuple:
+
+def parse_config(
+    dataclass_types: Sequence[type],
+    argv: Sequence[str] | None = None,
+    description: str = "",
+    *,
+    sections: Sequence[str] = (),
+    section: str | None = None,
+    usage: str = USAGE,
+) -> tuple:
     """Dataclasses filled from `--config FILE [FILE ...] [--key value ...]`.
 
     Each file is a YAML mapping from field names to values. Where a field is given twice, a later file wins over an
     earlier one, and the command line over all files.
+
+    A program of several stages may have one file for all of them: a section, such as `student: {num_train_epochs: 3}`,
+    is a mapping of fields for one stage only, and wins over the rest of its file.
 
     Args:
         dataclass_types: what to fill, such as `DistillationTrainingArguments` and a recipe's own options; no two
             have a field of one name.
         argv: the command line's words; by default those of this process.
         description: what `--help` says first.
+        sections: the names of the sections that a file may have.
+        section: the one that is read; by default none. The others are only checked for fields that do not exist.
+        usage: what `--help` and errors say of how the program is called.
 
     Returns:
         One object of each type.
@@ -31,18 +47,23 @@ def parse_config(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
     Example:
         >>> recipe, training = parse_config([RecipeArguments, DistillationTrainingArguments])
 
-        As in `python train.py --config config.yaml smoke.yaml --learning_rate 1e-4`.
+        As in `python train.py --config config.yaml smoke.yaml --learning_rate 1e-4`. Of a file with sections:
+
+        >>> recipe, training = parse_config(types, sections=["teacher", "student"], section="student")
     """
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
     argv = sys.argv[1:] if argv is None else argv
-    fields = HfArgumentParser(list(dataclass_types), description=description, parents=[files], allow_abbrev=False)
+    fields = HfArgumentParser(
+        list(dataclass_types), description=description, usage=usage, parents=[files], allow_abbrev=False
+    )
     named_files, words = files.parse_known_args(argv)
     numeric = {action.dest for action in fields._actions if action.type in (int, float)}
 
+    names = {action.dest for action in fields._actions} - {"help", "config"}
     values = {}
     for name in named_files.config:
-        values |= _read(Path(name), {action.dest for action in fields._actions} - {"help", "config"}, numeric)
+        values |= _read(Path(name), names, numeric, sections, section)
     required = [action.dest for action in fields._actions if action.required]
     for action in fields._actions:  # what the command line does not name stays unset
         action.default, action.required = argparse.SUPPRESS, False
@@ -54,7 +75,17 @@ def parse_config(dataclass_types: Sequence[type], argv: Sequence[str] | None = N
     return fields.parse_dict(values)
 
 
-def _read(file: Path, fields: set[str], numeric: set[str]) -> dict[str, object]:
+def _read(
+    file: Path, fields: set[str], numeric: set[str], sections: Sequence[str], section: str | None
+) -> dict[str, object]:
+    content = _mapping(file)
+    by_section = {name: content.pop(name) for name in sections if name in content}
+    for part in (content, *by_section.values()):
+        _check(file, part, fields, numeric)
+    return content | by_section.get(section, {})
+
+
+def _mapping(file: Path) -> dict[str, object]:
     if not file.is_file():
         raise ValueError(
             f"There is no config file {file.absolute()}: --config takes YAML files, as recipes/*/config.yaml."
@@ -65,9 +96,14 @@ def _read(file: Path, fields: set[str], numeric: set[str]) -> dict[str, object]:
         raise ValueError(f"{file} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file} should map option names to values, as in `learning_rate: 5.0e-4`.")
+    return values
+
+
+def _check(file: Path, values: object, fields: set[str], numeric: set[str]) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} has the section {values!r}, which should map option names to values.")
     if unknown := sorted(str(key) for key in values.keys() - fields):
         raise ValueError(f"{file} has options that do not exist: {', '.join(unknown)}. See --help.")
     if text := {key: value for key, value in values.items() if key in numeric and isinstance(value, str)}:
         key, value = next(iter(text.items()))
         raise ValueError(f"{file}: {key} is the text {value!r}, not a number (YAML reads 1e-4 as text: write 1.0e-4).")
-    return values

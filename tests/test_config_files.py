@@ -53,6 +53,40 @@ def test_bad_files(tmp_path, text, message):
         parse_config(TYPES, ["--config", write(tmp_path, "config.yaml", text)])
 
 
+def test_sections(tmp_path):
+    """A section wins over the rest of its file, and a later file over both."""
+    base = write(tmp_path, "a.yaml", "corpus: web\nseed: 1\nteacher: {seed: 2}\nstudent: {seed: 3, block_size: 8}\n")
+    smoke = write(tmp_path, "b.yaml", "max_steps: 4\noutput_dir: out\nteacher: {seed: 5}\n")
+    names = ["teacher", "student"]
+
+    def parse(*words, section):
+        recipe, training = parse_config(TYPES, ["--config", *words], sections=names, section=section)
+        return training.seed, training.max_steps, recipe.block_size
+
+    assert parse(base, smoke, section="student") == (3, 4, 8)
+    assert parse(base, smoke, section="teacher") == (5, 4, 512)
+    assert parse(base, smoke, section=None) == (1, 4, 512)
+    assert parse(smoke, base, section="teacher") == (2, 4, 512)
+    assert parse(base, smoke, "--seed", "6", section="teacher") == (6, 4, 512)
+    with pytest.raises(ValueError, match="options that do not exist: student, teacher"):
+        parse_config(TYPES, ["--config", base])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("student: {lerning_rate: 1.0}", "options that do not exist: lerning_rate"),
+        ("teacher: {learning_rate: 1e-4}", "learning_rate is the text '1e-4'"),
+        ("student:", "has the section None, which should map option names to values"),
+    ],
+)
+def test_bad_sections(tmp_path, text, message):
+    """In a section that is not read too."""
+    words = ["--config", write(tmp_path, "config.yaml", text), "--corpus", "web"]
+    with pytest.raises(ValueError, match=message):
+        parse_config(TYPES, words, sections=["teacher", "student"], section="student")
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(ValueError, match="no config file"):
         parse_config(TYPES, ["--config", str(tmp_path / "none.yaml")])
@@ -61,7 +95,9 @@ def test_missing_file(tmp_path):
 def test_unknown_option_on_the_command_line(capsys):
     with pytest.raises(SystemExit):
         parse_config(TYPES, ["--corpus", "web", "--lerning_rate", "1"])
-    assert "--lerning_rate" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--lerning_rate" in said
+    assert len(said.splitlines()) == 2  # and not all that there is
 
 
 def test_required_option():
