@@ -1,5 +1,6 @@
 """Which part of a text that is too long a model reads: its beginning, its end, or some of both."""
 
+import math
 from typing import Literal, get_args
 
 from datasets import Dataset
@@ -8,6 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_distill.training.packing import first_position
 
 Truncation = Literal["head", "tail", "head_tail"]
+
+UNLIMITED = 10**9
+"""A tokenizer that does not know the model's limit says something beyond."""
 
 
 def encode_texts(
@@ -58,20 +62,21 @@ def encode_texts(
     return dataset.map(encode, batched=True, remove_columns="text", desc="Tokenising")
 
 
-def longest_input(tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel) -> int:
-    """How many tokens the tokenizer and the models take.
+def length_of_rows(max_length: int | None, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int:
+    """`max_length`, or by default the most tokens that the tokenizer and the model take.
 
     Raises:
-        ValueError: if none of them says.
+        ValueError: if the model has fewer positions, or if there is no default because neither says how many it takes.
     """
-    limits = [tokenizer.model_max_length]
-    for model in models:
-        positions = getattr(model.config, "max_position_embeddings", None)  # GPT-2's n_positions too
-        limits += [] if positions is None else [positions - first_position(model)]
-    longest = min(limits)
-    if longest > 10**9:  # what a tokenizer that does not know says
-        raise ValueError("Neither the tokenizer nor the model says how many tokens it takes: set max_length.")
-    return longest
+    positions = getattr(model.config, "max_position_embeddings", None)  # GPT-2's n_positions too
+    limit = math.inf if positions is None else positions - first_position(model)
+    if max_length is None:
+        max_length = min(limit, tokenizer.model_max_length)
+        if max_length > UNLIMITED:
+            raise ValueError("Neither the tokenizer nor the model says how many tokens it takes: set max_length.")
+    if max_length > limit:
+        raise ValueError(f"max_length={max_length} is more than the {limit} tokens that the model takes.")
+    return max_length
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertTokenizer
 
 from hf_distill import encode_texts
-from hf_distill.training.truncation import longest_input
+from hf_distill.training.truncation import length_of_rows
 from tests.conftest import make_model, make_text_tokenizer
 
 PARTS = ("head", "tail", "head_tail")
@@ -92,12 +92,14 @@ def test_no_room_and_no_such_part():
         encode_texts(dataset, make_text_tokenizer(), 20, "middle")
 
 
-def test_longest_input():
+def test_length_of_rows():
     tokenizer = make_text_tokenizer()
-    models = [make_model(family, "classification") for family in ("bert", "roberta", "gpt2")]
-    assert longest_input(tokenizer, models[0]) == 38
+    bert, roberta, gpt2, t5 = (make_model(family, "classification") for family in ("bert", "roberta", "gpt2", "t5"))
+    assert [length_of_rows(None, tokenizer, model) for model in (bert, t5)] == [38, 38]
     tokenizer.model_max_length = 10**30
-    assert [longest_input(tokenizer, model) for model in models] == [40, 39, 40]
-    assert longest_input(tokenizer, *models) == 39
+    assert [length_of_rows(None, tokenizer, model) for model in (bert, roberta, gpt2)] == [40, 39, 40]
+    assert [length_of_rows(39, tokenizer, model) for model in (bert, roberta, t5)] == [39, 39, 39]
+    with pytest.raises(ValueError, match="max_length=40 is more than the 39 tokens that the model takes"):
+        length_of_rows(40, tokenizer, roberta)
     with pytest.raises(ValueError, match="Neither the tokenizer nor the model says"):
-        longest_input(tokenizer, make_model("t5", "classification"))
+        length_of_rows(None, tokenizer, t5)
