@@ -9,6 +9,12 @@ from hf_distill.evaluation import (
     plot_training_curves,
 )
 from hf_distill.student import describe, make_student
+from hf_distill.text_classification import (
+    TextClassificationArguments,
+    classify_texts,
+    evaluate_text_classifier,
+    train_text_classifier,
+)
 from hf_distill.training import (
     DataCollatorForMaskedLM,
     DistillationTrainer,
@@ -30,12 +36,15 @@ __all__ = [
     "DistillationTrainer",
     "DistillationTrainingArguments",
     "SeparateDocuments",
+    "TextClassificationArguments",
     "__version__",
     "add_teacher_targets",
     "classification_metrics",
+    "classify_texts",
     "count_tokens",
     "describe",
     "encode_texts",
+    "evaluate_text_classifier",
     "glue_metric",
     "load_corpus",
     "load_labelled_texts",
@@ -46,5 +55,6 @@ __all__ = [
     "plot_calibration",
     "plot_quality_against_latency",
     "plot_training_curves",
+    "train_text_classifier",
     "truncate_documents",
 ]

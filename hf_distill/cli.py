@@ -15,10 +15,16 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_inspect(commands)
     _add_make_student(commands)
-    options = parser.parse_args(arguments)
+    commands.add_parser("train", help="fine-tune or distil a text classifier, with options from YAML files")
+    _add_evaluate(commands)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        options.run(options)
-    except (ValueError, TypeError, OSError) as error:
+        if arguments[:1] == ["train"]:  # its options are those of dataclasses
+            _train(arguments[1:])
+        else:
+            options = parser.parse_args(arguments)
+            options.run(options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"hf-distill: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
@@ -128,6 +134,62 @@ def _make_student(options: argparse.Namespace) -> None:
     )
 
 
+def _train(words: list[str]) -> None:
+    from hf_distill.config_files import parse_config
+    from hf_distill.text_classification import TextClassificationArguments, train_text_classifier
+    from hf_distill.training import DistillationTrainingArguments
+
+    num_files = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
+    files, options = words[:num_files], words[num_files:]
+    task, training = parse_config(
+        [TextClassificationArguments, DistillationTrainingArguments],
+        [*(["--config", *files] if files else []), *options],
+        description="Fine-tune a text classifier, or distil one from a teacher that was fine-tuned before, and save it "
+        "to --output_dir. Files and command line have the same options, the later ones winning. With --push_to_hub it "
+        "is pushed at the end. On several devices: accelerate launch -m hf_distill.cli train ...",
+        usage="hf-distill train [CONFIG.yaml ...] [--key value ...]",
+    )
+    train_text_classifier(task, training)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="say how good a text classifier is, and how near to its teacher",
+        description="Say how good a text classifier is on labelled texts: accuracy, F1, Matthews correlation and "
+        "calibration error; and, with its teacher, on how many texts both say the same, and how far apart they are.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a name on the Hub or a folder")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="CSV, JSON or Parquet, a folder with a folder of .txt files for each class, or a data set on the Hub",
+    )
+    parser.add_argument("--split", default="test", help="of a data set on the Hub (default: test)")
+    parser.add_argument("--config-name", metavar="NAME", help="of a data set on the Hub")
+    parser.add_argument("--text-column", metavar="NAME", default="text", help="default: text")
+    parser.add_argument("--label-column", metavar="NAME", default="label", help="default: label")
+    parser.add_argument("--teacher", help="a name on the Hub or a folder")
+    parser.add_argument("--max-length", metavar="TOKENS", type=int, help="default: as many as the model takes")
+    parser.add_argument(
+        "--truncation",
+        choices=["head", "tail", "head_tail"],
+        default="head",
+        help="what is kept of longer texts (default: head)",
+    )
+    parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="default: 32")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="a folder for evaluation.json and calibration.png")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from hf_distill.text_classification import evaluate_text_classifier
+
+    given = {name: value for name, value in vars(options).items() if name not in ("command", "run")}
+    for name, value in evaluate_text_classifier(**given).items():
+        print(f"{name:<28}{value:,}" if isinstance(value, int) else f"{name:<28}{value:.4f}")
+
+
 def _model_class(name: str, config: object) -> type:
     """The class that the config names under `architectures`."""
     import transformers
@@ -213,3 +275,7 @@ def _batches(file: Path, tokenizer: object, teacher: object, batch_size: int = 3
         )
         for start in range(0, len(lines), batch_size)
     ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

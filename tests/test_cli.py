@@ -1,7 +1,12 @@
 """`hf-distill` from the shell."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -19,7 +24,8 @@ from transformers import (
 from hf_distill import __version__, describe, make_student
 from hf_distill.cli import main
 from hf_distill.student.model_card import student_card
-from tests.conftest import make_config, make_model
+from tests.conftest import make_config, make_model, make_text_tokenizer, make_texts
+from tests.training.test_engines import TORCHRUN
 from tests.training.test_teacher import make_tokenizer
 
 
@@ -219,12 +225,98 @@ def test_inspect_a_class_that_is_not_there(tmp_path, capsys, architectures):
     assert "its config should name one under `architectures`" in capsys.readouterr().err
 
 
+@pytest.fixture
+def reviews(tmp_path, monkeypatch):
+    """A folder to work in, with `pretrained`, `train.csv`, `test.csv` and `config.yaml`."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    make_model("bert", "mlm").save_pretrained(tmp_path / "pretrained")
+    make_text_tokenizer().save_pretrained(tmp_path / "pretrained")
+    for name, num_rows in (("train.csv", 32), ("test.csv", 16)):
+        rows = [f"{text},{'pos' if index % 2 else 'neg'}" for index, text in enumerate(make_texts(num_rows))]
+        (tmp_path / name).write_text("\n".join(["review,mood", *rows]))
+    (tmp_path / "config.yaml").write_text(
+        "train_file: train.csv\ntest_file: test.csv\ntext_column: review\nlabel_column: mood\n"
+        "model_name_or_path: pretrained\nlearning_rate: 1.0e-3\nmax_steps: 4\nper_device_train_batch_size: 4\n"
+        "use_cpu: true\nreport_to: none\nsave_strategy: 'no'\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+DISTIL = """
+model_name_or_path: null
+teacher_model_name_or_path: teacher
+"""
+
+
+def test_train_and_evaluate(reviews, capsys):
+    assert main(["train", "config.yaml", "--output_dir", "teacher"]) == 0
+    (reviews / "distil.yaml").write_text(DISTIL)
+    words = ["train", "config.yaml", "distil.yaml", "--output-dir", "student", "--max_steps", "2", "--optim", "sgd"]
+    assert main(words) == 0
+    assert AutoModelForSequenceClassification.from_pretrained("student").config.num_hidden_layers == 2
+    assert json.loads(Path("student/train_results.json").read_text())["epoch"] == 0.25
+    tested = json.loads(Path("student/test_results.json").read_text())
+
+    capsys.readouterr()
+    words = ["evaluate", "student", "--data", "test.csv", "--text-column", "review", "--label-column", "mood"]
+    assert main([*words, "--teacher", "teacher", "--output", "report"]) == 0
+    said = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert said["texts"] == "16"
+    assert float(said["accuracy"]) == pytest.approx(tested["test_accuracy"], abs=1e-4)
+    assert {"f1", "agreement", "kl_to_teacher"} <= said.keys()
+    assert Path("report/calibration.png").exists()
+
+
+def test_train_says_what_is_wrong(reviews, capsys):
+    for words, message in (
+        (["config.yaml", "--text_column", "text"], "train.csv has no column 'text', only 'review', 'mood'"),
+        (["nothing.yaml"], "There is no config file"),
+        (["config.yaml", "--model_name_or_path", "nowhere/at/all"], "nowhere/at/all"),
+        (["--model_name_or_path", "pretrained"], "There is nothing to train on"),
+    ):
+        assert main(["train", *words, "--output_dir", "out", "--use_cpu"]) == 2
+        error = capsys.readouterr().err
+        assert error.splitlines()[-1].startswith("hf-distill: ")
+        assert message in error.splitlines()[-1]
+        assert "Traceback" not in error
+    (reviews / "wrong.yaml").write_text("lerning_rate: 1.0")
+    assert main(["train", "config.yaml", "wrong.yaml"]) == 2
+    assert "wrong.yaml has options that do not exist: lerning_rate" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_code:
+        main(["train", "config.yaml", "--lerning_rate", "1"])
+    assert exit_code.value.code == 2
+    assert "hf-distill train [CONFIG.yaml ...] [--key value ...]" in capsys.readouterr().err
+
+
+def test_evaluate_says_what_is_wrong(reviews, capsys):
+    assert main(["evaluate", "pretrained", "--data", "test.csv"]) == 2
+    assert "pretrained has no weights for" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_train_on_two_processes(reviews):
+    """As a module, which is how `accelerate launch -m` and `torchrun -m` start it."""
+    run = subprocess.run(
+        [sys.executable, "-m", *TORCHRUN, "-m", "hf_distill.cli", "train", "config.yaml", "--ddp_backend", "gloo"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(reviews / "cache")},
+    )
+    results = Path("trainer_output/train_results.json")
+    assert results.exists(), run.stderr[-3000:]
+    assert json.loads(results.read_text())["epoch"] == 1  # 4 steps of 2 * 4 rows
+    assert AutoModelForSequenceClassification.from_pretrained("trainer_output").config.label2id["pos"] == 1
+
+
 def test_version_and_help(capsys):
     for options, expected in (
         (["--version"], __version__),
         (["--help"], "make-student"),
         (["inspect", "--help"], "no weights"),
         (["make-student", "--help"], "--num-layers"),
+        (["train", "--help"], "--gradient_accumulation_steps"),
+        (["evaluate", "--help"], "--truncation"),
     ):
         with pytest.raises(SystemExit) as exit_code:
             main(options)
