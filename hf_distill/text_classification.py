@@ -248,7 +248,7 @@ def load_text_data(
     """
     label_names = None
     if teacher is not None and find_adapter_config_file(teacher) is None:
-        label_names = label_names_of(AutoConfig.from_pretrained(teacher))
+        label_names = label_names_of(_load_config(teacher))
     data = {}
     for part in ("train", "validation", "test"):
         if source := _source(task, part):
@@ -284,6 +284,13 @@ def _load_labelled(
     )
 
 
+def _load_config(name: str) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise ValueError(f"{name} is no folder with a model, and none was found on the Hub: {error}") from error
+
+
 def label_names_of(config: PreTrainedConfig) -> list[str]:
     """The classes by number."""
     return [config.id2label[number] for number in range(config.num_labels)]
@@ -293,7 +300,7 @@ def _names_of_head(model_name: str | None, label_names: list[str]) -> list[str]:
     """Those of the model, if it has a head for the same classes, in another order maybe; else `label_names`."""
     if model_name is None:
         return label_names
-    config = AutoConfig.from_pretrained(model_name)
+    config = _load_config(model_name)
     own, unnamed = label_names_of(config), [f"LABEL_{number}" for number in range(len(label_names))]
     has_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     fits = sorted(own) == sorted(label_names) or (len(own) == len(label_names) and label_names == unnamed)
@@ -386,14 +393,14 @@ def _run(trainer: DistillationTrainer, test_rows: Dataset | None) -> None:
         trainer.push_to_hub()
 
 
-def load_classifier(name: str | Path) -> PreTrainedModel:
+def load_classifier(name: str) -> PreTrainedModel:
     """A model that was fine-tuned to classify texts, in fp32.
 
     Raises:
-        ValueError: if it has no trained head.
+        ValueError: if there is none of this name, or if it has no trained head.
     """
     model, info = AutoModelForSequenceClassification.from_pretrained(
-        name, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        name, config=_load_config(name), dtype=torch.float32, use_safetensors=True, output_loading_info=True
     )
     if info["missing_keys"]:
         raise ValueError(
@@ -411,6 +418,7 @@ def classify_texts(
     max_length: int | None = None,
     truncation: Truncation = "head",
     batch_size: int = 32,
+    label_names: Sequence[str] | None = None,
 ) -> torch.Tensor:
     """The logits of texts, in batches of like length.
 
@@ -421,13 +429,18 @@ def classify_texts(
         max_length: tokens per text; by default as many as the model takes.
         truncation: as in `encode_texts`.
         batch_size: texts that are read at one time.
+        label_names: the order of the columns, by the names of the classes; by default the model's own.
 
     Returns:
         `[texts, labels]`, in fp32 on the CPU.
 
+    Raises:
+        ValueError: if the model has other classes, or has fewer positions than `max_length`.
+
     Example:
         >>> classify_texts(model, tokenizer, ["A warm film."]).softmax(-1)
     """
+    columns = _columns(model, label_names)
     length = length_of_rows(max_length, tokenizer, model)
     rows = encode_texts(Dataset.from_dict({"text": list(texts)}), tokenizer, length, truncation)
     order = sorted(range(len(rows)), key=[len(ids) for ids in rows["input_ids"]].__getitem__)
@@ -440,7 +453,7 @@ def classify_texts(
         batch = collate([rows[index] for index in indices])
         logits[indices] = model(**batch.to(model.device)).logits.float().cpu()
     model.train(was_training)
-    return logits
+    return logits[:, columns]
 
 
 def evaluate_text_classifier(
@@ -483,19 +496,17 @@ def evaluate_text_classifier(
     Example:
         >>> evaluate_text_classifier("outputs/student", "test.csv", teacher="outputs/teacher")["accuracy"]
     """
-    names = {"model": model} | ({} if teacher is None else {"teacher": teacher})
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    label_names, logits = [], {}
+    names = {"model": model} | ({} if teacher is None else {"teacher": teacher})
+    classifiers = {role: load_classifier(name) for role, name in names.items()}
+    label_names = label_names_of(classifiers["model"].config)
+    _columns(classifiers.get("teacher", classifiers["model"]), label_names)  # what does not fit is said at once
+    texts, _ = load_labelled_texts(data, text_column, label_column, label_names, split, config_name)
+    logits = {}
     for role, name in names.items():
-        classifier = load_classifier(name).to(device)
-        own_names = label_names_of(classifier.config)
-        if role == "model":
-            label_names = own_names
-            texts, _ = load_labelled_texts(data, text_column, label_column, label_names, split, config_name)
-        columns = _columns(own_names, label_names, name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        found = classify_texts(classifier, tokenizer, texts["text"], max_length, truncation, batch_size)
-        logits[role] = found[:, columns]
+        tokenizer, classifier = AutoTokenizer.from_pretrained(name), classifiers[role].to(device)
+        options = (max_length, truncation, batch_size, label_names)
+        logits[role] = classify_texts(classifier, tokenizer, texts["text"], *options)
     labels = list(texts["labels"])
     metrics = {"texts": len(labels), **classification_metrics(logits["model"], labels, logits.get("teacher"))}
     if output is not None:
@@ -508,14 +519,15 @@ def evaluate_text_classifier(
     return metrics
 
 
-def _columns(own_names: list[str], label_names: list[str], model: str) -> list[int]:
-    """Where the classes of `label_names` are among a model's own: by name, or by number if one side has no names."""
-    if sorted(own_names) == sorted(label_names):
-        return [own_names.index(name) for name in label_names]
-    unnamed = [f"LABEL_{number}" for number in range(len(label_names))]
-    if len(own_names) == len(label_names) and unnamed in (own_names, label_names):
-        return list(range(len(label_names)))
-    raise ValueError(f"The classes of {model} are {', '.join(own_names)}, not {', '.join(label_names)}.")
+def _columns(model: PreTrainedModel, label_names: Sequence[str] | None) -> list[int]:
+    """Where the classes of `label_names` are among the model's: by name, or by number if one side has no names."""
+    own = label_names_of(model.config)
+    label_names = own if label_names is None else list(label_names)
+    if sorted(own) == sorted(label_names):
+        return [own.index(name) for name in label_names]
+    if len(own) == len(label_names) and [f"LABEL_{number}" for number in range(len(own))] in (own, label_names):
+        return list(range(len(own)))
+    raise ValueError(f"The classes of {model.name_or_path} are {', '.join(own)}, not {', '.join(label_names)}.")
 
 
 def _write_whole(file: Path, content: dict[str, object]) -> None:

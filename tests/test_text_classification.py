@@ -362,6 +362,8 @@ def test_classify_texts(folder):
     for text, row in zip(texts, logits, strict=True):
         inputs = tokenizer(text, truncation=True, max_length=38, return_tensors="pt")
         torch.testing.assert_close(model(**inputs).logits[0], row, rtol=0, atol=1e-5)
+    turned = classify_texts(model, tokenizer, texts, label_names=["LABEL_1", "LABEL_0"])
+    torch.testing.assert_close(turned, logits[:, [1, 0]], rtol=0, atol=1e-5)
     tail = classify_texts(model, tokenizer, texts, max_length=5, truncation="tail")
     words = " ".join(texts[0].split()[-3:])
     torch.testing.assert_close(tail[0], classify_texts(model, tokenizer, [words])[0], rtol=0, atol=1e-5)

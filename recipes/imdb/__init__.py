@@ -1,0 +1,1 @@
+"""A teacher fine-tuned on movie reviews, and students distilled from it."""
