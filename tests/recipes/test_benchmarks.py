@@ -24,6 +24,7 @@ from recipes.benchmarks import (
     split_invariance,
     teacher_dtype,
     training_step,
+    truncation,
     where_distilling_pays,
     whole_job,
 )
@@ -127,6 +128,40 @@ def test_before_the_quickstart(benchmark, tmp_path, monkeypatch, capsys):
     assert (
         capsys.readouterr().err == f"There is no {tmp_path / 'quickstart' / 'teacher'}: run `make quickstart` first.\n"
     )
+
+
+def test_truncation(tmp_path, capsys, monkeypatch):
+    """Where the class is said in the last word alone, the head says nothing."""
+    monkeypatch.setattr(truncation, "WHOLE", 38)
+    make_model("bert", "mlm").save_pretrained(tmp_path / "model")
+    make_text_tokenizer().save_pretrained(tmp_path / "model")
+    texts = [f"{text} w{5 + index % 2}" for index, text in enumerate(make_texts(128, longest=10))]
+    rows = Dataset.from_dict({"text": texts, "labels": [index % 2 for index in range(128)]})
+    train, test = rows.select(range(64)), rows.select(range(64, 128))
+    output = tmp_path / "truncation.json"
+    measured = truncation.run(
+        tmp_path / "model",
+        Corpus(train=train, test=test, unlabelled=test),
+        lengths=[4],
+        seeds=[0],
+        output=output,
+        use_cpu=True,
+        num_train_epochs=40,
+        per_device_train_batch_size=16,
+        learning_rate=3e-3,
+    )
+    assert list(measured) == ["38 head", "4 head", "4 tail", "4 head_tail"]
+    cut = sum(len(text.split()) > 2 for text in test["text"]) / 64
+    assert [own["cut"] for own in measured.values()] == [0, cut, cut, cut]
+    assert measured["4 tail"]["accuracy"][0] > 0.9 > measured["4 head"]["accuracy"][0]
+    assert json.loads(output.read_text())["measured"] == measured
+    assert f"| 4 | tail | {cut:.0%} |" in capsys.readouterr().out
+
+
+def test_truncation_before_the_quickstart(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["truncation", "--fetched", str(tmp_path / "fetched")])
+    assert truncation.main() == 1
+    assert capsys.readouterr().err.startswith(f"There is no {tmp_path / 'fetched' / 'minilm'}")
 
 
 def test_layer_choice(teacher_folder, tmp_path, capsys, monkeypatch):

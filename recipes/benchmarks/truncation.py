@@ -1,0 +1,110 @@
+"""`python -m recipes.benchmarks.truncation`: what cutting a text at its head, at its tail or in its middle costs.
+
+The quickstart's MiniLM is fine-tuned on its 5,000 sentences and tested on 2,000 others, both cut to a number of tokens,
+special ones included, with several seeds.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import get_args
+
+import datasets
+import transformers
+from transformers import AutoTokenizer
+
+from hf_distill import DistillationTrainingArguments, TextClassificationArguments, train_text_classifier
+from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.quickstart.data import LABELS, Corpus, load_corpus
+from recipes.quickstart.train import TEACHER_OPTIONS, common_options
+
+LENGTHS = [12, 24]
+WHOLE = 128
+"""Tokens into which every sentence fits."""
+
+
+def accuracy(
+    model_folder: Path, data: Path, max_length: int, truncation: str, seed: int, options: dict[str, object]
+) -> float:
+    """Of the model that was trained and is tested on `train.csv` and `test.csv`, cut like this."""
+    task = TextClassificationArguments(
+        model_name_or_path=str(model_folder),
+        train_file=str(data / "train.csv"),
+        test_file=str(data / "test.csv"),
+        max_length=max_length,
+        truncation=truncation,
+    )
+    with tempfile.TemporaryDirectory() as output:
+        training = DistillationTrainingArguments(
+            output, **{**common_options(seed), **TEACHER_OPTIONS, "disable_tqdm": True, **options}
+        )
+        trainer = train_text_classifier(task, training)
+        logged = [entry["test_accuracy"] for entry in trainer.state.log_history if "test_accuracy" in entry]
+    return logged[-1]
+
+
+def run(
+    model_folder: Path, corpus: Corpus, lengths: list[int], seeds: list[int], output: Path, **options: object
+) -> dict[str, dict[str, object]]:
+    """Prints a table, and writes every accuracy.
+
+    Args:
+        model_folder: the pretrained model and its tokenizer.
+        corpus: its sentences.
+        lengths: to how many tokens they are cut.
+        seeds: one training for each.
+        output: the JSON file.
+        options: for `DistillationTrainingArguments`, over those of the quickstart's teacher.
+
+    Returns:
+        By length and truncation, as in `"12 head"`, the share of test sentences that are cut, and the accuracies.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokens = [len(ids) for ids in tokenizer(list(corpus.test["text"]))["input_ids"]]
+    kinds = get_args(TextClassificationArguments.__dataclass_fields__["truncation"].type)
+    measured = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, rows in {"train": corpus.train, "test": corpus.test}.items():
+            named = rows.map(lambda row: {"label": LABELS[row["labels"]]}, remove_columns="labels")
+            named.to_csv(Path(folder, f"{name}.csv"))
+        for max_length, kind in [(WHOLE, "head"), *((length, kind) for length in lengths for kind in kinds)]:
+            scores = [accuracy(model_folder, Path(folder), max_length, kind, seed, options) for seed in seeds]
+            cut = statistics.mean(length > max_length for length in tokens)
+            measured[f"{max_length} {kind}"] = {"cut": cut, "accuracy": scores}
+    print(table(["tokens", "kept", "texts that are cut", "accuracy"], [_row(*item) for item in measured.items()]))
+    write_json(output, {"versions": print_versions(PACKAGES), "measured": measured})
+    return measured
+
+
+def _row(name: str, figures: dict[str, object]) -> list[str]:
+    max_length, kind = name.split()
+    scores = [100 * score for score in figures["accuracy"]]
+    spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+    kept = "all" if figures["cut"] == 0 else kind
+    return [max_length, kept, f"{figures['cut']:.0%}", f"{statistics.mean(scores):.1f}{spread}"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.truncation", description=__doc__)
+    parser.add_argument(
+        "--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="what the quickstart fetched"
+    )
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="to how many tokens texts are cut")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training for each")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/truncation.json"))
+    options = parser.parse_args()
+    for needed in (options.fetched / "minilm", options.fetched / "sentences"):
+        if not needed.exists():
+            print(f"There is no {needed}: run `make quickstart` first.", file=sys.stderr)
+            return 1
+    transformers.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    corpus = load_corpus(options.fetched / "sentences")
+    run(options.fetched / "minilm", corpus, options.lengths, options.seeds, options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
