@@ -23,18 +23,22 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import find_adapter_config_file
+from transformers.utils import find_adapter_config_file, logging
 
 from hf_distill.evaluation import classification_metrics, plot_calibration
 from hf_distill.student import make_student
 from hf_distill.training import (
     DistillationTrainer,
     DistillationTrainingArguments,
+    add_teacher_targets,
     encode_texts,
     load_labelled_texts,
     load_unlabelled_texts,
 )
+from hf_distill.training.teacher_loading import load_teacher
 from hf_distill.training.truncation import Truncation, length_of_rows
+
+logger = logging.get_logger(__name__)
 
 SPLIT_SEED = 0
 """Of what `validation_share` holds out, so that trainings with other seeds hold out the same."""
@@ -65,6 +69,16 @@ class TextClassificationArguments:
         metadata={
             "help": "Train LoRA adapters of this rank on all linear layers, and the head, in place of all weights; 8 "
             "to 16 is usual. What is saved at the end is the plain model that they amount to."
+        },
+    )
+
+    # The teacher, which `teacher_model_name_or_path` names
+    store_teacher_targets: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Have the teacher read each text once, before the training, and not in every epoch. It may then "
+            "have another tokenizer. By default where alpha_cos is 0: hidden states take 2 bytes per token and unit of "
+            "width."
         },
     )
 
@@ -149,7 +163,8 @@ def train_text_classifier(
 
     Without `teacher_model_name_or_path` the labels alone are learned. With it, a student is cut from the teacher's
     layers, or is `model_name_or_path`, such as a general student that was distilled before (the two steps of Sanh et
-    al., 2019, https://arxiv.org/abs/1910.01108). A training that was stopped goes on from the last checkpoint in
+    al., 2019, https://arxiv.org/abs/1910.01108). Where no hidden states are compared (`alpha_cos=0`), the teacher reads
+    each text once and is gone before the training. A training that was stopped goes on from the last checkpoint in
     `output_dir`. There, beside model and tokenizer, are then `train_results.json`, with validation data
     `eval_results.json`, and with test data `test_results.json`.
 
@@ -174,9 +189,10 @@ def train_text_classifier(
         data, label_names = load_text_data(task, training.teacher_model_name_or_path)
     set_seed(training.seed)  # for the new head
     model, tokenizer = _load_model(task, training.teacher_model_name_or_path, label_names)
-    max_length = length_of_rows(task.max_length, tokenizer, model)
-    with training.main_process_first():
-        rows = {part: encode_texts(texts, tokenizer, max_length, task.truncation) for part, texts in data.items()}
+    if _stores_targets(task, training):
+        rows = _rows_with_targets(task, training, data, model, tokenizer)
+    else:
+        rows = _rows(task, training, data, tokenizer, length_of_rows(task.max_length, tokenizer, model))
     if task.lora_rank is not None:
         model = get_peft_model(model, _lora(model, task.lora_rank))
     trainer = DistillationTrainer(
@@ -325,6 +341,62 @@ def _load_model(
         )
     tokenizer = AutoTokenizer.from_pretrained(task.model_name_or_path or teacher)
     return model, _with_padding(tokenizer, model)
+
+
+def _rows(
+    task: TextClassificationArguments,
+    training: DistillationTrainingArguments,
+    data: dict[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> dict[str, Dataset]:
+    with training.main_process_first():
+        return {part: encode_texts(texts, tokenizer, max_length, task.truncation) for part, texts in data.items()}
+
+
+def _stores_targets(task: TextClassificationArguments, training: DistillationTrainingArguments) -> bool:
+    if training.teacher_model_name_or_path is None or not training.reads_teacher:
+        if task.store_teacher_targets is not None:
+            raise ValueError("store_teacher_targets would have no effect without a teacher: leave it out.")
+        return False
+    return training.alpha_cos == 0 if task.store_teacher_targets is None else task.store_teacher_targets
+
+
+def _rows_with_targets(
+    task: TextClassificationArguments,
+    training: DistillationTrainingArguments,
+    data: dict[str, Dataset],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Dataset]:
+    """Rows with what the teacher says of each. The teacher itself is then none of the training's business."""
+    name = training.teacher_model_name_or_path
+    dtype = "auto" if training.teacher_dtype is None else getattr(torch, training.teacher_dtype)
+    options = (dtype, training.teacher_quantization, training.teacher_device_map)
+    teacher = load_teacher(name, model, None, *options)
+    teacher_tokenizer = _with_padding(AutoTokenizer.from_pretrained(name), teacher)
+    training.teacher_model_name_or_path = training.teacher_dtype = None
+    training.teacher_quantization = training.teacher_device_map = None
+    max_length = length_of_rows(task.max_length, tokenizer, model)
+    batch_size = training.per_device_eval_batch_size
+
+    if tokenizer.get_vocab() == teacher_tokenizer.get_vocab():
+        max_length = min(max_length, length_of_rows(None, teacher_tokenizer, teacher))
+        stored = {"hidden_states": training.alpha_cos > 0, "batch_size": batch_size}
+        rows = _rows(task, training, data, tokenizer, max_length)
+        return {part: add_teacher_targets(own, teacher, tokenizer, **stored) for part, own in rows.items()}
+    if training.alpha_cos > 0:
+        raise ValueError(
+            f"The teacher {name} has another tokenizer, so its hidden states are of other tokens than the student's: "
+            f"set alpha_cos=0."
+        )
+    if task.truncation == "head_tail":
+        logger.warning(f"{name} has a tokenizer of its own, and reads the tail of texts that are too long for it.")
+    teacher_tokenizer.model_max_length = length_of_rows(None, teacher_tokenizer, teacher)
+    teacher_tokenizer.truncation_side = "right" if task.truncation == "head" else "left"
+    stored = {"text_columns": "text", "batch_size": batch_size}
+    data = {part: add_teacher_targets(own, teacher, teacher_tokenizer, **stored) for part, own in data.items()}
+    return _rows(task, training, data, tokenizer, max_length)
 
 
 def _layers(words: list[str] | None) -> str | list[int] | None:

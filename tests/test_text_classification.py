@@ -13,7 +13,10 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_distill import (
     DistillationTrainer,
@@ -164,6 +167,58 @@ def test_unlabelled_texts(folder, teacher):
     trainer = distil(folder, task, max_steps=2, alpha_task=0.0)
     assert len(trainer.train_dataset) == 40
     assert trainer.model.config.label2id == {"neg": 0, "pos": 1}
+
+
+@pytest.mark.parametrize("alpha_cos", [0.0, 1.0])
+def test_stored_targets_and_a_live_teacher_train_the_same(folder, teacher, alpha_cos):
+    """With unlabelled texts, and with rows that are cut."""
+    (folder / "more.txt").write_text("\n".join(text for text, _ in make_reviews(8, seed=2)))
+    task = {"unlabelled_file": str(folder / "more.txt"), "validation_share": 0.2, "truncation": "tail"}
+    losses = []
+    for stores in (True, False):
+        trainer = distil(folder, {**task, "store_teacher_targets": stores}, max_steps=3, alpha_cos=alpha_cos)
+        assert ("teacher_logits" in trainer.train_dataset.column_names) == stores
+        losses.append([trainer.state.log_history[-1]["eval_loss"], trainer.state.log_history[-1]["eval_loss_kl"]])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3 if alpha_cos else 1e-5)
+
+
+def test_without_hidden_states_the_teacher_reads_each_text_once(folder, teacher):
+    assert "teacher_logits" in distil(folder, max_steps=1, alpha_cos=0.0).train_dataset.column_names
+    assert "teacher_logits" not in distil(folder, max_steps=1).train_dataset.column_names
+    with pytest.raises(ValueError, match="store_teacher_targets would have no effect without a teacher"):
+        train(folder, {"model_name_or_path": str(folder / "pretrained"), "store_teacher_targets": True})
+
+
+@pytest.mark.parametrize("truncation", ["head", "head_tail"])
+def test_a_teacher_of_another_family(folder, teacher, truncation):
+    """Its own tokenizer, and its classes in another order."""
+    tokenizer = make_other_tokenizer()
+    other = make_model("gpt2", "classification", pad_token_id=2, id2label={0: "pos", 1: "neg"})
+    other.save_pretrained(folder / "other")
+    tokenizer.save_pretrained(folder / "other")
+    task = {"model_name_or_path": str(folder / "pretrained"), "truncation": truncation}
+    options = {"teacher_model_name_or_path": str(folder / "other"), "max_steps": 1}
+    trainer = train(folder, task, alpha_cos=0.0, **options)
+    assert list(trainer.model.config.id2label.values()) == ["pos", "neg"]
+    texts = [text for text, _ in make_reviews(96, seed=0)]
+    cut = {"head": "head", "head_tail": "tail"}[truncation]
+    expected = classify_texts(other, tokenizer, texts, max_length=38, truncation=cut)
+    found = torch.tensor(trainer.train_dataset["teacher_logits"][:])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"differ in \d+ words"):
+        train(folder, task, **options)
+    with pytest.raises(ValueError, match="other has another tokenizer, so its hidden states are of other tokens"):
+        train(folder, {**task, "store_teacher_targets": True}, **options)
+
+
+def make_other_tokenizer():
+    """Without special tokens around a text, and with other numbers for its words."""
+    words = {"[UNK]": 0, "[PAD]": 1, "[SEP]": 2} | {f"w{index}": 63 - index for index in range(5, 61)}
+    tokenizer = Tokenizer(WordLevel(words, "[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=38, unk_token="[UNK]", eos_token="[SEP]"
+    )
 
 
 def test_the_classes_are_those_of_the_teacher(folder, teacher):
@@ -372,9 +427,7 @@ def test_classify_texts(folder):
 def test_evaluation(folder, teacher):
     """A teacher of another family, with its own tokenizer and its classes in another order."""
     other = make_model("gpt2", "classification", id2label={0: "pos", 1: "neg"}, label2id={"pos": 0, "neg": 1})
-    tokenizer = make_text_tokenizer()
-    tokenizer.backend_tokenizer.post_processor = None
-    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    tokenizer = make_other_tokenizer()
     other.save_pretrained(folder / "other")
     tokenizer.save_pretrained(folder / "other")
     found = evaluate_text_classifier(
