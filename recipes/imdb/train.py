@@ -100,7 +100,7 @@ def load_test_set(task: TextClassificationArguments, label_names: list[str]) -> 
         task.text_column,
         task.label_column,
         label_names,
-        split=task.test_split,
+        split=task.test_split or "train",  # of a folder that `load_dataset` reads
         config_name=task.dataset_config_name,
     )
     return texts
