@@ -1,5 +1,6 @@
 """Text classification from data to a model, and from a model to its figures: `hf-distill train` and `evaluate`."""
 
+import copy
 import json
 import os
 import re
@@ -39,6 +40,8 @@ from hf_distill.training.teacher_loading import load_teacher
 from hf_distill.training.truncation import Truncation, length_of_rows
 
 logger = logging.get_logger(__name__)
+
+PARTS = ("train", "validation", "test", "unlabelled")
 
 SPLIT_SEED = 0
 """Of what `validation_share` holds out, so that trainings with other seeds hold out the same."""
@@ -127,7 +130,7 @@ class TextClassificationArguments:
     def __post_init__(self):
         if self.layers is not None and not isinstance(self.layers, list):
             self.layers = [self.layers]  # YAML: `layers: last`
-        for part in ("train", "validation", "test", "unlabelled"):
+        for part in PARTS:
             if getattr(self, f"{part}_file") and getattr(self, f"{part}_split"):
                 raise ValueError(f"There are both {part}_file and {part}_split: give one of them.")
         splits = [f"{part}_split" for part in PARTS if getattr(self, f"{part}_split")]
@@ -151,9 +154,6 @@ class TextClassificationArguments:
                 raise ValueError(f"{name}={value} should be 1 or more.")
         if self.truncation not in get_args(Truncation):
             raise ValueError(f"truncation={self.truncation!r} should be one of {', '.join(get_args(Truncation))}.")
-
-
-PARTS = ("train", "validation", "test", "unlabelled")
 
 
 def train_text_classifier(
@@ -184,6 +184,7 @@ def train_text_classifier(
         >>> training = DistillationTrainingArguments("student", teacher_model_name_or_path="outputs/teacher")
         >>> trainer = train_text_classifier(task, training)
     """
+    training = copy.copy(training)  # the caller's own stays as it is
     _check(task, training)
     with training.main_process_first():  # what it reads and tokenises, the others find in the cache
         data, label_names = load_text_data(task, training.teacher_model_name_or_path)

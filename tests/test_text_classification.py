@@ -182,6 +182,21 @@ def test_stored_targets_and_a_live_teacher_train_the_same(folder, teacher, alpha
     assert losses[0] == pytest.approx(losses[1], rel=1e-3 if alpha_cos else 1e-5)
 
 
+def test_the_callers_arguments_stay_as_they_are(folder, teacher):
+    training = DistillationTrainingArguments(
+        str(folder / "out"),
+        teacher_model_name_or_path=str(teacher),
+        alpha_cos=0.0,
+        max_steps=1,
+        use_cpu=True,
+        report_to="none",
+    )
+    before = training.to_dict()
+    trainer = train_text_classifier(TextClassificationArguments(train_file=str(folder / "train.csv")), training)
+    assert trainer.args.teacher_model_name_or_path is None
+    assert training.to_dict() == before
+
+
 def test_without_hidden_states_the_teacher_reads_each_text_once(folder, teacher):
     assert "teacher_logits" in distil(folder, max_steps=1, alpha_cos=0.0).train_dataset.column_names
     assert "teacher_logits" not in distil(folder, max_steps=1).train_dataset.column_names
