@@ -1,0 +1,89 @@
+"""The texts that are asked for, and what their classes are called."""
+
+from datasets import Dataset, concatenate_datasets
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import find_adapter_config_file
+
+from hf_distill.text_classification.arguments import TextClassificationArguments
+from hf_distill.training import load_labelled_texts, load_unlabelled_texts
+
+SPLIT_SEED = 0
+"""Of what `validation_share` holds out, so that trainings with other seeds hold out the same."""
+
+
+def load_text_data(
+    task: TextClassificationArguments, teacher: str | None = None
+) -> tuple[dict[str, Dataset], list[str]]:
+    """The data sets that are asked for, with the columns `text` and `labels`, and the names of the classes.
+
+    Those are the model's own where its head is for the same classes, else the teacher's, else those in the data.
+
+    Args:
+        task: what is asked for.
+        teacher: its name or folder.
+
+    Returns:
+        By part (train, with the unlabelled texts behind it; validation; test), those that there are.
+
+    Raises:
+        ValueError: as `load_labelled_texts`.
+    """
+    label_names = None
+    if teacher is not None and find_adapter_config_file(teacher) is None:
+        label_names = label_names_of(load_config(teacher))
+    data = {}
+    for part in ("train", "validation", "test"):
+        if source := source_of_part(task, part):
+            data[part], label_names = _load_labelled(task, source, label_names)
+            if part == "train" and (own := _names_of_head(task.model_name_or_path, label_names)) != label_names:
+                data[part], label_names = _load_labelled(task, source, own)
+    if label_names is None:
+        raise ValueError("Neither data nor teacher says which classes there are: give train_file or train_split.")
+    if task.validation_share is not None:
+        parts = data["train"].train_test_split(task.validation_share, seed=SPLIT_SEED)
+        data |= {"train": parts["train"], "validation": parts["test"]}
+    if source := source_of_part(task, "unlabelled"):
+        unlabelled = load_unlabelled_texts(text_column=task.text_column, **source)
+        if "train" in data:
+            unlabelled = concatenate_datasets([data["train"], unlabelled.cast(data["train"].features)])
+        data["train"] = unlabelled
+    return data, label_names
+
+
+def source_of_part(task: TextClassificationArguments, part: str) -> dict[str, str | None] | None:
+    if file := getattr(task, f"{part}_file"):
+        return {"source": file}
+    if split := getattr(task, f"{part}_split"):
+        return {"source": task.dataset_name, "config_name": task.dataset_config_name, "split": split}
+    return None
+
+
+def _load_labelled(
+    task: TextClassificationArguments, source: dict[str, str | None], label_names: list[str] | None
+) -> tuple[Dataset, list[str]]:
+    return load_labelled_texts(
+        text_column=task.text_column, label_column=task.label_column, label_names=label_names, **source
+    )
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise ValueError(f"{name} is no folder with a model, and none was found on the Hub: {error}") from error
+
+
+def label_names_of(config: PreTrainedConfig) -> list[str]:
+    """The classes by number."""
+    return [config.id2label[number] for number in range(config.num_labels)]
+
+
+def _names_of_head(model_name: str | None, label_names: list[str]) -> list[str]:
+    """Those of the model, if it has a head for the same classes, in another order maybe; else `label_names`."""
+    if model_name is None:
+        return label_names
+    config = load_config(model_name)
+    own, unnamed = label_names_of(config), [f"LABEL_{number}" for number in range(len(label_names))]
+    has_head = any("ForSequenceClassification" in name for name in config.architectures or [])
+    fits = sorted(own) == sorted(label_names) or (len(own) == len(label_names) and label_names == unnamed)
+    return own if has_head and fits else label_names

@@ -1,0 +1,142 @@
+"""From a model to its figures: `hf-distill evaluate`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_distill.evaluation import classification_metrics, plot_calibration
+from hf_distill.text_classification.data import label_names_of
+from hf_distill.text_classification.models import load_classifier, with_padding
+from hf_distill.training import encode_texts, load_labelled_texts
+from hf_distill.training.truncation import Truncation, length_of_rows
+
+
+def evaluate_text_classifier(
+    model: str,
+    data: str,
+    teacher: str | None = None,
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    split: str = "test",
+    config_name: str | None = None,
+    max_length: int | None = None,
+    truncation: Truncation = "head",
+    batch_size: int = 32,
+    output: str | Path | None = None,
+) -> dict[str, float]:
+    """How good a classifier is on labelled texts, and how near to its teacher.
+
+    Args:
+        model: a name on the Hub or a folder.
+        data: a file, a folder or a name on the Hub, as in `load_labelled_texts`; the labels are the model's, by name or
+            by number.
+        teacher: a name or a folder too; it may be of another family, with another tokenizer.
+        text_column: as in `load_labelled_texts`, as are the next three.
+        label_column: the column with the labels.
+        split: of a data set on the Hub.
+        config_name: of a data set on the Hub.
+        max_length: as in `classify_texts`, as are the next two.
+        truncation: which part of long texts is read.
+        batch_size: texts that are read at one time.
+        output: a folder for `evaluation.json` and the plot `calibration.png`; by default nothing is written.
+
+    Returns:
+        `texts`, their number, and what `classification_metrics` returns.
+
+    Raises:
+        ValueError: if data or models are not as they should be, or do not fit each other.
+        ImportError: without scikit-learn or, with `output`, without matplotlib.
+
+    Example:
+        >>> evaluate_text_classifier("outputs/student", "test.csv", teacher="outputs/teacher")["accuracy"]
+    """
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    names = {"model": model} | ({} if teacher is None else {"teacher": teacher})
+    classifiers = {role: load_classifier(name) for role, name in names.items()}
+    label_names = label_names_of(classifiers["model"].config)
+    _columns(classifiers.get("teacher", classifiers["model"]), label_names)  # what does not fit is said at once
+    texts, _ = load_labelled_texts(data, text_column, label_column, label_names, split, config_name)
+    logits = {}
+    for role, name in names.items():
+        tokenizer, classifier = AutoTokenizer.from_pretrained(name), classifiers[role].to(device)
+        options = (max_length, truncation, batch_size, label_names)
+        logits[role] = classify_texts(classifier, tokenizer, texts["text"], *options)
+    labels = list(texts["labels"])
+    metrics = {"texts": len(labels), **classification_metrics(logits["model"], labels, logits.get("teacher"))}
+    if output is not None:
+        Path(output).mkdir(parents=True, exist_ok=True)
+        plot_calibration(
+            {names[role]: (own.softmax(-1), labels) for role, own in logits.items()}, Path(output, "calibration.png")
+        )
+        settings = {"model": model, "data": data, "teacher": teacher, "max_length": max_length}
+        _write_whole(Path(output, "evaluation.json"), settings | {"truncation": truncation, "metrics": metrics})
+    return metrics
+
+
+@torch.inference_mode()
+def classify_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int | None = None,
+    truncation: Truncation = "head",
+    batch_size: int = 32,
+    label_names: Sequence[str] | None = None,
+) -> torch.Tensor:
+    """The logits of texts, in batches of like length.
+
+    Args:
+        model: a classifier, on whatever device.
+        tokenizer: the model's.
+        texts: what it reads.
+        max_length: tokens per text; by default as many as the model takes.
+        truncation: as in `encode_texts`.
+        batch_size: texts that are read at one time.
+        label_names: the order of the columns, by the names of the classes; by default the model's own.
+
+    Returns:
+        `[texts, labels]`, in fp32 on the CPU.
+
+    Raises:
+        ValueError: if the model has other classes, or has fewer positions than `max_length`.
+
+    Example:
+        >>> classify_texts(model, tokenizer, ["A warm film."]).softmax(-1)
+    """
+    columns = _columns(model, label_names)
+    length = length_of_rows(max_length, tokenizer, model)
+    rows = encode_texts(Dataset.from_dict({"text": list(texts)}), tokenizer, length, truncation)
+    order = sorted(range(len(rows)), key=[len(ids) for ids in rows["input_ids"]].__getitem__)
+    collate = DataCollatorWithPadding(with_padding(tokenizer, model))
+    was_training = model.training
+    model.eval()
+    logits = torch.empty(len(rows), model.config.num_labels)
+    for start in range(0, len(rows), batch_size):
+        indices = order[start : start + batch_size]
+        batch = collate([rows[index] for index in indices])
+        logits[indices] = model(**batch.to(model.device)).logits.float().cpu()
+    model.train(was_training)
+    return logits[:, columns]
+
+
+def _columns(model: PreTrainedModel, label_names: Sequence[str] | None) -> list[int]:
+    """Where the classes of `label_names` are among the model's: by name, or by number if one side has no names."""
+    own = label_names_of(model.config)
+    label_names = own if label_names is None else list(label_names)
+    if sorted(own) == sorted(label_names):
+        return [own.index(name) for name in label_names]
+    if len(own) == len(label_names) and [f"LABEL_{number}" for number in range(len(own))] in (own, label_names):
+        return list(range(len(own)))
+    raise ValueError(f"The classes of {model.name_or_path} are {', '.join(own)}, not {', '.join(label_names)}.")
+
+
+def _write_whole(file: Path, content: dict[str, object]) -> None:
+    """Writes JSON; a process that is killed meanwhile leaves what was there before."""
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.replace(file)

@@ -1,0 +1,200 @@
+"""From data to a model: `hf-distill train`."""
+
+import copy
+import os
+
+import torch
+from datasets import Dataset
+from peft import get_peft_model
+from transformers import AutoTokenizer, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+from hf_distill.evaluation import classification_metrics
+from hf_distill.text_classification.arguments import TextClassificationArguments
+from hf_distill.text_classification.data import load_text_data
+from hf_distill.text_classification.models import load_model, lora_config, with_padding
+from hf_distill.training import (
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    add_teacher_targets,
+    encode_texts,
+)
+from hf_distill.training.teacher_loading import load_teacher
+from hf_distill.training.truncation import length_of_rows
+
+logger = logging.get_logger(__name__)
+
+
+def train_text_classifier(
+    task: TextClassificationArguments, training: DistillationTrainingArguments
+) -> DistillationTrainer:
+    """Fine-tunes a text classifier, or distils one from a fine-tuned teacher, and saves it with its tokenizer.
+
+    Without `teacher_model_name_or_path` the labels alone are learned. With it, a student is cut from the teacher's
+    layers, or is `model_name_or_path`, such as a general student that was distilled before (the two steps of Sanh et
+    al., 2019, https://arxiv.org/abs/1910.01108). Where no hidden states are compared (`alpha_cos=0`), the teacher reads
+    each text once and is gone before the training. A training that was stopped goes on from the last checkpoint in
+    `output_dir`. There, beside model and tokenizer, are then `train_results.json`, with validation data
+    `eval_results.json`, and with test data `test_results.json`.
+
+    Args:
+        task: what is trained on what.
+        training: how. Without a teacher its loss weights have to be the defaults, or both 0.
+
+    Returns:
+        The trainer, with the trained model.
+
+    Raises:
+        ValueError: before the first step, if options or data are not as they should be, or do not fit each other.
+        ImportError: with validation or test data, without scikit-learn.
+
+    Example:
+        >>> task = TextClassificationArguments(train_file="train.csv", test_file="test.csv")
+        >>> training = DistillationTrainingArguments("student", teacher_model_name_or_path="outputs/teacher")
+        >>> trainer = train_text_classifier(task, training)
+    """
+    training = copy.copy(training)  # the caller's own stays as it is
+    _check(task, training)
+    with training.main_process_first():  # what it reads and tokenises, the others find in the cache
+        data, label_names = load_text_data(task, training.teacher_model_name_or_path)
+    set_seed(training.seed)  # for the new head
+    model, tokenizer = load_model(task, training.teacher_model_name_or_path, label_names)
+    if _stores_targets(task, training):
+        rows = _rows_with_targets(task, training, data, model, tokenizer)
+    else:
+        rows = _rows(task, training, data, tokenizer, length_of_rows(task.max_length, tokenizer, model))
+    if task.lora_rank is not None:
+        model = get_peft_model(model, lora_config(model, task.lora_rank))
+    trainer = DistillationTrainer(
+        model,
+        training,
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("validation"),
+        processing_class=tokenizer,  # which pads each batch to its longest row
+        compute_metrics=compute_metrics,
+    )
+    _run(trainer, rows.get("test"))
+    return trainer
+
+
+def _check(task: TextClassificationArguments, training: DistillationTrainingArguments) -> None:
+    """What can be said of the options before anything is read; without a teacher, switches off what would read it."""
+    if training.teacher_model_name_or_path is None:
+        if task.model_name_or_path is None:
+            raise ValueError(
+                "There is neither model_name_or_path nor teacher_model_name_or_path: give the one to fine-tune, the "
+                "other to distil, or both."
+            )
+        if task.unlabelled_file or task.unlabelled_split:
+            raise ValueError("Nothing is learned from texts without labels but what a teacher says of them: give one.")
+        defaults = DistillationTrainingArguments
+        if (training.alpha_kl, training.alpha_cos) == (defaults.alpha_kl, defaults.alpha_cos):
+            training.alpha_kl = training.alpha_cos = 0.0
+            training.alpha_task = 1.0 if training.alpha_task == defaults.alpha_task else training.alpha_task
+            training.check_distillation_fields()
+    labelled = task.train_file or task.train_split
+    if not labelled and not (task.unlabelled_file or task.unlabelled_split):
+        raise ValueError("There is nothing to train on: give train_file, or dataset_name and train_split.")
+    if not labelled and (training.alpha_task > 0 or task.validation_share is not None):
+        raise ValueError(
+            f"Without train_file or train_split there are no labels, but alpha_task={training.alpha_task} and "
+            f"validation_share={task.validation_share}: set alpha_task=0 to learn from the teacher alone."
+        )
+    has_validation = task.validation_file or task.validation_split or task.validation_share
+    if training.eval_strategy != "no" and not has_validation:
+        raise ValueError(
+            f"eval_strategy={training.eval_strategy.value!r} needs something to evaluate on: give validation_file, "
+            f"validation_split or validation_share."
+        )
+    if task.lora_rank is not None and training.push_to_hub:
+        raise ValueError(
+            "push_to_hub would push the adapter, where output_dir gets the plain model: leave it out, and upload "
+            "output_dir at the end, as with `hf upload`."
+        )
+    if has_validation or task.test_file or task.test_split:
+        classification_metrics([[0.0, 1.0]], [1])  # what it needs should not be missed after the training
+
+
+def _stores_targets(task: TextClassificationArguments, training: DistillationTrainingArguments) -> bool:
+    if training.teacher_model_name_or_path is None or not training.reads_teacher:
+        if task.store_teacher_targets is not None:
+            raise ValueError("store_teacher_targets would have no effect without a teacher: leave it out.")
+        return False
+    return training.alpha_cos == 0 if task.store_teacher_targets is None else task.store_teacher_targets
+
+
+def _rows(
+    task: TextClassificationArguments,
+    training: DistillationTrainingArguments,
+    data: dict[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> dict[str, Dataset]:
+    with training.main_process_first():
+        return {part: encode_texts(texts, tokenizer, max_length, task.truncation) for part, texts in data.items()}
+
+
+def _rows_with_targets(
+    task: TextClassificationArguments,
+    training: DistillationTrainingArguments,
+    data: dict[str, Dataset],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Dataset]:
+    """Rows with what the teacher says of each. The teacher itself is then none of the training's business."""
+    name = training.teacher_model_name_or_path
+    dtype = "auto" if training.teacher_dtype is None else getattr(torch, training.teacher_dtype)
+    options = (dtype, training.teacher_quantization, training.teacher_device_map)
+    teacher = load_teacher(name, model, None, *options)
+    teacher_tokenizer = with_padding(AutoTokenizer.from_pretrained(name), teacher)
+    training.teacher_model_name_or_path = training.teacher_dtype = None
+    training.teacher_quantization = training.teacher_device_map = None
+    max_length = length_of_rows(task.max_length, tokenizer, model)
+    batch_size = training.per_device_eval_batch_size
+
+    if tokenizer.get_vocab() == teacher_tokenizer.get_vocab():
+        max_length = min(max_length, length_of_rows(None, teacher_tokenizer, teacher))
+        stored = {"hidden_states": training.alpha_cos > 0, "batch_size": batch_size}
+        rows = _rows(task, training, data, tokenizer, max_length)
+        return {part: add_teacher_targets(own, teacher, tokenizer, **stored) for part, own in rows.items()}
+    if training.alpha_cos > 0:
+        raise ValueError(
+            f"The teacher {name} has another tokenizer, so its hidden states are of other tokens than the student's: "
+            f"set alpha_cos=0."
+        )
+    if task.truncation == "head_tail":
+        logger.warning(f"{name} has a tokenizer of its own, and reads the tail of texts that are too long for it.")
+    teacher_tokenizer.model_max_length = length_of_rows(None, teacher_tokenizer, teacher)
+    teacher_tokenizer.truncation_side = "right" if task.truncation == "head" else "left"
+    stored = {"text_columns": "text", "batch_size": batch_size}
+    data = {part: add_teacher_targets(own, teacher, teacher_tokenizer, **stored) for part, own in data.items()}
+    return _rows(task, training, data, tokenizer, max_length)
+
+
+def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
+    """For `Trainer`: accuracy, F1, Matthews correlation and calibration error."""
+    return classification_metrics(evaluated.predictions, evaluated.label_ids)
+
+
+def _run(trainer: DistillationTrainer, test_rows: Dataset | None) -> None:
+    """Trains, from the last checkpoint if there is one, then saves and evaluates."""
+    args = trainer.args
+    checkpoint = args.resume_from_checkpoint
+    if checkpoint is None and os.path.isdir(args.output_dir):
+        checkpoint = get_last_checkpoint(args.output_dir)
+    metrics = {"train": trainer.train(resume_from_checkpoint=checkpoint).metrics}
+    if trainer.eval_dataset is not None:
+        metrics["eval"] = trainer.evaluate()
+    if test_rows is not None:
+        metrics["test"] = trainer.evaluate(test_rows, metric_key_prefix="test")
+    if hasattr(trainer.model, "peft_config"):
+        trainer.save_merged_model(args.output_dir)
+    else:
+        trainer.save_model()
+    trainer.save_state()
+    for part, of_part in metrics.items():
+        trainer.log_metrics(part, of_part)
+        trainer.save_metrics(part, of_part)
+    if args.push_to_hub:
+        trainer.push_to_hub()
