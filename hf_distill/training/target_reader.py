@@ -71,17 +71,17 @@ class TargetReader:
     @contextmanager
     def ready(self, device: torch.device) -> Iterator[None]:
         """While open, the teacher is on its device, in its dtype and in evaluation mode; then it is as it was."""
-        model, was_training = self.model, self.model.training
+        model, was_training, came_from = self.model, self.model.training, self.model.device
+        is_placed = getattr(model, "hf_device_map", None) is not None
         try:
             if model.dtype != self.dtype:
                 self.model = copy.deepcopy(model).to(self.dtype)
-            if getattr(model, "hf_device_map", None) is None:
-                came_from = model.device
+            if not is_placed:
                 self.model.to(device)
             self.model.eval()
             yield
         finally:
-            if self.model is model and getattr(model, "hf_device_map", None) is None:
+            if self.model is model and not is_placed:
                 model.to(came_from)
             self.model = model.train(was_training)
 
