@@ -7,7 +7,7 @@ makes of it: all of the corpus, in a process of its own for each size. There is 
 import argparse
 import multiprocessing
 import random
-import resource
+import re
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -88,7 +88,7 @@ def read_all(folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, floa
             teacher_model=teacher,
         )
         batches = trainer.get_train_dataloader()
-        before, start, start_of_cpu = _peak_memory(), time.perf_counter(), time.process_time()
+        before, start, start_of_cpu = peak_of_process() / 2**20, time.perf_counter(), time.process_time()
         rows = sum(len(batch["labels"]) for batch in batches)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_of_cpu
     return {
@@ -96,12 +96,13 @@ def read_all(folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, floa
         "rows per second": rows / seconds,
         "rows per CPU second": rows / cpu_seconds,  # whatever else the machine is doing
         "MB before": before,
-        "MB at most": _peak_memory(),
+        "MB at most": peak_of_process() / 2**20,
     }
 
 
-def _peak_memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux says it in KiB
+def peak_of_process() -> int:
+    """Bytes that this process held at most, all of it. What `getrusage` says begins with what its parent held."""
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def run(sizes: list[float], output: Path) -> dict[str, dict[str, float]]:

@@ -8,6 +8,7 @@ import statistics
 import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from recipes.benchmarks import (
     corpus_streaming,
     distil_from_scratch,
     layer_choice,
+    memory_options,
     split_invariance,
     teacher_dtype,
     training_step,
@@ -247,6 +249,74 @@ def test_corpus_streaming(tmp_path, capsys, monkeypatch):
         assert own["rows per CPU second"] > 0
         assert 0 < own["MB before"] <= own["MB at most"]
     assert json.loads(output.read_text())["corpora"] == measured
+
+
+def test_memory_options(tmp_path, capsys, monkeypatch):
+    """Each line trains what it says, and holds weights and the state of AdamW as counted by hand."""
+    monkeypatch.setattr(memory_options, "ProcessPoolExecutor", lambda workers, **options: ThreadPoolExecutor(workers))
+    output = tmp_path / "memory_options.json"
+    monkeypatch.setattr(sys, "argv", ["memory_options", "--shape", "tiny", "--length", "24", "--output", str(output)])
+    memory_options.main()
+    printed = capsys.readouterr().out
+    measured = json.loads(output.read_text())["lines"]
+    assert measured.keys() == memory_options.LINES.keys()
+    assert all(printed.count(f"| {name} |") == 1 for name in measured)
+
+    config = copy.deepcopy(memory_options.SHAPES["tiny"])
+    teacher = HEADS["classification"].from_config(config).num_parameters()
+    config.num_hidden_layers = 1
+    student = HEADS["classification"].from_config(config).num_parameters()
+    for name, line in memory_options.LINES.items():
+        own = measured[name]
+        assert 0 < own["weights and optimizer"] < own["at most"]
+        if line.trains == "adapters":
+            assert own["weights and optimizer"] < 1.2 * 4 * teacher, name
+        else:
+            by_hand = 3 * 4 * teacher
+            if line.trains == "student":
+                bytes_of_teacher = 0 if line.stored else 2 if "teacher_dtype" in line.options else 4
+                by_hand = bytes_of_teacher * teacher + 3 * 4 * student
+            # AdamW also counts its steps, in a number for each tensor.
+            assert own["weights and optimizer"] == pytest.approx(by_hand, rel=0.01), name
+
+
+def test_memory_options_that_do_not_fit(tmp_path, capsys, monkeypatch):
+    """The system ends a process that takes too much; the table goes on."""
+
+    def measure(line, *folders):
+        if not line.options:
+            raise BrokenProcessPool
+        return {"at most": 8e9 if line.num_batches == 1 else 6e9, "weights and optimizer": 3e9}
+
+    monkeypatch.setattr(memory_options, "ProcessPoolExecutor", lambda workers, **options: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(memory_options, "measure", measure)
+    names = ["nothing: float32, a batch of 16", "bf16", "the same, 4 batches of 4"]
+    measured = memory_options.run("tiny", 24, names, tmp_path / "memory_options.json")
+    assert measured[names[0]] is None
+    printed = capsys.readouterr().out
+    assert f"| {names[0]} | more than there is |  |  |  |" in printed
+    assert "| bf16 | 8.00 |  | 3.00 (38%) |  |" in printed
+    assert f"| {names[2]} | 6.00 |  | 3.00 (50%) | yes |" in printed
+
+
+def test_rows_of_memory_options():
+    config, length = memory_options.SHAPES["tiny"], 100
+
+    def lengths(**options):
+        rows = memory_options.make_rows(config, length, memory_options.Line(**options))
+        assert all(len(row["input_ids"]) == len(row["attention_mask"]) for row in rows)
+        sizes = [len(row["input_ids"]) for row in rows]
+        return sizes[:16], sizes[16:], [sum(row["attention_mask"]) for row in rows][16:]
+
+    short, padded, num_tokens = lengths()
+    assert short == [8] * 16
+    assert padded == [100] * 16
+    _, ragged, _ = lengths(padding="longest")
+    assert ragged == num_tokens
+    assert max(ragged) == ragged[0] == 100
+    assert len(set(ragged)) > 8
+    _, halves, _ = lengths(cut=2)
+    assert halves == [50] * 16
 
 
 def test_distil_from_scratch(tmp_path, capsys):

@@ -1,0 +1,247 @@
+"""`python -m recipes.benchmarks.memory_options`: what each option saves of the memory that a training takes.
+
+BERT-base (random weights) teaches a student of half its layers to classify, in a step of 16 rows of up to 512 tokens,
+as of film reviews. Each line of the table is a training in a process of its own: of that step and, before it, of one of
+short rows, in which AdamW makes its state. On a GPU the memory is that of tensors; on the CPU it is all of the process,
+PyTorch included.
+"""
+
+import argparse
+import multiprocessing
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import transformers
+from datasets import Dataset, disable_progress_bars, load_from_disk
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
+
+from hf_distill import DistillationTrainer, DistillationTrainingArguments, add_teacher_targets, make_student
+from recipes.benchmarks.corpus_streaming import peak_of_process
+from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.quickstart.report import machine
+
+ROWS_PER_STEP, SHORT = 16, 8
+ENOUGH = 8e9
+"""Bytes of a small GPU."""
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SHAPES = {"bert-base": BertConfig(), "tiny": BertConfig(vocab_size=100, **TINY)}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A training.
+
+    Attributes:
+        num_batches: how many accumulated batches a step is split into.
+        options: for the trainer's arguments.
+        trains: the student, or the teacher before there is one: all of it, or LoRA adapters.
+        attention_dropout: with it PyTorch keeps, on the CPU, a number for each pair of tokens and each head.
+        padding: each row to the full length, or to the longest of its batch.
+        cut: of each row, the first tokens are read, that many times fewer.
+        stored: the teacher's outputs are columns of the data set.
+    """
+
+    num_batches: int = 1
+    options: dict[str, object] = field(default_factory=dict)
+    trains: Literal["student", "teacher", "adapters"] = "student"
+    attention_dropout: float = 0.1
+    padding: Literal["full", "longest"] = "full"
+    cut: int = 1
+    stored: bool = False
+
+
+BF16 = {"bf16": True}
+BF16_BOTH = BF16 | {"teacher_dtype": "bfloat16"}
+CHECKPOINTING = {"gradient_checkpointing": True}
+
+LINES = {
+    "nothing: float32, a batch of 16": Line(),
+    "padded to the longest of the batch": Line(padding="longest"),
+    "cut at half the length": Line(cut=2),
+    "no dropout in the attention": Line(attention_dropout=0.0),
+    "4 batches of 4": Line(4),
+    "16 batches of 1": Line(16),
+    "gradient checkpointing": Line(options=CHECKPOINTING),
+    "the teacher's outputs stored": Line(stored=True),
+    "bf16": Line(options=BF16),
+    "bf16, teacher in bfloat16": Line(options=BF16_BOTH),
+    "the same, 4 batches of 4": Line(4, BF16_BOTH),
+    "the same, gradient checkpointing": Line(4, BF16_BOTH | CHECKPOINTING),
+    "the same, 16 batches of 1": Line(16, BF16_BOTH | CHECKPOINTING),
+    "the same, the teacher's outputs stored": Line(16, BF16 | CHECKPOINTING, stored=True),
+    "fine-tuning the teacher, 4 batches of 4": Line(4, trains="teacher"),
+    "fine-tuning LoRA adapters, 4 batches of 4": Line(4, trains="adapters"),
+    "fine-tuning the teacher, bf16, 4 batches of 4, gradient checkpointing": Line(4, BF16 | CHECKPOINTING, "teacher"),
+    "fine-tuning LoRA adapters, the same": Line(4, BF16 | CHECKPOINTING, "adapters"),
+}
+"""The first is what the others are compared with; a line of the table each."""
+
+COLUMNS = ["", "GB at most", "of the first", "weights and optimizer, GB", "under 8 GB"]
+
+Figures = dict[str, float]
+
+
+def make_rows(config: BertConfig, length: int, line: Line) -> Dataset:
+    """Random tokens, for a step of short rows and one of long ones.
+
+    The numbers of tokens in the long ones are drawn from a log-normal distribution, whose median is 0.45 of the length.
+    What is longer is cut, and one of them is of the full length, as is one of nearly every 16 reviews.
+    """
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(ROWS_PER_STEP - 1, generator=generator).mul(0.65).exp().mul(0.45 * length)
+    rows = []
+    for index, size in enumerate([SHORT] * ROWS_PER_STEP + [length, *drawn.long().clamp(SHORT, length).tolist()]):
+        size = min(size, length // line.cut)
+        tokens = torch.randint(5, config.vocab_size, (size,), generator=generator).tolist()
+        is_padded = line.padding == "full" and index >= ROWS_PER_STEP
+        padding = [0] * (length // line.cut - size) if is_padded else []
+        mask = [1] * size + padding
+        rows.append({"input_ids": tokens + padding, "attention_mask": mask, "labels": index % 2})
+    return Dataset.from_list(rows)
+
+
+def save_models(config: BertConfig, folder: Path) -> None:
+    """The teacher, its student, and a tokenizer that pads."""
+    torch.manual_seed(0)
+    teacher = BertForSequenceClassification(config)
+    teacher.save_pretrained(folder / "teacher")
+    make_student(teacher).save_pretrained(folder / "student")
+    words = Tokenizer(WordLevel({"[PAD]": 0}, "[PAD]"))
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]").save_pretrained(folder / "teacher")
+
+
+def save_rows(line: Line, length: int, models: Path, rows_folder: Path) -> None:
+    """What a line trains on, with the teacher's outputs if they are stored."""
+    rows = make_rows(AutoConfig.from_pretrained(models / "teacher"), length, line)
+    if line.stored:
+        teacher = AutoModelForSequenceClassification.from_pretrained(models / "teacher")
+        tokenizer = AutoTokenizer.from_pretrained(models / "teacher")
+        targets = rows_folder.with_suffix(".targets")
+        rows = add_teacher_targets(rows, teacher, tokenizer, hidden_states=True, output_dir=targets)
+    rows.save_to_disk(rows_folder)
+
+
+def make_trainer(line: Line, models: Path, rows_folder: Path, output: str) -> Trainer:
+    """The student's trainer, or the teacher's own."""
+    options = {
+        "output_dir": output,
+        "per_device_train_batch_size": ROWS_PER_STEP // line.num_batches,
+        "gradient_accumulation_steps": line.num_batches,
+        "max_steps": 2,
+        "train_sampling_strategy": "sequential",
+        "use_cpu": not torch.accelerator.is_available(),
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        **line.options,
+    }
+    model = AutoModelForSequenceClassification.from_pretrained(
+        models / ("student" if line.trains == "student" else "teacher"),
+        attention_probs_dropout_prob=line.attention_dropout,
+    )
+    data = {
+        "train_dataset": load_from_disk(rows_folder),
+        "processing_class": AutoTokenizer.from_pretrained(models / "teacher"),
+    }
+    if line.trains == "student":
+        if not line.stored:
+            options["teacher_model_name_or_path"] = str(models / "teacher")
+        return DistillationTrainer(model, DistillationTrainingArguments(**options), **data)
+    if line.trains == "adapters":
+        model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS"))
+    return Trainer(model, TrainingArguments(**options), **data)
+
+
+def measure(line: Line, models: Path, rows_folder: Path) -> Figures:
+    """The bytes of a training at most, and those of the weights of all models and of the optimizer's state."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as output:
+        trainer = make_trainer(line, models, rows_folder, output)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    has_teacher = line.trains == "student" and not line.stored
+    trained_and_teacher = [trainer.model, trainer.teacher.model] if has_teacher else [trainer.model]
+    weights = [parameter for model in trained_and_teacher for parameter in model.parameters()]
+    state = [value for values in trainer.optimizer.state.values() for value in values.values()]
+    return {
+        "at most": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_of_process(),
+        "weights and optimizer": sum(tensor.nbytes for tensor in [*weights, *state]),
+    }
+
+
+def measure_alone(line: Line, models: Path, rows_folder: Path) -> Figures | None:
+    """In a process that is started anew, so that its peak is its own. None if it does not fit."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        try:
+            return process.submit(measure, line, models, rows_folder).result()
+        except (BrokenProcessPool, torch.OutOfMemoryError):  # the system ends a process that takes too much
+            return None
+
+
+def run(shape: str, length: int, names: list[str], output: Path) -> dict[str, Figures | None]:
+    """Measures, prints the table, and writes the figures to `output`. None is of a training that did not fit."""
+    measured: dict[str, Figures | None] = {}
+    title = f"{shape}, steps of {ROWS_PER_STEP} rows of up to {length} tokens"
+    print(f"\n{title}\n\n{table(COLUMNS, [])}")
+    with tempfile.TemporaryDirectory() as folder:
+        save_models(SHAPES[shape], Path(folder))
+        for name in names:
+            models, rows_folder = Path(folder), Path(folder, f"rows-{len(measured)}")
+            save_rows(LINES[name], length, models, rows_folder)
+            measured[name] = measure_alone(LINES[name], models, rows_folder)
+            print(f"| {' | '.join(_cells(name, measured[name], measured[names[0]]))} |", flush=True)
+    on = {name: machine()[name] for name in ("device", "threads")}
+    print("\n" + ", ".join(f"{name}: {value}" for name, value in on.items()))
+    versions = print_versions([*PACKAGES, "peft"])
+    write_json(output, {"of": title, "machine": on, "versions": versions, "lines": measured})
+    return measured
+
+
+def _cells(name: str, own: Figures | None, reference: Figures | None) -> list[str]:
+    if own is None:
+        return [name, "more than there is", "", "", ""]
+    ratio = f"{own['at most'] / reference['at most']:.2f}" if reference else ""
+    held = f"{own['weights and optimizer'] / 1e9:.2f} ({own['weights and optimizer'] / own['at most']:.0%})"
+    return [name, f"{own['at most'] / 1e9:.2f}", ratio, held, "yes" if own["at most"] < ENOUGH else ""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.benchmarks.memory_options",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="bert-base")
+    parser.add_argument("--length", type=int, default=512, help="tokens per row at most")
+    parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES), help="by default all")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/memory_options.json"))
+    options = parser.parse_args()
+    transformers.logging.disable_progress_bar()
+    disable_progress_bars()
+    run(options.shape, options.length, options.lines, options.output)
+
+
+if __name__ == "__main__":
+    main()
