@@ -90,10 +90,8 @@ class StoredTeacher:
     @property
     def inputs(self) -> set[str]:
         """The columns that the losses read."""
-        unread = ({HIDDEN_STATES} if self.args.alpha_cos == 0 else set()) | (
-            set(self.source.columns) - {HIDDEN_STATES} if self.args.alpha_kl == 0 else set()
-        )
-        return set(self.source.columns) - unread
+        alpha_of = {HIDDEN_STATES: self.args.alpha_cos}
+        return {name for name in self.source.columns if alpha_of.get(name, self.args.alpha_kl) > 0}
 
     def state(self) -> dict[str, str]:
         """What a checkpoint says of the teacher."""

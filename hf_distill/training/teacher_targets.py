@@ -53,7 +53,8 @@ def add_teacher_targets(
     Tokens are those that are not padding; of a sequence-to-sequence model, those of the target.
 
     Args:
-        dataset: rows as the trainer gets them, `input_ids` and so on; or, with `text_columns`, text.
+        dataset: rows as the trainer gets them, `input_ids` and so on; or, with `text_columns`, text. A function that is
+            set by `set_transform` should pass on the columns that are new to it.
         teacher: the model. It is left as it is.
         processing_class: what pads its batches, most often its tokenizer. The trainer checks that it is the student's.
         text_columns: one column of text, or two, which the teacher reads with its own tokenizer, the
@@ -125,7 +126,17 @@ def add_teacher_targets(
     store = TargetStore(output_dir, dataset, source, {"text_columns": text_columns, **_limits(processing_class)})
     reader = TargetReader(model, source, processing_class, text_columns, batch_size, target_dtype)
     store.fill(reader)
-    return concatenate_datasets([dataset, store.load()], axis=1)
+    return _beside(dataset, store.load())
+
+
+def _beside(dataset: Dataset, targets: Dataset) -> Dataset:
+    """The columns of both, in the format of the first."""
+    both = concatenate_datasets([dataset.with_format(None), targets], axis=1)
+    if dataset.format["type"] is not None:
+        columns = None if dataset.format["type"] == "custom" else [*dataset.format["columns"], *targets.column_names]
+        options = {"output_all_columns": dataset.format["output_all_columns"], **dataset.format["format_kwargs"]}
+        both.set_format(dataset.format["type"], columns, **options)
+    return both
 
 
 def _check_columns(dataset: Dataset, model: PreTrainedModel, text_columns: list[str], processing_class: object) -> None:

@@ -211,6 +211,27 @@ def test_data_that_reads_as_it_was_written(make_trainer, tmp_path):
     assert torch.equal(weights(runs[0]), weights(runs[1]))
 
 
+def test_rows_of_another_format(make_trainer):
+    """Tensors, and what a function makes of the rows when they are asked for."""
+    teacher, student = make_pair("classification")
+    rows = make_dataset("classification")
+    expected = weights(train(make_trainer, student, teacher, rows, alpha_cos=0.0))
+    tensors = add_teacher_targets(rows.with_format("torch"), teacher, TOKENIZER)
+    assert isinstance(tensors[0]["teacher_logits"], torch.Tensor)
+    text = Dataset.from_dict({"ids": rows["input_ids"][:], "labels": rows["labels"][:]})
+
+    def make(batch):
+        made = {"input_ids": batch["ids"], "attention_mask": [[1] * len(ids) for ids in batch["ids"]]}
+        return {**made, **{name: values for name, values in batch.items() if name != "ids"}}
+
+    computed = add_teacher_targets(text.with_transform(make), teacher, TOKENIZER)
+    collator = DataCollatorWithPadding(TOKENIZER)
+    for stored in (tensors, computed):
+        options = {"data_collator": collator, "remove_unused_columns": stored is tensors}
+        ours = weights(train(make_trainer, student, None, stored, alpha_cos=0.0, **options))
+        torch.testing.assert_close(ours, expected, rtol=0, atol=2e-6)
+
+
 def test_a_stream_of_rows_that_have_targets(make_trainer):
     teacher, student = make_pair("causal")
     stored = add_teacher_targets(make_dataset("causal", num_rows=24), teacher, TOKENIZER, hidden_states=True)
