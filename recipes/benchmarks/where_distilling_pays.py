@@ -317,7 +317,7 @@ def print_table(benchmark: Benchmark, seeds: Sequence[int]) -> None:
 
 def print_map(benchmark: Benchmark, labels: Sequence[int], seeds: Sequence[int]) -> None:
     """A table for each measure, and one for what is gained in accuracy."""
-    of_cells = f"percent, mean ± standard deviation over {len(seeds)} seeds"
+    of_cells = f"percent, mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "percent, one seed"
 
     def line(name: str, number: int, of_ways: dict[str, Sequence[float]], form: str = ".1f") -> list[str]:
         cells = {way: spread(values, form) for way, values in of_ways.items()}
