@@ -1,7 +1,7 @@
 """`python -m recipes.benchmarks.truncation`: what cutting a text at its head, at its tail or in its middle costs.
 
-The quickstart's MiniLM is fine-tuned on its 5,000 sentences and tested on 2,000 others, both cut to a number of tokens,
-special ones included, with several seeds.
+The quickstart's MiniLM is fine-tuned on its 5,000 sentences, and tested on 2,000 others that are cut to a number of
+tokens, special ones included, with several seeds.
 """
 
 import argparse
@@ -15,7 +15,12 @@ import datasets
 import transformers
 from transformers import AutoTokenizer
 
-from hf_distill import DistillationTrainingArguments, TextClassificationArguments, train_text_classifier
+from hf_distill import (
+    DistillationTrainingArguments,
+    TextClassificationArguments,
+    evaluate_text_classifier,
+    train_text_classifier,
+)
 from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
 from recipes.quickstart.data import LABELS, Corpus, load_corpus
 from recipes.quickstart.train import TEACHER_OPTIONS, common_options
@@ -25,24 +30,13 @@ WHOLE = 128
 """Tokens into which every sentence fits."""
 
 
-def accuracy(
-    model_folder: Path, data: Path, max_length: int, truncation: str, seed: int, options: dict[str, object]
-) -> float:
-    """Of the model that was trained and is tested on `train.csv` and `test.csv`, cut like this."""
+def fine_tuned(model_folder: Path, train_file: Path, output: Path, seed: int, options: dict[str, object]) -> None:
+    """The model, fine-tuned on whole sentences, in `output`."""
     task = TextClassificationArguments(
-        model_name_or_path=str(model_folder),
-        train_file=str(data / "train.csv"),
-        test_file=str(data / "test.csv"),
-        max_length=max_length,
-        truncation=truncation,
+        model_name_or_path=str(model_folder), train_file=str(train_file), max_length=WHOLE
     )
-    with tempfile.TemporaryDirectory() as output:
-        training = DistillationTrainingArguments(
-            output, **{**common_options(seed), **TEACHER_OPTIONS, "disable_tqdm": True, **options}
-        )
-        trainer = train_text_classifier(task, training)
-        logged = [entry["test_accuracy"] for entry in trainer.state.log_history if "test_accuracy" in entry]
-    return logged[-1]
+    training = {**common_options(seed), **TEACHER_OPTIONS, "disable_tqdm": True, **options}
+    train_text_classifier(task, DistillationTrainingArguments(str(output), **training))
 
 
 def run(
@@ -69,10 +63,16 @@ def run(
         for name, rows in {"train": corpus.train, "test": corpus.test}.items():
             named = rows.map(lambda row: {"label": LABELS[row["labels"]]}, remove_columns="labels")
             named.to_csv(Path(folder, f"{name}.csv"))
+        models = [Path(folder, f"seed-{seed}") for seed in seeds]
+        for seed, model in zip(seeds, models, strict=True):
+            fine_tuned(model_folder, Path(folder, "train.csv"), model, seed, options)
         for max_length, kind in [(WHOLE, "head"), *((length, kind) for length in lengths for kind in kinds)]:
-            scores = [accuracy(model_folder, Path(folder), max_length, kind, seed, options) for seed in seeds]
+            cutting = {"max_length": max_length, "truncation": kind}
+            tested = [
+                evaluate_text_classifier(str(model), str(Path(folder, "test.csv")), **cutting) for model in models
+            ]
             cut = statistics.mean(length > max_length for length in tokens)
-            measured[f"{max_length} {kind}"] = {"cut": cut, "accuracy": scores}
+            measured[f"{max_length} {kind}"] = {"cut": cut, "accuracy": [own["accuracy"] for own in tested]}
     print(table(["tokens", "kept", "texts that are cut", "accuracy"], [_row(*item) for item in measured.items()]))
     write_json(output, {"versions": print_versions(PACKAGES), "measured": measured})
     return measured
