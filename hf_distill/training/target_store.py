@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import datasets
@@ -41,7 +42,8 @@ class TargetStore:
     ):
         self.dataset, self.source = dataset, source
         manifest = {
-            "teacher": {"name": source.teacher, "fingerprint": source.fingerprint, "dtype": source.dtype},
+            "teacher": {"name": source.teacher, "fingerprint": source.fingerprint, "dtype": source.dtype}
+            | {"outputs": asdict(source.outputs)},
             "tokenizer": {"vocabulary": source.vocabulary, **reading},
             "dataset": {"fingerprint": dataset._fingerprint, "rows": len(dataset)},
             "options": {name: getattr(source, name) for name in ("hidden_states", "top_k", "temperature")},
@@ -61,7 +63,7 @@ class TargetStore:
         """Makes the folder, or checks what is in it."""
         file = self.folder / MANIFEST
         if not file.exists():
-            if self.folder.exists() and any(self.folder.iterdir()):
+            if self.folder.exists() and any(not other.match(f"{file.stem}.*") for other in self.folder.iterdir()):
                 raise ValueError(f"{self.folder} has something else in it: choose another output_dir for the targets.")
             self.folder.mkdir(parents=True, exist_ok=True)
             unfinished = file.with_suffix(f".{os.getpid()}")

@@ -346,6 +346,25 @@ def test_a_store_of_something_else_is_refused(tmp_path):
         add_teacher_targets(rows, teacher, TOKENIZER, output_dir=tmp_path)
 
 
+def test_a_teacher_whose_labels_were_renamed():
+    """It has the weights of one that is stored already, and says something else."""
+    teacher, _ = make_pair("classification")
+    rows = make_dataset("classification")
+    add_teacher_targets(rows, teacher, TOKENIZER)
+    teacher.config.id2label = {0: "bad", 1: "good"}
+    assert source_of(add_teacher_targets(rows, teacher, TOKENIZER)).outputs.labels == ["bad", "good"]
+
+
+def test_killed_before_the_first_row(tmp_path):
+    """What is left then is a part of the file that says whose targets these are."""
+    teacher, _ = make_pair("classification")
+    rows = make_dataset("classification")
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets" / "targets.1234").write_text("{")
+    stored = add_teacher_targets(rows, teacher, TOKENIZER, output_dir=tmp_path / "targets")
+    assert stored[:] == add_teacher_targets(rows, teacher, TOKENIZER, output_dir=tmp_path / "targets")[:]
+
+
 def test_a_disk_that_fills(tmp_path):
     """What is written stays, nothing is half there, and the next call goes on."""
     script = """
