@@ -9,10 +9,11 @@ from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.evaluation import classification_metrics, plot_calibration
+from hf_distill.lengths import length_of_rows
 from hf_distill.text_classification.data import label_names_of
 from hf_distill.text_classification.models import load_classifier, with_padding
 from hf_distill.training import encode_texts, load_labelled_texts
-from hf_distill.training.truncation import Truncation, length_of_rows
+from hf_distill.training.truncation import Truncation
 
 
 def evaluate_text_classifier(

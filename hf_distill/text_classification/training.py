@@ -11,6 +11,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from hf_distill.evaluation import classification_metrics
+from hf_distill.lengths import length_of_rows
 from hf_distill.text_classification.arguments import TextClassificationArguments
 from hf_distill.text_classification.data import load_text_data
 from hf_distill.text_classification.models import load_model, lora_config, with_padding
@@ -21,7 +22,6 @@ from hf_distill.training import (
     encode_texts,
 )
 from hf_distill.training.teacher_loading import load_teacher
-from hf_distill.training.truncation import length_of_rows
 
 logger = logging.get_logger(__name__)
 

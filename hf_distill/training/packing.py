@@ -7,8 +7,9 @@ is attended, and to `SeparateDocuments` by what.
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_distill.lengths import first_position
 
 ATTENTION = ("sdpa", "eager")
 """The implementations of attention in transformers that read a mask `[batch, 1, length, length]`."""
@@ -179,11 +180,3 @@ class SeparateDocuments:
 def _hidden_states(model: PreTrainedModel, **inputs: torch.Tensor) -> torch.Tensor:
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     return model.base_model(**inputs)[0].float()
-
-
-def first_position(model: PreTrainedModel) -> int:
-    """Models whose positions have a padding index, as in RoBERTa, count from behind it."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return module.padding_idx + 1
-    return 0

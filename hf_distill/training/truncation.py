@@ -1,17 +1,11 @@
 """Which part of a text that is too long a model reads: its beginning, its end, or some of both."""
 
-import math
 from typing import Literal, get_args
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from hf_distill.training.packing import first_position
+from transformers import PreTrainedTokenizerBase
 
 Truncation = Literal["head", "tail", "head_tail"]
-
-UNLIMITED = 10**9
-"""A tokenizer that does not know the model's limit says something beyond."""
 
 
 def encode_texts(
@@ -60,23 +54,6 @@ def encode_texts(
         return values[:from_start] + values[len(values) - from_end :]
 
     return dataset.map(encode, batched=True, remove_columns="text", desc="Tokenising")
-
-
-def length_of_rows(max_length: int | None, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int:
-    """`max_length`, or by default the most tokens that the tokenizer and the model take.
-
-    Raises:
-        ValueError: if the model has fewer positions, or if there is no default because neither says how many it takes.
-    """
-    positions = getattr(model.config, "max_position_embeddings", None)  # GPT-2's n_positions too
-    limit = math.inf if positions is None else positions - first_position(model)
-    if max_length is None:
-        max_length = min(limit, tokenizer.model_max_length)
-        if max_length > UNLIMITED:
-            raise ValueError("Neither the tokenizer nor the model says how many tokens it takes: set max_length.")
-    if max_length > limit:
-        raise ValueError(f"max_length={max_length} is more than the {limit} tokens that the model takes.")
-    return max_length
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:

@@ -8,8 +8,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertTokenizer
 
 from hf_distill import encode_texts
-from hf_distill.training.truncation import length_of_rows
-from tests.conftest import make_model, make_text_tokenizer
+from tests.conftest import make_text_tokenizer
 
 PARTS = ("head", "tail", "head_tail")
 
@@ -90,16 +89,3 @@ def test_no_room_and_no_such_part():
         encode_texts(dataset, make_text_tokenizer(), 2)
     with pytest.raises(ValueError, match="truncation='middle' should be one of head, tail, head_tail"):
         encode_texts(dataset, make_text_tokenizer(), 20, "middle")
-
-
-def test_length_of_rows():
-    tokenizer = make_text_tokenizer()
-    bert, roberta, gpt2, t5 = (make_model(family, "classification") for family in ("bert", "roberta", "gpt2", "t5"))
-    assert [length_of_rows(None, tokenizer, model) for model in (bert, t5)] == [38, 38]
-    tokenizer.model_max_length = 10**30
-    assert [length_of_rows(None, tokenizer, model) for model in (bert, roberta, gpt2)] == [40, 39, 40]
-    assert [length_of_rows(39, tokenizer, model) for model in (bert, roberta, t5)] == [39, 39, 39]
-    with pytest.raises(ValueError, match="max_length=40 is more than the 39 tokens that the model takes"):
-        length_of_rows(40, tokenizer, roberta)
-    with pytest.raises(ValueError, match="Neither the tokenizer nor the model says"):
-        length_of_rows(None, tokenizer, t5)

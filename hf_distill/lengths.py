@@ -1,0 +1,34 @@
+"""How many tokens a model takes."""
+
+import math
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+UNLIMITED = 10**9
+"""A tokenizer that does not know the model's limit says something beyond."""
+
+
+def length_of_rows(max_length: int | None, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int:
+    """`max_length`, or by default the most tokens that the tokenizer and the model take.
+
+    Raises:
+        ValueError: if the model has fewer positions, or if there is no default because neither says how many it takes.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)  # GPT-2's n_positions too
+    limit = math.inf if positions is None else positions - first_position(model)
+    if max_length is None:
+        max_length = min(limit, tokenizer.model_max_length)
+        if max_length > UNLIMITED:
+            raise ValueError("Neither the tokenizer nor the model says how many tokens it takes: set max_length.")
+    if max_length > limit:
+        raise ValueError(f"max_length={max_length} is more than the {limit} tokens that the model takes.")
+    return max_length
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """Models whose positions have a padding index, as in RoBERTa, count from behind it."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.padding_idx + 1
+    return 0
