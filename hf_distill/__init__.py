@@ -1,60 +1,9 @@
-"""Knowledge distillation with the HuggingFace `Trainer`."""
+"""Knowledge distillation with the HuggingFace `Trainer`.
 
-from hf_distill.config_files import parse_config
-from hf_distill.evaluation import (
-    classification_metrics,
-    glue_metric,
-    plot_calibration,
-    plot_quality_against_latency,
-    plot_training_curves,
-)
-from hf_distill.student import describe, make_student
-from hf_distill.text_classification import (
-    TextClassificationArguments,
-    classify_texts,
-    evaluate_text_classifier,
-    train_text_classifier,
-)
-from hf_distill.training import (
-    DataCollatorForMaskedLM,
-    DistillationTrainer,
-    DistillationTrainingArguments,
-    SeparateDocuments,
-    add_teacher_targets,
-    count_tokens,
-    encode_texts,
-    load_corpus,
-    load_labelled_texts,
-    load_unlabelled_texts,
-    pack_documents,
-    truncate_documents,
-)
-from hf_distill.version import __version__
+The public names are in `__init__.pyi`. Each is imported when it is asked for: whoever loads an exported model does not
+wait for PyTorch.
+"""
 
-__all__ = [
-    "DataCollatorForMaskedLM",
-    "DistillationTrainer",
-    "DistillationTrainingArguments",
-    "SeparateDocuments",
-    "TextClassificationArguments",
-    "__version__",
-    "add_teacher_targets",
-    "classification_metrics",
-    "classify_texts",
-    "count_tokens",
-    "describe",
-    "encode_texts",
-    "evaluate_text_classifier",
-    "glue_metric",
-    "load_corpus",
-    "load_labelled_texts",
-    "load_unlabelled_texts",
-    "make_student",
-    "pack_documents",
-    "parse_config",
-    "plot_calibration",
-    "plot_quality_against_latency",
-    "plot_training_curves",
-    "train_text_classifier",
-    "truncate_documents",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -26,12 +26,15 @@ def test_public_names():
         "DataCollatorForMaskedLM",
         "DistillationTrainer",
         "DistillationTrainingArguments",
+        "Export",
+        "Predictor",
         "SeparateDocuments",
         "TextClassificationArguments",
         "__version__",
         "add_teacher_targets",
         "classify_texts",
         "evaluate_text_classifier",
+        "export_model",
         "train_text_classifier",
         "classification_metrics",
         "count_tokens",
@@ -40,6 +43,7 @@ def test_public_names():
         "glue_metric",
         "load_corpus",
         "load_labelled_texts",
+        "load_predictor",
         "load_unlabelled_texts",
         "make_student",
         "pack_documents",
@@ -62,6 +66,8 @@ before = (
     torch.is_grad_enabled(), torch.get_default_dtype(), dict(os.environ),
 )
 import hf_distill
+for name in hf_distill.__all__:
+    getattr(hf_distill, name)
 after = (
     logging.getLogger().level, transformers.logging.get_verbosity(), logging.getLogger("hf_distill").level,
     random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
@@ -74,9 +80,20 @@ assert not {"matplotlib", "sklearn", "onnxruntime", "recipes"} & set(sys.modules
     assert run.returncode == 0, run.stderr
 
 
+def test_loading_an_export_imports_no_torch():
+    """Nor transformers, whose import takes longer than the model's."""
+    code = """
+import sys
+from hf_distill import Predictor, load_predictor
+assert not {"torch", "transformers", "datasets", "onnx"} & set(sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+
+
 def test_rooms_do_not_import_each_other():
     """Each room stands alone; a recipe imports only what the package exports."""
-    rooms = {"student", "training", "evaluation"}
+    rooms = {"student", "training", "evaluation", "deployment"}
     seen = set()
     for file in [*(ROOT / "hf_distill").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]:
         top, room = file.relative_to(ROOT).parts[:2]
@@ -85,7 +102,8 @@ def test_rooms_do_not_import_each_other():
         if top == "recipes":
             assert "from hf_distill." not in source, file
         elif room in rooms:
-            assert not [other for other in rooms - {room} if f"hf_distill.{other}" in source], file
+            others = rooms - {room} - ({"deployment"} if room == "evaluation" else set())
+            assert not [other for other in others if f"hf_distill.{other}" in source], file
     assert {*rooms, "quickstart"} <= seen
 
 
@@ -98,13 +116,17 @@ def test_every_requirement_has_a_known_good_version():
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    pinned = {_plain(line.split("==")[0]) for line in lines if "==" in line}
     required = config["options"]["install_requires"].split()
     for extra in config["options.extras_require"].values():
         required += [line for line in extra.split() if not line.startswith("%")]
-    names = {requirement.split(">")[0].lower() for requirement in required}
+    names = {_plain(requirement.split(">")[0]) for requirement in required}
     assert len(names) >= 9
     assert names <= pinned
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def test_example_in_the_readme(tmp_path, monkeypatch):

@@ -1,0 +1,63 @@
+from .config_files import parse_config
+from .deployment import Export, Predictor, export_model, load_predictor
+from .evaluation import (
+    classification_metrics,
+    glue_metric,
+    plot_calibration,
+    plot_quality_against_latency,
+    plot_training_curves,
+)
+from .student import describe, make_student
+from .text_classification import (
+    TextClassificationArguments,
+    classify_texts,
+    evaluate_text_classifier,
+    train_text_classifier,
+)
+from .training import (
+    DataCollatorForMaskedLM,
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    SeparateDocuments,
+    add_teacher_targets,
+    count_tokens,
+    encode_texts,
+    load_corpus,
+    load_labelled_texts,
+    load_unlabelled_texts,
+    pack_documents,
+    truncate_documents,
+)
+from .version import __version__
+
+__all__ = [
+    "DataCollatorForMaskedLM",
+    "DistillationTrainer",
+    "DistillationTrainingArguments",
+    "Export",
+    "Predictor",
+    "SeparateDocuments",
+    "TextClassificationArguments",
+    "__version__",
+    "add_teacher_targets",
+    "classification_metrics",
+    "classify_texts",
+    "count_tokens",
+    "describe",
+    "encode_texts",
+    "evaluate_text_classifier",
+    "export_model",
+    "glue_metric",
+    "load_corpus",
+    "load_labelled_texts",
+    "load_predictor",
+    "load_unlabelled_texts",
+    "make_student",
+    "pack_documents",
+    "parse_config",
+    "plot_calibration",
+    "plot_quality_against_latency",
+    "plot_training_curves",
+    "train_text_classifier",
+    "truncate_documents",
+]

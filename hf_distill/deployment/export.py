@@ -1,0 +1,223 @@
+"""`export_model`: from a student to what runs where it is served."""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_distill.deployment.backends import Arrays
+from hf_distill.deployment.heads import HEADS
+from hf_distill.deployment.manifest import Manifest
+from hf_distill.deployment.onnx import OPSET, write_graph
+from hf_distill.deployment.parity import Parity, measure_parity
+from hf_distill.deployment.parity_texts import QUESTIONS, TEXTS
+from hf_distill.deployment.predictor import Predictor, load_predictor, predictor_of
+from hf_distill.deployment.quantization import quantize_graph, save_quantized
+from hf_distill.deployment.text_encoder import Text
+from hf_distill.deployment.transformers_model import load_student
+from hf_distill.version import __version__
+
+GRAPH = "model.onnx"
+PACKAGES = ["torch", "transformers", "onnx", "onnxscript", "onnxruntime", "torchao"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of export.
+
+    Attributes:
+        write: writes the model to a folder, from `(model, inputs, outputs, folder, batches)`, the last being inputs to
+            try it on.
+        is_exact: whether logits are to be those of the student; else only its decisions.
+        opset: of ONNX; None where it is not ONNX.
+    """
+
+    write: Callable[[PreTrainedModel, list[str], list[str], Path, Sequence[Arrays]], None]
+    is_exact: bool
+    opset: int | None = None
+
+
+def _write_onnx(
+    model: PreTrainedModel, inputs: list[str], outputs: list[str], folder: Path, batches: Sequence[Arrays]
+) -> None:
+    write_graph(model, inputs, outputs, folder / GRAPH)
+
+
+def _write_onnx_int8(
+    model: PreTrainedModel, inputs: list[str], outputs: list[str], folder: Path, batches: Sequence[Arrays]
+) -> None:
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        write_graph(model, inputs, outputs, Path(temporary, GRAPH))
+        quantize_graph(Path(temporary, GRAPH), folder / GRAPH, batches)
+
+
+def _write_torch_int8(
+    model: PreTrainedModel, inputs: list[str], outputs: list[str], folder: Path, batches: Sequence[Arrays]
+) -> None:
+    save_quantized(model, folder)
+
+
+FORMATS = {
+    "onnx": Format(_write_onnx, is_exact=True, opset=OPSET),
+    "onnx-int8": Format(_write_onnx_int8, is_exact=False, opset=OPSET),
+    "torch-int8": Format(_write_torch_int8, is_exact=False),
+}
+
+LARGEST_DIFFERENCE = 1e-4
+"""Between the logits of an exact export and those of the student, as a share of the largest logit if that is over 1."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `export_model` wrote.
+
+    Attributes:
+        folder: where it is.
+        num_bytes: of the model's files.
+        parity: what was measured beside the student.
+    """
+
+    folder: Path
+    num_bytes: int
+    parity: Parity
+
+
+def export_model(
+    student: str | Path | PreTrainedModel,
+    output: str | Path,
+    format: str = "onnx-int8",
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    texts: Sequence[Text] | None = None,
+    max_length: int | None = None,
+    min_agreement: float = 0.95,
+) -> Export:
+    """Writes a student as what runs without PyTorch, or in int8, and proves it beside the student.
+
+    The folder has the model, the tokenizer, the config and `export.json`; `load_predictor(output)` loads it. Any number
+    of texts of any length can be given to it. It gets its name once all of it is there and its parity was found good.
+
+    Args:
+        student: a folder or a name on the Hub, or a model at hand; with a head for sequence or token classification,
+            question answering, masked or causal language modelling. It stays as it is.
+        output: a folder that does not exist yet.
+        format: `"onnx"` for ONNX in fp32; `"onnx-int8"` for the same with int8 weights and activations that are
+            quantised as they come, by ONNX Runtime; `"torch-int8"` for a transformers model with the like by torchao.
+        tokenizer: of a model at hand.
+        texts: what parity is measured on: some dozens that are like those to come. By default prose in some languages.
+        max_length: the tokens that are read of a text; by default as many as the model takes.
+        min_agreement: for int8, the share of texts (or of tokens, for a head over tokens) on which the export has to
+            decide as the student does. For `"onnx"` no logit may be off by more than 1e-4.
+
+    Raises:
+        ValueError: if there is no such student, if it has another head or no fast tokenizer, if `output` exists, or if
+            the export is not near enough to the student; then nothing is written.
+        ImportError: without the packages of `hf_distill[onnx]` or, for `"torch-int8"`, `hf_distill[quant]`.
+
+    Example:
+        >>> export = export_model("outputs/student", "outputs/student-int8")
+        >>> export.parity.agreement
+        1.0
+        >>> load_predictor("outputs/student-int8").predict(["A warm, funny film."])
+        [{'label': 'positive', 'score': 0.98}]
+    """
+    output = Path(output)
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r} should be one of {', '.join(FORMATS)}.")
+    if output.exists():
+        raise ValueError(f"{output} exists already: choose another folder, or remove it first.")
+    predictor, model, tokenizer = _student(student, tokenizer, max_length)
+    if texts is None:
+        texts = _questions() if HEADS[predictor.head].reads_pairs else TEXTS
+    if not texts:
+        raise ValueError("There are no texts to measure parity on: give some dozens, or leave texts out.")
+    batches = [predictor.encoder.pad([encoding]) for encoding in predictor.encoder.encode(texts)]
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
+        unfinished = Path(temporary, output.name)
+        unfinished.mkdir()
+        outputs = HEADS[predictor.head].outputs
+        FORMATS[format].write(model, predictor.encoder.inputs, outputs, unfinished, batches)
+        files = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
+        tokenizer.save_pretrained(unfinished)
+        if "config.json" not in files:
+            model.config.save_pretrained(unfinished)
+        manifest = _manifest(predictor, format, files)
+        manifest.write(unfinished)
+        parity = measure_parity(predictor, load_predictor(unfinished), texts)
+        _check(parity, format, min_agreement)
+        dataclasses.replace(manifest, parity=dataclasses.asdict(parity)).write(unfinished)
+        unfinished.rename(output)
+    return Export(output, sum(files.values()), parity)
+
+
+def _student(
+    student: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, max_length: int | None
+) -> tuple[Predictor, PreTrainedModel, PreTrainedTokenizerBase]:
+    if isinstance(student, PreTrainedModel):
+        if tokenizer is None:
+            raise ValueError("A model at hand has no tokenizer with it: give tokenizer.")
+        model, name = student, student.name_or_path
+    else:
+        model, own_tokenizer = load_student(student)
+        tokenizer, name = tokenizer or own_tokenizer, str(student)
+    # Exports are given away, and what a local folder lies in is nobody's business.
+    name = os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
+    return predictor_of(model, tokenizer, name, max_length), model, tokenizer
+
+
+def _questions() -> list[Text]:
+    return [(QUESTIONS[number % len(QUESTIONS)], text) for number, text in enumerate(TEXTS)]
+
+
+def _manifest(student: Predictor, format: str, files: dict[str, int]) -> Manifest:
+    return Manifest(
+        format=format,
+        head=student.head,
+        student=student.name,
+        inputs=student.encoder.inputs,
+        outputs=HEADS[student.head].outputs,
+        labels=student.labels,
+        problem_type=student.reader.problem_type,
+        max_length=student.encoder.max_length,
+        pad_token_id=student.encoder.pad_token_id,
+        mask_token_id=student.reader.mask_token_id,
+        num_parameters=student.num_parameters,
+        opset=FORMATS[format].opset,
+        versions={"hf_distill": __version__, **_versions()},
+        files=files,
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _check(parity: Parity, format: str, min_agreement: float) -> None:
+    beside = (
+        f"on {parity.texts} texts its logits are off by {parity.largest_difference:.2g} at most, of "
+        f"{parity.largest_logit:.3g}, and it decides as the student does on {parity.agreement:.1%}"
+    )
+    allowed = LARGEST_DIFFERENCE * max(1.0, parity.largest_logit)
+    if FORMATS[format].is_exact and not parity.largest_difference <= allowed:  # NaN is refused too
+        raise ValueError(
+            f"The export is not the student: {beside}, where {allowed:.2g} is allowed. Nothing was written. Is there "
+            f"something in the model that depends on more than its inputs?"
+        )
+    if parity.agreement < min_agreement:
+        raise ValueError(
+            f"The export is not near enough to the student: {beside}, where {min_agreement:.1%} is asked for. Nothing "
+            f"was written. Try texts of its own kind, allow less (min_agreement), or export in fp32 (onnx)."
+        )

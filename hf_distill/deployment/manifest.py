@@ -1,0 +1,75 @@
+"""`export.json`: what an export is, and whether all of it is there. Read without PyTorch and without transformers."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST = "export.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is written beside an exported model.
+
+    Attributes:
+        format: a name in `FORMATS`.
+        head: a name in `HEADS`.
+        student: the name of what was exported: on the Hub, or of its folder.
+        inputs: the model's, in its order.
+        outputs: the model's, in its order.
+        labels: the classes by number; empty for a head over the vocabulary or over positions.
+        problem_type: of sequence classification, as in transformers.
+        max_length: the tokens that the model reads of a text, at most.
+        pad_token_id: what fills up the shorter texts of a batch.
+        mask_token_id: of a masked language model; else None.
+        num_parameters: of the student.
+        opset: the version of ONNX's operators; None where it is not ONNX.
+        versions: of the packages that wrote it.
+        files: the bytes of each file that makes up the model.
+        parity: what was measured beside the student.
+    """
+
+    format: str
+    head: str
+    student: str
+    inputs: list[str]
+    outputs: list[str]
+    labels: list[str]
+    problem_type: str | None
+    max_length: int
+    pad_token_id: int
+    mask_token_id: int | None
+    num_parameters: int
+    opset: int | None
+    versions: dict[str, str]
+    files: dict[str, int]
+    parity: dict[str, object] = dataclasses.field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        (folder / MANIFEST).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Of a folder with an export, checked.
+
+    Raises:
+        ValueError: if `export.json` cannot be read, or if a file that it names is missing or has another size.
+    """
+    try:
+        manifest = Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{folder / MANIFEST} cannot be read: {error}. Export the student again.") from error
+    for name, size in manifest.files.items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}, which is a part of the model: copy it there, or export again.")
+        if (actual := (folder / name).stat().st_size) != size:
+            raise ValueError(
+                f"{folder / name} has {actual:,} bytes in place of {size:,}: it was not copied to its end, or was "
+                f"changed. Copy it again, or export again."
+            )
+    return manifest
+
+
+def is_export(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()

@@ -1,0 +1,215 @@
+"""One `predict(texts)`, whatever runs the model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hf_distill.deployment.backends import Backend, OnnxBackend, TorchBackend
+from hf_distill.deployment.heads import HEADS, Outputs, Reader, head_of_class
+from hf_distill.deployment.manifest import is_export, read_manifest
+from hf_distill.deployment.text_encoder import Text, TextEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PREFERRED = ["onnx-int8", "onnx"]
+"""Which of several exports in one folder is taken, if none is asked for."""
+
+BATCH_SIZE = 32
+ALONE = "onnx-int8"
+"""The format whose texts are run one by one: ONNX Runtime quantises the activations of a batch with one scale, so what
+it says of a text would depend on the others. On a CPU it takes no longer (docs/measuring.md)."""
+
+
+class Predictor:
+    """Says what a model makes of texts. `load_predictor` makes it.
+
+    Attributes:
+        name: of the model.
+        format: `"pytorch"`, or the format of an export.
+        head: a name in `HEADS`, such as `"sequence classification"`.
+        labels: the classes by number; empty for a head over the vocabulary or over positions.
+        num_parameters: of the model, as it was before it was exported.
+        encoder: makes tokens of texts, and batches of those.
+        backend: runs the model.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        format: str,
+        head: str,
+        num_parameters: int,
+        encoder: TextEncoder,
+        backend: Backend,
+        reader: Reader,
+    ):
+        self.name, self.format, self.head, self.num_parameters = name, format, head, num_parameters
+        self.encoder, self.backend, self.reader = encoder, backend, reader
+        self.labels = list(reader.labels)
+
+    def predict(self, texts: Sequence[Text], top_k: int | None = 1) -> list:
+        """What the model says of each text.
+
+        Texts of like length are run together, or in ONNX in int8 one by one; the answers are in the order of the texts.
+        The end of a text that is too long for the model is not read.
+
+        Args:
+            texts: strings; for question answering pairs of a question and its context. For masked language modelling
+                each has the mask token once.
+            top_k: how many answers for each text, the likeliest first; None for all.
+
+        Returns:
+            One entry for each text. `{"label", "score"}` for sequence classification, where the score is a
+            probability, or for regression the number itself; for masked and causal language modelling, where the label
+            is the token that is masked or comes next; with `top_k` other than 1 a list of these. For token
+            classification a list of `{"label", "score", "text", "start", "end"}`, one for each entity. For question
+            answering `{"answer", "score", "start", "end"}`.
+
+        Raises:
+            ValueError: if a text is empty, is no string or is not valid Unicode.
+
+        Example:
+            >>> load_predictor("outputs/student-int8").predict(["A warm, funny film."])
+            [{'label': 'positive', 'score': 0.98}]
+        """
+        encodings = self.encoder.encode(texts)
+        predict = HEADS[self.head].predict
+        return [
+            predict(outputs, encoding, text, self.reader, top_k)
+            for outputs, encoding, text in zip(self.run(encodings), encodings, texts, strict=True)
+        ]
+
+    def logits(self, texts: Sequence[Text]) -> np.ndarray:
+        """`[texts, labels]` in fp32: a classifier's logits."""
+        if self.head != "sequence classification":
+            raise ValueError(f"{self.name} is for {self.head}: only sequence classification has logits of a text.")
+        rows = [outputs["logits"] for outputs in self.run(self.encoder.encode(texts))]
+        return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
+
+    def run(self, encodings: Sequence) -> list[Outputs]:
+        """The model's outputs for each text, without padding, from batches of like length."""
+        per_text: list[Outputs] = [{} for _ in encodings]
+        for indices in self.encoder.batches(encodings, 1 if self.format == ALONE else BATCH_SIZE):
+            outputs = self.backend(self.encoder.pad([encodings[index] for index in indices]))
+            for row, index in enumerate(indices):
+                length = len(encodings[index]) if HEADS[self.head].per_token else None
+                per_text[index] = {name: array[row][:length] for name, array in outputs.items()}
+        return per_text
+
+
+def load_predictor(model: str | Path, format: str = "auto", threads: int | None = None) -> Predictor:
+    """A student or an export, ready to predict.
+
+    Where an export for ONNX Runtime is loaded, neither PyTorch nor transformers is imported.
+
+    Args:
+        model: a folder that `save_pretrained`, `Trainer` or `export_model` wrote, or a name on the Hub.
+        format: `"pytorch"`, `"onnx"`, `"onnx-int8"` or `"torch-int8"`. `"auto"` takes what the folder is; of one that
+            has several, with exports in folders of its own, ONNX in int8 before ONNX before PyTorch.
+        threads: for one forward; by default as many as there are cores for this process. PyTorch has one number for
+            the whole process, which is set.
+
+    Raises:
+        ValueError: if there is no such model, if it is not whole, or if its head is not one that can be predicted with.
+        ImportError: without what the format needs: onnxruntime, or torchao.
+
+    Example:
+        >>> predictor = load_predictor("outputs/student-int8")
+        >>> predictor.predict(["A warm, funny film.", "Two hours that I will never get back."])
+        [{'label': 'positive', 'score': 0.98}, {'label': 'negative', 'score': 0.95}]
+    """
+    folder = Path(model) if Path(model).is_dir() else _download(str(model))
+    found = _formats(folder)
+    wanted = next(iter(found)) if format == "auto" and found else format
+    if wanted not in found:
+        there = f"it has {', '.join(found)}" if found else "it has neither weights in safetensors nor export.json"
+        raise ValueError(f"{model} is no model in the format {format}: {there}.")
+    if wanted == "pytorch":
+        return _pytorch(found[wanted], str(model), threads)
+    return _export(found[wanted], threads)
+
+
+def predictor_of(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", name: str, max_length: int | None = None
+) -> Predictor:
+    """A transformers model at hand, ready to predict with at most `max_length` tokens of a text.
+
+    Raises:
+        ValueError: if its head is none of `HEADS`, or if its tokenizer is not a fast one.
+    """
+    from hf_distill.deployment.transformers_model import encoder_of, reader_of
+
+    head = head_of_class(type(model).__name__)
+    return Predictor(
+        name=name,
+        format="pytorch",
+        head=head,
+        num_parameters=model.num_parameters(),
+        encoder=encoder_of(model, tokenizer, max_length),
+        backend=TorchBackend(model, HEADS[head].outputs),
+        reader=reader_of(model, tokenizer, head),
+    )
+
+
+def _export(folder: Path, threads: int | None) -> Predictor:
+    manifest = read_manifest(folder)
+    encoder = TextEncoder.from_file(
+        folder / "tokenizer.json", manifest.inputs, manifest.max_length, manifest.pad_token_id
+    )
+    if manifest.format.startswith("onnx"):
+        backend = OnnxBackend(folder, manifest, threads)
+    else:
+        from hf_distill.deployment.transformers_model import load_model
+
+        _set_torch_threads(threads)
+        backend = TorchBackend(load_model(folder, HEADS[manifest.head].auto_class), manifest.outputs)
+    return Predictor(
+        name=manifest.student,
+        format=manifest.format,
+        head=manifest.head,
+        num_parameters=manifest.num_parameters,
+        encoder=encoder,
+        backend=backend,
+        reader=Reader(encoder.tokenizer, manifest.labels, manifest.problem_type, manifest.mask_token_id),
+    )
+
+
+def _pytorch(folder: Path, name: str, threads: int | None) -> Predictor:
+    from hf_distill.deployment.transformers_model import load_student
+
+    _set_torch_threads(threads)
+    return predictor_of(*load_student(folder), name)
+
+
+def _set_torch_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _formats(folder: Path) -> dict[str, Path]:
+    """The formats that there are, the preferred ones first, each with its folder."""
+    if is_export(folder):
+        return {read_manifest(folder).format: folder}
+    exports = {read_manifest(own).format: own for own in sorted(folder.iterdir()) if own.is_dir() and is_export(own)}
+    found = {name: exports[name] for name in PREFERRED if name in exports}
+    if (folder / "config.json").is_file() and list(folder.glob("*.safetensors")):
+        found["pytorch"] = folder
+    return found | exports
+
+
+def _download(name: str) -> Path:
+    """What load_predictor may need of a repository on the Hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.onnx", "*.onnx.data", "*.txt"])
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(f"{name} is no folder with a model, and none was found on the Hub: {error}") from error

@@ -1,0 +1,102 @@
+"""Texts as arrays of tokens, by the `tokenizers` package alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+Text = str | tuple[str, str]
+"""A text; or a question and the context that its answer is looked for in."""
+
+MAX_BATCH_TOKENS = 4096
+"""Padding included: of texts of 512 tokens 8 at a time."""
+
+
+@dataclass
+class TextEncoder:
+    """Makes inputs of texts.
+
+    Args:
+        tokenizer: a fast tokenizer's inside; its own truncation and padding are switched off.
+        inputs: which arrays the model reads: `input_ids`, `attention_mask`, maybe `token_type_ids`.
+        max_length: tokens per text, the special ones included; the end of longer texts is left out.
+        pad_token_id: what fills up the shorter texts of a batch, on the right.
+    """
+
+    tokenizer: Tokenizer
+    inputs: Sequence[str]
+    max_length: int
+    pad_token_id: int
+
+    def __post_init__(self):
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(self.max_length)
+
+    @classmethod
+    def from_file(cls, file: Path, inputs: Sequence[str], max_length: int, pad_token_id: int) -> "TextEncoder":
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the package raises nothing more exact
+            raise ValueError(f"{file} is no tokenizer: {error}. Copy it again, or export again.") from error
+        return cls(tokenizer, inputs, max_length, pad_token_id)
+
+    def encode(self, texts: Sequence[Text]) -> list[Encoding]:
+        """The tokens of each text. One that was cut has something in `overflowing`.
+
+        Raises:
+            ValueError: if a text is empty, is no text, or is not valid Unicode; its number is said.
+        """
+        if isinstance(texts, str):
+            raise ValueError(f"texts should be a list of texts, but is one: give [{texts[:40]!r}].")
+        for number, text in enumerate(texts):
+            _check(number, text)
+        encodings = self.tokenizer.encode_batch(list(texts))
+        for number, encoding in enumerate(encodings):
+            if not encoding.ids:
+                raise ValueError(f"Text {number} has no tokens: {texts[number][:40]!r}.")
+        return encodings
+
+    def pad(self, encodings: Sequence[Encoding]) -> dict[str, np.ndarray]:
+        """`[texts, tokens]` for each input of the model, in int64."""
+        shape = len(encodings), max(len(encoding) for encoding in encodings)
+        values = {name: np.zeros(shape, np.int64) for name in self.inputs}
+        if "input_ids" in values:
+            values["input_ids"][:] = self.pad_token_id
+        for row, encoding in enumerate(encodings):
+            own = {
+                "input_ids": encoding.ids,
+                "attention_mask": encoding.attention_mask,
+                "token_type_ids": encoding.type_ids,
+            }
+            for name, array in values.items():
+                array[row, : len(encoding)] = own[name]
+        return values
+
+    @staticmethod
+    def batches(encodings: Sequence[Encoding], max_size: int) -> Iterator[list[int]]:
+        """The indices of at most `max_size` texts of like length, the shortest first."""
+        batch: list[int] = []
+        for index in sorted(range(len(encodings)), key=lambda index: len(encodings[index])):
+            tokens = (len(batch) + 1) * len(encodings[index])
+            if batch and (len(batch) == max_size or tokens > MAX_BATCH_TOKENS):
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+
+def _check(number: int, text: Text) -> None:
+    for part in text if isinstance(text, tuple) else (text,):
+        if not isinstance(part, str):
+            raise ValueError(f"Text {number} is {type(part).__name__}: it should be a string.")
+        if not part.strip():
+            raise ValueError(f"Text {number} is empty.")
+        try:
+            part.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"Text {number} is not valid Unicode: it has a lone surrogate at position {error.start}."
+            ) from None

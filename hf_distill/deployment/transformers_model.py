@@ -1,0 +1,75 @@
+"""What deployment reads from a transformers model and its tokenizer."""
+
+from pathlib import Path
+
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_distill.deployment.heads import HEADS, Reader, head_of_class
+from hf_distill.deployment.text_encoder import TextEncoder
+from hf_distill.lengths import length_of_rows
+
+INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
+
+
+def load_student(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model as it was saved, and its tokenizer, from a folder or the Hub.
+
+    Raises:
+        ValueError: if it is no model, has no head that can be predicted with, or has weights missing.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} is no folder with a model, and none was found on the Hub: {error}") from error
+    architecture = (config.architectures or ["A model whose config names no class"])[0]
+    model = load_model(name, HEADS[head_of_class(architecture)].auto_class)
+    return model, AutoTokenizer.from_pretrained(name)
+
+
+def load_model(name: str | Path, auto_class: str) -> PreTrainedModel:
+    model, info = getattr(transformers, auto_class).from_pretrained(
+        name, use_safetensors=True, output_loading_info=True
+    )
+    if info["missing_keys"]:
+        raise ValueError(
+            f"{name} has no weights for {', '.join(sorted(info['missing_keys']))}, which would be random numbers: "
+            f"train it first."
+        )
+    return model.eval()
+
+
+def encoder_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> TextEncoder:
+    """Makes this model's inputs as its tokenizer does.
+
+    Raises:
+        ValueError: if the tokenizer is not a fast one, or if `max_length` is more than the model takes.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer, which alone has a tokenizer.json.")
+    return TextEncoder(
+        tokenizer=type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str()),
+        inputs=[name for name in INPUTS if name in tokenizer.model_input_names],
+        max_length=length_of_rows(max_length, tokenizer, model),
+        pad_token_id=padding_of(model, tokenizer),
+    )
+
+
+def padding_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """What fills up short texts. A classifier such as GPT-2's, which looks for the last token before it, agrees."""
+    known = (model.config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(token for token in known if token is not None)
+
+
+def reader_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, head: str) -> Reader:
+    config = model.config
+    has_labels = head in ("sequence classification", "token classification")
+    problem_type = config.problem_type or ("regression" if config.num_labels == 1 else None)
+    return Reader(
+        tokenizer=tokenizer.backend_tokenizer,
+        labels=[config.id2label[number] for number in range(config.num_labels)] if has_labels else [],
+        problem_type=problem_type if head == "sequence classification" else None,
+        mask_token_id=tokenizer.mask_token_id if head == "masked language modelling" else None,
+    )
