@@ -89,6 +89,7 @@ def _add_make_student(commands: argparse._SubParsersAction) -> None:
 def _make_student(options: argparse.Namespace) -> None:
     import transformers
 
+    from hf_distill.model_card import write_card
     from hf_distill.student import make_student
     from hf_distill.student.model_card import student_card
 
@@ -127,7 +128,7 @@ def _make_student(options: argparse.Namespace) -> None:
         unfinished = Path(temporary) / options.output.name
         student.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
-        student_card(student, None if is_folder else options.teacher).save(unfinished / "README.md")
+        write_card(student_card(student, None if is_folder else options.teacher), unfinished / "README.md")
         unfinished.rename(options.output)
     print(
         f"{options.output}: {type(student).__name__} with layers {student.config.distilled_from['layers']} of "

@@ -3,6 +3,8 @@
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from hf_distill.model_card import layers_as_words, make_card
+
 TEXT = """# {model_class} cut from {teacher}
 
 This model has some of the layers of `{teacher}`{revision}, and every other weight as it was. **It has not been trained
@@ -40,15 +42,9 @@ def student_card(student: PreTrainedModel, teacher_on_hub: str | None = None) ->
         teacher=provenance["teacher"],
         revision=f" at revision `{revision}`" if revision else "",
         revision_or_unknown=revision or "not known",
-        layers=_by_stack(provenance["layers"]),
-        method=_by_stack(provenance["method"]),
+        layers=layers_as_words(provenance["layers"]),
+        method=layers_as_words(provenance["method"]),
         parameters=student.num_parameters(),
         version=provenance["hf_distill_version"],
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
-
-
-def _by_stack(value: dict | list | str) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{name}: {_by_stack(own)}" for name, own in value.items())
-    return value if isinstance(value, str) else ", ".join(map(str, value))
+    return make_card(data, text)
