@@ -7,6 +7,7 @@ from .evaluation import (
     plot_quality_against_latency,
     plot_training_curves,
 )
+from .hub import push_folder
 from .student import describe, make_student
 from .text_classification import (
     TextClassificationArguments,
@@ -58,6 +59,7 @@ __all__ = [
     "plot_calibration",
     "plot_quality_against_latency",
     "plot_training_curves",
+    "push_folder",
     "train_text_classifier",
     "truncate_documents",
 ]

@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("train", help="fine-tune or distil a text classifier, with options from YAML files")
     _add_evaluate(commands)
     _add_export(commands)
+    _add_push(commands)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["train"]:  # its options are those of dataclasses
@@ -239,6 +240,28 @@ def _export(options: argparse.Namespace) -> None:
         f"batches: logits are off by {parity.largest_difference:.2g} at most (of {parity.largest_logit:.3g}), and "
         f"{parity.agreement:.1%} of {parity.decisions} decisions are the same"
     )
+
+
+def _add_push(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "push",
+        help="push a student or an export to the Hub",
+        description="Push a student or an export to the Hub, in one commit: weights, configs, tokenizer, model card, "
+        "report, plots and ONNX files, and nothing else that is in the folder. The token is that of HF_TOKEN or of "
+        "`hf auth login`.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="what a training or `hf-distill export` wrote")
+    parser.add_argument("repo_id", metavar="REPO", help="NAME or ORGANISATION/NAME; made if it does not exist")
+    parser.add_argument("--private", action="store_true", default=None, help="if it is made, for your eyes only")
+    parser.add_argument("--message", metavar="TEXT", default="Upload with hf_distill", help="the commit's")
+    parser.set_defaults(run=_push)
+
+
+def _push(options: argparse.Namespace) -> None:
+    from hf_distill.hub import files_to_push, push_folder
+
+    commit = push_folder(options.folder, options.repo_id, private=options.private, message=options.message)
+    print("\n".join([*(f"  {name}" for name in files_to_push(options.folder)), str(commit.repo_url)]))
 
 
 def _model_class(name: str, config: object) -> type:

@@ -1,9 +1,11 @@
 """Tiny models and batches, built from configs: nothing is downloaded and nothing is cached."""
 
 import os
+from types import SimpleNamespace
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the Hub fails instead of waiting
 
+import huggingface_hub.constants
 import pytest
 import torch
 import transformers
@@ -13,6 +15,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
+
+from tests.loopback_hub import LoopbackHub
 
 # Every run tries the same examples, so that what passed once passes again.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -298,3 +302,22 @@ def head(request) -> str:
 @pytest.fixture(params=list(HEADS))
 def every_head(request) -> str:
     return request.param
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on this machine in the place of the real one, with a token that may write and a fresh cache."""
+    with LoopbackHub() as hub:
+        constants = {
+            "ENDPOINT": hub.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+        }
+        for name, value in constants.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)  # it keeps the endpoint
+        monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        yield hub

@@ -51,6 +51,7 @@ def test_public_names():
         "plot_calibration",
         "plot_quality_against_latency",
         "plot_training_curves",
+        "push_folder",
         "truncate_documents",
     }
     assert all(hasattr(hf_distill, name) for name in hf_distill.__all__)

@@ -1,7 +1,6 @@
 """The student factory: a smaller model cut out of the teacher's own layers."""
 
 import copy
-import os
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -11,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_distill.adapters import merged, transformers_model
+from hf_distill.hub import public_name, revision_on_hub
 from hf_distill.student.architectures import LayerStack, find_layer_stacks
 from hf_distill.student.calibration import calibrate
 from hf_distill.student.cutting import cut
@@ -158,8 +158,8 @@ def _provenance(
     methods = {name: which if isinstance(which, str) else "explicit" for name, (_, which) in requests.items()}
     methods |= {name: "all" for name, stack in stacks.items() if len(kept[name]) == stack.num_layers}
     provenance = {
-        "teacher": _public_name(base.name_or_path),
-        "revision": getattr(base.config, "_commit_hash", None),
+        "teacher": public_name(base.name_or_path),
+        "revision": revision_on_hub(base),
         "layers": kept if len(kept) > 1 else next(iter(kept.values())),
         "method": methods if len(methods) > 1 else next(iter(methods.values())),
         "hf_distill_version": __version__,
@@ -167,8 +167,3 @@ def _provenance(
     if isinstance(teacher, PeftModel):
         provenance["merged_adapters"] = teacher.active_adapters
     return provenance
-
-
-def _public_name(name_or_path: str) -> str:
-    """A model's name on the Hub as it is; of a local folder only its own name, since configs get published."""
-    return os.path.basename(os.path.abspath(name_or_path)) if os.path.isdir(name_or_path) else name_or_path

@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.adapters import transformers_model
+from hf_distill.hub import public_name
 from hf_distill.training.heads import Head, MaskedLMHead, MultipleChoiceHead, find_head
 from hf_distill.training.outputs import outputs_of
 from hf_distill.training.target_columns import TARGET_COLUMNS, Source, has_logits_per_token, vocabulary_fingerprint
@@ -113,7 +114,7 @@ def add_teacher_targets(
 
     target_dtype = model.dtype if dtype is None else getattr(torch, dtype)
     source = Source(
-        teacher=_public_name(model.config._name_or_path),
+        teacher=public_name(model.config._name_or_path),
         fingerprint=fingerprint(model.named_parameters()),
         dtype=str(target_dtype),
         outputs=outputs_of(model),
@@ -192,8 +193,3 @@ def _check_options(
 def _limits(processing_class: object) -> dict[str, object]:
     """What of a tokenizer changes how it reads text, beside its words."""
     return {name: getattr(processing_class, name, None) for name in ("model_max_length", "truncation_side")}
-
-
-def _public_name(name: str) -> str:
-    """The name without the folders that it is in."""
-    return Path(name).name if os.path.isdir(name) else name
