@@ -28,6 +28,7 @@ from hf_distill import (
     make_student,
     train_text_classifier,
 )
+from hf_distill.cli import main
 from tests.conftest import make_model, make_text_tokenizer
 
 WORDS = {"neg": range(5, 33), "pos": range(33, 61)}
@@ -341,6 +342,22 @@ def test_push_to_hub(folder, monkeypatch):
     assert pushed == [2]
     with pytest.raises(ValueError, match="push_to_hub would push the adapter"):
         train(folder, {"model_name_or_path": str(folder / "pretrained"), "lora_rank": 4}, push_to_hub=True)
+
+
+def test_push_that_fails(folder, hub, capsys):
+    """One line, and everything is on disk."""
+    hub.answers["POST", "/commit/"] = 403
+    options = {"model_name_or_path": folder / "pretrained", "train_file": folder / "train.csv", "max_steps": 1}
+    options |= {"output_dir": folder / "out", "use_cpu": True, "report_to": "none", "save_strategy": "no"}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    assert main(["train", *words, "--push_to_hub"]) == 2
+    *_, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("hf-distill: Pushing to tester/out failed: the token may not write there (403)")
+    assert f"push it later with: hf-distill push {folder}/out tester/out" in error
+    assert json.loads((folder / "out" / "train_results.json").read_text())["epoch"] > 0
+    hub.answers.clear()
+    assert main(["push", str(folder / "out"), "tester/out"]) == 0
+    assert AutoModelForSequenceClassification.from_pretrained("tester/out").num_labels == 2
 
 
 @pytest.mark.parametrize(

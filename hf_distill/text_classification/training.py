@@ -110,7 +110,7 @@ def _check(task: TextClassificationArguments, training: DistillationTrainingArgu
     if task.lora_rank is not None and training.push_to_hub:
         raise ValueError(
             "push_to_hub would push the adapter, where output_dir gets the plain model: leave it out, and upload "
-            "output_dir at the end, as with `hf upload`."
+            "output_dir at the end, with `hf-distill push`."
         )
     if has_validation or task.test_file or task.test_split:
         classification_metrics([[0.0, 1.0]], [1])  # what it needs should not be missed after the training
@@ -191,7 +191,7 @@ def _run(trainer: DistillationTrainer, test_rows: Dataset | None) -> None:
     if hasattr(trainer.model, "peft_config"):
         trainer.save_merged_model(args.output_dir)
     else:
-        trainer.save_model()
+        trainer.save_model(_internal_call=True)  # which does not push: all else should be saved by then
     trainer.save_state()
     for part, of_part in metrics.items():
         trainer.log_metrics(part, of_part)

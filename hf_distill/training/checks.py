@@ -2,7 +2,7 @@
 
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import HubStrategy, has_length
 
 from hf_distill.training.engines import check_engine
 from hf_distill.training.heads import Head, QuestionAnsweringHead
@@ -16,7 +16,8 @@ def check_kind_of_training(trainer: Trainer) -> None:
 
     Raises:
         TypeError: if the model is no transformers model.
-        ValueError: if one process drives several GPUs, if the engine is FSDP1, or if an option would have no effect.
+        ValueError: if one process drives several GPUs, if the engine is FSDP1, if checkpoints would be pushed, or if an
+            option would have no effect.
     """
     args, model = trainer.args, trainer.model
     if args.n_gpu > 1:
@@ -26,6 +27,11 @@ def check_kind_of_training(trainer: Trainer) -> None:
         )
     if args.fp16 and args.device.type == "cpu":
         raise ValueError("fp16=True would have no effect on the CPU, which does not scale losses: use bf16=True.")
+    if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+        raise ValueError(
+            f"hub_strategy={args.hub_strategy.value!r} would push optimizer states and local paths: use 'every_save', "
+            f"which pushes the student at each checkpoint, or 'end'. Checkpoints to resume from stay in output_dir."
+        )
     check_engine(trainer.accelerator)
     if trainer.compute_loss_func is not None:
         raise ValueError("compute_loss_func would have no effect: to change a loss, override compute_loss.")

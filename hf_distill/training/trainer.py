@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
@@ -21,6 +21,7 @@ from transformers.trainer_utils import (
 )
 
 from hf_distill.adapters import merged, transformers_model
+from hf_distill.hub import clear_errors
 from hf_distill.training.checkpoints import named_when_whole, warn_of_differences, write_distillation_state
 from hf_distill.training.checks import check_datasets, check_kind_of_training, check_student, find_source
 from hf_distill.training.data import RepeatableCollator, TellEpoch
@@ -29,6 +30,7 @@ from hf_distill.training.heads import SCORED_ROWS, Scored, find_head, scored_row
 from hf_distill.training.losses import LOSSES
 from hf_distill.training.outputs import hidden_width, named_inputs
 from hf_distill.training.projection import HiddenStateProjection, StepWithStudent
+from hf_distill.training.publishing import PublishingTrainer
 from hf_distill.training.scoring import ScoredOutput, scored_forward, state_weights, sum_losses_of_logits
 from hf_distill.training.stored_teacher import StoredTeacher
 from hf_distill.training.target_columns import TARGET_COLUMNS, as_arrays
@@ -39,7 +41,7 @@ NEVER = 2**62
 """The step at which a loss that is finite so far stopped being so."""
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(PublishingTrainer):
     """A drop-in for `Trainer` that trains the model to do as a frozen teacher does.
 
     `loss = alpha_kl * L_kl + alpha_task * L_task + alpha_cos * L_cos`: the KL divergence of the softened outputs, the
@@ -63,6 +65,7 @@ class DistillationTrainer(Trainer):
         TypeError: if `args` or `teacher_model` is of the wrong kind.
         ValueError: if teacher and student cannot be compared, if an option would have no effect, or if a data set is
             empty.
+        OSError: with `push_to_hub=True`, if the Hub does not let a repository be made.
         FloatingPointError: in training, once a loss is not finite.
 
     Example:
@@ -124,10 +127,10 @@ class DistillationTrainer(Trainer):
 
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self.add_callback(TellEpoch(self._epoch))
-        self._unfinished_run_dir = None
         self._is_checked = True
         if args.push_to_hub:
-            self.init_hf_repo()
+            with clear_errors("Making the repository on the Hub", "Nothing has been trained yet."):
+                self.init_hf_repo()
 
     def init_hf_repo(self, *args, **kwargs) -> None:
         """As in `Trainer`, but no repository is made for a trainer that cannot be."""
@@ -460,16 +463,13 @@ class DistillationTrainer(Trainer):
         if not isinstance(student, PeftModel):
             raise TypeError(f"A {type(student).__name__} has no adapters to merge: use save_model.")
         if self.args.should_save:
-            merged(student).save_pretrained(output_dir)
-            if self.processing_class is not None:
-                self.processing_class.save_pretrained(output_dir)
+            with self._card_beside(output_dir, is_adapter=False):
+                merged(student).save_pretrained(output_dir)
+                if self.processing_class is not None:
+                    self.processing_class.save_pretrained(output_dir)
 
     def _get_output_dir(self, trial) -> str:
         return self._unfinished_run_dir or super()._get_output_dir(trial)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._unfinished_run_dir is None:
-            super()._push_from_checkpoint(checkpoint_folder)
 
     def _distillation_state(self) -> dict[str, object]:
         """What the losses depend on, beside the data."""
