@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
+from hf_distill.deployment.manifest import MANIFEST
 from hf_distill.version import __version__
 
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors")
@@ -34,8 +35,6 @@ PROCESSORS = (
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
 )
 PLOTS = ("*.png",)
-MANIFEST = "export.json"
-"""What is in a folder with an export; it names the files of the model, with their bytes."""
 EXPORTS = (MANIFEST, "*.onnx", "*.onnx.data")
 MODEL = (*WEIGHTS, WEIGHTS_INDEX, *CONFIGS, *PROCESSORS)
 

@@ -1,7 +1,6 @@
 """`export_model`: from a student to what runs where it is served."""
 
 import dataclasses
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from hf_distill.deployment.predictor import Predictor, load_predictor, predictor
 from hf_distill.deployment.quantization import quantize_graph, save_quantized
 from hf_distill.deployment.text_encoder import Text
 from hf_distill.deployment.transformers_model import load_student
+from hf_distill.hub import public_name
 from hf_distill.version import __version__
 
 GRAPH = "model.onnx"
@@ -167,9 +167,7 @@ def _student(
     else:
         model, own_tokenizer = load_student(student)
         tokenizer, name = tokenizer or own_tokenizer, str(student)
-    # Exports are given away, and what a local folder lies in is nobody's business.
-    name = os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name
-    return predictor_of(model, tokenizer, name, max_length), model, tokenizer
+    return predictor_of(model, tokenizer, public_name(name), max_length), model, tokenizer
 
 
 def _questions() -> list[Text]:

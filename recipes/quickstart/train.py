@@ -171,8 +171,7 @@ def _trained(folder: Path, settings: dict[str, object], make_trainer: Callable[[
         trainer = make_trainer()
         trainer.train()
         with written_whole(folder) as unfinished:
-            trainer.model.save_pretrained(unfinished)
-            trainer.processing_class.save_pretrained(unfinished)
+            trainer.save_model(str(unfinished))
             (unfinished / settings_file).write_text(json.dumps(settings, indent=2))
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return AutoModelForSequenceClassification.from_pretrained(folder).to(device).eval()
