@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from hf_distill.deployment.manifest import Manifest
+from hf_distill.deployment.manifest import GRAPH, Manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,7 +41,7 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()
         options.log_severity_level = 3
-        file = folder / "model.onnx"
+        file = folder / GRAPH
         try:
             self.session = onnxruntime.InferenceSession(
                 str(file),

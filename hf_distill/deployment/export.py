@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.deployment.backends import Arrays
 from hf_distill.deployment.heads import HEADS
-from hf_distill.deployment.manifest import Manifest
+from hf_distill.deployment.manifest import GRAPH, Manifest
 from hf_distill.deployment.onnx import OPSET, write_graph
 from hf_distill.deployment.parity import Parity, measure_parity
 from hf_distill.deployment.parity_texts import QUESTIONS, TEXTS
@@ -22,7 +22,6 @@ from hf_distill.deployment.transformers_model import load_student
 from hf_distill.hub import public_name
 from hf_distill.version import __version__
 
-GRAPH = "model.onnx"
 PACKAGES = ["torch", "transformers", "onnx", "onnxscript", "onnxruntime", "torchao"]
 
 
@@ -115,6 +114,7 @@ def export_model(
             decide as the student does. For `"onnx"` no logit may be off by more than 1e-4.
 
     Raises:
+        TypeError: if `student` is something else.
         ValueError: if there is no such student, if it has another head or no fast tokenizer, if `output` exists, or if
             the export is not near enough to the student; then nothing is written.
         ImportError: without the packages of `hf_distill[onnx]` or, for `"torch-int8"`, `hf_distill[quant]`.
@@ -164,6 +164,11 @@ def _student(
         if tokenizer is None:
             raise ValueError("A model at hand has no tokenizer with it: give tokenizer.")
         model, name = student, student.name_or_path
+    elif not isinstance(student, str | Path):
+        raise TypeError(
+            f"A {type(student).__name__} cannot be exported: give a transformers model or where one is. Of one with "
+            f"PEFT adapters, trainer.save_merged_model makes a plain one."
+        )
     else:
         model, own_tokenizer = load_student(student)
         tokenizer, name = tokenizer or own_tokenizer, str(student)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MANIFEST = "export.json"
+GRAPH = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,22 @@ class Manifest:
         (folder / MANIFEST).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
+def is_export(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def format_of(folder: Path) -> str:
+    """Of a folder with an export, of which the other files may not be there yet."""
+    return _read(folder).format
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Of a folder with an export, checked.
 
     Raises:
         ValueError: if `export.json` cannot be read, or if a file that it names is missing or has another size.
     """
-    try:
-        manifest = Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{folder / MANIFEST} cannot be read: {error}. Export the student again.") from error
+    manifest = _read(folder)
     for name, size in manifest.files.items():
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}, which is a part of the model: copy it there, or export again.")
@@ -71,5 +78,8 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def is_export(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
+def _read(folder: Path) -> Manifest:
+    try:
+        return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{folder / MANIFEST} cannot be read: {error}. Export the student again.") from error

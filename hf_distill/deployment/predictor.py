@@ -8,7 +8,7 @@ import numpy as np
 
 from hf_distill.deployment.backends import Backend, OnnxBackend, TorchBackend
 from hf_distill.deployment.heads import HEADS, Outputs, Reader, head_of_class
-from hf_distill.deployment.manifest import is_export, read_manifest
+from hf_distill.deployment.manifest import format_of, is_export, read_manifest
 from hf_distill.deployment.text_encoder import Text, TextEncoder
 
 if TYPE_CHECKING:
@@ -121,12 +121,18 @@ def load_predictor(model: str | Path, format: str = "auto", threads: int | None 
         >>> predictor.predict(["A warm, funny film.", "Two hours that I will never get back."])
         [{'label': 'positive', 'score': 0.98}, {'label': 'negative', 'score': 0.95}]
     """
-    folder = Path(model) if Path(model).is_dir() else _download(str(model))
-    found = _formats(folder)
+    is_here = Path(model).is_dir()
+    folder = Path(model) if is_here else _download(str(model), allow_patterns=["*.json"])
+    found = _formats(folder, is_here)
     wanted = next(iter(found)) if format == "auto" and found else format
     if wanted not in found:
         there = f"it has {', '.join(found)}" if found else "it has neither weights in safetensors nor export.json"
         raise ValueError(f"{model} is no model in the format {format}: {there}.")
+    if not is_here:  # of a repository with several formats, the one
+        within = found[wanted].relative_to(folder).as_posix()
+        _download(
+            str(model), **({"ignore_patterns": ["*/*"]} if within == "." else {"allow_patterns": [f"{within}/*"]})
+        )
     if wanted == "pytorch":
         return _pytorch(found[wanted], str(model), threads)
     return _export(found[wanted], threads)
@@ -191,25 +197,24 @@ def _set_torch_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _formats(folder: Path) -> dict[str, Path]:
+def _formats(folder: Path, is_here: bool) -> dict[str, Path]:
     """The formats that there are, the preferred ones first, each with its folder."""
     if is_export(folder):
-        return {read_manifest(folder).format: folder}
-    exports = {read_manifest(own).format: own for own in sorted(folder.iterdir()) if own.is_dir() and is_export(own)}
+        return {format_of(folder): folder}
+    exports = {format_of(own): own for own in sorted(folder.iterdir()) if own.is_dir() and is_export(own)}
     found = {name: exports[name] for name in PREFERRED if name in exports}
-    if (folder / "config.json").is_file() and list(folder.glob("*.safetensors")):
+    has_weights = bool(list(folder.glob("*.safetensors"))) or not is_here  # where they are not looked for yet
+    if (folder / "config.json").is_file() and has_weights:
         found["pytorch"] = folder
     return found | exports
 
 
-def _download(name: str) -> Path:
-    """What load_predictor may need of a repository on the Hub."""
+def _download(name: str, **patterns: list[str]) -> Path:
+    """Some files of a repository on the Hub."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(
-            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.onnx", "*.onnx.data", "*.txt"])
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        return Path(snapshot_download(name, **patterns))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ValueError(f"{name} is no folder with a model, and none was found on the Hub: {error}") from error

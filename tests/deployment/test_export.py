@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from hf_distill import export_model, load_predictor
@@ -139,6 +140,8 @@ def test_what_cannot_be_exported(student, exported, tmp_path):
     tokenizer, output = make_text_tokenizer(), tmp_path / "output"
     with pytest.raises(ValueError, match=r"format='tflite' should be one of onnx, onnx-int8, torch-int8"):
         export_model(student, output, "tflite")
+    with pytest.raises(TypeError, match=r"A PeftModel cannot be exported.*save_merged_model makes a plain one"):
+        export_model(get_peft_model(make_model("bert", "mlm"), LoraConfig()), output, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="exists already: choose another folder"):
         export_model(student, exported)
     with pytest.raises(ValueError, match="A model at hand has no tokenizer with it"):

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -226,16 +227,30 @@ def test_which_of_several_formats_is_taken(student, exported, tmp_path):
     assert [load_predictor(folder, own).format for own in ("pytorch", "onnx")] == ["pytorch", "onnx"]
 
 
-def test_from_the_hub(exported, monkeypatch):
-    asked = []
+def test_from_the_hub(student, exported, tmp_path, monkeypatch):
+    """Of a repository with several formats, only the one that is loaded is downloaded."""
+    repository, cache = shutil.copytree(student, tmp_path / "repository"), tmp_path / "cache"
+    shutil.copytree(exported, repository / "onnx")
+    downloaded = []
 
-    def snapshot_download(name, allow_patterns):
-        asked.append(name)
-        return str(exported)
+    def snapshot_download(name, allow_patterns=None, ignore_patterns=None):
+        files = [str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()]
+        for file in filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            (cache / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(repository / file, cache / file)
+            downloaded.append(file)
+        return str(cache)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert load_predictor("someone/student").format == "onnx"
-    assert asked == ["someone/student"]
+    assert "onnx/model.onnx" in downloaded
+    assert "model.safetensors" not in downloaded
+
+    shutil.rmtree(cache)
+    downloaded.clear()
+    assert load_predictor("someone/student", "pytorch").format == "pytorch"
+    assert "model.safetensors" in downloaded
+    assert "onnx/model.onnx" not in downloaded
 
 
 def test_onnx_runs_without_pytorch(exported):
