@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.evaluation import classification_metrics, plot_calibration
+from hf_distill.files import write_whole
 from hf_distill.lengths import length_of_rows
 from hf_distill.text_classification.data import label_names_of
 from hf_distill.text_classification.models import load_classifier, with_padding
@@ -75,7 +76,8 @@ def evaluate_text_classifier(
             {names[role]: (own.softmax(-1), labels) for role, own in logits.items()}, Path(output, "calibration.png")
         )
         settings = {"model": model, "data": data, "teacher": teacher, "max_length": max_length}
-        _write_whole(Path(output, "evaluation.json"), settings | {"truncation": truncation, "metrics": metrics})
+        content = settings | {"truncation": truncation, "metrics": metrics}
+        write_whole(Path(output, "evaluation.json"), json.dumps(content, indent=2) + "\n")
     return metrics
 
 
@@ -134,10 +136,3 @@ def _columns(model: PreTrainedModel, label_names: Sequence[str] | None) -> list[
     if len(own) == len(label_names) and [f"LABEL_{number}" for number in range(len(own))] in (own, label_names):
         return list(range(len(own)))
     raise ValueError(f"The classes of {model.name_or_path} are {', '.join(own)}, not {', '.join(label_names)}.")
-
-
-def _write_whole(file: Path, content: dict[str, object]) -> None:
-    """Writes JSON; a process that is killed meanwhile leaves what was there before."""
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(file)
