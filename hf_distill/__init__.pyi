@@ -1,6 +1,8 @@
 from .config_files import parse_config
 from .deployment import Export, Predictor, export_model, load_predictor
 from .evaluation import (
+    Benchmark,
+    benchmark_models,
     classification_metrics,
     glue_metric,
     plot_calibration,
@@ -32,6 +34,7 @@ from .training import (
 from .version import __version__
 
 __all__ = [
+    "Benchmark",
     "DataCollatorForMaskedLM",
     "DistillationTrainer",
     "DistillationTrainingArguments",
@@ -41,6 +44,7 @@ __all__ = [
     "TextClassificationArguments",
     "__version__",
     "add_teacher_targets",
+    "benchmark_models",
     "classification_metrics",
     "classify_texts",
     "count_tokens",

@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_evaluate(commands)
     _add_export(commands)
     _add_push(commands)
+    _add_benchmark(commands)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["train"]:  # its options are those of dataclasses
@@ -223,14 +224,11 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 def _export(options: argparse.Namespace) -> None:
     from hf_distill.deployment import export_model
 
-    texts = None
-    if options.texts is not None:
-        texts = [line for line in options.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
     export = export_model(
         options.student,
         options.output,
         options.format,
-        texts=texts,
+        texts=_lines(options.texts),
         max_length=options.max_length,
         min_agreement=options.min_agreement,
     )
@@ -262,6 +260,66 @@ def _push(options: argparse.Namespace) -> None:
 
     commit = push_folder(options.folder, options.repo_id, private=options.private, message=options.message)
     print("\n".join([*(f"  {name}" for name in files_to_push(options.folder)), str(commit.repo_url)]))
+
+
+def _add_benchmark(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "benchmark",
+        help="say how big and how fast models and exports are, beside each other",
+        description="Measure models and exports beside each other on the CPU: parameters, bytes on disk, memory, cold "
+        "start, latency of one text for several lengths, and throughput. The first is what the others are compared "
+        "with: give the teacher first.",
+    )
+    parser.add_argument(
+        "models", metavar="MODEL", nargs="+", help="folders, or names on the Hub, of models and exports"
+    )
+    parser.add_argument(
+        "--name", metavar="NAME", nargs="+", help="what each is called in the tables (default: as its folder)"
+    )
+    _add_measuring(parser)
+    parser.add_argument("--texts", metavar="FILE", type=Path, help="a text to read per line (default: prose)")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="a folder for benchmark.json and benchmark.md")
+    parser.set_defaults(run=_benchmark)
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lengths",
+        metavar="TOKENS",
+        nargs="+",
+        type=int,
+        help="for the latency (default: those of 16, 64, 128 and 256 that all models take)",
+    )
+    parser.add_argument("--threads", metavar="N", type=int, help="the same for all models (default: all cores)")
+    parser.add_argument("--rounds", metavar="N", type=int, default=10, help="after one that warms up (default: 10)")
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from hf_distill.evaluation import benchmark_models
+
+    names = options.name or [Path(model).absolute().name if Path(model).is_dir() else model for model in options.models]
+    if len(names) != len(options.models):
+        raise ValueError(f"--name has {len(names)} names for {len(options.models)} models: give one for each.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two models are called the same ({', '.join(names)}): give each its own --name.")
+    texts = _lines(options.texts)
+    measured = benchmark_models(
+        dict(zip(names, options.models, strict=True)),
+        lengths=options.lengths,
+        threads=options.threads,
+        rounds=options.rounds,
+        **({} if texts is None else {"texts": texts}),
+    )
+    print(measured.table())
+    if options.output is not None:
+        measured.write(options.output)
+
+
+def _lines(file: Path | None) -> list[str] | None:
+    """Those with something in them."""
+    if file is None:
+        return None
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _model_class(name: str, config: object) -> type:

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_public_names():
     assert set(hf_distill.__all__) == {
+        "Benchmark",
+        "benchmark_models",
         "DataCollatorForMaskedLM",
         "DistillationTrainer",
         "DistillationTrainingArguments",

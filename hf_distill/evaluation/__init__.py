@@ -1,10 +1,13 @@
-"""After training: how good a model is."""
+"""After training: how good a model is, how big and how fast."""
 
+from hf_distill.evaluation.benchmark import Benchmark, benchmark_models
 from hf_distill.evaluation.classification import classification_metrics
 from hf_distill.evaluation.metrics import glue_metric
 from hf_distill.evaluation.plots import plot_calibration, plot_quality_against_latency, plot_training_curves
 
 __all__ = [
+    "Benchmark",
+    "benchmark_models",
     "classification_metrics",
     "glue_metric",
     "plot_calibration",

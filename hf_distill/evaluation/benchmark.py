@@ -1,0 +1,426 @@
+"""How big and how fast models are, beside each other, on the CPU."""
+
+import dataclasses
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from tokenizers import Tokenizer
+from tqdm.auto import tqdm
+
+from hf_distill.deployment.backends import Arrays, available_cores
+from hf_distill.deployment.manifest import is_export, read_manifest
+from hf_distill.deployment.parity_texts import TEXTS
+from hf_distill.deployment.predictor import ALONE, Predictor, load_predictor
+from hf_distill.evaluation.machine import machine, versions
+from hf_distill.evaluation.tables import markdown_table
+from hf_distill.files import write_whole
+
+LENGTHS = (16, 64, 128, 256)
+"""In tokens."""
+
+BATCH_SIZES = (1, 4, 8, 16, 32)
+NUM_TEXTS = 32
+"""How many texts throughput is measured on, so that the largest batch is full."""
+
+PERCENTILES = (50, 95, 99)
+
+BURST = 10
+"""How many forwards of a model in a row are counted."""
+
+WARM_UP_ROUNDS = 1
+
+STARTS = 3
+"""How many processes of a model are counted; one more before them fills the file system's cache."""
+
+Json = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What `benchmark_models` measured. `dataclasses.asdict` makes JSON of it.
+
+    Attributes:
+        models: by name, the first being that which the others are compared with: `format`, `parameters`,
+            `bytes_on_disk`, `peak_memory` in bytes, `cold_start` in seconds, `imports_torch`; `latency` in milliseconds
+            by the number of tokens; and `throughput` in texts per second, by batch size and at the best one.
+            `times_as_fast` is the median of the ratio to the first model, with `lowest` and `highest`.
+        settings: how it was measured: threads, rounds and so on.
+        machine: on what.
+        versions: with what.
+    """
+
+    models: dict[str, Json]
+    settings: Json
+    machine: Json
+    versions: dict[str, str]
+
+    def table(self) -> str:
+        """Two tables in Markdown, sizes and latencies, and how they were measured."""
+        return f"{size_table(self.models)}\n\n{latency_table(self.models)}\n\n{describe_measuring(self)}"
+
+    def write(self, folder: str | Path) -> None:
+        """Writes `benchmark.json` and, with the tables, `benchmark.md`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "benchmark.json", json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        write_whole(folder / "benchmark.md", self.table() + "\n")
+
+
+def benchmark_models(
+    models: Mapping[str, str | Path],
+    *,
+    lengths: Sequence[int] | None = None,
+    texts: Sequence[str] = TEXTS,
+    threads: int | None = None,
+    rounds: int = 10,
+) -> Benchmark:
+    """Measures models beside each other, on the CPU, where most students are used.
+
+    - Size: parameters, and the bytes of the files that hold the weights or the graph.
+    - Memory and cold start: in processes of their own, which do nothing but load the model and read texts one by one.
+      Memory is what such a process has at most. The cold start is from the start of the process to its first answer.
+    - Latency: one text at a time, of a number of tokens, without the making of tokens.
+    - Throughput: texts as they are, with the making of tokens, in batches of like length, for several batch sizes; for
+      ONNX in int8 one by one, as `load_predictor` runs it.
+
+    In a round each model has its turn at each length and each batch size, so that a machine that slows down slows them
+    all; and a ratio to the first model is the median over the rounds of the ratio within a round.
+
+    Args:
+        models: by the name that each gets in the tables, what `load_predictor` takes; a folder with a model in it is
+            that model, not an export that lies within. The first is what the others are compared with.
+        lengths: for the latency, in tokens, special ones included; by default those of 16, 64, 128 and 256 that all
+            models take.
+        texts: real ones, which are cut or joined where a number of tokens is asked for; by default prose.
+        threads: of a forward, the same for all; by default as many as there are cores for this process.
+        rounds: how many are counted; one before them warms up.
+
+    Raises:
+        ValueError: if there is no such model, if it takes fewer tokens than a length, or if a text is empty.
+        ImportError: without what a model's format needs.
+
+    Example:
+        >>> measured = benchmark_models({"teacher": "outputs/teacher", "int8": "outputs/student-int8"})
+        >>> measured.models["int8"]["latency"]["128"]["times_as_fast"]["median"]
+        >>> print(measured.table())
+    """
+    threads = available_cores() if threads is None else threads
+    _check(models, texts, threads, rounds)
+    torch_threads = torch.get_num_threads()
+    try:
+        runners = {name: Runner.load(name, *locate_model(model), threads) for name, model in models.items()}
+        lengths = _lengths(runners, lengths)
+        texts = _repeated(texts)
+        for runner in runners.values():
+            runner.prepare(texts, lengths)
+        starts = {name: _starts(runner, texts, threads) for name, runner in runners.items()}
+        seen = _rounds(list(runners.values()), texts, lengths, rounds)
+    finally:
+        torch.set_num_threads(torch_threads)
+    first = next(iter(runners))
+    measured = {
+        name: {
+            "format": runner.predictor.format,
+            "parameters": runner.predictor.num_parameters,
+            "bytes_on_disk": bytes_on_disk(runner.folder),
+            **starts[name],
+            **_speed(seen[name], seen[first]),
+        }
+        for name, runner in runners.items()
+    }
+    settings = {
+        "device": "cpu",
+        "threads": threads,
+        "rounds": rounds,
+        "warm_up_rounds": WARM_UP_ROUNDS,
+        "forwards_per_round": BURST,
+        "starts": STARTS,
+        "lengths": list(lengths),
+        "texts": len(texts),
+    }
+    return Benchmark(measured, settings, machine(), versions())
+
+
+def locate_model(model: str | Path) -> tuple[Path, str]:
+    """The folder of a model or an export, and the format to load it in: its own, before that of exports within it.
+
+    Raises:
+        ValueError: if it is neither here nor on the Hub.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        load_predictor(model)  # brings it here, or says why not
+        folder = Path(snapshot_download(str(model), local_files_only=True))
+    has_weights = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return folder, "pytorch" if has_weights and not is_export(folder) else "auto"
+
+
+def bytes_on_disk(folder: Path) -> int:
+    """Of the files that hold a model's weights or its graph."""
+    if is_export(folder):
+        return sum(read_manifest(folder).files.values())
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+@dataclass
+class Seen:
+    """What a clock said of a model, round by round: milliseconds by length, and texts per second by batch size."""
+
+    latencies: dict[int, list[list[float]]] = field(default_factory=dict)
+    throughputs: dict[int, list[float]] = field(default_factory=dict)
+
+
+@dataclass
+class Runner:
+    """A model that is measured.
+
+    Attributes:
+        batches: by length, the inputs of `BURST` forwards and of one before them.
+    """
+
+    name: str
+    folder: Path
+    predictor: Predictor
+    batches: dict[int, list[Arrays]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, name: str, folder: Path, format: str, threads: int) -> "Runner":
+        return cls(name, folder, load_predictor(folder, format, threads))
+
+    def prepare(self, texts: Sequence[str], lengths: Sequence[int]) -> None:
+        self.predictor.encoder.encode(texts)  # what is wrong with them is said before the work
+        for length in lengths:
+            self.batches[length] = [
+                exact_input(self.predictor, texts[number:] + texts[:number], length, self.name)
+                for number in range(BURST + 1)
+            ]
+
+    @property
+    def batch_sizes(self) -> Sequence[int]:
+        """Those that the predictor would use."""
+        return (1,) if self.predictor.format == ALONE else BATCH_SIZES
+
+    def burst(self, length: int) -> list[float]:
+        """Milliseconds of `BURST` forwards of one text."""
+        seconds = [_seconds(lambda batch=batch: self.predictor.backend(batch)) for batch in self.batches[length]]
+        # The threads of PyTorch and those of ONNX Runtime spin for a while when a forward is over, which slows the next
+        # model's first one, whose own threads sleep by then: it does not count.
+        return [1000 * own for own in seconds[1:]]
+
+    def texts_per_second(self, texts: Sequence[str], batch_size: int) -> float:
+        self.predictor.backend(next(iter(self.batches.values()))[0])  # as above
+        return len(texts) / _seconds(lambda: self._read(texts, batch_size))
+
+    def _read(self, texts: Sequence[str], batch_size: int) -> None:
+        encodings = sorted(self.predictor.encoder.encode(texts), key=len)
+        for start in range(0, len(encodings), batch_size):
+            self.predictor.backend(self.predictor.encoder.pad(encodings[start : start + batch_size]))
+
+
+def exact_input(predictor: Predictor, texts: Sequence[str], length: int, name: str) -> Arrays:
+    """`[1, length]` for each of a model's inputs: real texts, joined, and cut by its own tokenizer.
+
+    Raises:
+        ValueError: if the model has no texts of so many tokens.
+    """
+    encoder = predictor.encoder
+    # Its own, since a tokenizer has one length that it cuts at.
+    tokenizer = Tokenizer.from_str(encoder.tokenizer.to_str())
+    num_special = tokenizer.num_special_tokens_to_add(False)
+    if not num_special < length <= encoder.max_length:
+        raise ValueError(
+            f"A length of {length} tokens is not between the {num_special + 1} and {encoder.max_length} that {name} "
+            f"takes, special ones included."
+        )
+    cutting = dataclasses.replace(encoder, tokenizer=tokenizer, max_length=length)
+    joined = " ".join(texts)
+    (encoding,) = cutting.encode([joined])
+    if len(encoding) < length:
+        per_copy = max(1, len(encoding) - num_special)
+        (encoding,) = cutting.encode([" ".join([joined] * math.ceil(length / per_copy + 1))])
+    if len(encoding) != length:
+        raise ValueError(f"The texts have no {length} tokens for {name}, however often they are repeated.")
+    return encoder.pad([encoding])
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """`p50`, `p95` and `p99`; between two values in a straight line."""
+    return {f"p{percent}": float(np.percentile(values, percent)) for percent in PERCENTILES}
+
+
+def ratio_over_rounds(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:
+    """The median of the ratios within a round, and how far they go."""
+    ratios = [one / other for one, other in zip(numerators, denominators, strict=True)]
+    return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+
+
+def size_table(models: Mapping[str, Json]) -> str:
+    """Parameters, bytes, cold start and throughput, a row for each model."""
+    first = next(iter(models.values()))
+    header = ["", "format", "parameters", "MB on disk", "of the first", "peak memory, MB", "cold start, s"]
+    header += ["texts per s", "in batches of", "times as fast"]
+    return markdown_table(
+        header,
+        [
+            [
+                name,
+                own["format"],
+                f"{own['parameters']:,}",
+                f"{own['bytes_on_disk'] / 1e6:,.1f}",
+                f"{own['bytes_on_disk'] / first['bytes_on_disk']:.2f}",
+                f"{own['peak_memory'] / 1e6:,.0f}",
+                f"{own['cold_start']:.2f}",
+                f"{own['throughput']['texts_per_second']:,.1f}",
+                str(own["throughput"]["batch_size"]),
+                _ratio_cell(own["throughput"]["times_as_fast"]),
+            ]
+            for name, own in models.items()
+        ],
+    )
+
+
+def latency_table(models: Mapping[str, Json]) -> str:
+    """A row for each length and model, so that models stand beneath each other."""
+    header = ["milliseconds for one text", "tokens", *(f"p{percent}" for percent in PERCENTILES), "times as fast"]
+    return markdown_table(
+        header,
+        [
+            [
+                name,
+                length,
+                *(f"{own['latency'][length][f'p{percent}']:.2f}" for percent in PERCENTILES),
+                _ratio_cell(own["latency"][length]["times_as_fast"]),
+            ]
+            for length in next(iter(models.values()))["latency"]
+            for name, own in models.items()
+        ],
+    )
+
+
+def describe_measuring(benchmark: Benchmark) -> str:
+    """What the figures are, on what machine they were measured, and with what."""
+    settings, on = benchmark.settings, benchmark.machine
+    threads = "1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads"
+    return (
+        f"On the CPU with {threads} for each model. Rounds: {settings['rounds']}, after {settings['warm_up_rounds']} "
+        f"that warms up; in each the models take turns, with {settings['forwards_per_round']} forwards of one text for "
+        f"each length, and {settings['texts']} texts in batches. Times as fast as the first model: the median over the "
+        f"rounds, and in brackets the lowest and the highest. Peak memory and cold start: of processes of their own, "
+        f"medians of {settings['starts']}.\n\n"
+        f"{on['cpu']}, {on['cores']} cores, {on['system']}; "
+        f"{', '.join(f'{name} {number}' for name, number in benchmark.versions.items())}."
+    )
+
+
+def _ratio_cell(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['lowest']:.2f}-{ratio['highest']:.2f})"
+
+
+def _check(models: Mapping[str, str | Path], texts: Sequence[str], threads: int, rounds: int) -> None:
+    if not models:
+        raise ValueError("There is no model to measure.")
+    if not texts:
+        raise ValueError("There are no texts to measure on: give some dozens, or leave texts out.")
+    for name, value in {"threads": threads, "rounds": rounds}.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} should be 1 or more.")
+
+
+def _lengths(runners: Mapping[str, Runner], lengths: Sequence[int] | None) -> list[int]:
+    if lengths is not None:
+        if not lengths:
+            raise ValueError("There is no length to measure the latency at: give some, or leave lengths out.")
+        return sorted(set(lengths))
+    longest = min(runner.predictor.encoder.max_length for runner in runners.values())
+    return [length for length in LENGTHS if length <= longest] or [longest]
+
+
+def _repeated(texts: Sequence[str]) -> list[str]:
+    copies = math.ceil(NUM_TEXTS / len(texts))
+    return (list(texts) * copies)[:NUM_TEXTS]
+
+
+def _starts(runner: Runner, texts: Sequence[str], threads: int) -> Json:
+    """Peak memory and cold start of processes of their own."""
+    command = [sys.executable, "-m", "hf_distill.deployment.cold_start"]
+    command += [str(runner.folder), runner.predictor.format, str(threads)]
+    starts = [_start(runner.name, command, json.dumps(texts)) for _ in range(STARTS + 1)][1:]
+    return {
+        "peak_memory": int(statistics.median(start["peak_memory"] for start in starts)),
+        "cold_start": statistics.median(start["seconds"] for start in starts),
+        "imports_torch": starts[0]["imports_torch"],
+    }
+
+
+def _start(name: str, command: list[str], texts: str) -> Json:
+    started = time.monotonic()  # which is the same clock in all processes
+    run = subprocess.run(
+        command, input=texts, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    if run.returncode:
+        said = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
+        raise ValueError(f"{name} cannot be used in a process of its own: {said[-1]}")
+    told = json.loads(run.stdout.splitlines()[-1])
+    return {**told, "seconds": told["answered"] - started}
+
+
+def _rounds(runners: Sequence[Runner], texts: Sequence[str], lengths: Sequence[int], rounds: int) -> dict[str, Seen]:
+    seen = {runner.name: Seen() for runner in runners}
+    for number in tqdm(range(WARM_UP_ROUNDS + rounds), desc="Measuring", unit=" rounds", leave=False, disable=None):
+        counts = number >= WARM_UP_ROUNDS
+        for length in lengths:
+            for runner in runners:
+                milliseconds = runner.burst(length)
+                if counts:
+                    seen[runner.name].latencies.setdefault(length, []).append(milliseconds)
+        for batch_size in BATCH_SIZES:
+            for runner in [runner for runner in runners if batch_size in runner.batch_sizes]:
+                rate = runner.texts_per_second(texts, batch_size)
+                if counts:
+                    seen[runner.name].throughputs.setdefault(batch_size, []).append(rate)
+    return seen
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = perf_counter()
+    call()
+    return perf_counter() - start
+
+
+def _speed(own: Seen, first: Seen) -> Json:
+    latency = {
+        str(length): {
+            **percentiles([value for burst in bursts for value in burst]),
+            "times_as_fast": ratio_over_rounds(_medians(first.latencies[length]), _medians(bursts)),
+        }
+        for length, bursts in own.latencies.items()
+    }
+    best, firsts_best = _best_batch_size(own), _best_batch_size(first)
+    by_batch_size = {str(size): statistics.median(rates) for size, rates in own.throughputs.items()}
+    throughput = {
+        "batch_size": best,
+        "texts_per_second": by_batch_size[str(best)],
+        "times_as_fast": ratio_over_rounds(own.throughputs[best], first.throughputs[firsts_best]),
+        "by_batch_size": by_batch_size,
+    }
+    return {"latency": latency, "throughput": throughput}
+
+
+def _medians(bursts: Sequence[Sequence[float]]) -> list[float]:
+    return [statistics.median(burst) for burst in bursts]
+
+
+def _best_batch_size(seen: Seen) -> int:
+    return max(seen.throughputs, key=lambda size: statistics.median(seen.throughputs[size]))
