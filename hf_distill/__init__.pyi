@@ -16,6 +16,7 @@ from .text_classification import (
     classify_texts,
     evaluate_text_classifier,
     train_text_classifier,
+    write_report,
 )
 from .training import (
     DataCollatorForMaskedLM,
@@ -66,4 +67,5 @@ __all__ = [
     "push_folder",
     "train_text_classifier",
     "truncate_documents",
+    "write_report",
 ]

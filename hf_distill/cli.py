@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_export(commands)
     _add_push(commands)
     _add_benchmark(commands)
+    _add_report(commands)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["train"]:  # its options are those of dataclasses
@@ -164,15 +165,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "calibration error; and, with its teacher, on how many texts both say the same, and how far apart they are.",
     )
     parser.add_argument("model", metavar="MODEL", help="a name on the Hub or a folder")
-    parser.add_argument(
-        "--data",
-        required=True,
-        help="CSV, JSON or Parquet, a folder with a folder of .txt files for each class, or a data set on the Hub",
-    )
-    parser.add_argument("--split", default="test", help="of a data set on the Hub (default: test)")
-    parser.add_argument("--config-name", metavar="NAME", help="of a data set on the Hub")
-    parser.add_argument("--text-column", metavar="NAME", default="text", help="default: text")
-    parser.add_argument("--label-column", metavar="NAME", default="label", help="default: label")
+    _add_data(parser)
     parser.add_argument("--teacher", help="a name on the Hub or a folder")
     parser.add_argument("--max-length", metavar="TOKENS", type=int, help="default: as many as the model takes")
     parser.add_argument(
@@ -184,6 +177,18 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="default: 32")
     parser.add_argument("--output", metavar="DIR", type=Path, help="a folder for evaluation.json and calibration.png")
     parser.set_defaults(run=_evaluate)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="CSV, JSON or Parquet, a folder with a folder of .txt files for each class, or a data set on the Hub",
+    )
+    parser.add_argument("--split", default="test", help="of a data set on the Hub (default: test)")
+    parser.add_argument("--config-name", metavar="NAME", help="of a data set on the Hub")
+    parser.add_argument("--text-column", metavar="NAME", default="text", help="default: text")
+    parser.add_argument("--label-column", metavar="NAME", default="label", help="default: label")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -313,6 +318,41 @@ def _benchmark(options: argparse.Namespace) -> None:
     print(measured.table())
     if options.output is not None:
         measured.write(options.output)
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="put a text classifier and its exports beside the teacher, on one page",
+        description="Put a text classifier and its exports beside the teacher: quality on labelled texts and the share "
+        "retained, fidelity to the teacher and the texts where both part most, size and speed. Writes report.md, "
+        "report.json and plots.",
+    )
+    parser.add_argument("--teacher", required=True, help="a name on the Hub or a folder")
+    parser.add_argument("--student", required=True, help="a name on the Hub or a folder")
+    parser.add_argument(
+        "--export",
+        dest="exports",
+        metavar="DIR",
+        nargs="+",
+        default=[],
+        help="what `hf-distill export` wrote; each is called as its folder",
+    )
+    _add_data(parser)
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="a folder for the report")
+    parser.add_argument(
+        "--examples", dest="num_examples", metavar="N", type=int, default=10, help="texts to show (default: 10)"
+    )
+    _add_measuring(parser)
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from hf_distill.evaluation.report import comparison_table
+    from hf_distill.text_classification import write_report
+
+    given = {name: value for name, value in vars(options).items() if name not in ("command", "run")}
+    print(f"{comparison_table(write_report(**given))}\n\nWritten to {options.output}: report.md, report.json and plots")
 
 
 def _lines(file: Path | None) -> list[str] | None:

@@ -25,6 +25,7 @@ def test_public_names():
     assert set(hf_distill.__all__) == {
         "Benchmark",
         "benchmark_models",
+        "write_report",
         "DataCollatorForMaskedLM",
         "DistillationTrainer",
         "DistillationTrainingArguments",

@@ -68,7 +68,8 @@ class Benchmark:
 
     def table(self) -> str:
         """Two tables in Markdown, sizes and latencies, and how they were measured."""
-        return f"{size_table(self.models)}\n\n{latency_table(self.models)}\n\n{describe_measuring(self)}"
+        measuring = describe_measuring(self.settings, self.machine, self.versions)
+        return f"{size_table(self.models)}\n\n{latency_table(self.models)}\n\n{measuring}"
 
     def write(self, folder: str | Path) -> None:
         """Writes `benchmark.json` and, with the tables, `benchmark.md`."""
@@ -309,9 +310,8 @@ def latency_table(models: Mapping[str, Json]) -> str:
     )
 
 
-def describe_measuring(benchmark: Benchmark) -> str:
+def describe_measuring(settings: Json, on: Json, versions: Mapping[str, str]) -> str:
     """What the figures are, on what machine they were measured, and with what."""
-    settings, on = benchmark.settings, benchmark.machine
     threads = "1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads"
     return (
         f"On the CPU with {threads} for each model. Rounds: {settings['rounds']}, after {settings['warm_up_rounds']} "
@@ -320,7 +320,7 @@ def describe_measuring(benchmark: Benchmark) -> str:
         f"rounds, and in brackets the lowest and the highest. Peak memory and cold start: of processes of their own, "
         f"medians of {settings['starts']}.\n\n"
         f"{on['cpu']}, {on['cores']} cores, {on['system']}; "
-        f"{', '.join(f'{name} {number}' for name, number in benchmark.versions.items())}."
+        f"{', '.join(f'{name} {number}' for name, number in versions.items())}."
     )
 
 

@@ -97,8 +97,13 @@ def agreement(student: torch.Tensor, teacher: torch.Tensor) -> float:
 
 def kl_to_teacher(student: torch.Tensor, teacher: torch.Tensor) -> float:
     """The mean over the rows of KL(softmax(teacher) || softmax(student)), in nats, from `[rows, classes]` logits."""
+    return kl_of_rows(student, teacher).mean().item()
+
+
+def kl_of_rows(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """`[rows]`: KL(softmax(teacher) || softmax(student)) of each, in nats, from `[rows, classes]` logits."""
     divergence = F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True)
-    return divergence.sum(-1).mean().item()
+    return divergence.sum(-1)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The texts that are asked for, and what their classes are called."""
 
+from collections.abc import Sequence
+
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import find_adapter_config_file
@@ -76,6 +78,20 @@ def load_config(name: str) -> PreTrainedConfig:
 def label_names_of(config: PreTrainedConfig) -> list[str]:
     """The classes by number."""
     return [config.id2label[number] for number in range(config.num_labels)]
+
+
+def columns_by_name(own: Sequence[str], label_names: Sequence[str], name: str) -> list[int]:
+    """Where the classes of `label_names` are among a model's own: by name, or by number if one side has no names.
+
+    Raises:
+        ValueError: if the model, which is called `name`, has other classes.
+    """
+    own, label_names = list(own), list(label_names)
+    if sorted(own) == sorted(label_names):
+        return [own.index(label) for label in label_names]
+    if len(own) == len(label_names) and [f"LABEL_{number}" for number in range(len(own))] in (own, label_names):
+        return list(range(len(own)))
+    raise ValueError(f"The classes of {name} are {', '.join(own)}, not {', '.join(label_names)}.")
 
 
 def _names_of_head(model_name: str | None, label_names: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
 from hf_distill.evaluation import classification_metrics, plot_calibration
 from hf_distill.files import write_whole
 from hf_distill.lengths import length_of_rows
-from hf_distill.text_classification.data import label_names_of
+from hf_distill.text_classification.data import columns_by_name, label_names_of
 from hf_distill.text_classification.models import load_classifier, with_padding
 from hf_distill.training import encode_texts, load_labelled_texts
 from hf_distill.training.truncation import Truncation
@@ -128,11 +128,5 @@ def classify_texts(
 
 
 def _columns(model: PreTrainedModel, label_names: Sequence[str] | None) -> list[int]:
-    """Where the classes of `label_names` are among the model's: by name, or by number if one side has no names."""
     own = label_names_of(model.config)
-    label_names = own if label_names is None else list(label_names)
-    if sorted(own) == sorted(label_names):
-        return [own.index(name) for name in label_names]
-    if len(own) == len(label_names) and [f"LABEL_{number}" for number in range(len(own))] in (own, label_names):
-        return list(range(len(own)))
-    raise ValueError(f"The classes of {model.name_or_path} are {', '.join(own)}, not {', '.join(label_names)}.")
+    return columns_by_name(own, own if label_names is None else label_names, model.name_or_path)
