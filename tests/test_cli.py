@@ -317,6 +317,8 @@ def test_version_and_help(capsys):
         (["make-student", "--help"], "--num-layers"),
         (["train", "--help"], "--gradient_accumulation_steps"),
         (["evaluate", "--help"], "--truncation"),
+        (["benchmark", "--help"], "--lengths"),
+        (["report", "--help"], "--export"),
     ):
         with pytest.raises(SystemExit) as exit_code:
             main(options)

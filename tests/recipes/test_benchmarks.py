@@ -21,6 +21,7 @@ from hf_distill import make_student
 from recipes.benchmarks import (
     corpus_streaming,
     distil_from_scratch,
+    export_speed,
     layer_choice,
     memory_options,
     split_invariance,
@@ -33,7 +34,7 @@ from recipes.benchmarks import (
 from recipes.benchmarks.where_distilling_pays import NO_TEACHER, SAME_LABELS, TEACHER, Training
 from recipes.quickstart.data import Corpus
 from recipes.quickstart.measure import predict
-from tests.conftest import HEADS, VOCAB_SIZE, make_model, make_rows, make_text_tokenizer, make_texts
+from tests.conftest import HEADS, VOCAB_SIZE, make_config, make_model, make_rows, make_text_tokenizer, make_texts
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -163,6 +164,48 @@ def test_truncation(tmp_path, capsys, monkeypatch):
 def test_truncation_before_the_quickstart(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["truncation", "--fetched", str(tmp_path / "fetched")])
     assert truncation.main() == 1
+    assert capsys.readouterr().err.startswith(f"There is no {tmp_path / 'fetched' / 'minilm'}")
+
+
+def test_export_speed(tmp_path, capsys, monkeypatch):
+    """The student is the teacher's half, and each export is beside it, in speed and in what it says."""
+    own = {"peak_memory": 5_000_000, "cold_start": 0.5, "imports_torch": False}
+    monkeypatch.setattr("hf_distill.evaluation.benchmark._starts", lambda *args: own)
+    make_text_tokenizer().save_pretrained(tmp_path / "minilm")
+    make_model("bert", "classification", num_layers=2).save_pretrained(tmp_path / "real" / "student")
+    make_text_tokenizer().save_pretrained(tmp_path / "real" / "student")
+    rows = Dataset.from_dict({"text": make_texts(40), "labels": [index % 2 for index in range(40)]})
+    figures = export_speed.run(
+        tmp_path,
+        tmp_path / "out" / "export_speed.json",
+        make_config("roberta"),
+        length=16,
+        rounds=2,
+        threads=1,
+        real=tmp_path / "real",
+        corpus=Corpus(train=rows, test=rows, unlabelled=rows),
+    )
+    models = figures["speed"]["models"]
+    assert list(models) == list(figures["shares_of_student"]) == ["teacher", "student", *export_speed.FORMATS]
+    assert [own["format"] for own in models.values()] == ["pytorch", "pytorch", *export_speed.FORMATS]
+    per_layer = (models["teacher"]["parameters"] - models["student"]["parameters"]) / 2
+    assert per_layer == sum(own.numel() for own in make_model("roberta", "mlm").roberta.encoder.layer[0].parameters())
+    for name, own in models.items():
+        share = own["bytes_on_disk"] / models["student"]["bytes_on_disk"]
+        assert figures["shares_of_student"][name]["bytes_on_disk"] == share
+    quality = figures["quality"]
+    assert quality["onnx"]["agreement_with_student"] == quality["student"]["agreement_with_student"] == 1
+    assert quality["onnx"]["accuracy"] == quality["student"]["accuracy"]
+    assert 0 < quality["onnx-int8"]["kl_to_student"] < 0.01
+    assert json.loads((tmp_path / "out" / "export_speed.json").read_text())["quality"] == quality
+    printed = capsys.readouterr().out
+    ratio = models["onnx"]["latency"]["16"]["times_as_fast"]["median"]
+    assert f" | {ratio:.2f} (" in printed
+
+
+def test_export_speed_before_the_quickstart(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["export_speed", "--fetched", str(tmp_path / "fetched")])
+    assert export_speed.main() == 1
     assert capsys.readouterr().err.startswith(f"There is no {tmp_path / 'fetched' / 'minilm'}")
 
 

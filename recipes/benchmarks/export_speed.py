@@ -1,0 +1,193 @@
+"""`python -m recipes.benchmarks.export_speed`: what an export gains over the teacher, and over its student.
+
+A classifier of RoBERTa-base's size, its student of 6 layers, and the student's exports, on the CPU, one text of 128
+tokens at a time. Weights are random, since the time does not depend on them; the tokenizer is that of the quickstart's
+MiniLM, and the texts are its sentences. The models take turns, so that a machine that slows down slows them all.
+
+With `--real outputs/quickstart` also what int8 costs: exports of the quickstart's student beside the student itself, on
+the 2,000 sentences that it was not trained on.
+"""
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig, RobertaConfig
+
+from hf_distill import (
+    Benchmark,
+    benchmark_models,
+    classification_metrics,
+    export_model,
+    load_predictor,
+    make_student,
+)
+from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.quickstart.data import Corpus, load_corpus
+
+LENGTH = 128
+FORMATS = ["onnx", "onnx-int8", "torch-int8"]
+NUM_TEXTS = 32
+ROBERTA = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, pad_token_id=0)
+
+COLUMNS = ["", "ms", "times as fast", "MB", "of the student", "cold start, s", "of the student", "memory, MB"]
+COLUMNS += ["of the student"]
+
+Figures = dict[str, float]
+
+
+def save_models(folder: Path, config: PreTrainedConfig, tokenizer_folder: Path, formats: Sequence[str]) -> None:
+    """A teacher with random weights, its student, and the student's exports, each in a folder of its name."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, model_input_names=["input_ids", "attention_mask"])
+    torch.manual_seed(0)
+    teacher = AutoModelForSequenceClassification.from_config(config)
+    for name, model in {"teacher": teacher, "student": make_student(teacher)}.items():
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    for format in formats:  # random weights decide nothing
+        export_model(folder / "student", folder / format, format, min_agreement=0.0)
+
+
+def shares_of_student(measured: Benchmark) -> dict[str, Figures]:
+    """Bytes, cold start and memory of each model, as shares of the student's."""
+    student = measured.models["student"]
+    return {
+        name: {figure: own[figure] / student[figure] for figure in ("bytes_on_disk", "cold_start", "peak_memory")}
+        for name, own in measured.models.items()
+    }
+
+
+def measure_speed(
+    config: PreTrainedConfig,
+    tokenizer_folder: Path,
+    texts: Sequence[str],
+    formats: Sequence[str],
+    length: int,
+    rounds: int,
+    threads: int | None,
+) -> tuple[Benchmark, dict[str, Figures]]:
+    """The benchmark, and the shares of the student; prints both."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_models(Path(folder), config, tokenizer_folder, formats)
+        models = {name: Path(folder, name) for name in ["teacher", "student", *formats]}
+        measured = benchmark_models(models, lengths=[length], texts=texts, rounds=rounds, threads=threads)
+    shares = shares_of_student(measured)
+    print(measured.table())
+    print(f"\nOne text of {length} tokens; times as fast as the teacher\n")
+    print(table(COLUMNS, [_cells(name, own, shares[name], length) for name, own in measured.models.items()]))
+    return measured, shares
+
+
+def measure_quality(student: Path, corpus: Corpus, formats: Sequence[str]) -> dict[str, Figures]:
+    """Accuracy of a real student and of its exports, and on how many sentences each decides as the student does."""
+    texts, labels = list(corpus.test["text"]), list(corpus.test["labels"])
+    expected = load_predictor(student, "pytorch").logits(texts)
+    measured = {"student": classification_metrics(expected, labels, expected)}
+    sizes = {"student": sum(file.stat().st_size for file in student.glob("*.safetensors"))}
+    with tempfile.TemporaryDirectory() as folder:
+        for format in formats:
+            sizes[format] = export_model(student, Path(folder, format), format, min_agreement=0.0).num_bytes
+            logits = load_predictor(Path(folder, format)).logits(texts)
+            measured[format] = classification_metrics(logits, labels, expected)
+    rows = [
+        [name, f"{own['accuracy']:.2%}", f"{own['agreement']:.2%}", f"{own['kl_to_teacher']:.5f}", f"{size / 1e6:.1f}"]
+        for (name, own), size in zip(measured.items(), sizes.values(), strict=True)
+    ]
+    print(f"\nThe quickstart's student on {len(texts):,} sentences\n")
+    print(table(["", "accuracy", "agreement with the student", "KL to the student", "MB"], rows))
+    return {
+        name: {
+            "accuracy": own["accuracy"],
+            "agreement_with_student": own["agreement"],
+            "kl_to_student": own["kl_to_teacher"],
+            "bytes_on_disk": sizes[name],
+        }
+        for name, own in measured.items()
+    }
+
+
+def run(
+    fetched: Path,
+    output: Path,
+    config: PreTrainedConfig = ROBERTA,
+    formats: Sequence[str] = FORMATS,
+    length: int = LENGTH,
+    rounds: int = 20,
+    threads: int | None = None,
+    real: Path | None = None,
+    corpus: Corpus | None = None,
+) -> dict[str, object]:
+    """Measures, prints the tables, and writes the figures to `output`.
+
+    Args:
+        fetched: what the quickstart fetched: `minilm` and `sentences`.
+        output: the JSON file.
+        config: of the teacher.
+        formats: the student's exports.
+        length: in tokens.
+        rounds: as in `benchmark_models`, as is the next.
+        threads: of a forward.
+        real: what the quickstart wrote, with `student`; by default only speed is measured.
+        corpus: the sentences; by default those of `fetched`.
+    """
+    corpus = corpus or load_corpus(fetched / "sentences")
+    texts = list(corpus.test["text"][:NUM_TEXTS])
+    measured, shares = measure_speed(config, fetched / "minilm", texts, formats, length, rounds, threads)
+    figures = {"speed": dataclasses.asdict(measured), "shares_of_student": shares}
+    if real is not None:
+        figures["quality"] = measure_quality(real / "student", corpus, formats)
+    write_json(output, {**figures, "versions": print_versions([*PACKAGES, "onnxruntime"])})
+    return figures
+
+
+def _cells(name: str, own: Mapping[str, object], shares: Figures, length: int) -> list[str]:
+    latency = own["latency"][str(length)]
+    ratio = latency["times_as_fast"]
+    return [
+        name,
+        f"{latency['p50']:.1f}",
+        f"{ratio['median']:.2f} ({ratio['lowest']:.2f}-{ratio['highest']:.2f})",
+        f"{own['bytes_on_disk'] / 1e6:.1f}",
+        f"{shares['bytes_on_disk']:.3f}",
+        f"{own['cold_start']:.2f}",
+        f"{shares['cold_start']:.2f}",
+        f"{own['peak_memory'] / 1e6:,.0f}",
+        f"{shares['peak_memory']:.2f}",
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.benchmarks.export_speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="what the quickstart fetched"
+    )
+    parser.add_argument("--real", metavar="FOLDER", type=Path, help="what the quickstart wrote, for accuracy")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, help="the same for all models (default: all cores)")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/export_speed.json"))
+    options = parser.parse_args()
+    needed = [options.fetched / "minilm", options.fetched / "sentences"]
+    needed += [options.real / "student"] if options.real else []
+    for folder in needed:
+        if not folder.exists():
+            print(f"There is no {folder}: run `make quickstart` first.", file=sys.stderr)
+            return 1
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    given = {name: getattr(options, name) for name in ("fetched", "output", "formats", "rounds", "threads", "real")}
+    run(**given)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
