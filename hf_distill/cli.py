@@ -341,6 +341,9 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     _add_data(parser)
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="a folder for the report")
     parser.add_argument(
+        "--card", metavar="FILE", type=Path, help="the student's README.md, to put the comparison into as its results"
+    )
+    parser.add_argument(
         "--examples", dest="num_examples", metavar="N", type=int, default=10, help="texts to show (default: 10)"
     )
     _add_measuring(parser)

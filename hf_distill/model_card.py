@@ -53,15 +53,7 @@ def put_results(readme: str | Path, markdown: str, eval_results: Sequence[EvalRe
         >>> put_results("student/README.md", table, [EvalResult(...)])
     """
     readme = Path(readme)
-    if not readme.is_file():
-        raise ValueError(f"{readme} does not exist: trainer.save_model() writes it beside the model.")
-    content = readme.read_bytes().decode()
-    before, begin, rest = content.partition(RESULTS_BEGIN)
-    _, end, after = rest.partition(RESULTS_END)
-    if not begin or not end:
-        raise ValueError(
-            f"{readme} has no place for results: put the lines {RESULTS_BEGIN} and {RESULTS_END} where they belong."
-        )
+    before, after = around_results(readme)
     is_own = may_replace(readme)
     content = f"{before}{RESULTS_BEGIN}\n\n{markdown.strip()}\n\n{RESULTS_END}{after}"
     if eval_results is not None:
@@ -73,6 +65,23 @@ def put_results(readme: str | Path, markdown: str, eval_results: Sequence[EvalRe
         write_card(ModelCard(content), readme)
     else:
         _write(readme, content)
+
+
+def around_results(readme: Path) -> tuple[str, str]:
+    """What is in a card before its results and after them.
+
+    Raises:
+        ValueError: if there is no card, or if it has no place for results.
+    """
+    if not readme.is_file():
+        raise ValueError(f"{readme} does not exist: trainer.save_model() writes it beside the model.")
+    before, begin, rest = readme.read_bytes().decode().partition(RESULTS_BEGIN)
+    _, end, after = rest.partition(RESULTS_END)
+    if not begin or not end:
+        raise ValueError(
+            f"{readme} has no place for results: put the lines {RESULTS_BEGIN} and {RESULTS_END} where they belong."
+        )
+    return before, after
 
 
 def layers_as_words(value: dict | list | str) -> str:

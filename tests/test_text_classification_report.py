@@ -9,12 +9,16 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_distill import export_model, write_report
+from hf_distill import export_model, load_labelled_texts, write_report
 from hf_distill.cli import main
 from hf_distill.evaluation import benchmark
+from hf_distill.evaluation.report import comparison_table
+from hf_distill.hub import check_nothing_private
+from hf_distill.model_card import RESULTS_BEGIN, RESULTS_END
 from tests.conftest import make_model, make_text_tokenizer, make_texts
 from tests.test_text_classification import make_reviews, write_reviews
 
@@ -166,6 +170,7 @@ def test_every_figure(models, tmp_path, no_processes, capsys):
     }
     for file in output.iterdir():
         assert str(tmp_path.parents[1]).encode() not in file.read_bytes(), file
+    check_nothing_private(output, [file.name for file in output.iterdir()])
 
 
 @pytest.mark.parametrize(
@@ -183,6 +188,8 @@ def test_every_figure(models, tmp_path, no_processes, capsys):
         ({"text_column": "review"}, "test.csv has no column 'review'"),
         ({"exports": ["large", "student"]}, "Two models would be called the same"),
         ({"output": "test.csv"}, "test.csv is a file: give a folder"),
+        ({"card": "README.md"}, "README.md does not exist"),
+        ({"card": "test.csv"}, "test.csv has no place for results"),
         ({"num_examples": -1}, "num_examples=-1 should be 0 or more"),
         ({"lengths": [64]}, "A length of 64 tokens is not between the 3 and 38 that teacher takes"),
         ({"data": "surrogate.json"}, "Could not read surrogate.json: .*The surrogate pair in string is invalid"),
@@ -205,6 +212,29 @@ def test_what_cannot_be_reported(models, tmp_path, monkeypatch, given, message):
     with pytest.raises(ValueError, match=message):
         write_report(**(settings | given))
     assert not (tmp_path / "report").exists()
+
+
+def test_the_card(models, tmp_path, no_processes, monkeypatch):
+    """It gets the comparison in the place of its results, and metadata only if the data is on the Hub."""
+    card = tmp_path / "README.md"
+    card.write_text(f"---\nlicense: mit\n---\n\n# small\n\n{RESULTS_BEGIN}\n\nold\n\n{RESULTS_END}\n\nThe end.\n")
+    options = {"lengths": [8], "rounds": 1, "card": card}
+    report = write_report(
+        models / "large", models / "small", models / "test.csv", tmp_path / "report", threads=1, **options
+    )
+    content = card.read_text()
+    assert f"{RESULTS_BEGIN}\n\n{comparison_table(report)}\n\n{RESULTS_END}\n\nThe end." in content
+    assert "old" not in content
+    assert ModelCard.load(card).data.eval_results is None
+
+    rows, names = load_labelled_texts(models / "test.csv", label_names=["neg", "pos"])
+    monkeypatch.setattr("hf_distill.text_classification.report.load_labelled_texts", lambda *given: (rows, names))
+    report = write_report(models / "large", models / "small", "me/reviews", tmp_path / "report", threads=1, **options)
+    results = {own.metric_type: own.metric_value for own in ModelCard.load(card).data.eval_results}
+    quality = report["models"]["student"]["quality"]
+    assert results == {name: quality[name] for name in ("accuracy", "f1", "matthews_correlation")}
+    assert report["data"]["source"] == "me/reviews"
+    assert report["data"]["split"] == "test"
 
 
 @pytest.mark.parametrize("module", ["sklearn.metrics", "matplotlib.figure"])

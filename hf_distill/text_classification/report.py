@@ -15,11 +15,14 @@ from hf_distill.evaluation.report import (
     STUDENT,
     TEACHER,
     compare_with_teacher,
+    comparison_table,
+    eval_results,
     largest_differences,
     latency_length,
     report_page,
 )
 from hf_distill.files import write_whole
+from hf_distill.model_card import around_results, put_results
 from hf_distill.text_classification.data import columns_by_name
 from hf_distill.training import load_labelled_texts
 
@@ -35,6 +38,7 @@ def write_report(
     label_column: str = "label",
     split: str = "test",
     config_name: str | None = None,
+    card: str | Path | None = None,
     num_examples: int = 10,
     lengths: Sequence[int] | None = None,
     threads: int | None = None,
@@ -59,6 +63,8 @@ def write_report(
         label_column: the column with the labels.
         split: of a data set on the Hub.
         config_name: of a data set on the Hub.
+        card: the student's `README.md`, to put the comparison into, in the place of the results that are there; and, if
+            the data is on the Hub, the student's metrics into its metadata. By default no card is changed.
         num_examples: how many texts are shown.
         lengths: as in `benchmark_models`, as are the next two.
         threads: of a forward.
@@ -69,8 +75,8 @@ def write_report(
         `settings`, `machine` and `versions`. Of local files and folders, only their own names.
 
     Raises:
-        ValueError: if a model is no classifier with one label per text or has other classes, if there are no texts, or
-            if two exports are called the same.
+        ValueError: if a model is no classifier with one label per text or has other classes, if there are no texts, if
+            two exports are called the same, or if the card has no place for results.
         ImportError: without scikit-learn or matplotlib, or without what an export needs.
 
     Example:
@@ -84,6 +90,8 @@ def write_report(
         raise ValueError(f"{output} is a file: give a folder, which need not exist.")
     if num_examples < 0:
         raise ValueError(f"num_examples={num_examples} should be 0 or more.")
+    if card is not None:
+        around_results(Path(card))
     models = _by_name(teacher, student, exports)
     predictors = {name: _load_classifier(model) for name, model in models.items()}
     label_names = predictors[TEACHER].labels
@@ -98,7 +106,7 @@ def write_report(
     is_on_hub = not Path(data).exists()
     report = {
         "data": {
-            "source": public_name(data),
+            "source": _own_name(data),
             "is_on_hub": is_on_hub,
             "config_name": config_name,
             "split": None if Path(data).is_file() else split,
@@ -108,7 +116,7 @@ def write_report(
             "labels": label_names,
         },
         "models": {
-            name: {"model": public_name(model), **compared[name], "size_and_speed": measured.models[name]}
+            name: {"model": _own_name(model), **compared[name], "size_and_speed": measured.models[name]}
             for name, model in models.items()
         },
         "examples": largest_differences(logits, labels, texts, label_names, num_examples),
@@ -121,17 +129,19 @@ def write_report(
     _plot(report, logits, labels, output)
     write_whole(output / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     write_whole(output / "report.md", report_page(report))
+    if card is not None:
+        put_results(card, comparison_table(report), eval_results(report) or None)
     return report
 
 
-def public_name(name_or_path: str | Path) -> str:
+def _own_name(name_or_path: str | Path) -> str:
     """A name on the Hub as it is; of what is here, only its own name, since reports are given away."""
     path = Path(name_or_path)
     return path.absolute().name if path.exists() else str(name_or_path)
 
 
 def _by_name(teacher: str | Path, student: str | Path, exports: Sequence[str | Path]) -> dict[str, str | Path]:
-    names = [TEACHER, STUDENT, *(public_name(export) for export in exports)]
+    names = [TEACHER, STUDENT, *(_own_name(export) for export in exports)]
     if len(set(names)) < len(names):
         raise ValueError(
             f"Two models would be called the same ({', '.join(names)}): exports are called as their folders, so rename "
