@@ -22,6 +22,7 @@ from recipes.benchmarks import (
     corpus_streaming,
     distil_from_scratch,
     export_speed,
+    int8_variants,
     layer_choice,
     memory_options,
     split_invariance,
@@ -165,6 +166,23 @@ def test_truncation_before_the_quickstart(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["truncation", "--fetched", str(tmp_path / "fetched")])
     assert truncation.main() == 1
     assert capsys.readouterr().err.startswith(f"There is no {tmp_path / 'fetched' / 'minilm'}")
+
+
+def test_int8_variants(tmp_path, capsys):
+    """Each way to int8 is smaller than fp32 and off by something; fp32 is the student itself."""
+    make_model("bert", "classification", num_layers=2, width=64).save_pretrained(tmp_path / "student")
+    make_text_tokenizer().save_pretrained(tmp_path / "student")
+    rows = Dataset.from_dict({"text": make_texts(40), "labels": [index % 2 for index in range(40)]})
+    corpus, output = Corpus(train=rows, test=rows, unlabelled=rows), tmp_path / "int8.json"
+    measured = int8_variants.run(tmp_path / "student", corpus, 1, output, num_texts=30)
+    assert list(measured) == ["fp32", "dynamic", "static", "onnx-int8", "torch-int8"]
+    exact = measured.pop("fp32")
+    assert (exact["agreement"], exact["root_mean_square_error"], exact["times_as_fast"]) == (1.0, 0.0, 1.0)
+    for own in measured.values():
+        assert own["bytes"] < exact["bytes"]
+        assert own["root_mean_square_error"] > 0
+    assert json.loads(output.read_text())["measured"] == {"fp32": exact} | measured
+    assert "| onnx-int8 |" in capsys.readouterr().out
 
 
 def test_export_speed(tmp_path, capsys, monkeypatch):
