@@ -1,5 +1,6 @@
 """`export_model`: from a student to what runs where it is served."""
 
+import copy
 import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
@@ -103,7 +104,7 @@ def export_model(
 
     Args:
         student: a folder or a name on the Hub, or a model at hand; with a head for sequence or token classification,
-            question answering, masked or causal language modelling. It stays as it is.
+            question answering, masked or causal language modelling. It stays as it is; a copy in fp32 is exported.
         output: a folder that does not exist yet.
         format: `"onnx"` for ONNX in fp32; `"onnx-int8"` for the same with int8 weights and activations that are
             quantised as they come, by ONNX Runtime; `"torch-int8"` for a transformers model with the like by torchao.
@@ -172,6 +173,7 @@ def _student(
     else:
         model, own_tokenizer = load_student(student)
         tokenizer, name = tokenizer or own_tokenizer, str(student)
+    model = copy.deepcopy(model).float().cpu().eval()  # beside which an export in fp32 is exact
     return predictor_of(model, tokenizer, public_name(name), max_length), model, tokenizer
 
 

@@ -31,10 +31,10 @@ class Exportable(nn.Module):
 
 
 def write_graph(model: PreTrainedModel, inputs: list[str], outputs: list[str], file: Path) -> None:
-    """Writes a model for any number of texts and tokens, in fp32.
+    """Writes a model for any number of texts and tokens.
 
     Args:
-        model: stays as it is.
+        model: in evaluation mode, in fp32 and on the CPU; stays as it is.
         inputs: the names of its inputs, each `[texts, tokens]` in int64.
         outputs: the names of its outputs.
         file: the graph; its weights, where there are too many for one file, are in `<file>.data`.
@@ -45,7 +45,7 @@ def write_graph(model: PreTrainedModel, inputs: list[str], outputs: list[str], f
     """
     onnx_ir = optional("onnx_ir")
     optional("onnxscript")
-    model = copy.deepcopy(model).float().cpu().eval()
+    model = copy.deepcopy(model)
     model.set_attn_implementation("eager")  # of which ONNX Runtime's int8 is faster than of SDPA's many operators
     example = [torch.full((2, 8), int(name != "token_type_ids"), dtype=torch.int64) for name in inputs]
     any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}

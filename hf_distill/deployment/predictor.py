@@ -20,7 +20,7 @@ PREFERRED = ["onnx-int8", "onnx"]
 BATCH_SIZE = 32
 ALONE = "onnx-int8"
 """The format whose texts are run one by one: ONNX Runtime quantises the activations of a batch with one scale, so what
-it says of a text would depend on the others. On a CPU it takes no longer (docs/measuring.md)."""
+it says of a text would depend on the others. On a CPU it takes no longer (docs/deployment.md)."""
 
 
 class Predictor:
@@ -129,10 +129,9 @@ def load_predictor(model: str | Path, format: str = "auto", threads: int | None 
         there = f"it has {', '.join(found)}" if found else "it has neither weights in safetensors nor export.json"
         raise ValueError(f"{model} is no model in the format {format}: {there}.")
     if not is_here:  # of a repository with several formats, the one
-        within = found[wanted].relative_to(folder).as_posix()
-        _download(
-            str(model), **({"ignore_patterns": ["*/*"]} if within == "." else {"allow_patterns": [f"{within}/*"]})
-        )
+        is_below = found[wanted] != folder
+        within = {"allow_patterns": [f"{found[wanted].name}/*"]} if is_below else {"ignore_patterns": ["*/*"]}
+        _download(str(model), **within)
     if wanted == "pytorch":
         return _pytorch(found[wanted], str(model), threads)
     return _export(found[wanted], threads)
@@ -143,18 +142,23 @@ def predictor_of(
 ) -> Predictor:
     """A transformers model at hand, ready to predict with at most `max_length` tokens of a text.
 
+    One that has no padding token in its config is told which it gets, since GPT-2's classifiers look for it.
+
     Raises:
         ValueError: if its head is none of `HEADS`, or if its tokenizer is not a fast one.
     """
     from hf_distill.deployment.transformers_model import encoder_of, reader_of
 
     head = head_of_class(type(model).__name__)
+    encoder = encoder_of(model, tokenizer, max_length)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = encoder.pad_token_id
     return Predictor(
         name=name,
         format="pytorch",
         head=head,
         num_parameters=model.num_parameters(),
-        encoder=encoder_of(model, tokenizer, max_length),
+        encoder=encoder,
         backend=TorchBackend(model, HEADS[head].outputs),
         reader=reader_of(model, tokenizer, head),
     )

@@ -8,7 +8,7 @@ import datasets
 import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from recipes.quickstart.data import Corpus, load_corpus, tokenize
+from recipes.quickstart.data import Corpus, load_corpus, tokenize, write_texts
 from recipes.quickstart.fetch import FetchError, fetch
 from recipes.quickstart.measure import forward, predict, quality, size, speed
 from recipes.quickstart.report import comparison_table, students_table, write_plot, write_report
@@ -50,6 +50,7 @@ def run(output: Path, model_folder: Path, corpus: Corpus, students: dict[str, St
         results.append(run_seed(seed, folder, model_folder, corpus, students))
     write_report(output / "report.json", results)
     write_plot(output / "quality_against_latency.png", students, results[0])
+    write_texts(output / "test.csv", corpus.test)
 
     first = results[0]
     print("\nTeacher beside student\n")
@@ -58,7 +59,8 @@ def run(output: Path, model_folder: Path, corpus: Corpus, students: dict[str, St
     print(f"\nWhat the teacher gives a student of half its layers, in percent of the test sentences{spread}\n")
     print(students_table(students, results))
     print_examples(folder / "student")
-    print(f"\nWritten to {output}: report.json, quality_against_latency.png; the student is in {folder / 'student'}")
+    written = "report.json, quality_against_latency.png, test.csv"
+    print(f"\nWritten to {output}: {written}; the student is in {folder / 'student'}")
 
 
 def run_seed(seed: int, folder: Path, model_folder: Path, corpus: Corpus, runs: dict[str, StudentRun]) -> dict:

@@ -65,5 +65,12 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     )
 
 
+def write_texts(file: Path, dataset: Dataset) -> None:
+    """A CSV file with the columns `text` and `label`, for `hf-distill report` and `hf-distill evaluate`."""
+    named = dataset.map(lambda row: {"label": LABELS[row["labels"]]}, remove_columns="labels")
+    named.to_csv(file.with_suffix(".unfinished"))
+    file.with_suffix(".unfinished").replace(file)
+
+
 def _dataset(rows: list[tuple[str, int]]) -> Dataset:
     return Dataset.from_dict({"text": [text for text, _ in rows], "labels": [label for _, label in rows]})

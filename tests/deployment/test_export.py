@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from hf_distill import export_model, load_predictor
 from hf_distill.deployment import onnx as onnx_export
+from hf_distill.deployment.predictor import predictor_of
 from tests.conftest import make_model, make_text_tokenizer, make_texts
 from tests.deployment.conftest import texts_for, tiny_student
 
@@ -69,11 +70,47 @@ def test_what_is_written(student, exported):
 def test_the_model_at_hand_stays_as_it_is(tmp_path):
     model = tiny_student("bert", "sequence classification").to(torch.bfloat16).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    export_model(model, tmp_path / "int8", tokenizer=make_text_tokenizer(), texts=make_texts(6), min_agreement=0)
+    export_model(model, tmp_path / "onnx", "onnx", tokenizer=make_text_tokenizer(), texts=make_texts(6))
     assert model.training
     assert model.dtype == torch.bfloat16
     assert model.config._attn_implementation == "sdpa"
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "head"),
+    [
+        ("gpt2", "causal language modelling"),
+        ("bert", "masked language modelling"),
+        ("llama", "token classification"),
+        ("bert", "question answering"),
+    ],
+)
+def test_int8_of_other_heads(model_type, head, tmp_path):
+    """Matrices that are tied to embeddings, or that have no bias, or that are stored transposed."""
+    model, texts = tiny_student(model_type, head), texts_for(head)
+    options = {"tokenizer": make_text_tokenizer(), "texts": texts, "max_length": 30, "min_agreement": 0}
+    folder = export_model(model, tmp_path / "int8", **options).folder
+    graph = onnx.load(folder / "model.onnx")
+    matrices = [own for own in graph.graph.initializer if len(own.dims) == 2 and min(own.dims) > 1]
+    assert {own.data_type for own in matrices} == {onnx.TensorProto.INT8}
+    exact, int8 = predictor_of(model, make_text_tokenizer(), "student", 30), load_predictor(folder)
+    for one, other in zip(*[own.run(own.encoder.encode(texts)) for own in (exact, int8)], strict=True):
+        for name in one:
+            assert (one[name] - other[name]).std() < 0.15 * one[name].std()
+
+
+def test_a_classifier_that_looks_for_padding(tmp_path):
+    """GPT-2 has no padding token, and reads the last token before it."""
+    model = tiny_student("gpt2", "sequence classification")
+    model.config.pad_token_id = None
+    tokenizer, texts = make_text_tokenizer(), make_texts(6)
+    export = export_model(model, tmp_path / "onnx", "onnx", tokenizer=tokenizer, texts=texts, max_length=30)
+    assert model.config.pad_token_id is None
+    model.config.pad_token_id = tokenizer.pad_token_id
+    with torch.no_grad():
+        expected = model(**tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)).logits
+    assert np.abs(load_predictor(export.folder).logits(texts) - expected.numpy()).max() < 1e-4
 
 
 def test_int8_is_small_and_near(tmp_path):

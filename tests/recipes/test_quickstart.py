@@ -1,5 +1,6 @@
 """The quickstart on a tiny model and made-up sentences, through the code that fetches and trains the real ones."""
 
+import csv
 import hashlib
 import io
 import json
@@ -103,6 +104,12 @@ def test_the_whole_job(packages, tmp_path, capsys):
     assert seed["student"]["layers"] == 2
     assert seed["ratios"]["parameters"] == seed["student"]["parameters"] / seed["teacher"]["parameters"] < 1
     assert seed["teacher"]["agreement with the teacher"] == seed["ratios"]["layers"] * 2 == 1
+    card = (output / "student" / "README.md").read_text()
+    assert "| layers kept | 0, 2 |" in card
+    with (output / "test.csv").open(newline="") as file:
+        test = list(csv.DictReader(file))
+    assert [row["text"] for row in test] == list(corpus.test["text"])
+    assert [row["label"] for row in test] == [["negative", "positive"][label] for label in corpus.test["labels"]]
     student = AutoModelForSequenceClassification.from_pretrained(output / "student")
     assert student.config.id2label == {0: "negative", 1: "positive"}
     assert student.config.distilled_from["layers"] == [0, 2]
