@@ -9,12 +9,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_distill import export_model, load_predictor
+from hf_distill import export_model, load_predictor, push_folder
 from hf_distill.deployment.heads import HEADS, Reader
 from hf_distill.deployment.predictor import predictor_of
 from hf_distill.deployment.text_encoder import MAX_BATCH_TOKENS, TextEncoder
@@ -227,30 +226,25 @@ def test_which_of_several_formats_is_taken(student, exported, tmp_path):
     assert [load_predictor(folder, own).format for own in ("pytorch", "onnx")] == ["pytorch", "onnx"]
 
 
-def test_from_the_hub(student, exported, tmp_path, monkeypatch):
+def test_from_the_hub(hub, student, exported, tmp_path):
     """Of a repository with several formats, only the one that is loaded is downloaded."""
-    repository, cache = shutil.copytree(student, tmp_path / "repository"), tmp_path / "cache"
-    shutil.copytree(exported, repository / "onnx")
-    downloaded = []
+    folder, texts = shutil.copytree(student, tmp_path / "several"), make_texts(4)
+    shutil.copytree(exported, folder / "onnx")
+    push_folder(folder, "several")
+    cache = tmp_path / "cache"
 
-    def snapshot_download(name, allow_patterns=None, ignore_patterns=None):
-        files = [str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()]
-        for file in filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
-            (cache / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(repository / file, cache / file)
-            downloaded.append(file)
-        return str(cache)
+    predictor = load_predictor("tester/several")
+    assert predictor.format == "onnx"
+    np.testing.assert_array_equal(predictor.logits(texts), load_predictor(exported).logits(texts))
+    assert len(list(cache.rglob("model.onnx"))) == 1
+    assert list(cache.rglob("model.safetensors")) == []
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert load_predictor("someone/student").format == "onnx"
-    assert "onnx/model.onnx" in downloaded
-    assert "model.safetensors" not in downloaded
-
-    shutil.rmtree(cache)
-    downloaded.clear()
-    assert load_predictor("someone/student", "pytorch").format == "pytorch"
-    assert "model.safetensors" in downloaded
-    assert "onnx/model.onnx" not in downloaded
+    predictor = load_predictor("tester/several", "pytorch")
+    np.testing.assert_array_equal(predictor.logits(texts), load_predictor(student).logits(texts))
+    with pytest.raises(ValueError, match="is no model in the format onnx-int8: it has onnx, pytorch"):
+        load_predictor("tester/several", "onnx-int8")
+    with pytest.raises(ValueError, match="is no folder with a model, and none was found on the Hub"):
+        load_predictor("tester/nothing")
 
 
 def test_onnx_runs_without_pytorch(exported):
