@@ -26,7 +26,7 @@ quickstart-seeds: install  ## The same with three seeds: mean and spread, as in 
 	@$(BIN)/python -m recipes.quickstart --seeds 0 1 2 --more-text --output outputs/quickstart-seeds
 
 test: install lint  ## Check style and run the tests: no network, no GPU
-	@$(BIN)/python -m pytest -m 'not gpu and not deepspeed' --numprocesses auto --dist loadfile
+	@$(BIN)/python -m pytest -m 'not gpu and not deepspeed' --numprocesses auto --dist worksteal
 
 test-gpu: install  ## Run the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu

@@ -1,12 +1,13 @@
 """Model cards: written whole, told from those that a person wrote, and with a section for results."""
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hf_distill.files import write_whole
 
 RESULTS_BEGIN = "<!-- hf_distill: results begin -->"
 RESULTS_END = "<!-- hf_distill: results end -->"
@@ -24,7 +25,7 @@ def write_card(card: ModelCard, readme: Path) -> None:
     """Writes a card that hf_distill may replace later, as long as nobody edits it."""
     content = STAMP.sub("", str(card)).rstrip() + "\n"
     stamp = f"\n<!-- Written by hf_distill {_fingerprint(content)}. Once edited, it is left as it is. -->\n"
-    _write(readme, content + stamp)
+    write_whole(readme, content + stamp)
 
 
 def may_replace(readme: Path) -> bool:
@@ -64,7 +65,7 @@ def put_results(readme: str | Path, markdown: str, eval_results: Sequence[EvalRe
     if is_own:
         write_card(ModelCard(content), readme)
     else:
-        _write(readme, content)
+        write_whole(readme, content)
 
 
 def around_results(readme: Path) -> tuple[str, str]:
@@ -98,9 +99,3 @@ def _title(text: str) -> str | None:
 
 def _fingerprint(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _write(readme: Path, content: str) -> None:
-    unfinished = readme.with_name(f".{readme.name}.unfinished")
-    unfinished.write_bytes(content.encode())
-    os.replace(unfinished, readme)

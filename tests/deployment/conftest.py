@@ -21,9 +21,9 @@ CLASSES = {
 
 
 def tiny_student(model_type: str, head: str, **options) -> PreTrainedModel:
-    """Of two layers, with the sizes of `tests.student.tiny_models`."""
+    """Of one layer, as each takes the exporter half a second, with the sizes of `tests.student.tiny_models`."""
     torch.manual_seed(0)
-    sizes = {"num_hidden_layers": 2, "n_layer": 2, "n_layers": 2, **options}
+    sizes = {"num_hidden_layers": 1, "n_layer": 1, "n_layers": 1, **options}
     known = transformers.CONFIG_MAPPING[model_type]().to_dict()
     config = tiny_config(model_type, **{name: value for name, value in sizes.items() if name in known})
     return getattr(transformers, CLASSES[head]).from_config(config).eval()

@@ -115,7 +115,7 @@ def test_a_classifier_that_looks_for_padding(tmp_path):
 
 def test_int8_is_small_and_near(tmp_path):
     """Wide enough for the matrices to count."""
-    sizes = {"hidden_size": 128, "intermediate_size": 512, "vocab_size": 2000}
+    sizes = {"num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 512, "vocab_size": 2000}
     model = tiny_student("bert", "sequence classification", **sizes)
     tokenizer, texts = make_text_tokenizer(), make_texts(12)
     num_bytes, logits = {}, {}
