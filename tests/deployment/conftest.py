@@ -32,6 +32,8 @@ def tiny_student(model_type: str, head: str, **options) -> PreTrainedModel:
 def texts_for(head: str, num_texts: int = 6) -> list:
     if head == "question answering":
         return list(zip(make_texts(num_texts, 1, 4), make_texts(num_texts, 2, 15), strict=True))
+    if head == "masked language modelling":
+        return [f"{text} [MASK]" for text in make_texts(num_texts)]
     return make_texts(num_texts)
 
 

@@ -28,10 +28,13 @@ CASES = [(model_type, head) for model_type in ENCODERS for head in PER_ENCODER] 
 
 @pytest.mark.parametrize(("model_type", "head"), CASES)
 def test_parity(model_type, head, tmp_path):
-    """On a padded batch of other texts than those it was tried on, of another size and length than the exporter saw."""
-    model = tiny_student(model_type, head)
+    """On a padded batch of other texts than those it was tried on, of another size and length than the exporter saw.
+
+    And what it says of texts is what the student says.
+    """
+    model, texts = tiny_student(model_type, head), texts_for(head)
     tokenizer = make_text_tokenizer()
-    export = export_model(model, tmp_path / "onnx", "onnx", tokenizer=tokenizer, texts=texts_for(head), max_length=30)
+    export = export_model(model, tmp_path / "onnx", "onnx", tokenizer=tokenizer, texts=texts, max_length=30)
     assert export.parity.largest_difference < 1e-4
     assert export.parity.agreement == 1.0
 
@@ -51,6 +54,12 @@ def test_parity(model_type, head, tmp_path):
         if head != "sequence classification":
             own, reference = own[inputs["attention_mask"] == 1], reference[inputs["attention_mask"] == 1]
         assert np.abs(own - reference).max() < 1e-4
+
+    student_says = predictor_of(model, tokenizer, "student", 30).predict(texts, top_k=2)
+    assert len(student_says) == len(texts)
+    for one, other in zip(student_says, load_predictor(export.folder).predict(texts, top_k=2), strict=True):
+        for mine, its in zip(one, other, strict=True):
+            assert its == mine | {"score": pytest.approx(mine["score"], abs=1e-4)}
 
 
 def test_what_is_written(student, exported):
