@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tokenizers import Encoding
 
 from hf_distill.deployment.backends import Backend, OnnxBackend, TorchBackend
 from hf_distill.deployment.heads import HEADS, Outputs, Reader, head_of_class
@@ -34,6 +35,8 @@ class Predictor:
         num_parameters: of the model, as it was before it was exported.
         encoder: makes tokens of texts, and batches of those.
         backend: runs the model.
+        reader: knows what the outputs mean.
+        folder: where it was loaded from; None for a model at hand.
     """
 
     def __init__(
@@ -45,9 +48,10 @@ class Predictor:
         encoder: TextEncoder,
         backend: Backend,
         reader: Reader,
+        folder: Path | None = None,
     ):
         self.name, self.format, self.head, self.num_parameters = name, format, head, num_parameters
-        self.encoder, self.backend, self.reader = encoder, backend, reader
+        self.encoder, self.backend, self.reader, self.folder = encoder, backend, reader, folder
         self.labels = list(reader.labels)
 
     def predict(self, texts: Sequence[Text], top_k: int | None = 1) -> list:
@@ -76,11 +80,18 @@ class Predictor:
             [{'label': 'positive', 'score': 0.98}]
         """
         encodings = self.encoder.encode(texts)
-        predict = HEADS[self.head].predict
         return [
-            predict(outputs, encoding, text, self.reader, top_k)
+            self.read(outputs, encoding, text, top_k)
             for outputs, encoding, text in zip(self.run(encodings), encodings, texts, strict=True)
         ]
+
+    def read(self, outputs: Outputs, encoding: Encoding, text: Text, top_k: int | None = 1) -> dict | list[dict]:
+        """What the model says of one text, out of what `run` gave for it.
+
+        Raises:
+            ValueError: if it is not a text for this head, such as one without a mask for masked language modelling.
+        """
+        return HEADS[self.head].predict(outputs, encoding, text, self.reader, top_k)
 
     def logits(self, texts: Sequence[Text]) -> np.ndarray:
         """`[texts, labels]` in fp32: a classifier's logits."""
@@ -89,7 +100,7 @@ class Predictor:
         rows = [outputs["logits"] for outputs in self.run(self.encoder.encode(texts))]
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
-    def run(self, encodings: Sequence) -> list[Outputs]:
+    def run(self, encodings: Sequence[Encoding]) -> list[Outputs]:
         """The model's outputs for each text, without padding, from batches of like length."""
         per_text: list[Outputs] = [{} for _ in encodings]
         for indices in self.encoder.batches(encodings, 1 if self.format == ALONE else BATCH_SIZE):
@@ -138,7 +149,11 @@ def load_predictor(model: str | Path, format: str = "auto", threads: int | None 
 
 
 def predictor_of(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", name: str, max_length: int | None = None
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    name: str,
+    max_length: int | None = None,
+    folder: Path | None = None,
 ) -> Predictor:
     """A transformers model at hand, ready to predict with at most `max_length` tokens of a text.
 
@@ -161,6 +176,7 @@ def predictor_of(
         encoder=encoder,
         backend=TorchBackend(model, HEADS[head].outputs),
         reader=reader_of(model, tokenizer, head),
+        folder=folder,
     )
 
 
@@ -184,6 +200,7 @@ def _export(folder: Path, threads: int | None) -> Predictor:
         encoder=encoder,
         backend=backend,
         reader=Reader(encoder.tokenizer, manifest.labels, manifest.problem_type, manifest.mask_token_id),
+        folder=folder,
     )
 
 
@@ -191,7 +208,7 @@ def _pytorch(folder: Path, name: str, threads: int | None) -> Predictor:
     from hf_distill.deployment.transformers_model import load_student
 
     _set_torch_threads(threads)
-    return predictor_of(*load_student(folder), name)
+    return predictor_of(*load_student(folder), name, folder=folder)
 
 
 def _set_torch_threads(threads: int | None) -> None:
