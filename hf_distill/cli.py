@@ -1,6 +1,7 @@
 """The console script `hf-distill`."""
 
 import argparse
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_push(commands)
     _add_benchmark(commands)
     _add_report(commands)
+    _add_serve(commands)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["train"]:  # its options are those of dataclasses
@@ -356,6 +358,58 @@ def _report(options: argparse.Namespace) -> None:
 
     given = {name: value for name, value in vars(options).items() if name not in ("command", "run")}
     print(f"{comparison_table(write_report(**given))}\n\nWritten to {options.output}: report.md, report.json and plots")
+
+
+def _add_serve(commands: argparse._SubParsersAction) -> None:
+    from hf_distill.serving.limits import Limits
+
+    parser = commands.add_parser(
+        "serve",
+        help="answer over HTTP what a model makes of texts",
+        description="Answer over HTTP what a student or an export makes of texts: POST /predict, a page to try it at "
+        "/, the interface at /docs, and /health, /ready and /metrics. SIGTERM stops it, once it has answered what it "
+        "has accepted.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a folder of a student or of an export, or a name on the Hub")
+    parser.add_argument(
+        "--host", metavar="ADDRESS", default="127.0.0.1", help="default: 127.0.0.1, for this machine alone"
+    )
+    parser.add_argument("--port", metavar="N", type=int, default=8000, help="default: 8000; 0 takes one that is free")
+    parser.add_argument(
+        "--format",
+        choices=["auto", "pytorch", "onnx", "onnx-int8", "torch-int8"],
+        default="auto",
+        help="default: ONNX in int8 where it is there, else ONNX, else PyTorch",
+    )
+    parser.add_argument("--teacher", metavar="MODEL", help="to compare with, at /predict/teacher and on the page")
+    parser.add_argument(
+        "--workers", metavar="N", type=int, help="processes with the model (default: one for each core)"
+    )
+    parser.add_argument("--threads", metavar="N", type=int, default=1, help="of each worker (default: 1)")
+    parser.add_argument(
+        "--token-file", metavar="FILE", type=Path, help="a file with the bearer token that clients have to show"
+    )
+    Limits.add_options(parser)
+    parser.set_defaults(run=_serve)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from hf_distill.deployment.optional import optional
+    from hf_distill.serving.limits import Limits
+
+    for module in ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "uvicorn"):
+        optional(module, "serve")
+    from hf_distill.serving import serve
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    limits = Limits.from_options(options)
+    token = None
+    if options.token_file is not None:
+        token = options.token_file.read_text(encoding="utf-8").strip()
+        if not token:
+            raise ValueError(f"{options.token_file} is empty: it should have the token in it.")
+    names = ("model", "host", "port", "format", "teacher", "workers", "threads")
+    serve(**{name: getattr(options, name) for name in names}, token=token, limits=limits)
 
 
 def _lines(file: Path | None) -> list[str] | None:

@@ -319,6 +319,7 @@ def test_version_and_help(capsys):
         (["evaluate", "--help"], "--truncation"),
         (["benchmark", "--help"], "--lengths"),
         (["report", "--help"], "--export"),
+        (["serve", "--help"], "--max-batch-tokens"),
     ):
         with pytest.raises(SystemExit) as exit_code:
             main(options)

@@ -78,17 +78,18 @@ after = (
     torch.is_grad_enabled(), torch.get_default_dtype(), dict(os.environ),
 )
 assert before == after
-assert not {"matplotlib", "sklearn", "onnxruntime", "recipes"} & set(sys.modules), "an optional package was imported"
+assert not {"matplotlib", "sklearn", "onnxruntime", "fastapi", "recipes"} & set(sys.modules), "an optional package was imported"
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
 
 
 def test_loading_an_export_imports_no_torch():
-    """Nor transformers, whose import takes longer than the model's."""
+    """Nor transformers, whose import takes longer than the model's. Nor does a service, nor a worker of one."""
     code = """
 import sys
 from hf_distill import Predictor, load_predictor
+import hf_distill.serving.server, hf_distill.serving.worker
 assert not {"torch", "transformers", "datasets", "onnx"} & set(sys.modules)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -97,7 +98,8 @@ assert not {"torch", "transformers", "datasets", "onnx"} & set(sys.modules)
 
 def test_rooms_do_not_import_each_other():
     """Each room stands alone; a recipe imports only what the package exports."""
-    rooms = {"student", "training", "evaluation", "deployment"}
+    rooms = {"student", "training", "evaluation", "deployment", "serving"}
+    leave = {"evaluation": {"deployment"}, "serving": {"deployment"}}
     seen = set()
     for file in [*(ROOT / "hf_distill").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]:
         top, room = file.relative_to(ROOT).parts[:2]
@@ -106,7 +108,7 @@ def test_rooms_do_not_import_each_other():
         if top == "recipes":
             assert "from hf_distill." not in source, file
         elif room in rooms:
-            others = rooms - {room} - ({"deployment"} if room == "evaluation" else set())
+            others = rooms - {room} - leave.get(room, set())
             assert not [other for other in others if f"hf_distill.{other}" in source], file
     assert {*rooms, "quickstart"} <= seen
 

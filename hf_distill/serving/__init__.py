@@ -1,0 +1,5 @@
+"""A student behind HTTP: batched, bounded, observable."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

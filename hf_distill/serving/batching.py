@@ -1,0 +1,145 @@
+"""Texts that wait for a worker: how many may, in which batches they go, and when the next one is refused."""
+
+import asyncio
+import math
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from hf_distill.serving.limits import Limits
+
+SMOOTHING = 0.1
+"""How much the latest batch counts in what is learned of speed and tokens."""
+
+
+@dataclass(eq=False)
+class Text:
+    """A text that waits.
+
+    Attributes:
+        text: it.
+        top_k: how many answers are wanted.
+        answer: what the worker says of it.
+        arrived, taken, answered: when it came, was given to a worker, and was answered, in seconds on the clock of
+            `time.perf_counter`.
+        tokens: that the model will probably read of it; the queue guesses.
+    """
+
+    text: str
+    top_k: int
+    answer: asyncio.Future
+    arrived: float = field(default_factory=time.perf_counter)
+    taken: float = 0.0
+    answered: float = 0.0
+    tokens: int = 0
+
+
+class OverloadedError(Exception):
+    """There is no room.
+
+    Attributes:
+        retry_after: seconds until there should be.
+    """
+
+    def __init__(self, retry_after: float):
+        super().__init__(f"Too many texts are waiting: try again in {math.ceil(retry_after)} s.")
+        self.retry_after = math.ceil(retry_after)
+
+
+class Queue:
+    """Texts in the order of their arrival, for any number of workers.
+
+    An idle worker takes what is there, at once: under load batches grow while the workers are busy, and without load
+    nobody waits for company. (`limits.max_delay` lets it wait for some all the same.) It leaves their share to the
+    other workers, and takes no more than `limits.max_batch_tokens`.
+
+    A request is refused, as a whole, if its texts do not fit into `limits.max_queue`, or if those before it will take
+    longer than `limits.max_wait`, at the speed of late.
+    """
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        self.texts: deque[Text] = deque()
+        self.workers = 0
+        self.max_length = sys.maxsize
+        self.tokens = 0
+        self._arrived = asyncio.Event()
+        self._tokens_per_character = 1.0
+        self._tokens_per_second = math.inf  # of one worker, in guessed tokens
+        self._is_new = True
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def expected_wait(self) -> float:
+        """Seconds until a text that comes now is given to a worker."""
+        return self.tokens / (self._tokens_per_second * max(1, self.workers))
+
+    def check_room(self, num_texts: int = 1) -> None:
+        """Raises `OverloadedError` if so many more texts would be refused."""
+        if len(self.texts) + num_texts > self.limits.max_queue or self.expected_wait > self.limits.max_wait:
+            raise OverloadedError(max(1.0, self.expected_wait))
+
+    def put(self, texts: list[Text]) -> None:
+        """Raises `OverloadedError`, in which case none of them waits."""
+        self.check_room(len(texts))
+        for text in texts:
+            text.tokens = min(self.max_length, math.ceil(len(text.text) * self._tokens_per_character))
+            self.tokens += text.tokens
+        self.texts.extend(texts)
+        self._arrived.set()
+
+    async def take(self) -> list[Text]:
+        """The next batch, once there is one; those whose client has gone are left out."""
+        while True:
+            while not self.texts:
+                self._arrived.clear()
+                await self._arrived.wait()
+            await self._company()
+            if batch := self._pop():
+                return batch
+
+    def learn(self, batch: list[Text], tokens: list[int], seconds: float) -> None:
+        """Tells how many tokens the texts of a batch had, and how long a worker took for them."""
+        whole = [index for index, number in enumerate(tokens) if number < self.max_length]
+        if whole:
+            characters = sum(len(batch[index].text) for index in whole)
+            self._tokens_per_character = _smooth(
+                self._tokens_per_character, sum(tokens[index] for index in whole) / characters
+            )
+        speed = sum(text.tokens for text in batch) / seconds
+        self._tokens_per_second = speed if self._is_new else _smooth(self._tokens_per_second, speed)
+        self._is_new = False
+
+    async def _company(self) -> None:
+        """Waits for more texts, unless the first has waited long enough or a batch is full."""
+        while self.texts and self.tokens < self.limits.max_batch_tokens:
+            left = self.texts[0].arrived + self.limits.max_delay - time.perf_counter()
+            if left <= 0:
+                return
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), left)
+            except TimeoutError:
+                return
+
+    def _pop(self) -> list[Text]:
+        share = math.ceil(len(self.texts) / max(1, self.workers))
+        batch: list[Text] = []
+        tokens = 0
+        while self.texts and len(batch) < share:
+            text = self.texts[0]
+            if batch and tokens + text.tokens > self.limits.max_batch_tokens:
+                break
+            self.texts.popleft()
+            self.tokens -= text.tokens
+            if not text.answer.done():
+                batch.append(text)
+                tokens += text.tokens
+        return batch
+
+
+def _smooth(previous: float, latest: float) -> float:
+    return previous + SMOOTHING * (latest - previous)

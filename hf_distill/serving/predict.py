@@ -1,0 +1,127 @@
+"""One request to `/predict`: checked, read, and answered by a service or refused."""
+
+import json
+import math
+import secrets
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
+
+from hf_distill.serving.batching import OverloadedError
+from hf_distill.serving.schemas import Bodies, describe
+from hf_distill.serving.service import ModelFailedError, Service, WorkerLostError
+
+
+class RefusedError(Exception):
+    """An answer that is no prediction.
+
+    Attributes:
+        status: of HTTP.
+        kind: in the metrics.
+        headers: of the answer.
+    """
+
+    def __init__(self, status: int, kind: str, detail: str, headers: dict[str, str] | None = None):
+        super().__init__(detail)
+        self.status, self.kind, self.headers = status, kind, headers
+
+    def response(self) -> Response:
+        return JSONResponse({"detail": str(self)}, self.status, self.headers)
+
+
+def check_ready(service: Service) -> None:
+    """Raises `RefusedError` where no worker has loaded the model."""
+    if not service.is_ready:
+        raise RefusedError(503, "not_ready", f"The {service.role} is not loaded yet.", _retry_after(1))
+
+
+def check_token(request: Request, token: str | None) -> None:
+    """Raises `RefusedError` where a bearer token is asked for and not shown."""
+    if token is None:
+        return
+    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secrets.compare_digest(shown.strip().encode(), token.encode()):
+        challenge = {"www-authenticate": "Bearer"}
+        raise RefusedError(401, "unauthorized", "The bearer token is missing or wrong.", challenge)
+
+
+async def predict(service: Service, bodies: Bodies, request: Request) -> Response:
+    """What a service makes of the texts of a request.
+
+    Raises:
+        RefusedError: if it makes nothing of them.
+    """
+    check_ready(service)
+    try:
+        service.queue.check_room()  # before the body is read, so that to refuse costs little
+        body = _parse(bodies, await _receive(request, bodies.limits.max_body))
+        is_one = hasattr(body, "text")
+        answered = await service.predict([body.text] if is_one else body.texts, body.top_k)
+    except OverloadedError as error:
+        raise RefusedError(503, "overloaded", str(error), _retry_after(error.retry_after)) from None
+    except TimeoutError:
+        raise RefusedError(504, "timeout", f"There was no answer within {service.limits.timeout:g} s.") from None
+    except WorkerLostError:
+        raise RefusedError(503, "worker_lost", "The worker that read this died: try again.", _retry_after(1)) from None
+    except ModelFailedError:
+        raise RefusedError(500, "model", "The model failed; the log says how.") from None
+    answers = answers_of(answered.entries, body.top_k if "top_k" in body.model_fields_set else None)
+    try:
+        content = json.dumps(answers[0] if is_one else answers, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        raise RefusedError(500, "model", "The model failed: its scores are no numbers.") from None
+    timing = f"queue;dur={1000 * answered.queued:.2f}, model;dur={1000 * answered.modelled:.2f}"
+    return Response(content, media_type="application/json", headers={"server-timing": timing})
+
+
+async def _receive(request: Request, max_body: int) -> bytes:
+    content_type, _, _ = request.headers.get("content-type", "").partition(";")
+    if content_type.strip().lower() != "application/json":
+        raise RefusedError(415, "invalid", "The Content-Type should be application/json.")
+    too_large = RefusedError(413, "too_large", f"The body has over {max_body:,} bytes.")
+    if int(request.headers.get("content-length", 0)) > max_body:
+        raise too_large
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_body:
+                raise too_large
+    except ClientDisconnect:
+        raise RefusedError(400, "disconnected", "The connection ended before the body.") from None
+    return bytes(body)
+
+
+def _parse(bodies: Bodies, body: bytes) -> Any:
+    try:
+        return bodies.read(body)
+    except ValidationError as error:
+        is_json = error.errors(include_input=False)[0]["type"] != "json_invalid"
+        raise RefusedError(422 if is_json else 400, "invalid", describe(error)) from None
+
+
+def answers_of(entries: list[dict[str, Any]], top_k: int | None) -> list[dict[str, Any]]:
+    """What is answered, as `schemas.Answer` has it, from a worker's entry for each text.
+
+    Raises:
+        RefusedError: if one of them is an error.
+    """
+    for number, entry in enumerate(entries):
+        if "error" in entry:
+            raise RefusedError(422, "invalid", f"Text {number}: {entry['error']}")
+    return [_answer(entry["read"], top_k) | ({"truncated": True} if entry["truncated"] else {}) for entry in entries]
+
+
+def _answer(read: Any, top_k: int | None) -> dict[str, Any]:
+    if isinstance(read, dict):  # the best alone, since nobody in the batch asked for more
+        read = [read]
+    if not read or "start" in read[0]:
+        return {"entities": read}
+    return read[0] if top_k is None else {**read[0], "scores": read[:top_k]}
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    return {"retry-after": str(math.ceil(seconds))}

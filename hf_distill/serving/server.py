@@ -1,0 +1,178 @@
+"""A service from its start to its end: address, workers, signals."""
+
+import asyncio
+import errno
+import logging
+import math
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from hf_distill.deployment.backends import available_cores
+from hf_distill.serving.app import App
+from hf_distill.serving.limits import Limits
+from hf_distill.serving.metrics import Metrics
+from hf_distill.serving.protocol import BoundedProtocol
+from hf_distill.serving.service import Service
+
+logger = logging.getLogger(__name__)
+
+FAREWELL = 1.0
+"""Seconds in which a service that was told to stop still takes requests, and tells each client to reconnect."""
+IDLE_CONNECTION = 75
+"""Seconds; more than load balancers keep theirs, so that it is they who close one."""
+
+
+def serve(
+    model: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    format: str = "auto",
+    teacher: str | Path | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    token: str | None = None,
+    limits: Limits | None = None,
+) -> None:
+    """Answers over HTTP what a model makes of texts, until SIGTERM or SIGINT; then finishes what it has accepted.
+
+    Args:
+        model: a student or an export: a folder, or a name on the Hub.
+        host: the address to listen at; the default is for this machine alone.
+        port: 0 takes one that is free.
+        format: as in `load_predictor`; by default ONNX in int8 where it is there.
+        teacher: another model, at `/predict/teacher`, to compare with; one worker has it.
+        workers: processes, each with the model in its memory; by default one for each core, if `threads` is 1.
+        threads: of each worker.
+        token: what clients have to show as bearer token; by default none.
+        limits: the bounds.
+
+    Raises:
+        ValueError: if an option is out of range, if it cannot listen at the address, or if a model cannot be loaded or
+            served.
+
+    Example:
+        >>> serve("outputs/student-int8", port=8080)
+    """
+    for name, number in {"workers": workers, "threads": threads}.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is {number}: it should be above 0.")
+    limits, metrics, cores = limits or Limits(), Metrics(), available_cores()
+    student = Service("student", str(model), format, workers or max(1, cores // threads), threads, limits, metrics)
+    services = {"student": student}
+    if teacher is not None:
+        services["teacher"] = Service("teacher", str(teacher), "auto", 1, cores, limits, metrics)
+    app = App(services, limits, metrics, token)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        _bind(listener, host, port)
+        server = Server(app, limits)
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(server.run_with(services, listener))
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, with models to load first and a goodbye."""
+
+    def __init__(self, app: App, limits: Limits):
+        protocol = type("Protocol", (BoundedProtocol,), {"receive_timeout": limits.receive_timeout})
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=IDLE_CONNECTION,
+                timeout_graceful_shutdown=math.ceil(limits.timeout + limits.receive_timeout),
+            )
+        )
+        self.app = app
+
+    async def run_with(self, services: dict[str, Service], listener: socket.socket) -> None:
+        """Serves while the models are loaded, too, so that `/health` answers and `/ready` says that they are not."""
+        self.waiting = listener.dup()  # keeps the queue of those who have connected, when uvicorn closes its own
+        loading = asyncio.create_task(self._load(services, listener))
+        try:
+            await self.serve(sockets=[listener])
+        finally:
+            loading.cancel()  # unless it is done
+            await asyncio.wait({loading})
+            for service in services.values():
+                await service.stop()
+        if not loading.cancelled():
+            loading.result()
+
+    async def _load(self, services: dict[str, Service], listener: socket.socket) -> None:
+        try:
+            for service in services.values():
+                await service.start()
+        except ValueError:
+            self.should_exit = self.force_exit = True
+            raise
+        host, port = listener.getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        for service in services.values():
+            logger.info("%s is ready: %s", address, ", ".join([service.role, *service.headers.values()]))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Clients are told by their next answer that the connection ends; then nobody new is let in."""
+        self.app.is_stopping = True
+        if not self.force_exit:
+            self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+            await asyncio.sleep(FAREWELL)
+            await self._let_in_the_last()
+        await super().shutdown(sockets)
+
+    async def _let_in_the_last(self) -> None:
+        """Who has connected but was not accepted yet would be sent away when the listener is closed."""
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        with self.waiting as waiting:
+            waiting.setblocking(False)
+            while True:
+                try:
+                    connection, _ = waiting.accept()
+                except BlockingIOError:
+                    return
+                await loop.connect_accepted_socket(self._make_protocol, connection)
+
+    def _make_protocol(self) -> BoundedProtocol:
+        return self.config.http_protocol_class(config=self.config, server_state=self.server_state, app_state={})
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """A service that was told to stop has done well if it does: the signal is not raised again at the end."""
+        loop = asyncio.get_running_loop()
+        stops = signal.SIGINT, signal.SIGTERM
+        for stop in stops:
+            loop.add_signal_handler(stop, self.handle_exit, stop, None)
+        try:
+            yield
+        finally:
+            for stop in stops:
+                loop.remove_signal_handler(stop)
+
+
+def _bind(listener: socket.socket, host: str, port: int) -> None:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen()
+    except OverflowError:
+        raise ValueError(f"{port} is no port: it should be from 0 to 65535.") from None
+    except OSError as error:
+        raise ValueError(f"Cannot listen at {host}, port {port}: {_advice(error)}") from None
+
+
+def _advice(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "another program does. Choose another with --port."
+    return f"{error.strerror}. --host should be an address of this machine."

@@ -1,0 +1,195 @@
+"""One model behind a queue: processes that have loaded it, and are replaced when they die."""
+
+import asyncio
+import logging
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hf_distill.serving.batching import Queue, Text
+from hf_distill.serving.limits import Limits
+from hf_distill.serving.messages import encode_message, receive_message
+from hf_distill.serving.metrics import Metrics
+from hf_distill.serving.model_info import ModelInfo
+
+logger = logging.getLogger(__name__)
+
+RESTART_DELAYS = (0, 0.5, 1, 2, 5, 10)
+"""Seconds before a worker is started, by how often it could not be before; the last one for all beyond."""
+
+
+class WorkerLostError(Exception):
+    """The process that had a text has died, or took too long and was killed."""
+
+
+class ModelFailedError(Exception):
+    """What runs the model raised an error, which is in the log of the service."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What was made of the texts of one request.
+
+    Attributes:
+        entries: what the worker says of each: `worker.answer`.
+        queued: seconds that the last of them waited.
+        modelled: seconds that a worker took for its batch, of the slowest.
+    """
+
+    entries: list[dict]
+    queued: float
+    modelled: float
+
+
+class Service:
+    """A model that says what it makes of texts, in other processes.
+
+    Args:
+        role: what it is called in metrics and logs, such as `"student"`.
+        model: a folder or a name on the Hub.
+        format: as in `load_predictor`.
+        num_workers: processes, each with the model in its memory.
+        threads: of each.
+        limits: its bounds.
+        metrics: what is counted.
+
+    Attributes:
+        headers: of each answer: which model gave it. Empty until `start` has loaded it.
+        queue: the texts that wait.
+    """
+
+    def __init__(
+        self, role: str, model: str, format: str, num_workers: int, threads: int, limits: Limits, metrics: Metrics
+    ):
+        self.role, self.limits, self.metrics = role, limits, metrics
+        self.command = [sys.executable, "-m", "hf_distill.serving.worker", model, format, str(threads)]
+        self.num_workers = num_workers
+        self.queue = Queue(limits)
+        self.headers: dict[str, str] = {}
+        self._tasks: list[asyncio.Task] = []
+        metrics.queue.labels(role).set_function(lambda: len(self.queue))
+        metrics.workers.labels(role).set_function(lambda: self.queue.workers)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.queue.workers > 0
+
+    async def start(self) -> None:
+        """Loads the model into one worker, then into the others.
+
+        Raises:
+            ValueError: if it cannot be loaded, or cannot be served.
+        """
+        process, info = await self._spawn()
+        self.queue.max_length = info.max_length
+        self.headers = info.headers()
+        self.metrics.info.labels(self.role, info.name, info.revision, info.format).set(1)
+        self._tasks = [asyncio.create_task(self._keep_working(process))]
+        self._tasks += [asyncio.create_task(self._keep_working(None)) for _ in range(self.num_workers - 1)]
+
+    async def stop(self) -> None:
+        """Ends the workers; what they are at is lost."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def predict(self, texts: Sequence[str], top_k: int) -> Answered:
+        """What the model makes of texts.
+
+        Raises:
+            OverloadedError: if there is no room for them.
+            WorkerLostError, ModelFailedError: of what became of them.
+            TimeoutError: if they were not answered in time.
+        """
+        new_future = asyncio.get_running_loop().create_future
+        waiting = [Text(text, top_k, new_future()) for text in texts]
+        self.queue.put(waiting)
+        async with asyncio.timeout(self.limits.timeout):
+            entries = await asyncio.gather(*(text.answer for text in waiting))
+        return Answered(
+            entries=entries,
+            queued=max(text.taken - text.arrived for text in waiting),
+            modelled=max(text.answered - text.taken for text in waiting),
+        )
+
+    async def _spawn(self) -> tuple[Process, ModelInfo]:
+        process = await asyncio.create_subprocess_exec(*self.command, stdin=PIPE, stdout=PIPE, start_new_session=True)
+        try:
+            hello = await receive_message(process.stdout)
+        except asyncio.IncompleteReadError:
+            raise ValueError(f"The process that loads the model ended with {await process.wait()}.") from None
+        except asyncio.CancelledError:
+            process.kill()
+            raise
+        if "error" in hello:
+            raise ValueError(hello["error"])
+        return process, ModelInfo(**hello)
+
+    async def _keep_working(self, process: Process | None) -> None:
+        """Has a process at work, always: another one, when it dies."""
+        failures = 0
+        while True:
+            try:
+                if process is None:
+                    process, _ = await self._spawn()
+                failures = 0
+                await self._work_until_it_dies(process)
+                logger.error("A worker of the %s died (%s); another is started", self.role, process.returncode)
+            except ValueError as error:
+                failures += 1
+                logger.error("A worker of the %s could not be started: %s", self.role, error)
+            process = None
+            self.metrics.restarts.labels(self.role).inc()
+            await asyncio.sleep(RESTART_DELAYS[min(failures, len(RESTART_DELAYS) - 1)])
+
+    async def _work_until_it_dies(self, process: Process) -> None:
+        self.queue.workers += 1
+        working = asyncio.create_task(self._work(process))
+        try:
+            await process.wait()
+        finally:
+            self.queue.workers -= 1
+            working.cancel()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def _work(self, process: Process) -> None:
+        can_go_on = True
+        while can_go_on:
+            batch = await self.queue.take()
+            try:
+                can_go_on = await self._answer(process, batch)
+            finally:  # also where the process died, and this task with it
+                for text in batch:
+                    if not text.answer.done():
+                        text.answer.set_exception(WorkerLostError())
+        process.kill()
+
+    async def _answer(self, process: Process, batch: list[Text]) -> bool:
+        """Whether the worker can go on."""
+        taken = time.perf_counter()
+        request = {"texts": [text.text for text in batch], "top_k": max(text.top_k for text in batch)}
+        try:
+            async with asyncio.timeout(self.limits.timeout):
+                process.stdin.write(encode_message(request))
+                reply = await receive_message(process.stdout)
+        except (TimeoutError, asyncio.IncompleteReadError, OSError):
+            return False
+        answered = time.perf_counter()
+        if reply["answers"] is not None:
+            tokens = [answer["tokens"] for answer in reply["answers"]]
+            self.queue.learn(batch, tokens, answered - taken)
+            self.metrics.batch_texts.observe(len(batch))
+            self.metrics.batch_tokens.observe(sum(tokens))
+        for number, text in enumerate(batch):
+            text.taken, text.answered = taken, answered
+            if text.answer.done():  # nobody waits for it any more
+                continue
+            if reply["answers"] is None:
+                text.answer.set_exception(ModelFailedError())
+            else:
+                text.answer.set_result(reply["answers"][number])
+        return True

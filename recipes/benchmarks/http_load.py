@@ -1,0 +1,236 @@
+"""Load for an HTTP service on this machine: a closed loop of clients that wait, or an open loop at a rate.
+
+`python -m recipes.benchmarks.http_load` is the second process of `serve_load`: it reads `{"address": [host, port],
+"path": ..., "bodies": [...], "phases": [...]}` from its standard input and writes what came of each phase, as JSON. A
+phase is `{"clients": n, "seconds": s}` or `{"rate": requests per second, "seconds": s}`; all are bounded in time and in
+connections.
+
+In a closed loop a slow service is asked less. In an open loop it is not, and latency counts from when a request was
+due.
+"""
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+MAX_CONNECTIONS = 1000
+TIMEOUT = 10.0
+"""Seconds after which nobody waits for an answer any more."""
+
+TIMED_OUT, CLOSED, NOT_SENT = "timed out", "closed without an answer", "no connection left"
+
+OnAnswer = Callable[[int, int, bytes], None]
+"""Called with the number of the body that was sent, and the answer's status and body."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection, on which one request is asked at a time. Cheap, as it takes its time from what is measured."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self._received = b""
+        self._answer: asyncio.Future | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        self._finish((CLOSED, b""))
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator:
+            return
+        head = head.lower() + b"\r\n"
+        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        if len(body) < length:
+            return
+        self._received = b""
+        if b"connection: close\r\n" in head:
+            self.close()
+        self._finish((int(head[9:12]), body))
+
+    def ask(self, request: bytes) -> asyncio.Future:
+        """`(status, body)`; the status is a word where there was no answer."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return self._answer
+
+    def close(self) -> None:
+        self.is_open = False
+        self._transport.close()
+
+    def _finish(self, answer: tuple[int | str, bytes]) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(answer)
+
+
+@dataclass
+class Outcome:
+    """What came of a phase.
+
+    Attributes:
+        seconds: how long it took.
+        statuses: how many answers there were of each status, and how often there was none.
+        latencies: of the requests with status 200, in seconds.
+    """
+
+    seconds: float = 0.0
+    statuses: Counter = field(default_factory=Counter)
+    latencies: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict[str, object]:
+        """Throughput of requests with status 200 per second, and their latency in milliseconds."""
+        ordered = sorted(self.latencies) or [0.0]
+        quantiles = {f"p{q}": 1000 * ordered[min(len(ordered) - 1, len(ordered) * q // 100)] for q in (50, 95, 99)}
+        return {
+            "seconds": self.seconds,
+            "statuses": {str(status): count for status, count in self.statuses.items()},
+            "per_second": len(self.latencies) / self.seconds,
+            "latency_ms": {**quantiles, "highest": 1000 * ordered[-1]},
+        }
+
+
+class Load:
+    """Asks one path of a service, with connections that are used again.
+
+    Args:
+        host: of this machine's own.
+        port: of the service.
+        path: that is asked.
+        bodies: that are sent in turn, as JSON.
+        headers: more of them.
+
+    Raises:
+        ValueError: if the host is not this machine.
+    """
+
+    def __init__(self, host: str, port: int, path: str, bodies: Sequence[object], headers: str = ""):
+        if host not in LOOPBACK:
+            raise ValueError(f"{host} is not this machine: load is for {', '.join(LOOPBACK)} alone.")
+        self.host, self.port = host, port
+        head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{headers}Content-Length: "
+        encoded = [json.dumps(body).encode() for body in bodies]
+        self.requests = [f"{head}{len(body)}\r\n\r\n".encode() + body for body in encoded]
+        self._idle: list[Connection] = []
+        self._num_connections = 0
+
+    async def closed_loop(
+        self, clients: int, seconds: float, num_requests: int | None = None, on_answer: OnAnswer | None = None
+    ) -> Outcome:
+        """So many clients, each of which asks again when it has its answer; for some seconds, or some requests."""
+        outcome = Outcome()
+        started = time.perf_counter()
+        numbers = iter(range(num_requests or sys.maxsize))
+
+        async def client() -> None:
+            for number in numbers:
+                if time.perf_counter() - started > seconds:
+                    return
+                await self._ask(number, time.perf_counter(), outcome, on_answer)
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+        outcome.seconds = time.perf_counter() - started
+        return outcome
+
+    async def open_loop(self, rate: float, seconds: float) -> Outcome:
+        """Requests that arrive at random, so many per second in the mean (a Poisson process)."""
+        outcome = Outcome()
+        chance = random.Random(0)
+        started = due = time.perf_counter()
+        asked: set[asyncio.Task] = set()
+        number = 0
+        while due - started < seconds:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            task = asyncio.create_task(self._ask(number, due, outcome))
+            asked.add(task)
+            task.add_done_callback(asked.discard)
+            due += chance.expovariate(rate)
+            number += 1
+        outcome.seconds = time.perf_counter() - started
+        await asyncio.gather(*asked)
+        return outcome
+
+    def close(self) -> None:
+        for connection in self._idle:
+            connection.close()
+
+    async def _ask(self, number: int, due: float, outcome: Outcome, on_answer: OnAnswer | None = None) -> None:
+        body = number % len(self.requests)
+        connection = await self._connect()
+        if connection is None:
+            outcome.statuses[NOT_SENT] += 1
+            return
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                status, answer = await connection.ask(self.requests[body])
+        except TimeoutError:
+            status, answer = TIMED_OUT, b""
+            connection.close()
+        outcome.statuses[status] += 1
+        if status == 200:
+            outcome.latencies.append(time.perf_counter() - due)
+        if on_answer is not None:
+            on_answer(body, status, answer)
+        self._put_back(connection)
+
+    async def _connect(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                return connection
+            self._num_connections -= 1
+        if self._num_connections == MAX_CONNECTIONS:
+            return None
+        self._num_connections += 1
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(Connection, self.host, self.port)
+        except OSError:
+            self._num_connections -= 1
+            return None
+        return connection
+
+    def _put_back(self, connection: Connection) -> None:
+        if connection.is_open:
+            self._idle.append(connection)
+        else:
+            self._num_connections -= 1
+
+
+async def run_phases(load: Load, phases: Sequence[dict[str, float]]) -> list[dict[str, object]]:
+    outcomes = []
+    for phase in phases:
+        if "rate" in phase:
+            outcome = await load.open_loop(phase["rate"], phase["seconds"])
+        else:
+            outcome = await load.closed_loop(phase["clients"], phase["seconds"])
+        outcomes.append(outcome.summary())
+    load.close()
+    return outcomes
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+    load = Load(*asked["address"], asked["path"], asked["bodies"])
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        json.dump(runner.run(run_phases(load, asked["phases"])), sys.stdout)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    main()

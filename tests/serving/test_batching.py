@@ -1,0 +1,135 @@
+"""Which texts go to a worker together, and which are refused: by hand, and as properties."""
+
+import asyncio
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_distill.serving import Limits
+from hf_distill.serving.batching import OverloadedError, Queue, Text
+
+
+def make_texts(sizes):
+    return [Text("x" * size, 1, asyncio.get_running_loop().create_future()) for size in sizes]
+
+
+def make_queue(workers=1, **limits):
+    queue = Queue(Limits(**limits))
+    queue.workers = workers
+    return queue
+
+
+def sizes(batch):
+    return [len(text.text) for text in batch]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=64),
+    workers=st.integers(1, 5),
+    max_batch_tokens=st.integers(1, 100),
+)
+def test_each_text_once_in_order_and_within_bounds(lengths, workers, max_batch_tokens):
+    """A worker takes no more than its share; a batch over the bound has one text."""
+
+    async def run():
+        queue = make_queue(workers, max_batch_tokens=max_batch_tokens)
+        queue.put(make_texts(lengths))
+        taken = []
+        while len(queue):
+            waiting = len(queue)
+            batch = sizes(await queue.take())
+            assert len(batch) <= math.ceil(waiting / workers)
+            assert len(batch) == 1 or sum(batch) <= max_batch_tokens  # a token a character, as nothing is learned yet
+            taken += batch
+        assert taken == lengths
+        assert queue.tokens == 0
+
+    asyncio.run(run())
+
+
+def test_texts_that_nobody_waits_for_are_left_out():
+    async def run():
+        queue = make_queue()
+        first, second, third = texts = make_texts([1, 2, 3])
+        queue.put(texts)
+        first.answer.cancel()
+        third.answer.cancel()
+        assert await queue.take() == [second]
+        queue.put(make_texts([4]))
+        assert sizes(await queue.take()) == [4]
+
+    asyncio.run(run())
+
+
+def test_an_idle_worker_does_not_wait_unless_it_should():
+    async def run(max_delay):
+        queue = make_queue(max_delay=max_delay)
+        taking = asyncio.create_task(queue.take())
+        await asyncio.sleep(0)
+        queue.put(make_texts([1]))
+        await asyncio.sleep(0.01)
+        queue.put(make_texts([2]))
+        return sizes(await taking)
+
+    assert asyncio.run(run(0.0)) == [1]
+    assert asyncio.run(run(0.1)) == [1, 2]
+
+
+def test_a_full_batch_does_not_wait():
+    async def run():
+        queue = make_queue(max_delay=60, max_batch_tokens=5)
+        queue.put(make_texts([3, 3]))
+        return sizes(await asyncio.wait_for(queue.take(), 1))
+
+    assert asyncio.run(run()) == [3]
+
+
+def test_a_full_queue_refuses_a_request_as_a_whole():
+    async def run():
+        queue = make_queue(max_queue=5, max_texts=5)
+        queue.put(make_texts([1, 1, 1]))
+        with pytest.raises(OverloadedError, match="Too many texts are waiting: try again in 1 s"):
+            queue.put(make_texts([1, 1, 1]))
+        assert len(queue) == 3
+        queue.put(make_texts([1, 1]))
+        with pytest.raises(OverloadedError):
+            queue.check_room()
+
+    asyncio.run(run())
+
+
+def test_who_would_wait_too_long_is_refused():
+    """A worker of late read 100 tokens a second, so 300 tokens take two workers 1.5 seconds."""
+
+    async def run():
+        queue = make_queue(workers=2, max_wait=1.0)
+        batch = make_texts([50])
+        queue.put(batch)
+        queue.learn(await queue.take(), [50], seconds=0.5)
+        queue.put(make_texts([300]))  # there was nothing before it
+        assert queue.expected_wait == pytest.approx(1.5)
+        with pytest.raises(OverloadedError, match="try again in 2 s") as refusal:
+            queue.check_room()
+        assert refusal.value.retry_after == 2
+        queue.workers = 4
+        queue.check_room()
+
+    asyncio.run(run())
+
+
+def test_tokens_are_guessed_from_those_before():
+    """A quarter of the characters, and no more than the model reads; texts that were cut say nothing of it."""
+
+    async def run():
+        queue = make_queue()
+        queue.max_length = 30
+        for _ in range(100):
+            queue.put(make_texts([40, 400]))
+            batch = [*await queue.take(), *(await queue.take() if len(queue) else [])]
+            queue.learn(batch, [10, 30], seconds=1)
+        queue.put(new := make_texts([80, 4000]))
+        return [text.tokens for text in new]
+
+    assert asyncio.run(run()) == [21, 30]  # the ratio is near 1/4, from above

@@ -1,0 +1,162 @@
+"""Clients that are slow, send too much, or go away: each gets an answer in bounded time, and so does the next one."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from tests.serving.running import RunningService
+
+RECEIVE_TIMEOUT = 1.0
+BODY = b'{"text": "w5 w6"}'
+HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+
+
+@pytest.fixture(scope="module")
+def impatient(int8, tmp_path_factory):
+    """A service that waits a second for a request."""
+    options = ["--workers", "1", "--receive-timeout", str(RECEIVE_TIMEOUT)]
+    with RunningService(tmp_path_factory.mktemp("impatient"), int8, *options) as running:
+        yield running
+
+
+def status_of(response: bytes) -> int:
+    return int(response.split(b" ", 2)[1])
+
+
+def detail_of(response: bytes) -> str:
+    return json.loads(response.partition(b"\r\n\r\n")[2])["detail"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST /pre",
+        HEAD,
+        HEAD + b"Content-Length: 17\r\n\r\n",
+        HEAD + b"Content-Length: 17\r\n\r\n" + BODY[:5],
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n" + BODY[:5],
+        WHOLE[:-1],
+    ],
+    ids=["nothing", "line", "headers", "no body", "half a body", "a chunk", "all but a byte"],
+)
+def test_a_request_that_does_not_arrive(impatient, sent):
+    started = time.monotonic()
+    with impatient.connect() as connection:
+        connection.sendall(sent)
+        response = connection.recv(1 << 16)
+        assert connection.recv(1) == b""  # it is closed
+    assert RECEIVE_TIMEOUT * 0.9 < time.monotonic() - started < 5 * RECEIVE_TIMEOUT
+    assert status_of(response) == 408
+    assert detail_of(response) == "The request did not arrive whole within 1 s."
+    assert impatient.post({"text": "w5"}).status == 200
+
+
+def test_a_byte_now_and_then_does_not_help(impatient):
+    started = time.monotonic()
+    with impatient.connect() as connection:
+        connection.settimeout(0.1)
+        response = b""
+        for byte in range(40):
+            connection.sendall(WHOLE[byte : byte + 1])
+            try:
+                response = connection.recv(1 << 16)
+                break
+            except TimeoutError:
+                continue
+    assert status_of(response) == 408
+    assert time.monotonic() - started < 3 * RECEIVE_TIMEOUT
+
+
+def test_a_second_request_on_a_connection_has_to_arrive_too(impatient):
+    with impatient.connect() as connection:
+        connection.sendall(WHOLE)
+        assert status_of(connection.recv(1 << 16)) == 200
+        time.sleep(1.5 * RECEIVE_TIMEOUT)  # between requests it may be idle
+        connection.sendall(WHOLE)
+        assert status_of(connection.recv(1 << 16)) == 200
+        connection.sendall(HEAD)
+        assert status_of(connection.recv(1 << 16)) == 408
+
+
+def test_who_closes_the_sending_side_is_answered(service):
+    assert status_of(service.send(WHOLE, end=True)) == 200
+    twice = service.send(WHOLE + WHOLE, end=True)
+    assert twice.count(b"HTTP/1.1 200 OK") == 2
+
+
+@pytest.mark.parametrize("sent", [b"POST /pre", HEAD, WHOLE[:-1]], ids=["line", "headers", "all but a byte"])
+def test_who_closes_it_too_early_is_told(service, sent):
+    response = service.send(sent, end=True)
+    assert status_of(response) == 400
+    assert detail_of(response) == "The connection was closed before the request was whole."
+    assert service.post({"text": "w5"}).status == 200
+
+
+def test_what_is_no_http(service):
+    for garbage in (
+        b"\x00" * 100,
+        b"GET\r\n\r\n",
+        b"POST /predict HTTP/9.9\r\n\r\n",
+        HEAD + b"Content-Length: -1\r\n\r\n",
+    ):
+        assert status_of(service.send(garbage)) == 400
+    assert service.post({"text": "w5"}).status == 200
+
+
+def test_endless_headers(service):
+    response = service.send(HEAD, b"X: " + b"y" * 70_000)
+    assert status_of(response) == 431
+    assert detail_of(response) == "The headers have over 65,536 bytes."
+    many = b"".join(b"x%d: y\r\n" % number for number in range(10_000))
+    assert status_of(service.send(HEAD, many)) == 431
+    assert service.post({"text": "w5"}).status == 200
+
+
+def test_50_megabytes(service):
+    """Refused at their beginning; who sends them all the same reads the refusal afterwards."""
+    megabyte = b"x" * (1 << 20)
+    head = HEAD + b"Content-Length: %d\r\n\r\n" % (50 * len(megabyte))
+    started = time.monotonic()
+    assert status_of(service.send(head, *[megabyte] * 50)) == 413
+    chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    chunk = b"%x\r\n" % len(megabyte) + megabyte + b"\r\n"
+    assert status_of(service.send(chunked, *[chunk] * 50, b"0\r\n\r\n")) == 413
+    assert time.monotonic() - started < 20
+    assert service.metric("process_resident_memory_bytes") < 300e6
+    assert service.post({"text": "w5"}).status == 200
+
+
+def test_an_endless_body_ends(impatient):
+    """After the refusal what comes is not read for longer than a request may take."""
+    chunk = b"%x\r\n" % (1 << 20) + b"x" * (1 << 20) + b"\r\n"
+    started = time.monotonic()
+    with impatient.connect() as connection:
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        try:
+            while time.monotonic() - started < 10:
+                connection.sendall(chunk)
+        except (ConnectionResetError, BrokenPipeError):
+            ended = time.monotonic()
+    assert ended - started < 5 * RECEIVE_TIMEOUT
+
+
+def test_who_goes_away_harms_nobody(service):
+    """A hundred clients that hang up, in the middle of their request or before the answer."""
+    restarts = service.metric("hf_distill_worker_restarts_total")
+
+    def hang_up(number):
+        with service.connect() as connection:
+            connection.sendall(WHOLE if number % 2 else WHOLE[: number % len(WHOLE)])
+
+    threads = [threading.Thread(target=hang_up, args=(number,)) for number in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert service.post({"text": "w5"}).status == 200
+    assert service.metric("hf_distill_worker_restarts_total") == restarts
+    assert not service.said("Traceback")

@@ -1,0 +1,242 @@
+"""A service from its start to its end, under load and without; and what does not start."""
+
+import asyncio
+import signal
+import socket
+import sys
+import threading
+import time
+
+import pytest
+
+from hf_distill import push_folder
+from hf_distill.cli import main
+from recipes.benchmarks.http_load import NOT_SENT, Load
+from tests.conftest import make_texts
+from tests.serving.conftest import save_student
+from tests.serving.running import RunningService
+
+BODIES = [{"text": text} for text in make_texts(50)]
+
+
+def load_on(service, clients=8, seconds=2.0, then=lambda: None):
+    """What became of the requests of some clients, when something happens to the service after half a second."""
+
+    async def run():
+        load = Load("127.0.0.1", service.port, "/predict", BODIES)
+        asyncio.get_running_loop().call_later(0.5, then)
+        try:
+            return await load.closed_loop(clients, seconds)
+        finally:
+            load.close()
+
+    return asyncio.run(run()).statuses
+
+
+@pytest.fixture
+def ask():
+    """Asks in threads; the answers are there when they are joined."""
+    answers, threads = [], []
+
+    def ask(service, times=1, body=None):
+        for _ in range(times):
+            target = lambda: answers.append(service.post(body or {"text": "w5 w6"}))  # noqa: E731
+            threads.append(threading.Thread(target=target))
+            threads[-1].start()
+
+    def join():
+        for thread in threads:
+            thread.join()
+        return answers
+
+    ask.join = join
+    return ask
+
+
+def test_sigterm_under_load(int8, tmp_path):
+    """Every request that was sent is answered; those who come too late are not let in."""
+    with RunningService(tmp_path, int8, "--workers", "2") as service:
+        statuses = load_on(service, then=lambda: service.process.send_signal(signal.SIGTERM))
+        assert service.process.wait(10) == 0
+        assert statuses.keys() <= {200, NOT_SENT}
+        assert statuses[200] > 100
+        assert not service.said("Traceback")
+
+
+def test_what_was_accepted_is_finished(int8, tmp_path, ask):
+    """By a worker that takes its time; meanwhile the service says that it is not ready for more."""
+    with RunningService(tmp_path, int8, "--workers", "1") as service:
+        (worker,) = service.workers()
+        worker.suspend()
+        ask(service, times=5)
+        service.wait_until(lambda: service.metric("hf_distill_queue_texts") >= 1)
+        service.process.send_signal(signal.SIGTERM)
+        service.wait_until(lambda: service.get("/ready").status == 503)
+        assert service.get("/health").headers["connection"] == "close"
+        time.sleep(1.5)  # no new connections any more
+        worker.resume()
+        assert [answer.status for answer in ask.join()] == [200] * 5
+        assert service.process.wait(10) == 0
+
+
+def test_interrupt_stops_it_too(int8, tmp_path):
+    with RunningService(tmp_path, int8, "--workers", "1") as service:
+        (worker,) = service.workers()
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(10) == 0
+        assert not service.said("Traceback")
+        assert not worker.is_running()
+
+
+def test_workers_do_not_outlive_a_service_that_is_killed(int8, tmp_path):
+    with RunningService(tmp_path, int8, "--workers", "1") as service:
+        (worker,) = service.workers()
+        service.process.kill()
+        worker.wait(10)
+
+
+def test_a_worker_killed_under_load(int8, tmp_path):
+    """What it was at is answered with an error; the other one goes on; a new one comes."""
+    with RunningService(tmp_path, int8, "--workers", "2") as service:
+        service.wait_until(lambda: service.metric("hf_distill_workers") == 2)
+        statuses = load_on(service, then=lambda: service.workers()[0].kill())
+        assert statuses.keys() <= {200, 503}
+        assert statuses[200] > 100
+        assert statuses[503] < 20
+        service.wait_until(lambda: service.metric("hf_distill_workers") == 2)
+        assert service.metric("hf_distill_worker_restarts_total") == 1
+        assert service.post({"text": "w5"}).status == 200
+
+
+def test_the_only_worker_killed_while_it_has_a_request(int8, tmp_path, ask):
+    """That one is lost; those that wait are answered by the next worker."""
+    with RunningService(tmp_path, int8, "--workers", "1") as service:
+        (worker,) = service.workers()
+        worker.suspend()
+        ask(service)
+        time.sleep(0.5)
+        ask(service, times=2)
+        service.wait_until(lambda: service.metric("hf_distill_queue_texts") == 2)
+        worker.kill()
+        answers = sorted(ask.join(), key=lambda answer: answer.status)
+        assert [answer.status for answer in answers] == [200, 200, 503]
+        assert answers[2].json["detail"] == "The worker that read this died: try again."
+        assert answers[2].headers["retry-after"] == "1"
+        assert 'kind="worker_lost"} 1.0' in service.get("/metrics").body.decode()
+
+
+def test_an_idle_worker_killed_loses_nothing(int8, tmp_path):
+    with RunningService(tmp_path, int8, "--workers", "1") as service:
+        (worker,) = service.workers()
+        worker.kill()
+        service.wait_until(lambda: service.metric("hf_distill_worker_restarts_total") == 1)
+        answer = service.post({"text": "w5"})
+        assert answer.status == 503
+        assert answer.json["detail"] == "The student is not loaded yet."
+        assert answer.headers["retry-after"] == "1"
+        service.wait_until(service.is_ready)
+        assert service.post({"text": "w5"}).status == 200
+
+
+def test_a_worker_that_hangs_is_replaced(int8, tmp_path):
+    with RunningService(tmp_path, int8, "--workers", "1", "--timeout", "1") as service:
+        (worker,) = service.workers()
+        worker.suspend()
+        started = time.monotonic()
+        answer = service.post({"text": "w5"})
+        assert 0.9 < time.monotonic() - started < 5
+        assert answer.status in (503, 504)  # the request and its batch end in the same second
+        service.wait_until(lambda: worker.pid not in {own.pid for own in service.workers()} and service.is_ready())
+        assert service.post({"text": "w5"}).status == 200
+
+
+def test_a_full_queue(int8, tmp_path, ask):
+    """What fits is answered, and what does not is refused at once."""
+    with RunningService(tmp_path, int8, "--workers", "1", "--max-queue", "4", "--max-texts", "4") as service:
+        (worker,) = service.workers()
+        worker.suspend()
+        ask(service)
+        time.sleep(0.5)
+        ask(service, body={"texts": ["w5"] * 3})
+        service.wait_until(lambda: service.metric("hf_distill_queue_texts") == 3)
+        started = time.monotonic()
+        refused = service.post({"texts": ["w5"] * 2})
+        assert time.monotonic() - started < 1
+        assert refused.status == 503
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json["detail"] == "Too many texts are waiting: try again in 1 s."
+        worker.resume()
+        assert [answer.status for answer in ask.join()] == [200, 200]
+        assert service.post({"texts": ["w5"] * 4}).status == 200
+
+
+def test_alive_before_it_is_ready(student, tmp_path):
+    """PyTorch takes its time to be imported."""
+    with RunningService(tmp_path, student, "--workers", "1", wait=False) as service:
+        service.wait_until(lambda: service.said("Started server process"))
+        service.wait_until(lambda: service.answers("/health"))
+        assert service.get("/ready").status == 503
+        assert service.get("/ready").json["detail"] == "The student is not loaded yet."
+        assert service.post({"text": "w5"}).status == 503
+        service.process.send_signal(signal.SIGTERM)  # it need not wait until it is loaded
+        assert service.process.wait(10) == 0
+
+
+def test_from_the_hub(hub, student, int8, tmp_path, monkeypatch):
+    """The commit is the revision."""
+    commit = push_folder(int8, "small-reviews")
+    for name, value in {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    with RunningService(tmp_path, "tester/small-reviews", "--workers", "1") as service:
+        headers = service.post({"text": "w5"}).headers
+        assert headers["x-model-name"] == "tester/small-reviews"
+        assert headers["x-model-revision"] == commit.oid
+
+
+def fails(capsys, *options):
+    """The one line that `hf-distill serve` ends with."""
+    assert main(["serve", *map(str, options)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line.removeprefix("hf-distill: ")
+
+
+def test_what_does_not_start(int8, tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        expected = f"Cannot listen at 127.0.0.1, port {port}: another program does. Choose another with --port."
+        assert fails(capsys, int8, "--port", port) == expected
+    assert fails(capsys, int8, "--port", "70000") == "70000 is no port: it should be from 0 to 65535."
+    assert "--host should be an address of this machine" in fails(capsys, int8, "--host", "203.0.113.1", "--port", "0")
+    assert "no_such_file" in fails(capsys, int8, "--token-file", tmp_path / "no_such_file")
+    (tmp_path / "empty").write_text("\n")
+    assert "empty is empty: it should have the token in it" in fails(capsys, int8, "--token-file", tmp_path / "empty")
+    assert fails(capsys, int8, "--timeout", "0") == "timeout is 0.0: it should be above 0."
+    assert fails(capsys, int8, "--workers", "0") == "workers is 0: it should be above 0."
+    assert fails(capsys, int8, "--threads", "-1") == "threads is -1: it should be above 0."
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "expected"),
+    [
+        ("question answering", {}, "is for question answering: what can be served is sequence classification"),
+        ("sequence classification", {}, "has no names for its classes, only LABEL_0, LABEL_1"),
+    ],
+)
+def test_models_that_cannot_be_served(tmp_path, capfd, head, options, expected):
+    folder = save_student(tmp_path / "model", head, **options)
+    capfd.readouterr()
+    assert main(["serve", str(folder), "--port", "0"]) == 2
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("hf-distill: ")
+    assert expected in last
+
+
+def test_no_model(tmp_path, capfd):
+    assert main(["serve", str(tmp_path / "nothing"), "--port", "0"]) == 2
+    assert "is no folder with a model, and none was found on the Hub" in capfd.readouterr().err
+
+
+def test_a_missing_extra(int8, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    assert fails(capsys, int8) == "This needs fastapi: pip install 'hf_distill[serve]'."
