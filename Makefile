@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-seeds test test-gpu test-deepspeed lint format clean
+.PHONY: help install quickstart quickstart-seeds test test-gpu test-deepspeed test-browser lint format clean
 
 help:  ## Show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ quickstart-seeds: install  ## The same with three seeds: mean and spread, as in 
 	@$(BIN)/python -m recipes.quickstart --seeds 0 1 2 --more-text --output outputs/quickstart-seeds
 
 test: install lint  ## Check style and run the tests: no network, no GPU
-	@$(BIN)/python -m pytest -m 'not gpu and not deepspeed' --numprocesses auto --dist worksteal
+	@$(BIN)/python -m pytest -m 'not gpu and not deepspeed and not browser' --numprocesses auto --dist worksteal
 
 test-gpu: install  ## Run the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu
@@ -34,6 +34,10 @@ test-gpu: install  ## Run the tests that need a GPU
 test-deepspeed: install  ## Run the tests that need DeepSpeed, on two CPU processes; installs it first
 	@DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(INSTALL) --no-build-isolation wheel setuptools deepspeed
 	@$(BIN)/python -m pytest -m deepspeed
+
+test-browser: install  ## Run the tests of the page in Chromium (Debian's packages chromium and chromium-driver)
+	@$(INSTALL) selenium
+	@$(BIN)/python -m pytest -m browser
 
 lint: install  ## Check style
 	@$(BIN)/ruff check .
