@@ -78,7 +78,8 @@ after = (
     torch.is_grad_enabled(), torch.get_default_dtype(), dict(os.environ),
 )
 assert before == after
-assert not {"matplotlib", "sklearn", "onnxruntime", "fastapi", "recipes"} & set(sys.modules), "an optional package was imported"
+optional = {"matplotlib", "sklearn", "onnxruntime", "fastapi", "recipes"}
+assert not optional & set(sys.modules), "an optional package was imported"
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr

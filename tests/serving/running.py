@@ -94,13 +94,13 @@ class RunningService:
         return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
 
     def send(self, *pieces: bytes, end: bool = False) -> bytes:
-        """What comes back, until the service closes the connection or is silent for 2 seconds."""
+        """What comes back, until the service closes the connection or is silent for a while."""
         with self.connect() as connection:
             for piece in pieces:
                 connection.sendall(piece)
             if end:
                 connection.shutdown(socket.SHUT_WR)
-            connection.settimeout(2)
+            connection.settimeout(0.5)
             received = b""
             try:
                 while piece := connection.recv(1 << 16):
