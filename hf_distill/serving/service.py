@@ -121,7 +121,8 @@ class Service:
         except asyncio.IncompleteReadError:
             raise ValueError(f"The process that loads the model ended with {await process.wait()}.") from None
         except asyncio.CancelledError:
-            process.kill()
+            if process.returncode is None:
+                process.kill()
             raise
         if "error" in hello:
             raise ValueError(hello["error"])
@@ -145,28 +146,31 @@ class Service:
             await asyncio.sleep(RESTART_DELAYS[min(failures, len(RESTART_DELAYS) - 1)])
 
     async def _work_until_it_dies(self, process: Process) -> None:
-        self.queue.workers += 1
         working = asyncio.create_task(self._work(process))
         try:
             await process.wait()
         finally:
-            self.queue.workers -= 1
             working.cancel()
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            await asyncio.wait({working})
+            await process.wait()
 
     async def _work(self, process: Process) -> None:
-        can_go_on = True
-        while can_go_on:
-            batch = await self.queue.take()
-            try:
-                can_go_on = await self._answer(process, batch)
-            finally:  # also where the process died, and this task with it
-                for text in batch:
-                    if not text.answer.done():
-                        text.answer.set_exception(WorkerLostError())
-        process.kill()
+        """Gives it batch after batch, and kills it in the end: where it does not answer, or is not needed any more."""
+        self.queue.workers += 1
+        try:
+            can_go_on = True
+            while can_go_on:
+                batch = await self.queue.take()
+                try:
+                    can_go_on = await self._answer(process, batch)
+                finally:  # also where the process died, and this task with it
+                    for text in batch:
+                        if not text.answer.done():
+                            text.answer.set_exception(WorkerLostError())
+        finally:
+            self.queue.workers -= 1
+            if process.returncode is None:
+                process.kill()
 
     async def _answer(self, process: Process, batch: list[Text]) -> bool:
         """Whether the worker can go on."""
