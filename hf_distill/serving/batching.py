@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 
 from hf_distill.serving.limits import Limits
 
-SMOOTHING = 0.1
-"""How much the latest batch counts in what is learned of speed and tokens."""
+LATEST = 0.2
+"""How much a full batch counts in what is learned of the speed; smaller ones count less, as they tell less."""
+KEPT = 0.95
+"""How much of what was seen of characters and tokens still counts after another batch."""
+FIRST_GUESS = 300, 1000
+"""Tokens and characters, as in English with WordPiece."""
 
 
 @dataclass(eq=False)
@@ -61,13 +65,15 @@ class Queue:
     def __init__(self, limits: Limits):
         self.limits = limits
         self.texts: deque[Text] = deque()
-        self.workers = 0
-        self.max_length = sys.maxsize
         self.tokens = 0
+        self.workers = 0
         self._arrived = asyncio.Event()
-        self._tokens_per_character = 1.0
-        self._tokens_per_second = math.inf  # of one worker, in guessed tokens
-        self._is_new = True
+        self._seen_tokens, self._seen_characters = FIRST_GUESS
+        self.model_is(sys.maxsize, math.inf)
+
+    def model_is(self, max_length: int, tokens_per_second: float) -> None:
+        """Tells how many tokens the model reads of a text, and how fast one worker was when it warmed up."""
+        self.max_length, self.tokens_per_second = max_length, tokens_per_second
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -75,7 +81,7 @@ class Queue:
     @property
     def expected_wait(self) -> float:
         """Seconds until a text that comes now is given to a worker."""
-        return self.tokens / (self._tokens_per_second * max(1, self.workers))
+        return self.tokens / (self.tokens_per_second * max(1, self.workers))
 
     def check_room(self, num_texts: int = 1) -> None:
         """Raises `OverloadedError` if so many more texts would be refused."""
@@ -85,8 +91,9 @@ class Queue:
     def put(self, texts: list[Text]) -> None:
         """Raises `OverloadedError`, in which case none of them waits."""
         self.check_room(len(texts))
+        per_character = self._seen_tokens / self._seen_characters
         for text in texts:
-            text.tokens = min(self.max_length, math.ceil(len(text.text) * self._tokens_per_character))
+            text.tokens = min(self.max_length, math.ceil(len(text.text) * per_character))
             self.tokens += text.tokens
         self.texts.extend(texts)
         self._arrived.set()
@@ -103,15 +110,14 @@ class Queue:
 
     def learn(self, batch: list[Text], tokens: list[int], seconds: float) -> None:
         """Tells how many tokens the texts of a batch had, and how long a worker took for them."""
-        whole = [index for index, number in enumerate(tokens) if number < self.max_length]
-        if whole:
-            characters = sum(len(batch[index].text) for index in whole)
-            self._tokens_per_character = _smooth(
-                self._tokens_per_character, sum(tokens[index] for index in whole) / characters
-            )
-        speed = sum(text.tokens for text in batch) / seconds
-        self._tokens_per_second = speed if self._is_new else _smooth(self._tokens_per_second, speed)
-        self._is_new = False
+        self._seen_tokens *= KEPT
+        self._seen_characters *= KEPT
+        for text, own in zip(batch, tokens, strict=True):
+            if own < self.max_length:  # of one that was cut it is not known
+                self._seen_tokens += own
+                self._seen_characters += len(text.text)
+        weight = LATEST * min(1.0, sum(tokens) / self.limits.max_batch_tokens)
+        self.tokens_per_second += weight * (sum(tokens) / seconds - self.tokens_per_second)
 
     async def _company(self) -> None:
         """Waits for more texts, unless the first has waited long enough or a batch is full."""
@@ -139,7 +145,3 @@ class Queue:
                 batch.append(text)
                 tokens += text.tokens
         return batch
-
-
-def _smooth(previous: float, latest: float) -> float:
-    return previous + SMOOTHING * (latest - previous)

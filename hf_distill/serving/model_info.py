@@ -1,6 +1,7 @@
 """What a service says of its model, and whether a model can be served."""
 
 import hashlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -10,6 +11,9 @@ from hf_distill.deployment.predictor import Predictor
 SERVED_HEADS = ["sequence classification", "token classification", "masked language modelling"]
 SNAPSHOTS = "snapshots"
 """The folder of a model in the cache of the Hub in which each commit has its own."""
+
+LONGEST_WARM_UP = 512
+"""Words; there are models that would take minutes for as many as they can read."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class ModelInfo:
         format: such as `"onnx-int8"`.
         head: such as `"sequence classification"`.
         max_length: the tokens that it reads of a text, at most.
+        tokens_per_second: how fast a worker read the longest text when it warmed up.
     """
 
     name: str
@@ -29,6 +34,7 @@ class ModelInfo:
     format: str
     head: str
     max_length: int
+    tokens_per_second: float
 
     def headers(self) -> dict[str, str]:
         """Which model it is, as headers of HTTP."""
@@ -37,7 +43,7 @@ class ModelInfo:
 
 
 def model_info(predictor: Predictor, model: str) -> ModelInfo:
-    """Describes a model that was loaded by the name of a folder or on the Hub.
+    """Describes a model that was loaded by the name of a folder or on the Hub, and warms it up.
 
     Raises:
         ValueError: if its head is none that can be served, or if its classes have no names.
@@ -57,7 +63,22 @@ def model_info(predictor: Predictor, model: str) -> ModelInfo:
         format=predictor.format,
         head=predictor.head,
         max_length=predictor.encoder.max_length,
+        tokens_per_second=warm_up(predictor),
     )
+
+
+def warm_up(predictor: Predictor) -> float:
+    """Reads texts of all lengths, so that the first requests find memory and threads that are there.
+
+    Returns:
+        How many tokens of the longest were read per second.
+    """
+    longest = min(predictor.encoder.max_length, LONGEST_WARM_UP)
+    for length in [*(2**power for power in range(longest.bit_length() - 1)), longest]:
+        started = time.perf_counter()
+        encodings = predictor.encoder.encode(["a " * length])
+        predictor.run(encodings)
+    return len(encodings[0]) / (time.perf_counter() - started)
 
 
 def revision_of(folder: Path) -> str:

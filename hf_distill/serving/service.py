@@ -83,7 +83,7 @@ class Service:
             ValueError: if it cannot be loaded, or cannot be served.
         """
         process, info = await self._spawn()
-        self.queue.max_length = info.max_length
+        self.queue.model_is(info.max_length, info.tokens_per_second)
         self.headers = info.headers()
         self.metrics.info.labels(self.role, info.name, info.revision, info.format).set(1)
         self._tasks = [asyncio.create_task(self._keep_working(process))]

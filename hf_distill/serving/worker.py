@@ -33,20 +33,11 @@ def main() -> None:
         try:
             predictor = load_predictor(model, format, int(threads))
             hello = dataclasses.asdict(model_info(predictor, model))
-            warm_up(predictor)
         except (ValueError, ImportError, OSError) as error:
             hello = {"error": " ".join(str(error).split())}
         channel.write(encode_message(hello))
         while "error" not in hello and (batch := read_message(sys.stdin.buffer)) is not None:
             channel.write(encode_message({"answers": answer(predictor, **batch)}))
-
-
-def warm_up(predictor: Predictor) -> None:
-    """Reads texts of all lengths, so that the first requests find memory and threads that are there."""
-    length = 1
-    while length < 2 * predictor.encoder.max_length:
-        predictor.run(predictor.encoder.encode(["a " * length]))
-        length *= 2
 
 
 def answer(predictor: Predictor, texts: list[str], top_k: int) -> list[dict[str, Any]] | None:

@@ -15,9 +15,12 @@ def make_texts(sizes):
     return [Text("x" * size, 1, asyncio.get_running_loop().create_future()) for size in sizes]
 
 
-def make_queue(workers=1, **limits):
+def make_queue(workers=1, tokens_per_second=1e6, **limits):
+    """A queue that guesses a token for each character."""
     queue = Queue(Limits(**limits))
     queue.workers = workers
+    queue.model_is(1000, tokens_per_second)
+    queue._seen_tokens = queue._seen_characters
     return queue
 
 
@@ -101,13 +104,10 @@ def test_a_full_queue_refuses_a_request_as_a_whole():
 
 
 def test_who_would_wait_too_long_is_refused():
-    """A worker of late read 100 tokens a second, so 300 tokens take two workers 1.5 seconds."""
+    """A worker reads 100 tokens a second, so 300 tokens take two workers 1.5 seconds."""
 
     async def run():
-        queue = make_queue(workers=2, max_wait=1.0)
-        batch = make_texts([50])
-        queue.put(batch)
-        queue.learn(await queue.take(), [50], seconds=0.5)
+        queue = make_queue(workers=2, tokens_per_second=100, max_wait=1.0)
         queue.put(make_texts([300]))  # there was nothing before it
         assert queue.expected_wait == pytest.approx(1.5)
         with pytest.raises(OverloadedError, match="try again in 2 s") as refusal:
@@ -119,13 +119,29 @@ def test_who_would_wait_too_long_is_refused():
     asyncio.run(run())
 
 
+def test_the_speed_is_learned():
+    """From full batches soon, from short texts, which tell little, slowly."""
+
+    async def run(sizes, times):
+        queue = make_queue(tokens_per_second=100, max_batch_tokens=100, workers=0)
+        for _ in range(times):
+            queue.put(make_texts(sizes))
+            batch = await queue.take()
+            queue.learn(batch, [len(text.text) for text in batch], seconds=sum(sizes) / 500)
+        return queue.tokens_per_second
+
+    assert asyncio.run(run([50, 50], 1)) == pytest.approx(100 + 0.2 * 400)
+    assert asyncio.run(run([5], 1)) == pytest.approx(100 + 0.2 * 0.05 * 400)
+    assert asyncio.run(run([50, 50], 40)) == pytest.approx(500, rel=0.01)
+
+
 def test_tokens_are_guessed_from_those_before():
     """A quarter of the characters, and no more than the model reads; texts that were cut say nothing of it."""
 
     async def run():
         queue = make_queue()
-        queue.max_length = 30
-        for _ in range(100):
+        queue.model_is(30, 1e6)
+        for _ in range(300):
             queue.put(make_texts([40, 400]))
             batch = [*await queue.take(), *(await queue.take() if len(queue) else [])]
             queue.learn(batch, [10, 30], seconds=1)

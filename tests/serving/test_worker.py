@@ -5,9 +5,9 @@ import logging
 import pytest
 
 from hf_distill.deployment.predictor import predictor_of
-from hf_distill.serving.model_info import SERVED_HEADS, model_info, revision_of
+from hf_distill.serving.model_info import SERVED_HEADS, model_info, revision_of, warm_up
 from hf_distill.serving.predict import answers_of
-from hf_distill.serving.worker import answer, warm_up
+from hf_distill.serving.worker import answer
 from tests.conftest import make_text_tokenizer, make_texts
 from tests.deployment.conftest import tiny_student
 from tests.serving.conftest import save_student
@@ -79,7 +79,7 @@ def test_warming_up_reads_texts_of_all_lengths(monkeypatch):
         return backend(inputs)
 
     monkeypatch.setattr(predictor, "backend", spy)
-    warm_up(predictor)
+    assert 0 < warm_up(predictor) < 1e7
     assert lengths == sorted(set(lengths))
     assert (lengths[0], lengths[-1]) == (3, 38)
 

@@ -1,0 +1,330 @@
+"""`python -m recipes.benchmarks.serve_load`: a student behind `hf-distill serve`, under load, beside others.
+
+The student is the quickstart's and the texts are its test sentences, one in each request. The load comes from a second
+process (`http_load.py`), over loopback, on the same cores as what is measured. What is measured:
+
+- closed loop, 16 clients: requests per second of `hf-distill serve` with the student in int8, of the tutorial's Flask
+  loop with the student in PyTorch (`tutorial_flask.py`), and of LitServe with the student in int8
+  (`litserve_peer.py`). They take turns, and the ratios are those within a round. Who has no turn is suspended.
+- open loop: the latency at 70% of the saturation rate, then what happens at twice that rate, and right after it.
+- company: 10,000 requests of 1 to 900 words, 32 at a time, each answer beside that for the text alone, to the last bit.
+- with `--soak SECONDS`: errors, and the growth of memory, at 70% of the saturation rate.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from hf_distill import export_model, load_predictor
+from recipes.benchmarks.http_load import Load
+from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.quickstart.data import load_corpus
+
+OURS, FLASK, FLASK_ALONE, LITSERVE = "hf-distill serve", "Flask", "Flask, one at a time", "LitServe"
+MODULES = {
+    OURS: ["hf_distill.cli", "serve", "{int8}", "--port", "{port}"],
+    FLASK: ["recipes.benchmarks.tutorial_flask", "{student}", "{port}"],
+    FLASK_ALONE: ["recipes.benchmarks.tutorial_flask", "{student}", "{port}", "--one-at-a-time"],
+    LITSERVE: ["recipes.benchmarks.litserve_peer", "{int8}", "{port}"],
+}
+CLIENTS = 16
+PATH = "/predict"
+SHARE, OVERLOAD, RECOVERY = 0.7, 2.0, 0.5
+"""Of the saturation rate: what is steady load, what is too much, and what follows upon that."""
+
+COMPANY = 10_000
+COMPANY_CLIENTS = 32
+LONGEST = 900
+"""Words; about twice as many as the model reads."""
+
+PATIENCE = 120.0
+MEMORY_EVERY = 2.0
+"""Seconds between two looks at the memory."""
+
+Figures = dict[str, object]
+
+
+class Server:
+    """One of the servers in a process of its own, with those that it starts."""
+
+    def __init__(self, name: str, **folders: Path):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        words = [word.format(port=self.port, **folders) for word in MODULES[name]]
+        quiet = subprocess.DEVNULL
+        self.process = subprocess.Popen([sys.executable, "-m", *words], stdout=quiet, stderr=quiet)
+        self.name = name
+
+    def wait(self) -> None:
+        """Until it answers."""
+        give_up = time.monotonic() + PATIENCE
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{PATH}", b'{"text": "Fine."}', {"Content-Type": "application/json"}
+        )
+        while True:
+            try:
+                urllib.request.urlopen(request, timeout=5).close()
+                return
+            except (urllib.error.URLError, OSError):
+                if time.monotonic() > give_up or self.process.poll() is not None:
+                    raise RuntimeError(f"{self.name} does not answer.") from None
+                time.sleep(0.1)
+
+    def family(self) -> list[psutil.Process]:
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def suspend(self) -> None:
+        for process in self.family():
+            process.suspend()
+
+    def resume(self) -> None:
+        for process in self.family():
+            process.resume()
+
+    def memory(self) -> int:
+        """Bytes of all its processes together."""
+        return sum(process.memory_info().rss for process in self.family())
+
+    def stop(self) -> None:
+        family = self.family()
+        self.process.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, 5)
+        for process in alive:
+            process.kill()
+        self.process.wait()
+
+
+def load_from_a_second_process(
+    port: int, texts: Sequence[str], phases: Sequence[Figures], meanwhile: Callable[[], None] = lambda: None
+) -> list[Figures]:
+    """What came of each phase (`http_load`); `meanwhile` is called again and again."""
+    asked = {"address": ["127.0.0.1", port], "path": PATH, "bodies": [{"text": text} for text in texts]}
+    command = [sys.executable, "-m", "recipes.benchmarks.http_load"]
+    with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as measured:
+        json.dump({**asked, "phases": phases}, given)
+        given.seek(0)
+        process = subprocess.Popen(command, stdin=given, stdout=measured)
+        while process.poll() is None:
+            meanwhile()
+            time.sleep(0.1)
+        if process.returncode:
+            raise RuntimeError(f"The process that makes the load ended with {process.returncode}.")
+        measured.seek(0)
+        return json.load(measured)
+
+
+def measure_throughput(
+    servers: Mapping[str, Server], texts: Sequence[str], rounds: int, seconds: float
+) -> dict[str, Figures]:
+    """Of each server, its requests per second over the rounds, and how often as many as each of the others we have."""
+    per_second: dict[str, list[float]] = {name: [] for name in servers}
+    p99: dict[str, list[float]] = {name: [] for name in servers}
+    for server in servers.values():
+        server.suspend()
+    for round_ in range(rounds + 1):  # the first one warms up
+        for name, server in servers.items():
+            server.resume()
+            (outcome,) = load_from_a_second_process(
+                server.port, texts, [{"clients": CLIENTS, "seconds": seconds if round_ else seconds / 2}]
+            )
+            server.suspend()
+            if set(outcome["statuses"]) != {"200"}:
+                raise RuntimeError(f"{name} answered {outcome['statuses']}.")
+            if round_:
+                per_second[name].append(outcome["per_second"])
+                p99[name].append(outcome["latency_ms"]["p99"])
+    for server in servers.values():
+        server.resume()
+    return {
+        name: {
+            "per_second": per_second[name],
+            "p99_ms": p99[name],
+            "ours_is_times_as_fast": [ours / other for ours, other in zip(per_second[OURS], own, strict=True)],
+        }
+        for name, own in per_second.items()
+    }
+
+
+def measure_latency(server: Server, texts: Sequence[str], rate: float, seconds: float) -> dict[str, Figures]:
+    """In an open loop, for shares of a rate: steady load, overload, and what follows upon it."""
+    phases = {"steady": (SHARE, seconds), "overload": (OVERLOAD, seconds), "recovery": (RECOVERY, seconds / 4)}
+    measured = load_from_a_second_process(
+        server.port, texts, [{"rate": share * rate, "seconds": own} for share, own in phases.values()]
+    )
+    return {name: {"rate": phases[name][0] * rate, **outcome} for name, outcome in zip(phases, measured, strict=True)}
+
+
+def measure_soak(server: Server, texts: Sequence[str], rate: float, seconds: float) -> Figures:
+    """Errors and memory at a steady load, from the end of the first tenth, in which caches fill, to the end."""
+    samples: list[tuple[float, int]] = []
+    started = time.monotonic()
+
+    def look() -> None:
+        if not samples or time.monotonic() - started - samples[-1][0] > MEMORY_EVERY:
+            samples.append((time.monotonic() - started, server.memory()))
+
+    (outcome,) = load_from_a_second_process(server.port, texts, [{"rate": rate, "seconds": seconds}], look)
+    warm = [memory for at, memory in samples if at > seconds / 10]
+    few = max(1, len(warm) // 10)
+    first, last = statistics.median(warm[:few]), statistics.median(warm[-few:])
+    return {"rate": rate, **outcome, "memory_first": first, "memory_last": last, "growth": last / first - 1}
+
+
+def measure_company(server: Server, folder: Path, texts: Sequence[str], num_requests: int) -> Figures:
+    """How many answers under concurrency are not those for the text alone."""
+    chance = random.Random(0)
+    words = " ".join(texts).split()
+    mixed = []
+    for _ in range(num_requests):  # as many of 1 to 9 words as of 90 to 900
+        length = round(LONGEST ** chance.random())
+        start = chance.randrange(len(words) - length)
+        mixed.append(" ".join(words[start : start + length]))
+    answers: dict[int, object] = {}
+
+    async def ask() -> None:
+        load = Load("127.0.0.1", server.port, PATH, [{"text": text, "top_k": 1000} for text in mixed])
+
+        def keep(number: int, status: int, body: bytes) -> None:
+            answers[number] = json.loads(body)
+
+        await load.closed_loop(COMPANY_CLIENTS, 3600, num_requests, keep)
+        load.close()
+
+    asyncio.run(ask())
+    server.suspend()
+    predictor = load_predictor(folder, threads=1)
+    different = sum(
+        answers[number].get("scores") != predictor.predict([text], top_k=None)[0] for number, text in enumerate(mixed)
+    )
+    server.resume()
+    return {"requests": num_requests, "clients": COMPANY_CLIENTS, "different": different}
+
+
+def run(
+    student: Path,
+    texts: Sequence[str],
+    output: Path,
+    rivals: Sequence[str] = (FLASK, FLASK_ALONE, LITSERVE),
+    rounds: int = 5,
+    seconds: float = 10.0,
+    soak: float = 0.0,
+    company: int = COMPANY,
+) -> Figures:
+    """Measures, prints the tables, and writes the figures to `output`.
+
+    Args:
+        student: a classifier in PyTorch, with its tokenizer.
+        texts: one for each request, in turn.
+        output: the JSON file.
+        rivals: the servers to compare with.
+        rounds: of turns, after one that warms up.
+        seconds: of a turn; of the open loop twice as many.
+        soak: seconds of steady load; by default none.
+        company: requests of mixed lengths whose answers are checked.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        int8 = export_model(student, Path(folder, "student-int8"), "onnx-int8", min_agreement=0.0).folder
+        servers = {name: Server(name, student=student, int8=int8) for name in (OURS, *rivals)}
+        try:
+            for server in servers.values():
+                server.wait()
+            throughput = measure_throughput(servers, texts, rounds, seconds)
+            for name in rivals:
+                servers[name].stop()
+            ours = servers[OURS]
+            rate = statistics.median(throughput[OURS]["per_second"])
+            figures: Figures = {"throughput": throughput, "saturation": rate}
+            figures["latency"] = measure_latency(ours, texts, rate, 2 * seconds)
+            figures["company"] = measure_company(ours, int8, texts, company)
+            if soak:
+                figures["soak"] = measure_soak(ours, texts, SHARE * rate, soak)
+        finally:
+            for server in servers.values():
+                if server.process.poll() is None:
+                    server.stop()
+    _print(figures)
+    versions = print_versions([*PACKAGES, "onnxruntime", "fastapi", "uvicorn", "flask", "litserve"])
+    write_json(output, {**figures, "cores": len(os.sched_getaffinity(0)), "versions": versions})
+    return figures
+
+
+def _print(figures: Figures) -> None:
+    header = ["", "requests per second", "p99, ms", "we answer so many times as many"]
+    print(f"Closed loop, {CLIENTS} clients\n")
+    print(table(header, [_throughput_cells(name, own) for name, own in figures["throughput"].items()]))
+    header = ["open loop", "requests per second", "answered", "refused", "otherwise", "p50, ms", "p99, ms", "highest"]
+    print(f"\nOf a saturation rate of {figures['saturation']:.0f} requests per second\n")
+    rows = [_latency_cells(name, own) for name, own in figures["latency"].items()]
+    if "soak" in figures:
+        rows.append(_latency_cells("soak", figures["soak"]))
+    print(table(header, rows))
+    company = figures["company"]
+    print(f"\n{company['different']} of {company['requests']:,} answers are not those for the text alone.")
+    if "soak" in figures:
+        soak = figures["soak"]
+        print(
+            f"In {soak['seconds']:.0f} seconds memory went from {soak['memory_first'] / 1e6:.1f} to "
+            f"{soak['memory_last'] / 1e6:.1f} MB ({soak['growth']:+.2%})."
+        )
+
+
+def _throughput_cells(name: str, own: Mapping[str, list[float]]) -> list[str]:
+    ratios = own["ours_is_times_as_fast"]
+    return [
+        name,
+        f"{statistics.median(own['per_second']):.0f}",
+        f"{statistics.median(own['p99_ms']):.0f}",
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+    ]
+
+
+def _latency_cells(name: str, own: Figures) -> list[str]:
+    statuses = dict(own["statuses"])
+    answered, refused = statuses.pop("200", 0), statuses.pop("503", 0)
+    latency = [f"{own['latency_ms'][quantile]:.0f}" for quantile in ("p50", "p99", "highest")]
+    return [name, f"{own['rate']:.0f}", f"{answered:,}", f"{refused:,}", f"{sum(statuses.values()):,}", *latency]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.benchmarks.serve_load",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--student", type=Path, default=Path("outputs/quickstart/student"), help="of the quickstart")
+    parser.add_argument(
+        "--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="what the quickstart fetched"
+    )
+    parser.add_argument("--rivals", nargs="*", choices=[FLASK, FLASK_ALONE, LITSERVE], default=[FLASK, FLASK_ALONE])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a turn (default: 10)")
+    parser.add_argument("--soak", metavar="SECONDS", type=float, default=0.0, help="of steady load (default: none)")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/serve_load.json"))
+    options = parser.parse_args()
+    for folder in (options.student, options.fetched / "sentences"):
+        if not folder.exists():
+            print(f"There is no {folder}: run `make quickstart` first.", file=sys.stderr)
+            return 1
+    texts = list(load_corpus(options.fetched / "sentences").test["text"])
+    run(options.student, texts, options.output, options.rivals, options.rounds, options.seconds, options.soak)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
