@@ -11,8 +11,8 @@ from hf_distill.serving.limits import Limits
 
 LATEST = 0.2
 """How much a full batch counts in what is learned of the speed; smaller ones count less, as they tell less."""
-KEPT = 0.95
-"""How much of what was seen of characters and tokens still counts after another batch."""
+KEPT = 0.99
+"""How much of what was seen of characters and tokens still counts after another text."""
 FIRST_GUESS = 300, 1000
 """Tokens and characters, as in English with WordPiece."""
 
@@ -93,7 +93,7 @@ class Queue:
         self.check_room(len(texts))
         per_character = self._seen_tokens / self._seen_characters
         for text in texts:
-            text.tokens = min(self.max_length, math.ceil(len(text.text) * per_character))
+            text.tokens = min(self.max_length, math.ceil(len(text.text) * per_character))  # at least 1
             self.tokens += text.tokens
         self.texts.extend(texts)
         self._arrived.set()
@@ -110,12 +110,10 @@ class Queue:
 
     def learn(self, batch: list[Text], tokens: list[int], seconds: float) -> None:
         """Tells how many tokens the texts of a batch had, and how long a worker took for them."""
-        self._seen_tokens *= KEPT
-        self._seen_characters *= KEPT
         for text, own in zip(batch, tokens, strict=True):
-            if own < self.max_length:  # of one that was cut it is not known
-                self._seen_tokens += own
-                self._seen_characters += len(text.text)
+            if 0 < own < self.max_length:  # of one that was cut it is not known
+                self._seen_tokens = KEPT * self._seen_tokens + own
+                self._seen_characters = KEPT * self._seen_characters + len(text.text)
         weight = LATEST * min(1.0, sum(tokens) / self.limits.max_batch_tokens)
         self.tokens_per_second += weight * (sum(tokens) / seconds - self.tokens_per_second)
 

@@ -91,7 +91,7 @@ async def _receive(request: Request, max_body: int) -> bytes:
             if len(body) > max_body:
                 raise too_large
     except ClientDisconnect:
-        raise RefusedError(400, "disconnected", "The connection ended before the body.") from None
+        raise RefusedError(400, "not_received", "The connection ended before the body.") from None
     return bytes(body)
 
 

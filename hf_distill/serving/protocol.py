@@ -5,6 +5,7 @@ See https://github.com/Kludex/uvicorn/issues/157 and https://github.com/Kludex/u
 
 import asyncio
 import json
+from collections.abc import Callable
 from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -23,6 +24,8 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     receive_timeout = 10.0
+    on_refusal: Callable[[], None] = staticmethod(lambda: None)
+    """Called when a request is refused before the application has heard of it."""
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
@@ -109,4 +112,6 @@ class BoundedProtocol(HttpToolsProtocol):
             body = json.dumps({"detail": detail}).encode()
             head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
             self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        if self._in_headers:
+            self.on_refusal()
         self.transport.close()

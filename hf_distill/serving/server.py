@@ -78,11 +78,12 @@ class Server(uvicorn.Server):
     """uvicorn's, with models to load first and a goodbye."""
 
     def __init__(self, app: App, limits: Limits):
-        protocol = type("Protocol", (BoundedProtocol,), {"receive_timeout": limits.receive_timeout})
+        on_refusal = staticmethod(app.metrics.errors.labels("not_received").inc)
+        options = {"receive_timeout": limits.receive_timeout, "on_refusal": on_refusal}
         super().__init__(
             uvicorn.Config(
                 app,
-                http=protocol,
+                http=type("Protocol", (BoundedProtocol,), options),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -22,9 +22,11 @@ from recipes.benchmarks import (
     corpus_streaming,
     distil_from_scratch,
     export_speed,
+    http_load,
     int8_variants,
     layer_choice,
     memory_options,
+    serve_load,
     split_invariance,
     teacher_dtype,
     training_step,
@@ -600,3 +602,35 @@ def test_documents():
     assert statistics.mean(lengths) == pytest.approx(231, rel=0.15)
     assert whole_job.make_documents(sentences, 401)[:] == documents[:]
     assert whole_job.make_documents(sentences, 401, seed=1)[:] != documents[:]
+
+
+def test_serve_load(tmp_path, capsys):
+    student = tmp_path / "student"
+    make_model("bert", "classification", num_layers=1).save_pretrained(student)
+    config = json.loads((student / "config.json").read_text())
+    names = {"0": "bad", "1": "good"}
+    (student / "config.json").write_text(json.dumps(config | {"id2label": names, "label2id": {"bad": 0, "good": 1}}))
+    make_text_tokenizer().save_pretrained(student)
+    texts = make_texts(300)
+    rivals = [serve_load.FLASK, serve_load.LITSERVE]
+    figures = serve_load.run(student, texts, tmp_path / "serve.json", rivals, 1, 0.4, soak=3.0, company=200)
+
+    throughput = figures["throughput"]
+    assert list(throughput) == [serve_load.OURS, *rivals]
+    for own in throughput.values():
+        assert own["ours_is_times_as_fast"] == [throughput[serve_load.OURS]["per_second"][0] / own["per_second"][0]]
+    assert figures["latency"]["steady"]["statuses"].keys() == {"200"}
+    assert figures["latency"]["overload"]["rate"] == pytest.approx(2 * figures["saturation"])
+    assert figures["latency"]["overload"]["statuses"].keys() <= {"200", "503"}
+    assert figures["company"] == {"requests": 200, "clients": 32, "different": 0}
+    assert figures["soak"]["statuses"].keys() == {"200"}
+    assert figures["soak"]["memory_first"] > 1e7
+    assert json.loads((tmp_path / "serve.json").read_text())["saturation"] == figures["saturation"]
+    printed = capsys.readouterr().out
+    assert "| LitServe |" in printed
+    assert "0 of 200 answers are not those for the text alone" in printed
+
+
+def test_load_is_for_this_machine_alone():
+    with pytest.raises(ValueError, match=r"192\.0\.2\.1 is not this machine: load is for 127\.0\.0\.1"):
+        http_load.Load("192.0.2.1", 80, "/", [])

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hf_distill import load_predictor
 from hf_distill.serving.model_info import revision_of
@@ -85,6 +87,30 @@ def test_bad_bodies(service, body, expected):
     assert len(answer.body) < 400
     assert answer.headers["content-type"] == "application/json"
     assert service.post({"text": "w5"}).status == 200
+
+
+VALID = b'{"texts": ["w5 w6", "w7 \\u00e9"], "top_k": 2}'
+
+
+@st.composite
+def broken_bodies(draw):
+    """Bytes, or a valid body that was cut, or of which some bytes were replaced."""
+    if draw(st.booleans()):
+        return draw(st.binary(max_size=100))
+    body = bytearray(VALID[: draw(st.integers(0, len(VALID)))])
+    for place in draw(st.lists(st.integers(0, len(VALID) - 1), max_size=4)):
+        if place < len(body):
+            body[place] = draw(st.integers(0, 255))
+    return bytes(body)
+
+
+@given(broken_bodies())
+@settings(max_examples=200)
+def test_broken_bodies(service, body):
+    """Each is answered, and with nothing worse than a refusal."""
+    answer = service.post(body)
+    assert answer.status in (200, 400, 422)
+    assert answer.status == 200 or isinstance(answer.json["detail"], str)
 
 
 def test_what_is_not_json_is_not_read(service):

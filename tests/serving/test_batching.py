@@ -148,4 +148,17 @@ def test_tokens_are_guessed_from_those_before():
         queue.put(new := make_texts([80, 4000]))
         return [text.tokens for text in new]
 
-    assert asyncio.run(run()) == [21, 30]  # the ratio is near 1/4, from above
+    assert asyncio.run(run()) == [22, 30]  # the ratio is near 1/4, from above
+
+
+def test_texts_that_are_all_cut_tell_nothing():
+    async def run():
+        queue = make_queue()
+        queue.model_is(30, 1e6)
+        for _ in range(10_000):
+            queue.put(make_texts([400]))
+            queue.learn(await queue.take(), [30], seconds=1)
+        queue.put(new := make_texts([20]))
+        return new[0].tokens
+
+    assert asyncio.run(run()) == 20

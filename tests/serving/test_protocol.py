@@ -44,6 +44,7 @@ def detail_of(response: bytes) -> str:
     ids=["nothing", "line", "headers", "no body", "half a body", "a chunk", "all but a byte"],
 )
 def test_a_request_that_does_not_arrive(impatient, sent):
+    counted = impatient.metric("hf_distill_errors_total")
     started = time.monotonic()
     with impatient.connect() as connection:
         connection.sendall(sent)
@@ -52,6 +53,8 @@ def test_a_request_that_does_not_arrive(impatient, sent):
     assert RECEIVE_TIMEOUT * 0.9 < time.monotonic() - started < 5 * RECEIVE_TIMEOUT
     assert status_of(response) == 408
     assert detail_of(response) == "The request did not arrive whole within 1 s."
+    assert 'kind="not_received"' in impatient.get("/metrics").body.decode()
+    assert impatient.metric("hf_distill_errors_total") == counted + 1
     assert impatient.post({"text": "w5"}).status == 200
 
 
