@@ -41,6 +41,7 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()
         options.log_severity_level = 3
+        options.add_session_config_entry("session.x64quantprecision", "1")  # without VNNI, sums of int8 would overflow
         file = folder / GRAPH
         try:
             self.session = onnxruntime.InferenceSession(

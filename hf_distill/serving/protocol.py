@@ -105,10 +105,10 @@ class BoundedProtocol(HttpToolsProtocol):
             )
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answers, unless that was done before the request was whole, and closes the connection."""
+        """Answers, unless that was done before the request was whole or another one's turn is first; and closes."""
         if self.transport.is_closing():
             return
-        if self._in_headers or not self.cycle.response_started:
+        if not self._is_answering() and (self._in_headers or not self.cycle.response_started):
             body = json.dumps({"detail": detail}).encode()
             head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
             self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
