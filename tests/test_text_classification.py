@@ -180,7 +180,7 @@ def test_stored_targets_and_a_live_teacher_train_the_same(folder, teacher, alpha
         trainer = distil(folder, {**task, "store_teacher_targets": stores}, max_steps=3, alpha_cos=alpha_cos)
         assert ("teacher_logits" in trainer.train_dataset.column_names) == stores
         losses.append([trainer.state.log_history[-1]["eval_loss"], trainer.state.log_history[-1]["eval_loss_kl"]])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3 if alpha_cos else 1e-5)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3 if alpha_cos else 1e-5, abs=2e-7)
 
 
 def test_the_callers_arguments_stay_as_they_are(folder, teacher):
