@@ -402,6 +402,7 @@ def _serve(options: argparse.Namespace) -> None:
     from hf_distill.serving import serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     limits = Limits.from_options(options)
     token = None
     if options.token_file is not None:

@@ -126,6 +126,7 @@ class Server(uvicorn.Server):
         """Clients are told by their next answer that the connection ends; then nobody new is let in."""
         self.app.is_stopping = True
         if not self.force_exit:
+            logger.info("Stopping, when all that was accepted is answered")
             self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
             await asyncio.sleep(FAREWELL)
             await self._let_in_the_last()

@@ -252,3 +252,9 @@ def test_threads(exported, student):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_int8_is_exact_without_vnni(exported):
+    """On such a CPU the tests of int8 fail without this option; on others it changes nothing."""
+    options = load_predictor(exported).backend.session.get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"

@@ -60,6 +60,7 @@ def test_sigterm_under_load(int8, tmp_path):
         assert service.process.wait(10) == 0
         assert statuses.keys() <= {200, NOT_SENT}
         assert statuses[200] > 100
+        assert service.said("Stopping, when all that was accepted is answered")
         assert not service.said("Traceback")
 
 
@@ -173,7 +174,6 @@ def test_a_full_queue(int8, tmp_path, ask):
 def test_alive_before_it_is_ready(student, tmp_path):
     """PyTorch takes its time to be imported."""
     with RunningService(tmp_path, student, "--workers", "1", wait=False) as service:
-        service.wait_until(lambda: service.said("Started server process"))
         service.wait_until(lambda: service.answers("/health"))
         assert service.get("/ready").status == 503
         assert service.get("/ready").json["detail"] == "The student is not loaded yet."
@@ -222,8 +222,8 @@ def test_a_model_that_cannot_be_served(int8, tmp_path, capfd):
     manifest = (folder / "export.json").read_text()
     (folder / "export.json").write_text(manifest.replace('"bad"', '"LABEL_0"').replace('"good"', '"LABEL_1"'))
     assert main(["serve", str(folder), "--port", "0"]) == 2
-    last = capfd.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith(f"hf-distill: {folder} has no names for its classes, only LABEL_0, LABEL_1: write them")
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert line.startswith(f"hf-distill: {folder} has no names for its classes, only LABEL_0, LABEL_1: write them")
 
 
 def test_no_model(tmp_path, capfd):
