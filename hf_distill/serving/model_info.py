@@ -24,7 +24,6 @@ class ModelInfo:
         name: of its folder, or on the Hub.
         revision: the commit on the Hub; of a folder, a hash of what is in it.
         format: such as `"onnx-int8"`.
-        head: such as `"sequence classification"`.
         max_length: the tokens that it reads of a text, at most.
         tokens_per_second: how fast a worker read the longest text when it warmed up.
     """
@@ -32,7 +31,6 @@ class ModelInfo:
     name: str
     revision: str
     format: str
-    head: str
     max_length: int
     tokens_per_second: float
 
@@ -61,7 +59,6 @@ def model_info(predictor: Predictor, model: str) -> ModelInfo:
         name=Path(model).resolve().name if Path(model).is_dir() else model,
         revision=revision_of(predictor.folder),
         format=predictor.format,
-        head=predictor.head,
         max_length=predictor.encoder.max_length,
         tokens_per_second=warm_up(predictor),
     )

@@ -81,18 +81,20 @@ async def _receive(request: Request, max_body: int) -> bytes:
     content_type, _, _ = request.headers.get("content-type", "").partition(";")
     if content_type.strip().lower() != "application/json":
         raise RefusedError(415, "invalid", "The Content-Type should be application/json.")
-    too_large = RefusedError(413, "too_large", f"The body has over {max_body:,} bytes.")
-    if int(request.headers.get("content-length", 0)) > max_body:
-        raise too_large
+    _check_size(int(request.headers.get("content-length", 0)), max_body)
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
-            if len(body) > max_body:
-                raise too_large
+            _check_size(len(body), max_body)
     except ClientDisconnect:
         raise RefusedError(400, "not_received", "The connection ended before the body.") from None
     return bytes(body)
+
+
+def _check_size(num_bytes: int, max_body: int) -> None:
+    if num_bytes > max_body:
+        raise RefusedError(413, "too_large", f"The body has over {max_body:,} bytes.")
 
 
 def _parse(bodies: Bodies, body: bytes) -> Any:
@@ -112,15 +114,14 @@ def answers_of(entries: list[dict[str, Any]], top_k: int | None) -> list[dict[st
     for number, entry in enumerate(entries):
         if "error" in entry:
             raise RefusedError(422, "invalid", f"Text {number}: {entry['error']}")
-    return [_answer(entry["read"], top_k) | ({"truncated": True} if entry["truncated"] else {}) for entry in entries]
+    return [_answer(entry, top_k) | ({"truncated": True} if entry["truncated"] else {}) for entry in entries]
 
 
-def _answer(read: Any, top_k: int | None) -> dict[str, Any]:
-    if isinstance(read, dict):  # the best alone, since nobody in the batch asked for more
-        read = [read]
-    if not read or "start" in read[0]:
-        return {"entities": read}
-    return read[0] if top_k is None else {**read[0], "scores": read[:top_k]}
+def _answer(entry: dict[str, Any], top_k: int | None) -> dict[str, Any]:
+    if "entities" in entry:
+        return {"entities": entry["entities"]}
+    scores = entry["scores"]  # as many as the most that anybody in the batch asked for
+    return scores[0] if top_k is None else {**scores[0], "scores": scores[:top_k]}
 
 
 def _retry_after(seconds: float) -> dict[str, str]:

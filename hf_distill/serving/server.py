@@ -105,6 +105,7 @@ class Server(uvicorn.Server):
         finally:
             loading.cancel()  # unless it is done
             await asyncio.wait({loading})
+            self.waiting.close()
             for service in services.values():
                 await service.stop()
         if not loading.cancelled():

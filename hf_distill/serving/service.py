@@ -119,7 +119,10 @@ class Service:
         try:
             hello = await receive_message(process.stdout)
         except asyncio.IncompleteReadError:
-            raise ValueError(f"The process that loads the model ended with {await process.wait()}.") from None
+            raise ValueError(
+                f"The process that loads the {self.role} ended with {await process.wait()}: what it said is above, and "
+                f"-9 most often means that there is too little memory, of which fewer --workers need less."
+            ) from None
         except asyncio.CancelledError:
             if process.returncode is None:
                 process.kill()

@@ -67,9 +67,12 @@ def _encode(predictor: Predictor, text: str) -> dict[str, Any]:
 
 def _read(predictor: Predictor, outputs: Outputs, encoding: Encoding, text: str, top_k: int) -> dict[str, Any]:
     try:
-        return {"read": predictor.read(outputs, encoding, text, top_k)}
+        read = predictor.read(outputs, encoding, text, top_k)
     except ValueError as error:  # such as a text without the mask
         return {"error": str(error)}
+    if predictor.head == "token classification":
+        return {"entities": read}
+    return {"scores": read if isinstance(read, list) else [read]}  # which is not a list where one is asked for
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ import pytest
 
 from hf_distill import push_folder
 from hf_distill.cli import main
+from hf_distill.serving import Limits
+from hf_distill.serving.metrics import Metrics
+from hf_distill.serving.service import Service
 from recipes.benchmarks.http_load import NOT_SENT, Load
 from tests.conftest import make_texts
 from tests.serving.running import RunningService
@@ -224,6 +227,13 @@ def test_a_model_that_cannot_be_served(int8, tmp_path, capfd):
     assert main(["serve", str(folder), "--port", "0"]) == 2
     (line,) = capfd.readouterr().err.strip().splitlines()
     assert line.startswith(f"hf-distill: {folder} has no names for its classes, only LABEL_0, LABEL_1: write them")
+
+
+def test_a_worker_that_dies_while_it_loads():
+    service = Service("student", "model", "auto", 1, 1, Limits(), Metrics())
+    service.command = [sys.executable, "-c", "raise SystemExit(3)"]
+    with pytest.raises(ValueError, match="that loads the student ended with 3: what it said is above"):
+        asyncio.run(service.start())
 
 
 def test_no_model(tmp_path, capfd):
