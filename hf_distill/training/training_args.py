@@ -1,6 +1,7 @@
 """Every knob of distillation: one home, one help text, one reader."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -10,6 +11,9 @@ KLPositions = Literal["labels", "attended"]
 TeacherDtype = Literal["float32", "bfloat16", "float16"]
 TeacherQuantization = Literal["8bit", "4bit"]
 TeacherDeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
+
+LOWER_IS_BETTER = ("kl_to_teacher", "expected_calibration_error")
+"""Of the metrics in `classification_metrics`, those that `Trainer` would take for better the greater they are."""
 
 
 @dataclass
@@ -93,7 +97,15 @@ class DistillationTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self.check_distillation_fields()
+        metric = self.metric_for_best_model or ""
+        if self.greater_is_better is None and (is_part_of_loss(metric) or metric.endswith(LOWER_IS_BETTER)):
+            self.greater_is_better = False
         super().__post_init__()
+
+    def distillation_fields(self) -> dict[str, object]:
+        """The fields that the losses and the teacher are made from, with their values."""
+        own = DistillationTrainingArguments.__dataclass_fields__.keys() - TrainingArguments.__dataclass_fields__.keys()
+        return {name: getattr(self, name) for name in sorted({*own, "label_smoothing_factor"})}
 
     def check_distillation_fields(self) -> None:
         """Raises a `ValueError` for a value that is out of its range, or that nothing would read."""
@@ -150,6 +162,16 @@ class DistillationTrainingArguments(TrainingArguments):
     def _set_by_user(self, *names: str) -> dict[str, object]:
         fields = self.__dataclass_fields__
         return {name: getattr(self, name) for name in names if getattr(self, name) != fields[name].default}
+
+
+def is_part_of_loss(metric: str) -> bool:
+    """Whether a metric of an evaluation is one of the losses, such as `eval_loss_kl`: less of it is better."""
+    losses = [
+        name.removeprefix("alpha_")
+        for name in DistillationTrainingArguments.__dataclass_fields__
+        if name[:6] == "alpha_"
+    ]
+    return re.fullmatch(rf"(.+_)?loss_({'|'.join(losses)})", metric) is not None
 
 
 def _as_text(values: dict[str, object]) -> str:

@@ -98,3 +98,29 @@ def test_help_on_the_command_line():
 def test_bad_values(options, message):
     with pytest.raises(ValueError, match=message):
         DistillationTrainingArguments("out", **options)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "loss_kl",
+        "loss_task",
+        "loss_cos",
+        "eval_loss_kl",
+        "eval_books_loss_kl",
+        "books_loss_cos",
+        "kl_to_teacher",
+        "eval_expected_calibration_error",
+    ],
+)
+def test_less_of_a_loss_is_better(tmp_path, metric):
+    options = {"metric_for_best_model": metric}
+    assert DistillationTrainingArguments(str(tmp_path), **options).greater_is_better is False
+    assert DistillationTrainingArguments(str(tmp_path), greater_is_better=True, **options).greater_is_better is True
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"), [("accuracy", True), ("eval_f1", True), ("loss", False), ("eval_loss", False)]
+)
+def test_other_metrics_are_compared_as_in_trainer(tmp_path, metric, greater):
+    assert DistillationTrainingArguments(str(tmp_path), metric_for_best_model=metric).greater_is_better is greater
