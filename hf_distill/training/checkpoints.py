@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -13,6 +16,48 @@ logger = logging.get_logger(__name__)
 DISTILLATION_STATE_NAME = "distillation_state.json"
 UNFINISHED_NAME = "_unfinished_checkpoint"
 """No checkpoint for who looks for one, and, with its underscore, nothing that `Trainer` pushes."""
+
+SENTINEL_NAME = "checkpoint-is-incomplete.txt"
+"""What `Trainer` writes into the folder of a just-in-time checkpoint before the checkpoint itself."""
+
+
+def last_whole_checkpoint(output_dir: str) -> str | None:
+    """The last checkpoint in `output_dir` that can be resumed from; None if there is none. Warns of those it skips."""
+    if not os.path.isdir(output_dir):
+        return None
+    steps = [re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", name) for name in os.listdir(output_dir)]
+    for step in sorted((int(match[1]) for match in steps if match), reverse=True):
+        checkpoint = os.path.join(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}")
+        if _is_whole(checkpoint):
+            return checkpoint
+        logger.warning(
+            f"{checkpoint} is not a whole checkpoint, and is skipped: it was interrupted while it was saved."
+        )
+    return None
+
+
+def whole_checkpoint(checkpoint: str | None) -> str:
+    """The checkpoint.
+
+    Raises:
+        ValueError: if it cannot be resumed from.
+    """
+    if checkpoint is None:
+        raise ValueError(
+            "There is no checkpoint in output_dir to resume from: train without resume_from_checkpoint, or give the "
+            "folder of a checkpoint."
+        )
+    if not _is_whole(checkpoint):
+        raise ValueError(
+            f"{checkpoint} is not a whole checkpoint: it does not exist, has no {TRAINER_STATE_NAME}, or saving it was "
+            f"interrupted. Resume from another one."
+        )
+    return checkpoint
+
+
+def _is_whole(checkpoint: str) -> bool:
+    names = set(os.listdir(checkpoint)) if os.path.isdir(checkpoint) else set()
+    return TRAINER_STATE_NAME in names and SENTINEL_NAME not in names
 
 
 def write_distillation_state(checkpoint: str, state: Mapping[str, object]) -> None:

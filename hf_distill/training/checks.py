@@ -116,6 +116,20 @@ def find_source(train_dataset: object, eval_dataset: object) -> Source | None:
     return source
 
 
+def check_targets(dataset: object, source: Source) -> None:
+    """Checks that a data set has the targets of the teacher that the trainer was made with.
+
+    Raises:
+        ValueError: if it has those of another one.
+    """
+    other = source_of(dataset)
+    if other is not None and other != source:
+        raise ValueError(
+            f"The data set has targets of the teacher {other}, and the trainer was made with targets of the teacher "
+            f"{source}: call add_teacher_targets with the same teacher for both, or make a trainer for each."
+        )
+
+
 def _named(train_dataset: object, eval_dataset: object) -> dict[str, object]:
     evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
     named = {"train_dataset": train_dataset, **evaluated}

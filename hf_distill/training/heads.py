@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 import transformers
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 IGNORE_INDEX = -100
@@ -99,9 +99,19 @@ class Head:
     over_vocabulary = False
     named_classes = True  # the config's id2label names the classes
     distribution: Distribution = "categorical"
+    problem_type: str | None = "single_label_classification"  # the config's, for heads that it tells apart
+    prediction_names: tuple[str, ...] = ("logits",)
 
     def __init__(self, model: PreTrainedModel):
         self.model_name = type(model).__name__
+
+    def set_problem_type(self, config: PreTrainedConfig) -> None:
+        """Writes into the config what its model does the first time that it computes its own loss, which it never does.
+
+        Without it, a pipeline applies a sigmoid to the numbers of a regression.
+        """
+        if self.problem_type is not None and getattr(config, "problem_type", None) is None:
+            config.problem_type = self.problem_type
 
     def complete(self, inputs: Mapping[str, torch.Tensor], model: PreTrainedModel) -> Mapping[str, torch.Tensor]:
         """The batch, with what the model would have made of its labels."""
@@ -121,7 +131,7 @@ class Head:
             ValueError: if the positions are to be taken from labels and there are none, or if labels do not fit.
         """
         attended = _first(_attended(inputs), num_examples)
-        positions = attended.new_ones(len(next(iter(inputs.values()))[:num_examples]))
+        positions = attended.new_ones(count_examples(inputs))[:num_examples]
         labels = inputs.get("labels")
         if labels is None:
             return Scored(attended, positions, torch.zeros_like(positions), None)
@@ -139,9 +149,10 @@ class Head:
             )
         return logits[: len(scored.positions)]
 
-    def predictions(self, output: ModelOutput) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    def predictions(self, output: Mapping[str, torch.Tensor]) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """What `Trainer` gives to `compute_metrics`."""
-        return output.logits
+        predictions = tuple(output[name] for name in self.prediction_names)
+        return predictions[0] if len(predictions) == 1 else predictions
 
     def _labelled(self, labels: torch.Tensor) -> torch.Tensor:
         return labels.ne(IGNORE_INDEX)
@@ -160,6 +171,7 @@ class BinaryHead(Head):
     """A yes or no for each class: `problem_type="multi_label_classification"`."""
 
     distribution = "binary"
+    problem_type = "multi_label_classification"
 
     def _check_labels(self, labels: torch.Tensor) -> torch.Tensor:
         if labels.ndim != 2:
@@ -174,6 +186,7 @@ class RegressionHead(Head):
     """Numbers: `problem_type="regression"`, or one label only. A label that is not known is NaN."""
 
     distribution = "real"
+    problem_type = "regression"
 
     def _labelled(self, labels: torch.Tensor) -> torch.Tensor:
         return ~labels.isnan()
@@ -188,6 +201,7 @@ class MultipleChoiceHead(Head):
     class_names = ("ForMultipleChoice",)
     auto_class = "AutoModelForMultipleChoice"
     named_classes = False
+    problem_type = None
 
     def score(self, inputs, kl_positions="labels", num_examples=None):
         scored = super().score(inputs, kl_positions, num_examples)
@@ -204,6 +218,8 @@ class QuestionAnsweringHead(Head):
     auto_class = "AutoModelForQuestionAnswering"
     label_names = ("start_positions", "end_positions")
     named_classes = False
+    problem_type = None
+    prediction_names = ("start_logits", "end_logits")
 
     def score(self, inputs, kl_positions="labels", num_examples=None):
         attended = _attended(inputs)
@@ -228,9 +244,6 @@ class QuestionAnsweringHead(Head):
         padding = ~scored.attended[:num_examples].repeat(2, 1)
         return rows.float().masked_fill(padding, MASKED_LOGIT)
 
-    def predictions(self, output):
-        return output.start_logits, output.end_logits
-
 
 class TokenHead(Head):
     """One row of logits per token: token classification."""
@@ -238,6 +251,7 @@ class TokenHead(Head):
     class_names = ("ForTokenClassification",)
     auto_class = "AutoModelForTokenClassification"
     per_token = True
+    problem_type = None
 
     def score(self, inputs, kl_positions="labels", num_examples=None):
         attended = _first(self._attended(inputs), num_examples)
@@ -253,7 +267,7 @@ class TokenHead(Head):
         else:
             positions = labels.ne(IGNORE_INDEX) & attended
         labelled = torch.zeros_like(positions) if labels is None else labels.ne(IGNORE_INDEX) & positions
-        return Scored(attended, positions, labelled, labels, inputs.get(SCORED_ROWS))
+        return Scored(attended, positions, labelled, labels)
 
     def rows(self, output, scored):
         return scored.select(output.logits)
@@ -362,11 +376,24 @@ def auto_class_of(model: PreTrainedModel) -> type:
     return getattr(transformers, name)
 
 
+def count_examples(inputs: Mapping[str, torch.Tensor]) -> int:
+    """How many examples a batch has."""
+    return len(_main_input(inputs))
+
+
+MAIN_INPUTS = ("input_ids", "inputs_embeds", "pixel_values", "input_values", "input_features")
+
+
+def _main_input(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """What the model reads: other entries of a batch may have no row per example."""
+    return inputs[next((name for name in MAIN_INPUTS if inputs.get(name) is not None), next(iter(inputs)))]
+
+
 def _attended(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """`[batch, length]`, or `[batch, 1]` for inputs that are not made of tokens."""
     tokens = inputs.get("input_ids", inputs.get("inputs_embeds"))
     if tokens is None:
-        examples = next(iter(inputs.values()))
+        examples = _main_input(inputs)
         return torch.ones(len(examples), 1, dtype=torch.bool, device=examples.device)
     if (attention_mask := inputs.get("attention_mask")) is not None:
         if attention_mask.ndim == 4:  # who attends to whom, as of packed documents: what is attended attends to itself

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 PROJECTION_NAME = "hidden_state_projection.safetensors"
 
@@ -34,6 +34,24 @@ class HiddenStateProjection(nn.Linear):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             super().__init__(student_width, teacher_width, bias=False)
+        self._is_averaged = False
+
+    def join(self, optimizer: torch.optim.Optimizer) -> None:
+        """Has the optimizer step it too, with the options of the first of the student's groups."""
+        groups = optimizer.param_groups
+        if not any(parameter is self.weight for group in groups for parameter in group["params"]):
+            options = {name: value for name, value in groups[0].items() if name != "params"}
+            optimizer.add_param_group({**options, "params": [self.weight]})
+
+    def average_gradient(self, accelerator: Accelerator) -> None:
+        """Averages the gradient over all processes, once in an optimizer step."""
+        if not self._is_averaged and self.weight.grad is not None:
+            self.weight.grad = accelerator.reduce(self.weight.grad, reduction="mean")
+        self._is_averaged = True
+
+    def zero_grad(self, *args, **kwargs) -> None:
+        super().zero_grad(*args, **kwargs)
+        self._is_averaged = False
 
     def save(self, checkpoint: str) -> None:
         """Writes it beside the student."""
@@ -55,19 +73,63 @@ class HiddenStateProjection(nn.Linear):
 
 
 class StepWithStudent(TrainerCallback):
-    """Does for the projection what `Trainer` and the engine do for the model: averages gradients, and clears them."""
+    """Does for the projection what `Trainer` and the engine do for the model: averages gradients, and clears them.
 
-    def __init__(self, projection: HiddenStateProjection, accelerator: Accelerator):
-        if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise ValueError(
-                f"project_hidden_states does not work under {accelerator.distributed_type.value}, whose optimizer "
-                f"knows of the student's parameters only: use DDP, or a student of the teacher's width."
-            )
-        self.projection, self.accelerator = projection, accelerator
+    Args:
+        trainer: the `DistillationTrainer`; `model_init` gives it a new projection for each training.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.trainer.projection is not None:
+            self.trainer.projection.zero_grad()
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        weight = self.projection.weight
-        weight.grad = self.accelerator.reduce(weight.grad, reduction="mean")
+        if self.trainer.projection is not None:
+            self.trainer.projection.average_gradient(self.trainer.accelerator)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
-        self.projection.zero_grad()
+        if self.trainer.projection is not None:
+            self.trainer.projection.zero_grad()
+
+
+def check_engine_of_projection(accelerator: Accelerator) -> None:
+    """Checks that the engine's optimizer can step a parameter that is not the student's.
+
+    Raises:
+        ValueError: if not.
+    """
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"project_hidden_states does not work under {accelerator.distributed_type.value}, whose optimizer knows of "
+            f"the student's parameters only: use DDP, or a student of the teacher's width."
+        )
+
+
+def check_optimizers(lr_scheduler: object, args: TrainingArguments) -> None:
+    """Checks that the projection can join the optimizer.
+
+    Raises:
+        ValueError: if there is a scheduler already, which would not know of it.
+    """
+    if args.project_hidden_states and lr_scheduler is not None:
+        raise ValueError(
+            "optimizers=(optimizer, scheduler) does not work with project_hidden_states=True: the projection joins the "
+            "optimizer, and this scheduler would not know of it. Pass optimizers=(optimizer, None), and choose the "
+            "schedule with lr_scheduler_type or by overriding create_scheduler."
+        )
+
+
+def check_no_projection(checkpoint: str) -> None:
+    """Checks that a training without a projection goes on from one without.
+
+    Raises:
+        ValueError: if the checkpoint has one.
+    """
+    if os.path.isfile(os.path.join(checkpoint, PROJECTION_NAME)):
+        raise ValueError(
+            f"{checkpoint} was written with project_hidden_states=True, and its optimizer steps the projection too: "
+            f"set project_hidden_states=True, or train anew."
+        )

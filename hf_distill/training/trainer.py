@@ -1,8 +1,9 @@
 """`DistillationTrainer`: `Trainer` with a teacher beside the model."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,29 +17,49 @@ from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     EvalLoopOutput,
     TrainOutput,
-    get_last_checkpoint,
+    default_compute_objective,
     rotate_checkpoints,
 )
+from transformers.utils import ModelOutput, logging
 
 from hf_distill.adapters import merged, transformers_model
 from hf_distill.hub import clear_errors
-from hf_distill.training.checkpoints import named_when_whole, warn_of_differences, write_distillation_state
-from hf_distill.training.checks import check_datasets, check_kind_of_training, check_student, find_source
+from hf_distill.training.checkpoints import (
+    last_whole_checkpoint,
+    named_when_whole,
+    warn_of_differences,
+    whole_checkpoint,
+    write_distillation_state,
+)
+from hf_distill.training.checks import (
+    check_datasets,
+    check_kind_of_training,
+    check_student,
+    check_targets,
+    find_source,
+)
 from hf_distill.training.data import RepeatableCollator, TellEpoch
 from hf_distill.training.engines import is_zero3, loss_scale, one_group_for_head_and_embeddings
-from hf_distill.training.heads import SCORED_ROWS, Scored, find_head, scored_rows
+from hf_distill.training.heads import SCORED_ROWS, Scored, count_examples, find_head, scored_rows
+from hf_distill.training.known_rows import KnownRows
+from hf_distill.training.loss_sums import NEVER, EvaluationLosses, StepLosses, means
 from hf_distill.training.losses import LOSSES
 from hf_distill.training.outputs import hidden_width, named_inputs
-from hf_distill.training.projection import HiddenStateProjection, StepWithStudent
+from hf_distill.training.projection import (
+    HiddenStateProjection,
+    StepWithStudent,
+    check_engine_of_projection,
+    check_no_projection,
+    check_optimizers,
+)
 from hf_distill.training.publishing import PublishingTrainer
 from hf_distill.training.scoring import ScoredOutput, scored_forward, state_weights, sum_losses_of_logits
 from hf_distill.training.stored_teacher import StoredTeacher
 from hf_distill.training.target_columns import TARGET_COLUMNS, as_arrays
 from hf_distill.training.teacher_loading import prepare_teacher
-from hf_distill.training.training_args import DistillationTrainingArguments
+from hf_distill.training.training_args import DistillationTrainingArguments, is_part_of_loss
 
-NEVER = 2**62
-"""The step at which a loss that is finite so far stopped being so."""
+logger = logging.get_logger(__name__)
 
 
 class DistillationTrainer(PublishingTrainer):
@@ -108,25 +129,21 @@ class DistillationTrainer(PublishingTrainer):
         self.model_accepts_loss_kwargs = True  # says what `loss_is_scaled_for_ga` says, to transformers before 5.19
         check_kind_of_training(self)
 
-        student = transformers_model(self.model)
-        self.head = find_head(student)
         check_datasets(self.train_dataset, self.eval_dataset)
         source = find_source(self.train_dataset, self.eval_dataset)
         self.teacher = prepare_teacher(teacher_model, self.model, args, self.processing_class, self.accelerator, source)
-        check_student(student, self.head, args, None if self.teacher is None else self.teacher.outputs)
+        self._step_losses = StepLosses(self, len(LOSSES))
+        self._evaluation: EvaluationLosses | None = None
+        self._prepare_student()
         self._make_losses()
+        check_optimizers(self.lr_scheduler, args)
 
-        self.projection = self._make_projection() if args.project_hidden_states else None
-
-        student_inputs = named_inputs(student)
-        teacher_inputs = student_inputs if self.teacher is None else self.teacher.inputs
-        # An input that only the one model names (such as token_type_ids, beside DistilBERT) is not given to the other.
-        labels = {*self.label_names, *self.head.label_names}
-        self._not_for_student = {*labels, SCORED_ROWS, *TARGET_COLUMNS, *(teacher_inputs - student_inputs)}
-        self._not_for_teacher = {*labels, SCORED_ROWS, *(student_inputs - teacher_inputs)}
-
+        self._known_rows: list[KnownRows] = []
+        self.left_over_batches: list[dict] = []
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self.add_callback(TellEpoch(self._epoch))
+        self.add_callback(self._step_losses)
+        self.add_callback(StepWithStudent(self))
         self._is_checked = True
         if args.push_to_hub:
             with clear_errors("Making the repository on the Hub", "Nothing has been trained yet."):
@@ -137,48 +154,79 @@ class DistillationTrainer(PublishingTrainer):
         if self._is_checked:
             super().init_hf_repo(*args, **kwargs)
 
+    def _prepare_student(self) -> None:
+        """Reads what the trainer needs to know of the student; `model_init` makes another one for each training."""
+        student = transformers_model(self.model)
+        self.head = find_head(student)
+        self.head.set_problem_type(student.config)
+        check_student(student, self.head, self.args, None if self.teacher is None else self.teacher.outputs)
+        self.projection = self._make_projection() if self.args.project_hidden_states else None
+
+        student_inputs = named_inputs(student)
+        teacher_inputs = student_inputs if self.teacher is None else self.teacher.inputs
+        # An input that only the one model names (such as token_type_ids, beside DistilBERT) is not given to the other.
+        labels = {*self.label_names, *self.head.label_names}
+        self._not_for_student = {*labels, SCORED_ROWS, *TARGET_COLUMNS, *(teacher_inputs - student_inputs)}
+        self._not_for_teacher = {*labels, SCORED_ROWS, *(student_inputs - teacher_inputs)}
+
     def _make_losses(self) -> None:
         """From the arguments; `hyperparameter_search` changes those between trainings."""
         args = self.args
+        self._arguments_of_losses = args.distillation_fields()
         self.alphas = {name: getattr(args, f"alpha_{name}") for name in LOSSES}
         top_k = None if self.teacher is None else self.teacher.top_k
         self.losses = {name: build(args, self.head, top_k) for name, build in LOSSES.items() if self.alphas[name] > 0}
         self._alphas = torch.tensor([self.alphas[name] for name in self.losses], device=args.device)
-        # Sums that stay on the device until they are logged: no micro-batch waits for them.
-        self._train_sums = torch.zeros(len(self.losses), device=args.device)
-        self._train_steps = 0
-        self._first_bad_step = torch.full((len(self.losses),), NEVER, device=args.device)
-        self._eval_sums_and_items = torch.zeros(2, len(self.losses), device=args.device)
+        self._step_losses.reset(len(self.losses))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
         """As in `Trainer`; warns where a checkpoint was written by a training with another teacher or other losses."""
-        # Steps that an earlier training did not come to log are not part of this one.
         self._make_losses()
+        self.left_over_batches = []
         if resume_from_checkpoint:
-            checkpoint = resume_from_checkpoint
-            if checkpoint is True:
-                checkpoint = get_last_checkpoint(self.args.output_dir)
-            if checkpoint is not None:
-                warn_of_differences(checkpoint, self._distillation_state())
-                if self.projection is not None:
-                    self.projection.load(checkpoint)
+            if resume_from_checkpoint is True:
+                resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            checkpoint = whole_checkpoint(resume_from_checkpoint)
+            warn_of_differences(checkpoint, self._distillation_state())
+            if self.projection is None:
+                check_no_projection(checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _make_projection(self) -> HiddenStateProjection:
         widths = [hidden_width(transformers_model(self.model).config), self.teacher.outputs.hidden_width]
         if None in widths:
             raise ValueError("project_hidden_states needs configs that say how wide the hidden states are.")
-        projection = HiddenStateProjection(*widths, seed=self.args.seed).to(self.args.device)
-        self.add_callback(StepWithStudent(projection, self.accelerator))
-        return projection
+        check_engine_of_projection(self.accelerator)
+        return HiddenStateProjection(*widths, seed=self.args.seed).to(self.args.device)
 
-    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
-        """As in `Trainer`, for the projection of hidden states too."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(*args, **kwargs)
-        if is_new and self.projection is not None:
-            optimizer.add_param_group({"params": list(self.projection.parameters())})
-        return optimizer
+    def create_scheduler(self, *args, **kwargs) -> torch.optim.lr_scheduler.LRScheduler:
+        """As in `Trainer`; whoever made the optimizer, the projection of hidden states joins it before."""
+        if self.projection is not None:
+            self.projection.join(self.optimizer)
+        return super().create_scheduler(*args, **kwargs)
+
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+        return super()._clip_grad_norm(self._with_projection(model))
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor | float:
+        return super()._get_grad_norm(self._with_projection(model), grad_norm)
+
+    def _with_projection(self, model: nn.Module) -> nn.Module:
+        """All that the optimizer steps, with its gradients averaged over the processes."""
+        if self.projection is None:
+            return model
+        self.projection.average_gradient(self.accelerator)
+        return nn.ModuleList([model, self.projection])
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.projection is not None:
+            self.projection.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.projection is not None:
+            self.projection.load(self.state.best_model_checkpoint)
 
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`, but a collator that draws random numbers draws the same after a resume."""
@@ -217,27 +265,47 @@ class DistillationTrainer(PublishingTrainer):
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
         """`alpha_kl * L_kl + alpha_task * L_task + alpha_cos * L_cos`.
+
+        Training and evaluation both go through this method. An override may add to the loss or scale it: what it
+        returns is trained on, logged as `loss`, and evaluated as `eval_loss`.
 
         Args:
             model: the student, in whatever wrapper it is trained in.
             inputs: a batch, with its labels.
-            return_outputs: return the student's logits too, as `{"logits": ...}`.
+            return_outputs: return the student's outputs too.
             num_items_in_batch: `[losses]`, the items of each loss in the whole optimizer step. Without it, the means
                 are over this batch.
-        """
-        scored = self._score(inputs)
-        items = self._count_items(scored) if num_items_in_batch is None else num_items_in_batch
-        loss, sums, logits = self._compute_losses(model, inputs, scored, items, whole_logits=return_outputs)
 
-        if num_items_in_batch is not None:
-            losses = _means(sums, items)
-            self._train_sums += losses
-            step = torch.where(losses.isfinite(), NEVER, self.state.global_step + 1)
-            self._first_bad_step = torch.minimum(self._first_bad_step, step)
+        Returns:
+            The loss, a scalar; with `return_outputs`, also what the student's forward returned, logits of all positions
+            among it.
+        """
+        evaluated = self._evaluation is not None
+        scored = self._score(inputs, self._num_fresh(inputs) if evaluated else None)
+        items = self._count_items(scored) if num_items_in_batch is None else num_items_in_batch
+        loss, sums, output = self._compute_losses(model, inputs, scored, items, whole_logits=return_outputs)
+
+        if evaluated:
+            self._evaluation.record(sums, self._count_items(scored), loss)
+        elif num_items_in_batch is not None:
+            self._step_losses.record(means(sums, items))
             loss = loss * self.accelerator.num_processes  # the engines average gradients over the processes
-        return (loss, {"logits": logits}) if return_outputs else loss
+        return (loss, output) if return_outputs else loss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """As in `Trainer`. Without `num_items_in_batch` the loss is the mean of those of the micro-batches."""
+        if num_items_in_batch is None:
+            logger.warning_once(
+                "get_batch_samples returned no num_items_in_batch, so all micro-batches of a step weigh the same, "
+                "however many items they have: return what super().get_batch_samples returns."
+            )
+            shares = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+            num_items_in_batch = self._count_items(self._score(inputs)).clamp(min=1).to(self.args.device) * shares
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def _compute_losses(
         self,
@@ -246,14 +314,14 @@ class DistillationTrainer(PublishingTrainer):
         scored: Scored,
         items: torch.Tensor,
         whole_logits: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | tuple[torch.Tensor, ...]]:
+    ) -> tuple[torch.Tensor, torch.Tensor, ModelOutput]:
         """The losses over the items in the batch.
 
         Returns:
             The weighted sum of the losses, each divided by its `items`, to be differentiated; `[losses]`, each summed
-            over its items in the batch; and the student's logits, all if `whole_logits`.
+            over its items in the batch; and the student's outputs, with all logits if `whole_logits`.
         """
-        weights = dict(zip(self.losses, _means(self._alphas, items), strict=True))
+        weights = dict(zip(self.losses, means(self._alphas, items), strict=True))
         sums: dict[str, torch.Tensor] = {}
         student_model = transformers_model(self.accelerator.unwrap_model(model, keep_torch_compile=False))
         inputs = self.head.complete(inputs, student_model)
@@ -290,10 +358,12 @@ class DistillationTrainer(PublishingTrainer):
 
         student_inputs = self._student_inputs(inputs)
         _, output = scored_forward(model, student_model, self.head, student_inputs, scored, loss_of, whole_logits)
-        return output.loss, torch.stack([sums[name] for name in self.losses]), self.head.predictions(output)
+        return output.loss, torch.stack([sums[name] for name in self.losses]), output
 
-    def _score(self, inputs: Mapping[str, torch.Tensor], num_examples: int | None = None) -> Scored:
-        return self.head.score(inputs, self.args.kl_positions, num_examples)
+    def _score(self, inputs: Mapping[str, torch.Tensor], num_fresh: int | None = None) -> Scored:
+        scored = self.head.score(inputs, self.args.kl_positions, num_fresh)
+        known = [known.rows for known in self._known_rows if known.fit(inputs)]
+        return replace(scored, known_rows=known[0]) if known and num_fresh is None else scored
 
     def _count_items(self, scored: Scored) -> torch.Tensor:
         """`[losses]`: how many items each loss has in a batch."""
@@ -302,8 +372,29 @@ class DistillationTrainer(PublishingTrainer):
     def _student_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: value for name, value in inputs.items() if name not in self._not_for_student}
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | None]:
+        """As in `Trainer`; batches at the end of a stream that are too few for a step wait for the next pass."""
+        batches, self.left_over_batches = self.left_over_batches, []
+        while len(batches) < num_batches and (batch := next(epoch_iterator, None)) is not None:
+            batches.append(batch)
+        if len(batches) < num_batches:
+            batches, self.left_over_batches = [], batches
+        return batches, self._get_num_items_in_batch(batches, device)
+
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
         """`[losses]`: their items in all micro-batches of an optimizer step, on all processes."""
+        if (
+            self.is_in_train
+            and self._evaluation is None
+            and self.args.distillation_fields() != self._arguments_of_losses
+        ):
+            raise ValueError(
+                f"{_differences(self._arguments_of_losses, self.args.distillation_fields())} during the training, by a "
+                f"callback perhaps. The losses are made when a training begins: set it before train()."
+            )
+        self._known_rows = [KnownRows(batch.pop(SCORED_ROWS), batch) for batch in batch_samples if SCORED_ROWS in batch]
         if not batch_samples:
             return None
         if "task" in self.losses and not self._has_labels(batch_samples[0]):
@@ -312,24 +403,22 @@ class DistillationTrainer(PublishingTrainer):
                 f"{', '.join(batch_samples[0])}, but alpha_task={self.args.alpha_task}: add labels, or set "
                 f"alpha_task=0 to learn from the teacher alone."
             )
-        self._train_steps += 1
         items = sum(self._count_items(self._score(batch)) for batch in batch_samples)
         return self.accelerator.reduce(items.to(device), reduction="sum")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs; in training, adds the mean of each loss over the steps since the last log."""
         self._stop_if_a_loss_is_not_finite()
-        if "loss" in logs:
-            means = self.accelerator.reduce(self._train_sums, reduction="sum") / self._train_steps
-            logs |= {f"loss_{name}": mean for name, mean in zip(self.losses, means.tolist(), strict=True)}
-            self._train_sums, self._train_steps = torch.zeros_like(self._train_sums), 0
+        is_of_steps = self.is_in_train and {"loss", "learning_rate"} <= logs.keys()  # and not a person's own log
+        if is_of_steps and (losses := self._step_losses.take()) is not None:
+            logs |= {f"loss_{name}": mean for name, mean in zip(self.losses, losses.tolist(), strict=True)}
         super().log(logs, start_time)
 
     def _stop_if_a_loss_is_not_finite(self) -> None:
-        steps = self.accelerator.gather(self._first_bad_step.unsqueeze(0)).amin(0).tolist()
+        steps = self.accelerator.gather(self._step_losses.first_bad_step.unsqueeze(0)).amin(0).tolist()
         first = min(steps)
         if first != NEVER:
-            self._first_bad_step = torch.full_like(self._first_bad_step, NEVER)
+            self._step_losses.reset(len(self.losses))
             names = [f"loss_{name}" for name, step in zip(self.losses, steps, strict=True) if step == first]
             raise FloatingPointError(
                 f"{' and '.join(names)} not finite in step {first}: the training stops, and writes no checkpoint. "
@@ -348,7 +437,7 @@ class DistillationTrainer(PublishingTrainer):
 
     @property
     def _way_out(self) -> str:
-        checkpoint = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
+        checkpoint = last_whole_checkpoint(self.args.output_dir)
         resume = "There is no earlier checkpoint" if checkpoint is None else f"The last checkpoint is {checkpoint}"
         return f"{resume}. Lower the learning rate, clip gradients, or train with bf16 in place of fp16."
 
@@ -358,27 +447,40 @@ class DistillationTrainer(PublishingTrainer):
         inputs: dict[str, torch.Tensor],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
+        **generation_options,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """As in `Trainer`; of the outputs only the logits are returned, so that no hidden states are gathered."""
+        """As in `Trainer`; of the outputs only the logits are returned, so that no hidden states are gathered.
+
+        Where this class comes before `Seq2SeqTrainer` and `predict_with_generate` is set, the generated tokens are
+        returned in the place of the logits.
+        """
         inputs = self._prepare_inputs(inputs)
-        names = self.head.label_names
-        labels = tuple(inputs[name] for name in names) if self._has_labels(inputs) else None
+        predictions = None
+        if getattr(self.args, "predict_with_generate", False) and not prediction_loss_only:
+            _, predictions, labels = super().prediction_step(model, inputs, False, ignore_keys, **generation_options)
+        else:
+            names = self.label_names
+            labels = tuple(inputs[name] for name in names) if names and _has_all(names, inputs) else None
+        logits_wanted = predictions is None and not prediction_loss_only
+
         labels_needed = "task" in self.losses or (self.head.per_token and self.args.kl_positions == "labels")
         with torch.no_grad(), self.compute_loss_context_manager():
             # Where predictions or accuracy alone are asked for, a stored teacher need not have read the rows.
             has_targets = self.teacher is None or self.teacher.can_read(inputs)
-            if not has_targets or (labels_needed and labels is None):
-                predictions = self.head.predictions(model(**self._student_inputs(inputs)))
-                return None, None if prediction_loss_only else predictions, _one_or_all(labels)
-            scored = self._score(inputs, self._num_fresh(len(next(iter(inputs.values())))))
-            items = self._count_items(scored)
-            loss, sums, logits = self._compute_losses(
-                model, inputs, scored, items, whole_logits=not prediction_loss_only
-            )
-        self._eval_sums_and_items += torch.stack([sums, items])
+            if has_targets and (self._has_labels(inputs) or not labels_needed):
+                num_fresh = self._num_fresh(inputs)
+                loss = self.compute_loss(model, inputs, return_outputs=logits_wanted)
+                loss, outputs = loss if logits_wanted else (loss, None)
+                loss = loss.detach()
+                if self._evaluation is not None:
+                    self._evaluation.end_batch(loss, count_examples(inputs) if num_fresh is None else num_fresh)
+            else:
+                loss, outputs = None, model(**self._student_inputs(inputs)) if logits_wanted else None
         if prediction_loss_only:
             return loss, None, None
-        return loss, logits, _one_or_all(labels)
+        if logits_wanted:
+            predictions = self.head.predictions(outputs)
+        return loss, predictions, _one_or_all(labels)
 
     def evaluation_loop(
         self,
@@ -389,30 +491,57 @@ class DistillationTrainer(PublishingTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """As in `Trainer`, but each loss is the mean over all its items, however they fall into batches."""
-        self._eval_sums_and_items.zero_()
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        if f"{metric_key_prefix}_loss" in output.metrics:
-            losses = _means(*self.accelerator.reduce(self._eval_sums_and_items, reduction="sum"))
-            output.metrics[f"{metric_key_prefix}_loss"] = (self._alphas @ losses).item()
-            for name, loss in zip(self.losses, losses.tolist(), strict=True):
-                output.metrics[f"{metric_key_prefix}_loss_{name}"] = loss
+        if not self.is_in_train and self.args.distillation_fields() != self._arguments_of_losses:
+            self._make_losses()
+        # One evaluation may run within another, as where compute_metrics calls predict.
+        outer, self._evaluation = self._evaluation, EvaluationLosses(self._alphas)
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+            losses = self._evaluation
+        finally:
+            self._evaluation = outer
+        total = f"{metric_key_prefix}_loss"
+        if losses.has_parts:
+            loss, parts = losses.means(partial(self.accelerator.reduce, reduction="sum"))
+            if losses.has_total:
+                output.metrics[total] = loss
+            output.metrics.update(
+                {f"{metric_key_prefix}_loss_{name}": part for name, part in zip(self.losses, parts, strict=True)}
+            )
+        elif total in output.metrics and type(self).prediction_step is not DistillationTrainer.prediction_step:
+            logger.warning_once(
+                f"{total} is the loss that {type(self).__name__}.prediction_step returns, not that of the training: "
+                f"call self.compute_loss there. With Seq2SeqTrainer, put DistillationTrainer before it in the bases."
+            )
         return output
 
-    def _num_fresh(self, batch_size: int) -> int:
-        """How many sequences of this evaluation batch are not repeats.
+    def _num_fresh(self, inputs: Mapping[str, torch.Tensor]) -> int | None:
+        """How many examples of this evaluation batch are not repeats; None if all are.
 
-        Accelerate fills the last batches up to equal size on all processes, with sequences from the beginning.
+        Accelerate fills the last batches up to equal size on all processes, with rows from the beginning.
         """
-        state = self.accelerator.gradient_state
+        state, processes = self.accelerator.gradient_state, self.accelerator.num_processes
+        dataloader = self.callback_handler.eval_dataloader
+        if processes == 1 or state.active_dataloader is not dataloader:
+            return None  # what Accelerate has not prepared, it does not fill up
         if not state.end_of_dataloader or state.remainder <= 0:
-            return batch_size
-        return min(max(state.remainder - self.accelerator.process_index * batch_size, 0), batch_size)
+            return None
+        rows = dataloader.total_batch_size // processes
+        fresh_rows = min(max(state.remainder - self.accelerator.process_index * rows, 0), rows)
+        return fresh_rows * count_examples(inputs) // rows  # a collator may make several examples of a row
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keeps the columns of the data set that only the teacher reads."""
         super()._set_signature_columns_if_needed()
         if self.teacher is not None:
             self._signature_columns = sorted({*self._signature_columns, *self.teacher.inputs})
+
+    def _get_dataloader(self, dataset: object, *args, **kwargs) -> DataLoader:
+        if isinstance(self.teacher, StoredTeacher):
+            check_targets(dataset, self.teacher.source)
+        return super()._get_dataloader(dataset, *args, **kwargs)
 
     def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> Dataset:
         return as_arrays(super()._remove_unused_columns(dataset, description))
@@ -479,8 +608,20 @@ class DistillationTrainer(PublishingTrainer):
             state |= self.teacher.state()
         return state
 
+    def hyperparameter_search(
+        self,
+        hp_space: Callable | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        *args,
+        **kwargs,
+    ):
+        """As in `Trainer`; by default the objective is the sum of the metrics, or `eval_loss` if there are none."""
+        return super().hyperparameter_search(hp_space, compute_objective or _default_objective, *args, **kwargs)
+
     def _hp_search_setup(self, trial) -> None:
         super()._hp_search_setup(trial)
+        if self.model_init is not None:
+            self._prepare_student()
         if trial is not None:
             self.args.check_distillation_fields()
             if isinstance(self.teacher, StoredTeacher):
@@ -494,7 +635,7 @@ class DistillationTrainer(PublishingTrainer):
                 )
 
     def _has_labels(self, inputs: Mapping[str, torch.Tensor]) -> bool:
-        return all(inputs.get(name) is not None for name in self.head.label_names)
+        return _has_all(self.head.label_names, inputs)
 
     @property
     def _num_classes(self) -> int:
@@ -502,9 +643,21 @@ class DistillationTrainer(PublishingTrainer):
         return config.vocab_size if self.head.over_vocabulary else config.num_labels
 
 
-def _means(sums: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-    """`sums / items`, where a loss without any item is 0 rather than NaN."""
-    return sums / items.clamp(min=1)
+def _default_objective(metrics: dict[str, float]) -> float:
+    """Of an evaluation: the sum of the metrics, or the loss if there are none."""
+    own = {name for name in metrics if is_part_of_loss(name) or name.endswith("_model_preparation_time")}
+    return default_compute_objective({name: value for name, value in metrics.items() if name not in own})
+
+
+def _differences(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    changed = [
+        f"{name} changed from {before[name]!r} to {after[name]!r}" for name in before if before[name] != after[name]
+    ]
+    return " and ".join(changed)
+
+
+def _has_all(names: Sequence[str], inputs: Mapping[str, torch.Tensor]) -> bool:
+    return all(inputs.get(name) is not None for name in names)
 
 
 def _one_or_all(labels: tuple[torch.Tensor, ...] | None) -> torch.Tensor | tuple[torch.Tensor, ...] | None:

@@ -206,3 +206,59 @@ def test_training_again_after_a_loss_that_was_not_finite(make_trainer):
     trainer.remove_callback(spoil)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 3
+
+
+def test_a_just_in_time_checkpoint_that_was_interrupted(make_trainer, warnings):
+    """`Trainer` makes its folder before it is saved: a resume goes on from the last whole one."""
+    teacher, student = make_pair()
+    trainer = make_trainer(student, teacher, make_rows("classification"), max_steps=3, **EVERY_STEP)
+    trainer.train()
+    output_dir = Path(trainer.args.output_dir)
+    interrupted = output_dir / "checkpoint-30"
+    interrupted.mkdir()
+    (interrupted / "checkpoint-is-incomplete.txt").write_text("Checkpoint started at step 30 and in progress...")
+    assert get_last_checkpoint(str(output_dir)) == str(interrupted)
+    teacher, student = make_pair()
+    resumed = make_trainer(student, teacher, make_rows("classification"), max_steps=4, **EVERY_STEP)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 4
+    assert any(f"{interrupted} is not a whole checkpoint, and is skipped" in warning for warning in warnings)
+    with pytest.raises(ValueError, match="checkpoint-30 is not a whole checkpoint"):
+        resumed.train(resume_from_checkpoint=str(interrupted))
+
+
+@pytest.mark.parametrize("signalled", ["in step 2", "in step 2, and killed"])
+def test_just_in_time_checkpoints(make_trainer, monkeypatch, signalled):
+    """`enable_jit_checkpoint` saves one that a training resumes from, or nothing that looks like one."""
+    rows, killed = make_rows("classification"), signalled.endswith("killed")
+
+    class Signal(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 1:
+                (callback,) = (c for c in trainer.callback_handler.callbacks if hasattr(c, "jit_manager"))
+                callback.jit_manager.is_checkpoint_requested = True
+
+    teacher, student = make_pair()
+    options = {**EVERY_STEP, "save_strategy": "no", "max_steps": 4, "enable_jit_checkpoint": True}
+    trainer = make_trainer(student, teacher, rows, trainer_options={"callbacks": [Signal()]}, **options)
+    if killed:
+        monkeypatch.setattr(trainer, "_save_rng_state", lambda output_dir: (_ for _ in ()).throw(KeyboardInterrupt))
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        assert killed
+    assert trainer.state.global_step < 4
+    whole = checkpoints.last_whole_checkpoint(trainer.args.output_dir)
+    assert whole is None if killed else not os.path.isfile(f"{whole}/checkpoint-is-incomplete.txt")
+    if not killed:
+        teacher, student = make_pair()
+        resumed = make_trainer(student, teacher, rows, **options)
+        resumed.train(resume_from_checkpoint=True)
+        assert resumed.state.global_step == 4
+
+
+def test_resume_without_any_checkpoint(make_trainer):
+    teacher, student = make_pair()
+    trainer = make_trainer(student, teacher, make_rows("classification"), max_steps=1)
+    with pytest.raises(ValueError, match="There is no checkpoint in output_dir to resume from"):
+        trainer.train(resume_from_checkpoint=True)

@@ -1,11 +1,24 @@
 """What is scored in a batch, by hand, for each kind of head."""
 
+import math
+
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, pipeline
 
-from hf_distill.training.heads import HEADS, Head, auto_class_of, find_head
-from tests.conftest import AUTO_CLASSES, FAMILY_OF_HEAD, collate, make_config, make_model, make_rows
+from hf_distill import make_student
+from hf_distill.training import heads
+from hf_distill.training.heads import Head, auto_class_of, find_head
+from tests.conftest import (
+    AUTO_CLASSES,
+    FAMILY_OF_HEAD,
+    HEADS,
+    collate,
+    make_config,
+    make_model,
+    make_rows,
+    make_text_tokenizer,
+)
 
 
 def head_of(kind, **overrides):
@@ -149,7 +162,7 @@ def test_labels_of_another_kind():
 
 def test_every_head_is_tried():
     """The rows of the tests are those of the table."""
-    assert {type(head_of(kind)) for kind in AUTO_CLASSES} >= set(HEADS)
+    assert {type(head_of(kind)) for kind in AUTO_CLASSES} >= set(heads.HEADS)
 
 
 def test_auto_class(every_head):
@@ -202,3 +215,37 @@ def test_nothing_but_repeats(every_head):
     scored = head_of(every_head).score(collate(make_rows(every_head)), "labels", 0)
     assert not scored.positions.any()
     assert not scored.labelled.any()
+
+
+@pytest.mark.parametrize(
+    ("head", "problem_type"),
+    [
+        ("regression", "regression"),
+        ("classification", "single_label_classification"),
+        ("multi_label", "multi_label_classification"),
+        ("token_classification", None),
+        ("question_answering", None),
+        ("multiple_choice", None),
+        ("mlm", None),
+    ],
+)
+def test_config_says_what_the_logits_are(make_trainer, tmp_path, head, problem_type):
+    """As it does after a training with `Trainer`, whose models write it down with their first loss."""
+    teacher = make_model("bert", head)
+    student = make_student(teacher)
+    student.config.problem_type = None if head != "multi_label" else problem_type
+    make_trainer(student, teacher, make_rows(head), max_steps=1).save_model(str(tmp_path / "student"))
+    assert HEADS[head].from_pretrained(tmp_path / "student").config.problem_type == problem_type
+
+
+def test_a_pipeline_gives_the_numbers_of_a_regression(make_trainer, tmp_path):
+    """And not a sigmoid of them."""
+    teacher, tokenizer = make_model("bert", "regression"), make_text_tokenizer()
+    student = make_student(teacher)
+    options = {"max_steps": 1, "trainer_options": {"processing_class": tokenizer}}
+    make_trainer(student, teacher, make_rows("regression"), **options).save_model(str(tmp_path / "student"))
+    (answer,) = pipeline("text-classification", str(tmp_path / "student"), device="cpu")("w5 w6")
+    with torch.no_grad():
+        number = student.eval()(**tokenizer("w5 w6", return_tensors="pt")).logits.item()
+    assert answer["score"] == pytest.approx(number, rel=1e-5)
+    assert answer["score"] != pytest.approx(1 / (1 + math.exp(-number)), rel=1e-3)

@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from tests.conftest import HEADS, make_model, make_rows
+from hf_distill import DistillationTrainer
+from tests.conftest import HEADS, collate, make_model, make_rows
 
 
 def make_pair(head="classification"):
@@ -71,3 +72,136 @@ def test_resume_without_one(make_trainer):
     trainer = make_trainer(student, teacher, rows, project_hidden_states=True, **options)
     with pytest.raises(ValueError, match="written without project_hidden_states"):
         trainer.train(resume_from_checkpoint=True)
+
+
+def test_resume_with_one_that_is_not_wanted(make_trainer):
+    rows = make_rows("classification")
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    teacher, student = make_pair()
+    make_trainer(student, teacher, rows, project_hidden_states=True, **options).train()
+    trainer = make_trainer(student, teacher, rows, alpha_cos=0.0, **options)
+    with pytest.raises(ValueError, match="was written with project_hidden_states=True"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+class OwnOptimizer(DistillationTrainer):
+    def create_optimizer(self, model=None):
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, weight_decay=0.2)
+        return self.optimizer
+
+
+@pytest.mark.parametrize("made_by", ["Trainer", "the caller", "an override"])
+def test_is_stepped_whoever_made_the_optimizer(make_trainer, monkeypatch, made_by):
+    """With the options that the student's weights have: a step by hand says how far."""
+    teacher, student = make_pair()
+    options = {"max_steps": 1, "per_device_train_batch_size": 16, "lr_scheduler_type": "constant"}
+    if made_by == "the caller":
+        sgd = torch.optim.SGD(student.parameters(), lr=0.1, weight_decay=0.2)
+        options["trainer_options"] = {"optimizers": (sgd, None)}
+    elif made_by == "an override":
+        monkeypatch.setattr("tests.training.conftest.DistillationTrainer", OwnOptimizer)
+    else:
+        options |= {"optim": "sgd", "learning_rate": 0.1, "weight_decay": 0.2}
+    rows = make_rows("classification")
+    trainer = make_trainer(student, teacher, rows, rows, project_hidden_states=True, **options)
+    start = trainer.projection.weight.detach().clone()
+    trainer.compute_loss(student.train(), collate(rows)).backward()
+    gradient = trainer.projection.weight.grad.clone()
+    student.zero_grad()
+    trainer.train()
+    torch.testing.assert_close(trainer.projection.weight.detach(), start - 0.1 * (gradient + 0.2 * start))
+
+
+def test_decays_as_the_arguments_say(make_trainer):
+    """AdamW's own default is 0.01, `Trainer`'s is 0."""
+    for decay in (0.0, 0.3):
+        teacher, student = make_pair()
+        trainer = make_trainer(
+            student, teacher, make_rows("classification"), max_steps=1, weight_decay=decay, **OPTIONS
+        )
+        trainer.train()
+        (group,) = (
+            g for g in trainer.optimizer.param_groups if any(p is trainer.projection.weight for p in g["params"])
+        )
+        assert group["weight_decay"] == decay
+
+
+def test_has_the_schedule_of_the_student(make_trainer):
+    teacher, student = make_pair()
+    trainer = make_trainer(student, teacher, make_rows("classification"), max_steps=4, **OPTIONS)
+    trainer.train()
+    assert len({group["lr"] for group in trainer.optimizer.param_groups}) == 1
+
+
+def test_a_scheduler_that_was_made_before(make_trainer):
+    teacher, student = make_pair()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    with pytest.raises(ValueError, match=r"Pass optimizers=\(optimizer, None\)"):
+        make_trainer(
+            student,
+            teacher,
+            make_rows("classification"),
+            project_hidden_states=True,
+            trainer_options={"optimizers": (optimizer, scheduler)},
+        )
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.5])
+def test_is_within_the_gradients_norm(make_trainer, max_grad_norm):
+    """And within what is clipped to it: the step of plain SGD is as long as the norm says."""
+    teacher, student = make_pair()
+    rows = make_rows("classification")
+    options = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_steps": 1}
+    trainer = make_trainer(student, teacher, rows, project_hidden_states=True, max_grad_norm=max_grad_norm, **options)
+    parameters = [*student.parameters(), trainer.projection.weight]
+    before = torch.cat([parameter.detach().flatten().clone() for parameter in parameters])
+    trainer.train()
+    step = (torch.cat([parameter.detach().flatten() for parameter in parameters]) - before).norm().item()
+    norm = trainer.state.log_history[0]["grad_norm"]
+    assert norm > 0.5
+    assert step == pytest.approx(max_grad_norm or norm, rel=1e-4)
+
+
+def test_is_the_best_models_at_the_end(make_trainer):
+    """Not that of the last step, with which the student that is loaded was never evaluated."""
+    rows = make_rows("classification")
+    teacher, student = make_pair()
+    trainer = make_trainer(
+        student,
+        teacher,
+        rows,
+        rows,
+        max_steps=3,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=1,
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss_cos",
+        greater_is_better=True,  # so that the first checkpoint is the best
+        learning_rate=0.1,
+        project_hidden_states=True,
+    )
+    trainer.train()
+    evaluated = [log["eval_loss_cos"] for log in trainer.state.log_history if "eval_loss_cos" in log]
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+    assert trainer.evaluate()["eval_loss_cos"] == pytest.approx(evaluated[0], rel=1e-6)
+
+
+def test_model_init_begins_with_a_new_one(make_trainer):
+    """Each training of `hyperparameter_search` does, and so does another call of `train`."""
+    teacher, _ = make_pair()
+    trainer = make_trainer(
+        None,
+        teacher,
+        make_rows("classification"),
+        max_steps=2,
+        trainer_options={"model_init": lambda: make_pair()[1]},
+        **OPTIONS,
+    )
+    losses = []
+    for _ in range(2):
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "learning_rate" in log])
+    assert losses[0] == losses[1]

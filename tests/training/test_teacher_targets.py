@@ -619,3 +619,20 @@ def test_no_path_is_told(tmp_path):
     stored = add_teacher_targets(make_dataset("classification"), teacher, TOKENIZER)
     assert source_of(stored).teacher == "my-teacher"
     assert str(tmp_path) not in str(stored.features)
+
+
+def test_targets_of_another_teacher_are_refused_wherever_they_come_in(make_trainer):
+    """A data set is given to `evaluate` and `predict` too, and `train_dataset` may be replaced."""
+    teacher, student = make_pair("classification")
+    other = make_model("bert", "classification", seed=9)
+    own, foreign = (add_teacher_targets(make_dataset("classification"), model, TOKENIZER) for model in (teacher, other))
+    trainer = make_trainer(student, None, own, alpha_cos=0.0, max_steps=1)
+    for use in (trainer.evaluate, trainer.predict):
+        with pytest.raises(ValueError, match=r"The data set has targets of the teacher .* trainer was made with"):
+            use(foreign)
+    trainer.train_dataset = foreign
+    with pytest.raises(ValueError, match=r"The data set has targets of the teacher .* trainer was made with"):
+        trainer.train()
+    trainer.train_dataset = own
+    trainer.train()
+    assert trainer.evaluate(own)["eval_loss_kl"] > 0

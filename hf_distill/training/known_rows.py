@@ -1,0 +1,35 @@
+"""Which tokens of a batch are scored, as long as nobody has changed what that follows from."""
+
+from collections.abc import Mapping
+
+import torch
+
+
+class KnownRows:
+    """The scored rows that the collator counted, so that no device is waited for.
+
+    They follow from the batch's labels and its mask, which an override of `compute_loss` may change: they hold for the
+    very tensors that they were counted of.
+
+    Args:
+        rows: `[rows]`, where a token of the batch is scored, counted through the batch.
+        batch: the batch.
+    """
+
+    def __init__(self, rows: torch.Tensor, batch: Mapping[str, torch.Tensor]):
+        self.rows = rows
+        self._tensors = {name: batch.get(name) for name in _READ}
+        self._versions = _versions(self._tensors)
+
+    def fit(self, batch: Mapping[str, torch.Tensor]) -> bool:
+        """Whether `batch` is the one that was counted, and has not been changed."""
+        is_same = all(batch.get(name) is tensor for name, tensor in self._tensors.items())
+        return is_same and _versions(self._tensors) == self._versions
+
+
+_READ = ("input_ids", "inputs_embeds", "attention_mask", "labels", "decoder_input_ids", "decoder_attention_mask")
+"""What scored rows follow from."""
+
+
+def _versions(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, int]:
+    return {name: tensor._version for name, tensor in tensors.items() if tensor is not None}
