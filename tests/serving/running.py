@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
@@ -26,6 +27,25 @@ class Answer:
     @property
     def json(self) -> object:
         return json.loads(self.body)
+
+
+def read_answer(stream: BinaryIO) -> Answer | None:
+    """The next answer on a connection, whole, in however many pieces it arrives. None where the connection has ended.
+
+    Args:
+        stream: the connection's `makefile("rb")`, the same one for all of its answers.
+    """
+    try:
+        status_line = stream.readline()
+    except ConnectionResetError:  # the service has closed a connection on which more was sent
+        return None
+    if not status_line:
+        return None
+    headers = {name.lower(): value for name, value in http.client.parse_headers(stream).items()}
+    length = int(headers["content-length"])
+    body = stream.read(length)
+    assert len(body) == length, f"{len(body)} of {length} bytes: {body}"
+    return Answer(int(status_line.split()[1]), headers, body)
 
 
 class RunningService:
@@ -93,21 +113,14 @@ class RunningService:
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
 
-    def send(self, *pieces: bytes, end: bool = False) -> bytes:
-        """What comes back, until the service closes the connection or is silent for a while."""
-        with self.connect() as connection:
+    def send(self, *pieces: bytes, end: bool = False) -> list[Answer]:
+        """The answers that come back, until the service closes the connection."""
+        with self.connect() as connection, connection.makefile("rb") as answers:
             for piece in pieces:
                 connection.sendall(piece)
             if end:
                 connection.shutdown(socket.SHUT_WR)
-            connection.settimeout(0.5)
-            received = b""
-            try:
-                while piece := connection.recv(1 << 16):
-                    received += piece
-            except TimeoutError:
-                pass
-            return received
+            return list(iter(lambda: read_answer(answers), None))
 
     def _ask(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
