@@ -64,6 +64,11 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self.loop.call_later(UNDER_WAY, self._close_if_idle)
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._deadline is None:  # it came together with the end of the one before it
+            self._expect_request()
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_headers:  # what follows a body is nothing that anybody reads
             super().on_header(name, value)

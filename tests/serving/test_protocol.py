@@ -70,6 +70,12 @@ def test_a_second_request_on_a_connection_has_to_arrive_too(impatient):
         assert read_answer(answers) is None
 
 
+def test_a_request_right_behind_another_has_to_arrive_too(impatient):
+    """Its beginning comes with the end of the one before it."""
+    for beginning in (b"POST /pre", HEAD, WHOLE[:-1]):
+        assert [answer.status for answer in impatient.send(WHOLE + beginning)] == [200, 408]
+
+
 def test_who_closes_the_sending_side_is_answered(service):
     assert [answer.status for answer in service.send(WHOLE, end=True)] == [200]
     assert [answer.status for answer in service.send(WHOLE + WHOLE, end=True)] == [200, 200]
