@@ -58,14 +58,15 @@ class Queue:
     nobody waits for company. (`limits.max_delay` lets it wait for some all the same.) It leaves their share to the
     other workers, and takes no more than `limits.max_batch_tokens`.
 
-    A request is refused, as a whole, if its texts do not fit into `limits.max_queue`, or if those before it will take
-    longer than `limits.max_wait`, at the speed of late.
+    A request is refused, as a whole, if its texts do not fit into `limits.max_queue`, or if others wait and
+    `expected_wait` is longer than `limits.max_wait` or `limits.timeout`.
     """
 
     def __init__(self, limits: Limits):
         self.limits = limits
         self.texts: deque[Text] = deque()
         self.tokens = 0
+        self.tokens_in_hand = 0
         self.workers = 0
         self._arrived = asyncio.Event()
         self._seen_tokens, self._seen_characters = FIRST_GUESS
@@ -80,12 +81,16 @@ class Queue:
 
     @property
     def expected_wait(self) -> float:
-        """Seconds until a text that comes now is given to a worker."""
-        return self.tokens / (self.tokens_per_second * max(1, self.workers))
+        """Seconds until a short text that comes now is answered, at the speed of recent batches.
+
+        The batches that the workers have may have just begun, and the one that it will be in may take as long again.
+        """
+        return (2 * self.tokens_in_hand + self.tokens) / (self.tokens_per_second * max(1, self.workers))
 
     def check_room(self, num_texts: int = 1) -> None:
         """Raises `OverloadedError` if so many more texts would be refused."""
-        if len(self.texts) + num_texts > self.limits.max_queue or self.expected_wait > self.limits.max_wait:
+        is_late = len(self.texts) > 0 and self.expected_wait > min(self.limits.max_wait, self.limits.timeout)
+        if is_late or len(self.texts) + num_texts > self.limits.max_queue:
             raise OverloadedError(max(1.0, self.expected_wait))
 
     def put(self, texts: list[Text]) -> None:
@@ -99,14 +104,19 @@ class Queue:
         self._arrived.set()
 
     async def take(self) -> list[Text]:
-        """The next batch, once there is one; those whose client has gone are left out."""
+        """The next batch, once there is one; those whose client has gone are left out. `finish` ends it."""
         while True:
             while not self.texts:
                 self._arrived.clear()
                 await self._arrived.wait()
             await self._company()
             if batch := self._pop():
+                self.tokens_in_hand += sum(text.tokens for text in batch)
                 return batch
+
+    def finish(self, batch: list[Text]) -> None:
+        """Tells that a worker does not have a batch any more, whatever became of it."""
+        self.tokens_in_hand -= sum(text.tokens for text in batch)
 
     def learn(self, batch: list[Text], tokens: list[int], seconds: float) -> None:
         """Tells how many tokens the texts of a batch had, and how long a worker took for them."""

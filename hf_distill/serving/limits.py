@@ -25,8 +25,8 @@ class Limits:
     timeout: float = _bound(30.0, "SECONDS", "for an answer, and for one batch in a worker")
 
     # of all of them together
-    max_queue: int = _bound(1024, "N", "texts that wait; a request for which there is no room is refused")
-    max_wait: float = _bound(0.5, "SECONDS", "that a text should have to wait; beyond, requests are refused")
+    max_queue: int = _bound(4096, "N", "texts that wait; a request for which there is no room is refused")
+    max_wait: float = _bound(5.0, "SECONDS", "that a request should wait for its answer; beyond, it is refused at once")
     max_batch_tokens: int = _bound(1024, "N", "that a worker is given at once, about, if they are of several texts")
     max_delay: float = _bound(0.0, "SECONDS", "that a text waits for others while a worker is idle")
 

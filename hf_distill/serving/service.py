@@ -167,6 +167,7 @@ class Service:
                 try:
                     can_go_on = await self._answer(process, batch)
                 finally:  # also where the process died, and this task with it
+                    self.queue.finish(batch)
                     for text in batch:
                         if not text.answer.done():
                             text.answer.set_exception(WorkerLostError())

@@ -119,6 +119,38 @@ def test_who_would_wait_too_long_is_refused():
     asyncio.run(run())
 
 
+def test_what_the_workers_have_counts_twice():
+    """Once for what they have, and once for the batch that comes after it; who is next in line is always taken."""
+
+    async def run():
+        queue = make_queue(workers=2, tokens_per_second=100, max_wait=1.0)
+        queue.put(make_texts([150, 150]))
+        first, second = await queue.take(), await queue.take()
+        assert queue.expected_wait == pytest.approx(3.0)
+        queue.put(make_texts([100]))
+        assert queue.expected_wait == pytest.approx(3.5)
+        with pytest.raises(OverloadedError):
+            queue.check_room()
+        queue.finish(first)
+        assert queue.expected_wait == pytest.approx(2.0)
+        queue.finish(second)
+        assert queue.expected_wait == pytest.approx(0.5)
+        queue.check_room()
+
+    asyncio.run(run())
+
+
+def test_who_would_be_answered_too_late_is_refused():
+    async def run():
+        queue = make_queue(tokens_per_second=100, max_wait=60, timeout=2)
+        queue.put(make_texts([150]))
+        queue.put(make_texts([100]))
+        with pytest.raises(OverloadedError, match="try again in 3 s"):
+            queue.check_room()
+
+    asyncio.run(run())
+
+
 def test_the_speed_is_learned():
     """From full batches soon, from short texts, which tell little, slowly."""
 
