@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import math
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ FAREWELL = 1.0
 """Seconds in which a service that was told to stop still takes requests, and tells each client to reconnect."""
 IDLE_CONNECTION = 75
 """Seconds; more than load balancers keep theirs, so that it is they who close one."""
+MOST_CONNECTIONS = 10_000
+"""Clients that may be connected, if the system allows it; macOS allows 10,240."""
 
 
 def serve(
@@ -67,6 +70,7 @@ def serve(
     if teacher is not None:
         services["teacher"] = Service("teacher", str(teacher), "auto", 1, cores, limits, metrics)
     app = App(services, limits, metrics, token)
+    _allow_connections()
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         _bind(listener, host, port)
         server = Server(app, limits)
@@ -162,6 +166,14 @@ class Server(uvicorn.Server):
         finally:
             for stop in stops:
                 loop.remove_signal_handler(stop)
+
+
+def _allow_connections() -> None:
+    """Each connection is an open file, of which most systems allow 1,024 at first, and more to a process that asks."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _bind(listener: socket.socket, host: str, port: int) -> None:

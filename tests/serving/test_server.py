@@ -1,6 +1,7 @@
 """A service from its start to its end, under load and without; and what does not start."""
 
 import asyncio
+import resource
 import shutil
 import signal
 import socket
@@ -172,6 +173,21 @@ def test_a_full_queue(int8, tmp_path, ask):
         worker.resume()
         assert [answer.status for answer in ask.join()] == [200, 200]
         assert service.post({"texts": ["w5"] * 4}).status == 200
+
+
+def test_more_clients_than_files_that_a_process_may_open_at_first(int8, tmp_path):
+    """Each client that waits has a connection. Most systems let a process open 1,024 files, and more if it asks."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        running = RunningService(tmp_path, int8, "--workers", "1", wait=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with running as service:
+        service.wait_until(lambda: service.said("is ready"))
+        (worker,) = service.workers()
+        worker.suspend()
+        assert load_on(service, clients=400, seconds=0.4, then=worker.resume) == {200: 400}
 
 
 def test_alive_before_it_is_ready(student, tmp_path):
