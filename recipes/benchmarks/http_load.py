@@ -12,21 +12,38 @@ due.
 import asyncio
 import json
 import random
+import resource
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-MAX_CONNECTIONS = 1000
-TIMEOUT = 10.0
-"""Seconds after which nobody waits for an answer any more."""
+MAX_CONNECTIONS = 8000
+TIMEOUT = 40.0
+"""Seconds after which nobody waits for an answer any more; more than `hf-distill serve` takes until it says so."""
 
 TIMED_OUT, CLOSED, NOT_SENT = "timed out", "closed without an answer", "no connection left"
 
-OnAnswer = Callable[[int, int, bytes], None]
-"""Called with the number of the body that was sent, and the answer's status and body."""
+
+class Answer(NamedTuple):
+    """What came of a request.
+
+    Attributes:
+        status: of HTTP; or why there was no answer.
+        body: of the answer.
+        retry_after: seconds until the same should be asked again, of a refusal that says so.
+    """
+
+    status: int | str
+    body: bytes = b""
+    retry_after: float | None = None
+
+
+OnAnswer = Callable[[int, Answer], None]
+"""Called with the number of the body that was sent, and what came of it in the end."""
 
 
 class Connection(asyncio.Protocol):
@@ -42,7 +59,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
-        self._finish((CLOSED, b""))
+        self._finish(Answer(CLOSED))
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -50,16 +67,17 @@ class Connection(asyncio.Protocol):
         if not separator:
             return
         head = head.lower() + b"\r\n"
-        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        length = int(_header(head, b"content-length"))
         if len(body) < length:
             return
         self._received = b""
         if b"connection: close\r\n" in head:
             self.close()
-        self._finish((int(head[9:12]), body))
+        status, retry_after = int(head[9:12]), _header(head, b"retry-after")
+        self._finish(Answer(status, body, float(retry_after) if status == 503 and retry_after else None))
 
     def ask(self, request: bytes) -> asyncio.Future:
-        """`(status, body)`; the status is a word where there was no answer."""
+        """Its result is an `Answer`."""
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return self._answer
@@ -68,9 +86,13 @@ class Connection(asyncio.Protocol):
         self.is_open = False
         self._transport.close()
 
-    def _finish(self, answer: tuple[int | str, bytes]) -> None:
+    def _finish(self, answer: Answer) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
+
+
+def _header(head: bytes, name: bytes) -> bytes:
+    return head.partition(b"\r\n" + name + b":")[2].partition(b"\r\n")[0].strip()
 
 
 @dataclass
@@ -80,7 +102,7 @@ class Outcome:
     Attributes:
         seconds: how long it took.
         statuses: how many answers there were of each status, and how often there was none.
-        latencies: of the requests with status 200, in seconds.
+        latencies: of the requests with status 200, in seconds, from when they were due.
     """
 
     seconds: float = 0.0
@@ -124,18 +146,32 @@ class Load:
         self._num_connections = 0
 
     async def closed_loop(
-        self, clients: int, seconds: float, num_requests: int | None = None, on_answer: OnAnswer | None = None
+        self,
+        clients: int,
+        seconds: float,
+        num_requests: int | None = None,
+        on_answer: OnAnswer | None = None,
+        patience: float = 0.0,
     ) -> Outcome:
-        """So many clients, each of which asks again when it has its answer; for some seconds, or some requests."""
+        """So many clients, each of which asks again when it has its answer; for some seconds, or some requests.
+
+        A client that is refused for now (503) comes back when `Retry-After` says, for `patience` seconds at most.
+        """
         outcome = Outcome()
         started = time.perf_counter()
         numbers = iter(range(num_requests or sys.maxsize))
 
         async def client() -> None:
             for number in numbers:
-                if time.perf_counter() - started > seconds:
+                due = time.perf_counter()
+                if due - started > seconds:
                     return
-                await self._ask(number, time.perf_counter(), outcome, on_answer)
+                answer = await self._ask(number, due, outcome)
+                while answer.retry_after is not None and time.perf_counter() + answer.retry_after < due + patience:
+                    await asyncio.sleep(answer.retry_after)
+                    answer = await self._ask(number, due, outcome)
+                if on_answer is not None:
+                    on_answer(number % len(self.requests), answer)
 
         await asyncio.gather(*(client() for _ in range(clients)))
         outcome.seconds = time.perf_counter() - started
@@ -163,24 +199,26 @@ class Load:
         for connection in self._idle:
             connection.close()
 
-    async def _ask(self, number: int, due: float, outcome: Outcome, on_answer: OnAnswer | None = None) -> None:
-        body = number % len(self.requests)
+    async def _ask(self, number: int, due: float, outcome: Outcome) -> Answer:
         connection = await self._connect()
         if connection is None:
-            outcome.statuses[NOT_SENT] += 1
-            return
+            answer = Answer(NOT_SENT)
+        else:
+            answer = await self._ask_on(connection, self.requests[number % len(self.requests)])
+        outcome.statuses[answer.status] += 1
+        if answer.status == 200:
+            outcome.latencies.append(time.perf_counter() - due)
+        return answer
+
+    async def _ask_on(self, connection: Connection, request: bytes) -> Answer:
         try:
             async with asyncio.timeout(TIMEOUT):
-                status, answer = await connection.ask(self.requests[body])
+                answer = await connection.ask(request)
         except TimeoutError:
-            status, answer = TIMED_OUT, b""
+            answer = Answer(TIMED_OUT)
             connection.close()
-        outcome.statuses[status] += 1
-        if status == 200:
-            outcome.latencies.append(time.perf_counter() - due)
-        if on_answer is not None:
-            on_answer(body, status, answer)
         self._put_back(connection)
+        return answer
 
     async def _connect(self) -> Connection | None:
         while self._idle:
@@ -219,9 +257,17 @@ async def run_phases(load: Load, phases: Sequence[dict[str, float]]) -> list[dic
 
 def main() -> None:
     asked = json.load(sys.stdin)
+    _allow_connections()
     load = Load(*asked["address"], asked["path"], asked["bodies"])
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         json.dump(runner.run(run_phases(load, asked["phases"])), sys.stdout)
+
+
+def _allow_connections() -> None:
+    """Each is an open file."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_CONNECTIONS + 100
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

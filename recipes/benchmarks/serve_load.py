@@ -6,8 +6,10 @@ process (`http_load.py`), over loopback, on the same cores as what is measured. 
 - closed loop, 16 clients: requests per second of `hf-distill serve` with the student in int8, of the tutorial's Flask
   loop with the student in PyTorch (`tutorial_flask.py`), and of LitServe with the student in int8
   (`litserve_peer.py`). They take turns, and the ratios are those within a round. Who has no turn is suspended.
-- open loop: the latency at 70% of the saturation rate, then what happens at twice that rate, and right after it.
-- company: 10,000 requests of 1 to 900 words, 32 at a time, each answer beside that for the text alone, to the last bit.
+- open loop: the latency at 70% of the saturation rate, then what happens at twice that rate, and right after it; and at
+  twice that rate with `--max-wait 0.5`.
+- company: 10,000 requests of 1 to 900 words, 32 at a time, each answer compared with that for the text alone, to the
+  last bit. A request that is refused for now is asked again when `Retry-After` says.
 - with `--soak SECONDS`: errors, and the growth of memory, at 70% of the saturation rate.
 """
 
@@ -25,19 +27,22 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 from hf_distill import export_model, load_predictor
-from recipes.benchmarks.http_load import Load
+from recipes.benchmarks.http_load import Answer, Load
 from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
 from recipes.quickstart.data import load_corpus
 
 OURS, FLASK, FLASK_ALONE, LITSERVE = "hf-distill serve", "Flask", "Flask, one at a time", "LitServe"
+HURRIED = "hf-distill serve --max-wait 0.5"
 MODULES = {
     OURS: ["hf_distill.cli", "serve", "{int8}", "--port", "{port}"],
+    HURRIED: ["hf_distill.cli", "serve", "{int8}", "--port", "{port}", "--max-wait", "0.5"],
     FLASK: ["recipes.benchmarks.tutorial_flask", "{student}", "{port}"],
     FLASK_ALONE: ["recipes.benchmarks.tutorial_flask", "{student}", "{port}", "--one-at-a-time"],
     LITSERVE: ["recipes.benchmarks.litserve_peer", "{int8}", "{port}"],
@@ -46,6 +51,8 @@ CLIENTS = 16
 PATH = "/predict"
 SHARE, OVERLOAD, RECOVERY = 0.7, 2.0, 0.5
 """Of the saturation rate: what is steady load, what is too much, and what follows upon that."""
+PHASES = {"steady": (SHARE, 1.0), "overload": (OVERLOAD, 1.0), "recovery": (RECOVERY, 0.25)}
+"""Shares of the saturation rate and of the time."""
 
 COMPANY = 10_000
 COMPANY_CLIENTS = 32
@@ -53,6 +60,7 @@ LONGEST = 900
 """Words; about twice as many as the model reads."""
 
 PATIENCE = 120.0
+"""Seconds until a server is given up, or a request that it refuses."""
 MEMORY_EVERY = 2.0
 """Seconds between two looks at the memory."""
 
@@ -161,13 +169,13 @@ def measure_throughput(
     }
 
 
-def measure_latency(server: Server, texts: Sequence[str], rate: float, seconds: float) -> dict[str, Figures]:
-    """In an open loop, for shares of a rate: steady load, overload, and what follows upon it."""
-    phases = {"steady": (SHARE, seconds), "overload": (OVERLOAD, seconds), "recovery": (RECOVERY, seconds / 4)}
-    measured = load_from_a_second_process(
-        server.port, texts, [{"rate": share * rate, "seconds": own} for share, own in phases.values()]
-    )
-    return {name: {"rate": phases[name][0] * rate, **outcome} for name, outcome in zip(phases, measured, strict=True)}
+def measure_latency(
+    server: Server, texts: Sequence[str], rate: float, seconds: float, phases: Mapping[str, tuple[float, float]]
+) -> dict[str, Figures]:
+    """In an open loop: of each phase, which is shares of the rate and of the seconds."""
+    asked = [{"rate": share * rate, "seconds": part * seconds} for share, part in phases.values()]
+    measured = load_from_a_second_process(server.port, texts, asked)
+    return {name: {"rate": own["rate"], **outcome} for name, own, outcome in zip(phases, asked, measured, strict=True)}
 
 
 def measure_soak(server: Server, texts: Sequence[str], rate: float, seconds: float) -> Figures:
@@ -187,7 +195,7 @@ def measure_soak(server: Server, texts: Sequence[str], rate: float, seconds: flo
 
 
 def measure_company(server: Server, folder: Path, texts: Sequence[str], num_requests: int) -> Figures:
-    """How many answers under concurrency are not those for the text alone."""
+    """Asks for texts of mixed lengths at once, and compares each answer with that for the text alone."""
     chance = random.Random(0)
     words = " ".join(texts).split()
     mixed = []
@@ -195,25 +203,30 @@ def measure_company(server: Server, folder: Path, texts: Sequence[str], num_requ
         length = round(LONGEST ** chance.random())
         start = chance.randrange(len(words) - length)
         mixed.append(" ".join(words[start : start + length]))
-    answers: dict[int, object] = {}
+    answers: dict[int, Answer] = {}
 
-    async def ask() -> None:
+    async def ask() -> Counter:
         load = Load("127.0.0.1", server.port, PATH, [{"text": text, "top_k": 1000} for text in mixed])
-
-        def keep(number: int, status: int, body: bytes) -> None:
-            answers[number] = json.loads(body)
-
-        await load.closed_loop(COMPANY_CLIENTS, 3600, num_requests, keep)
+        outcome = await load.closed_loop(COMPANY_CLIENTS, 3600, num_requests, answers.__setitem__, PATIENCE)
         load.close()
+        return outcome.statuses
 
-    asyncio.run(ask())
+    refused = asyncio.run(ask())[503]
     server.suspend()
     predictor = load_predictor(folder, threads=1)
-    different = sum(
-        answers[number].get("scores") != predictor.predict([text], top_k=None)[0] for number, text in enumerate(mixed)
-    )
+    compared = compare(answers, lambda number: predictor.predict([mixed[number]], top_k=None)[0])
     server.resume()
-    return {"requests": num_requests, "clients": COMPANY_CLIENTS, "different": different}
+    return {"requests": len(answers), "clients": COMPANY_CLIENTS, "refused": refused, **compared}
+
+
+def compare(answers: Mapping[int, Answer], expected_scores: Callable[[int], object]) -> Figures:
+    """How many answers there are, how many of them have other scores, and what came of the other requests."""
+    unanswered = Counter(str(answer.status) for answer in answers.values() if answer.status != 200)
+    scores = {
+        number: json.loads(answer.body).get("scores") for number, answer in answers.items() if answer.status == 200
+    }
+    different = sum(own != expected_scores(number) for number, own in scores.items())
+    return {"answered": len(scores), "different": different, "unanswered": dict(unanswered)}
 
 
 def run(
@@ -250,10 +263,15 @@ def run(
             ours = servers[OURS]
             rate = statistics.median(throughput[OURS]["per_second"])
             figures: Figures = {"throughput": throughput, "saturation": rate}
-            figures["latency"] = measure_latency(ours, texts, rate, 2 * seconds)
+            figures["latency"] = measure_latency(ours, texts, rate, 2 * seconds, PHASES)
             figures["company"] = measure_company(ours, int8, texts, company)
             if soak:
                 figures["soak"] = measure_soak(ours, texts, SHARE * rate, soak)
+            ours.stop()
+            servers[HURRIED] = Server(HURRIED, int8=int8)
+            servers[HURRIED].wait()
+            too_much = {"overload, --max-wait 0.5": (OVERLOAD, 1.0)}
+            figures["latency"] |= measure_latency(servers[HURRIED], texts, rate, 2 * seconds, too_much)
         finally:
             for server in servers.values():
                 if server.process.poll() is None:
@@ -275,7 +293,10 @@ def _print(figures: Figures) -> None:
         rows.append(_latency_cells("soak", figures["soak"]))
     print(table(header, rows))
     company = figures["company"]
-    print(f"\n{company['different']} of {company['requests']:,} answers are not those for the text alone.")
+    print(f"\n{company['different']} of {company['answered']:,} answers are not those for the text alone.")
+    print(f"{company['refused']:,} refusals (503); each request was sent again for up to {PATIENCE:.0f} s.")
+    if company["unanswered"]:
+        print(f"{sum(company['unanswered'].values()):,} requests got no answer in the end: {company['unanswered']}.")
     if "soak" in figures:
         soak = figures["soak"]
         print(

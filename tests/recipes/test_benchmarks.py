@@ -1,5 +1,6 @@
 """The benchmarks on tiny models: they run, and what they are there to show is in their figures."""
 
+import asyncio
 import copy
 import gc
 import io
@@ -7,6 +8,7 @@ import json
 import statistics
 import sys
 import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -17,7 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, set_seed
 
-from hf_distill import load_predictor, make_student
+from hf_distill import export_model, load_predictor, make_student
 from recipes.benchmarks import (
     corpus_streaming,
     distil_from_scratch,
@@ -35,6 +37,7 @@ from recipes.benchmarks import (
     where_distilling_pays,
     whole_job,
 )
+from recipes.benchmarks.http_load import Answer
 from recipes.benchmarks.where_distilling_pays import NO_TEACHER, SAME_LABELS, TEACHER, Training
 from recipes.quickstart.data import Corpus
 from recipes.quickstart.measure import predict
@@ -606,16 +609,22 @@ def test_documents():
     assert whole_job.make_documents(sentences, 401, seed=1)[:] != documents[:]
 
 
-def test_serve_load(tmp_path, capsys):
+@pytest.fixture
+def served_student(tmp_path):
+    """A classifier of one layer whose classes have names, and its tokenizer."""
     student = tmp_path / "student"
     make_model("bert", "classification", num_layers=1).save_pretrained(student)
     config = json.loads((student / "config.json").read_text())
     names = {"0": "bad", "1": "good"}
     (student / "config.json").write_text(json.dumps(config | {"id2label": names, "label2id": {"bad": 0, "good": 1}}))
     make_text_tokenizer().save_pretrained(student)
+    return student
+
+
+def test_serve_load(served_student, tmp_path, capsys):
     texts = make_texts(300)
     rivals = [serve_load.FLASK]
-    figures = serve_load.run(student, texts, tmp_path / "serve.json", rivals, 1, 0.3, soak=2.0, company=100)
+    figures = serve_load.run(served_student, texts, tmp_path / "serve.json", rivals, 1, 0.3, soak=2.0, company=100)
 
     throughput = figures["throughput"]
     assert list(throughput) == [serve_load.OURS, *rivals]
@@ -624,13 +633,86 @@ def test_serve_load(tmp_path, capsys):
     assert figures["latency"]["steady"]["statuses"].keys() == {"200"}
     assert figures["latency"]["overload"]["rate"] == pytest.approx(2 * figures["saturation"])
     assert figures["latency"]["overload"]["statuses"].keys() <= {"200", "503", http_load.NOT_SENT}
-    assert figures["company"] == {"requests": 100, "clients": 32, "different": 0}
+    assert figures["latency"]["overload, --max-wait 0.5"]["rate"] == figures["latency"]["overload"]["rate"]
+    compared = {"refused": 0, "answered": 100, "different": 0, "unanswered": {}}
+    assert figures["company"] == {"requests": 100, "clients": 32, **compared}
     assert figures["soak"]["statuses"].keys() == {"200"}
     assert figures["soak"]["memory_first"] > 1e7
     assert json.loads((tmp_path / "serve.json").read_text())["saturation"] == figures["saturation"]
     printed = capsys.readouterr().out
     assert "| Flask |" in printed
     assert "0 of 100 answers are not those for the text alone" in printed
+
+
+def test_refusals_are_no_answers(served_student, tmp_path, monkeypatch):
+    """Of a service that takes few at a time: who is refused comes back, and in the end has the right answer."""
+    int8 = export_model(served_student, tmp_path / "int8", "onnx-int8", min_agreement=0.0).folder
+    options = ["--workers", "1", "--max-queue", "8", "--max-texts", "8"]
+    monkeypatch.setitem(serve_load.MODULES, serve_load.OURS, [*serve_load.MODULES[serve_load.OURS], *options])
+    server = serve_load.Server(serve_load.OURS, int8=int8)
+    try:
+        server.wait()
+        measured = serve_load.measure_company(server, int8, make_texts(300), 40)
+    finally:
+        server.stop()
+    assert measured.pop("refused") > 0
+    assert measured == {"requests": 40, "clients": 32, "answered": 40, "different": 0, "unanswered": {}}
+
+
+def test_what_is_compared_are_answers():
+    good = [{"label": "good", "score": 0.75}]
+    answers = {
+        0: Answer(200, json.dumps({"label": "good", "score": 0.75, "scores": good}).encode()),
+        1: Answer(200, b'{"label": "good", "score": 0.5, "scores": [{"label": "good", "score": 0.5}]}'),
+        2: Answer(503, b'{"detail": "Too many texts are waiting"}', 1.0),
+        3: Answer(504, b'{"detail": "There was no answer"}'),
+        4: Answer(http_load.TIMED_OUT),
+        5: Answer(http_load.TIMED_OUT),
+    }
+    compared = serve_load.compare(answers, lambda number: good)
+    assert compared == {"answered": 2, "different": 1, "unanswered": {"503": 1, "504": 1, http_load.TIMED_OUT: 2}}
+
+
+def load_on_replies(replies, **options):
+    """What comes of one request to a server that gives these replies in turn, and of how often which status came."""
+    came = []
+
+    async def reply(reader, writer):
+        while await reader.readuntil(b"\r\n\r\n"):
+            await reader.readexactly(2)
+            writer.write(replies.pop(0))
+
+    async def run():
+        async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+            load = http_load.Load("127.0.0.1", server.sockets[0].getsockname()[1], "/", [{}])
+            outcome = await load.closed_loop(1, 60, 1, lambda number, answer: came.append(answer), **options)
+            load.close()
+        return outcome.statuses
+
+    statuses = asyncio.run(run())
+    (answer,) = came
+    return answer, statuses
+
+
+REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
+WELCOME = b"HTTP/1.1 200 OK\r\nretry-after: 1\r\ncontent-length: 2\r\n\r\n{}"
+
+
+def test_who_is_refused_comes_back_when_it_should():
+    started = time.monotonic()
+    answer, statuses = load_on_replies([REFUSAL, REFUSAL, WELCOME], patience=60)
+    assert answer == Answer(200, b"{}")
+    assert statuses == {503: 2, 200: 1}
+    assert 2 <= time.monotonic() - started < 10
+
+
+def test_who_is_refused_does_not_come_back_for_ever():
+    started = time.monotonic()
+    answer, statuses = load_on_replies([REFUSAL] * 3, patience=1.5)
+    assert answer == Answer(503, b"", 1.0)
+    assert statuses == {503: 2}
+    assert time.monotonic() - started < 5
+    assert load_on_replies([REFUSAL, WELCOME])[1] == {503: 1}
 
 
 def test_litserve_peer(tmp_path):

@@ -20,9 +20,9 @@ def answers_under_load(service, bodies):
     async def run():
         load = Load("127.0.0.1", service.port, "/predict", bodies)
 
-        def keep(number, status, answer):
-            assert status == 200, answer
-            answers[number] = json.loads(answer)
+        def keep(number, answer):
+            assert answer.status == 200, answer
+            answers[number] = json.loads(answer.body)
 
         await load.closed_loop(CLIENTS, 60, len(bodies), keep)
         load.close()
