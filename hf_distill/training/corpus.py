@@ -13,6 +13,9 @@ from datasets.exceptions import DatasetGenerationError
 KINDS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 """The builder of `datasets` that reads a file. A file with another suffix, if it is named, is read as text."""
 
+DATA_SUFFIXES = {*KINDS, ".csv", ".tsv", ".arrow", ".xml", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar"}
+"""A name that ends so is meant as a file, and never looked for on the Hub."""
+
 LOOKED_AT = 2**16
 """Bytes of a text file that are read before the first step, to see whether it is text."""
 
@@ -50,7 +53,10 @@ def load_corpus(
     elif files := _find_files([source] if isinstance(source, str) else source):
         dataset = _load_files(files, split, streaming, options)
     else:
-        dataset = load_dataset(source, split=split, streaming=streaming, **options)
+        try:
+            dataset = load_dataset(source, split=split, streaming=streaming, **options)
+        except OSError as error:
+            raise not_found(source, error) from error
     first = next(iter(dataset), None)
     if first is None:
         raise ValueError(f"{name} has no document: it is empty.")
@@ -97,8 +103,14 @@ def _find_files(sources: Sequence[str]) -> list[str]:
 
 
 def may_be_on_the_hub(source: str) -> bool:
-    named = re.fullmatch(r"[\w-]+(/[\w.-]+)?", source) is not None
-    return named and Path(source).suffix not in KINDS and not os.path.exists(source)
+    """Whether it reads as `name` or `owner/name`, and not as a file, or as something in a folder that is here."""
+    is_name = re.fullmatch(r"[\w-]+(/[\w.-]+)?", source) is not None
+    is_path = Path(source).suffix.lower() in DATA_SUFFIXES or ("/" in source and Path(source).parent.is_dir())
+    return is_name and not is_path and not os.path.exists(source)
+
+
+def not_found(source: str, error: OSError) -> ValueError:
+    return ValueError(f"There is no file or folder {source}, nor could it be read from the Hub: {error}")
 
 
 def _load_files(files: list[str], split: str, streaming: bool, options: dict[str, object]) -> Dataset | IterableDataset:

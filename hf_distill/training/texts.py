@@ -9,7 +9,7 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from hf_distill.training.corpus import may_be_on_the_hub
+from hf_distill.training.corpus import may_be_on_the_hub, not_found
 from hf_distill.training.heads import IGNORE_INDEX
 
 KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -171,8 +171,11 @@ def _read_file(file: Path, columns: list[str]) -> Dataset:
 def _load(name: str, *args, **options) -> Dataset:
     try:
         return load_dataset(name, *args, **options)
-    except (DatasetGenerationError, ValueError) as error:
-        raise ValueError(f"Could not read {options.get('data_files', name)}: {error.__cause__ or error}") from error
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        source = options.get("data_files", name)
+        if isinstance(error, OSError) and not Path(source).exists():
+            raise not_found(name, error) from error
+        raise ValueError(f"Could not read {source}: {error.__cause__ or error}") from error
 
 
 def _read_csv(file: Path, columns: list[str]) -> Dataset:

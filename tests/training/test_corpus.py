@@ -1,5 +1,7 @@
 """Text from files, folders and the Hub, and what is said of files that hold none."""
 
+from pathlib import Path
+
 import datasets
 import pytest
 from datasets import Dataset, DatasetDict
@@ -144,8 +146,25 @@ def test_a_character_cut_in_two_where_the_look_at_a_file_ends(tmp_path):
     assert load_corpus(str(tmp_path / "cut.txt"))["text"][:] == [text]
 
 
-@pytest.mark.parametrize("source", ["nothing.txt", "*.parquet", "./nothing", "a/b/c", ["a", "b"]])
-def test_no_such_file(source):
+def test_a_name_that_is_neither_here_nor_on_the_hub(monkeypatch):
+    def load_dataset(*args, **options):
+        raise ConnectionError("Couldn't reach 'some/text' on the Hub")
+
+    monkeypatch.setattr(corpus, "load_dataset", load_dataset)
+    message = "There is no file or folder some/text, nor could it be read from the Hub: Couldn't reach"
+    with pytest.raises(ValueError, match=message):
+        load_corpus("some/text")
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["nothing.txt", "*.parquet", "./nothing", "a/b/c", ["a", "b"], "data/text.TXT", "data/text.csv", "here/text"],
+)
+def test_no_such_file(tmp_path, monkeypatch, source):
+    """What has a data file's suffix, or lies in a folder that is here, is not looked for on the Hub."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(corpus, "load_dataset", lambda *args, **options: pytest.fail("the Hub was asked"))
+    Path("here").mkdir()
     with pytest.raises(ValueError, match="There is no file"):
         load_corpus(source)
 

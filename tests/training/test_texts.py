@@ -1,10 +1,12 @@
 """Texts and labels from every kind of file, and what is said of those that are not as they should be."""
 
 import json
+from pathlib import Path
 
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets.exceptions import DatasetNotFoundError
 
 from hf_distill import load_labelled_texts, load_unlabelled_texts
 from hf_distill.training import texts as texts_module
@@ -260,12 +262,31 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
         load_labelled_texts(tmp_path / "given" / name if "/" not in name else tmp_path / "given")
 
 
-@pytest.mark.parametrize("source", ["nothing.csv", "nowhere/at/all", "./nothing"])
-def test_files_that_are_not_there(source):
+@pytest.mark.parametrize(
+    "source",
+    ["nothing.csv", "nowhere/at/all", "./nothing", "data/test.csv", "data/TEST.CSV", "data/a.tsv", "here/test"],
+)
+def test_files_that_are_not_there(tmp_path, monkeypatch, source):
+    """What has a data file's suffix, or lies in a folder that is here, is not looked for on the Hub."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(texts_module, "load_dataset", lambda *args, **options: pytest.fail("the Hub was asked"))
+    Path("here").mkdir()
     with pytest.raises(ValueError, match=f"There is no file or folder {source}"):
         load_labelled_texts(source)
     with pytest.raises(ValueError, match=f"There is no file or folder {source}"):
         load_unlabelled_texts(source)
+
+
+def test_a_name_that_is_neither_here_nor_on_the_hub(monkeypatch):
+    def load_dataset(*args, **options):
+        raise DatasetNotFoundError("Dataset 'some/reviews' doesn't exist on the Hub or cannot be accessed.")
+
+    monkeypatch.setattr(texts_module, "load_dataset", load_dataset)
+    message = (
+        "There is no file or folder some/reviews, nor could it be read from the Hub: Dataset 'some/reviews' doesn't"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_labelled_texts("some/reviews")
 
 
 def test_unlabelled(tmp_path):
