@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -23,7 +24,7 @@ def parse_config(
     """Dataclasses filled from `--config FILE [FILE ...] [--key value ...]`.
 
     Each file is a YAML mapping from field names to values. Where a field is given twice, a later file wins over an
-    earlier one, and the command line over all files.
+    earlier one, and the command line over all files. `null` leaves out what may be left out, as `--test_file null`.
 
     A program of several stages may have one file for all of them: a section, such as `student: {num_train_epochs: 3}`,
     is a mapping of fields for one stage only, and wins over the rest of its file.
@@ -65,14 +66,37 @@ def parse_config(
     for name in named_files.config:
         values |= _read(Path(name), names, numeric, sections, section)
     required = [action.dest for action in fields._actions if action.required]
+    optional = _optional_fields(dataclass_types)
     for action in fields._actions:  # what the command line does not name stays unset
         action.default, action.required = argparse.SUPPRESS, False
+        if action.dest in optional:
+            _take_null(action)
     given = vars(fields.parse_args(words))
     given.pop("config", None)
-    values |= given
+    values |= {name: None if value == [None] else value for name, value in given.items()}
     if missing := [name for name in required if name not in values]:
         raise ValueError(f"Missing options: {', '.join(missing)}. Give them in a config file or as --{missing[0]} ...")
     return fields.parse_dict(values)
+
+
+def _optional_fields(dataclass_types: Sequence[type]) -> set[str]:
+    """Those that may be None."""
+    hints = {name: hint for own in dataclass_types for name, hint in get_type_hints(own).items()}
+    return {name for name, hint in hints.items() if type(None) in get_args(hint)}
+
+
+def _take_null(action: argparse.Action) -> None:
+    """Makes an option read `null` as None, as YAML does."""
+    read: Callable[[str], object] | None = action.type
+
+    def read_or_null(word: str) -> object:
+        return None if word == "null" else read(word) if read else word
+
+    read_or_null.__name__ = getattr(read, "__name__", "value")  # which argparse names in its errors
+    action.type = read_or_null
+    if action.choices is not None:
+        action.metavar = "{" + ",".join(map(str, action.choices)) + "}"
+        action.choices = [*action.choices, None]
 
 
 def _read(

@@ -1,6 +1,7 @@
 """Files and command line are one set of options, and what is no option is an error."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 
@@ -12,6 +13,10 @@ class Recipe:
     corpus: str
     block_size: int = 512
     streaming: bool = False
+    test_file: str | None = "test.csv"
+    max_length: int | None = 8
+    layers: list[str] | None = None
+    part: Literal["head", "tail"] | None = "head"
 
 
 TYPES = [Recipe, DistillationTrainingArguments]
@@ -31,6 +36,25 @@ def test_the_later_wins(tmp_path):
     assert training.accelerator_config.non_blocking is True
     (recipe, _) = parse_config(TYPES, ["--config", base, "--streaming", "false"])
     assert recipe.streaming is False
+
+
+@pytest.mark.parametrize("spelling", ["--test_file null", "--test-file null", "--test_file=null"])
+def test_null_on_the_command_line(tmp_path, spelling):
+    """As in YAML: nothing, where an option may be left out."""
+    base = write(
+        tmp_path, "a.yaml", "corpus: web\ntest_file: held_out.csv\nmax_length: 4\nlayers: [last]\npart: tail\n"
+    )
+    words = ["--config", base, *spelling.split(), "--max_length", "null", "--layers", "null", "--part", "null"]
+    recipe, _ = parse_config(TYPES, words)
+    assert (recipe.test_file, recipe.max_length, recipe.layers, recipe.part) == (None, None, None, None)
+    recipe, _ = parse_config(TYPES, ["--test_file", "null", "--test_file", "a.csv", "--corpus", "null"])
+    assert (recipe.test_file, recipe.corpus) == ("a.csv", "null")
+
+
+def test_null_where_something_is_needed(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(TYPES, ["--corpus", "web", "--block_size", "null"])
+    assert "invalid int value: 'null'" in capsys.readouterr().err
 
 
 def test_command_line_alone():
