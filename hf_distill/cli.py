@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -28,12 +29,17 @@ def main(arguments: list[str] | None = None) -> int:
         if arguments[:1] == ["train"]:  # its options are those of dataclasses
             _train(arguments[1:])
         else:
-            options = parser.parse_args(arguments)
+            options = parser.parse_args(_with_dashes(arguments))
             options.run(options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"hf-distill: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def _with_dashes(words: list[str]) -> list[str]:
+    """Options may have underscores too, as those of `train` have: `--text_column` is `--text-column`."""
+    return [re.sub(r"^--[^=]+", lambda option: option.group().replace("_", "-"), word) for word in words]
 
 
 def _add_inspect(commands: argparse._SubParsersAction) -> None:

@@ -21,7 +21,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from hf_distill import __version__, describe, make_student
+from hf_distill import __version__, cli, describe, make_student
 from hf_distill.cli import main
 from hf_distill.student.model_card import student_card
 from tests.conftest import make_config, make_model, make_text_tokenizer, make_texts
@@ -266,6 +266,29 @@ def test_train_and_evaluate(reviews, capsys):
     assert float(said["accuracy"]) == pytest.approx(tested["test_accuracy"], abs=1e-4)
     assert {"f1", "agreement", "kl_to_teacher"} <= said.keys()
     assert Path("report/calibration.png").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["make-student", "TEACHER", "--num_layers", "1", "--calibration_file=a_b.txt", "--output", "a_b"],
+        ["evaluate", "MODEL", "--data", "a_b.csv", "--text_column", "a_b", "--label_column=a_b", "--max_length", "8"],
+        ["export", "MODEL", "--output", "a_b", "--max_length", "8", "--min_agreement", "0.9"],
+        ["report", "--teacher", "a", "--student", "b", "--data", "c", "--output", "d", "--config_name", "a_b"],
+        ["serve", "MODEL", "--token_file", "a_b", "--max_batch_tokens", "512"],
+    ],
+)
+def test_options_with_underscores(monkeypatch, words):
+    """Those of `train` are spelt so; of a value, nothing is changed."""
+    parsed = []
+    monkeypatch.setattr(cli, f"_{words[0].replace('-', '_')}", parsed.append)
+    with_dashes = [
+        word.replace("_", "-", word.split("=")[0].count("_")) if word[:2] == "--" else word for word in words
+    ]
+    assert with_dashes != words
+    assert main(words) == main(with_dashes) == 0
+    assert parsed[0] == parsed[1]
+    assert "a_b" in str(parsed[0])
 
 
 def test_train_says_what_is_wrong(reviews, capsys):
