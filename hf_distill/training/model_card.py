@@ -166,13 +166,13 @@ def training_card(
         data.pop("model_name")
     sections = {
         None: _summary(trainer, student, teacher, cut_from),
-        "How it was trained": _training(trainer, train, given),
+        "How it was trained": _training(trainer, train, given) if trainer.state.global_step else None,
         "Results": f"{RESULTS_BEGIN}\n\n{_results(trainer)}\n\n{RESULTS_END}",
         "How to load it": _loading(trainer, student, auto_class, is_adapter),
         "Versions": _versions(is_adapter),
         "Citation": CITATION,
     }
-    parts = [f"## {heading}\n\n{text}" if heading else text for heading, text in sections.items()]
+    parts = [f"## {heading}\n\n{text}" if heading else text for heading, text in sections.items() if text]
     return make_card(data, "\n\n".join([f"# {name}", *parts]) + "\n")
 
 

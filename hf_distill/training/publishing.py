@@ -11,7 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo
 from peft import PeftModel
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
@@ -30,6 +30,18 @@ from hf_distill.training.model_card import CardOptions, license_of, teacher_of, 
 logger = logging.get_logger(__name__)
 
 
+class StepsOfTraining(TrainerCallback):
+    """Counts the steps of the last training, those before its checkpoint left out. None before any training."""
+
+    made: int | None = None
+
+    def on_train_begin(self, *args, **kwargs) -> None:
+        self.made = 0
+
+    def on_step_end(self, *args, **kwargs) -> None:
+        self.made += 1
+
+
 class PublishingTrainer(Trainer):
     """A `Trainer` that writes a card beside each student that it saves, and pushes both and nothing of its own."""
 
@@ -37,8 +49,21 @@ class PublishingTrainer(Trainer):
     _unfinished_run_dir: str | None = None
     """Where a checkpoint is being written."""
 
+    goes_on_unchanged = False
+    """Whether a checkpoint that it goes on from was written with the same arguments. If so, a training that makes no
+    step, since that checkpoint is of the last one, has a card too."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._steps = StepsOfTraining()
+        self.add_callback(self._steps)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in `Trainer`, with a model card, `README.md`; one that a person wrote or edited is left as it is."""
+        """As in `Trainer`, with a model card, `README.md`.
+
+        A card that a person wrote or edited is left as it is. So is the card after a training that made no step, since
+        the trainer's arguments are then not those that the weights were trained with.
+        """
         output_dir = output_dir or self.args.output_dir
         if self._unfinished_run_dir is not None:
             super().save_model(output_dir, _internal_call=True)
@@ -68,6 +93,9 @@ class PublishingTrainer(Trainer):
         is_ours = may_replace(readme)
         yield
         if not self.is_world_process_zero():
+            return
+        if self._steps.made == 0 and not self.goes_on_unchanged:
+            logger.warning_once(f"Nothing was trained, so no model card is written to {output_dir}.")
             return
         if not is_ours:
             logger.warning_once(

@@ -195,7 +195,44 @@ def test_no_teacher(card_of, teacher):
 def test_not_trained_yet(card_of, teacher):
     _, text = card_of(teacher, steps=0)
     assert "has not been trained yet" in text
+    assert "How it was trained" not in text
     assert "It has not been evaluated." in text
+
+
+def test_a_training_of_no_step_writes_no_card(make_trainer, tmp_path, caplog, teacher):
+    """Its arguments are not those that the weights were trained with."""
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "alpha_cos": 0.0}
+    first = make_trainer(make_student(teacher), teacher, make_rows("classification"), **options)
+    first.train()
+    first.save_model()
+    readme = tmp_path / "out" / "README.md"
+    card = readme.read_text()
+    assert "| learning rate | 5e-05," in card
+
+    second = make_trainer(
+        make_student(teacher), teacher, make_rows("classification"), **{**options, "learning_rate": 1e-3}
+    )
+    second.train(resume_from_checkpoint=True)
+    second.save_model()
+    second.create_model_card(language="en")
+    assert readme.read_text() == card
+    assert "Nothing was trained, so" in caplog.text
+    readme.unlink()
+    second.save_model(str(tmp_path / "elsewhere"))
+    assert (tmp_path / "elsewhere" / "config.json").exists()
+    assert not (tmp_path / "elsewhere" / "README.md").exists()
+
+    second.args.max_steps = 3
+    second.train(resume_from_checkpoint=True)
+    second.save_model()
+    assert "| steps | 3 |" in readme.read_text()
+
+
+def test_no_epochs_no_card(make_trainer, tmp_path, teacher):
+    trainer = make_trainer(make_student(teacher), teacher, make_rows("classification"), num_train_epochs=0)
+    trainer.train()
+    trainer.save_model()
+    assert not (tmp_path / "out" / "README.md").exists()
 
 
 @pytest.mark.parametrize("head", HEADS)
