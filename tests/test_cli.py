@@ -312,6 +312,23 @@ def test_train_says_what_is_wrong(reviews, capsys):
     assert "hf-distill train [CONFIG.yaml ...] [--key value ...]" in capsys.readouterr().err
 
 
+def test_train_into_a_finished_folder(reviews, capsys, caplog):
+    words = ["train", "config.yaml", "--output_dir", "out", "--save_strategy", "epoch"]
+    assert main(words) == 0
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    assert main(words) == 0
+    assert "out has this model already" in caplog.text
+    assert main([*words, "--learning_rate", "0.5"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        "hf-distill: out has a finished training with other settings: learning_rate was 0.001 and is"
+    )
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+    assert main([*words, "--max_steps", "6", "--resume"]) == 0
+    assert main([*words, "--learning_rate", "0.5", "--overwrite"]) == 0
+    assert "| learning rate | 0.5," in Path("out/README.md").read_text()
+
+
 def test_evaluate_says_what_is_wrong(reviews, capsys):
     assert main(["evaluate", "pretrained", "--data", "test.csv"]) == 2
     assert "pretrained has no weights for" in capsys.readouterr().err.splitlines()[-1]

@@ -75,9 +75,9 @@ def teacher(folder):
 
 
 def train(folder, task=None, **training):
-    """With `task=None` the pretrained model is fine-tuned."""
+    """With `task=None` the pretrained model is fine-tuned. By default anew, in place of what is there."""
     task = {"model_name_or_path": str(folder / "pretrained")} if task is None else task
-    task = {"train_file": str(folder / "train.csv"), **task}
+    task = {"train_file": str(folder / "train.csv"), "overwrite": True, **task}
     options = {
         "use_cpu": True,
         "report_to": "none",
@@ -318,7 +318,7 @@ def test_lora(folder, family):
 
 @pytest.mark.parametrize("lora_rank", [None, 4])
 def test_it_resumes_by_itself(folder, lora_rank):
-    task = {"model_name_or_path": str(folder / "pretrained"), "lora_rank": lora_rank}
+    task = {"model_name_or_path": str(folder / "pretrained"), "lora_rank": lora_rank, "overwrite": False}
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
     train(folder, task, **options)
     expected = weights(folder / "out")
@@ -331,6 +331,51 @@ def test_it_resumes_by_itself(folder, lora_rank):
     shutil.rmtree(folder / "out")
     train(folder, task, resume_from_checkpoint=str(folder / "whole" / "checkpoint-4"), **options)
     assert_equal_weights(weights(folder / "out"), expected)
+
+
+def test_a_second_training_into_a_finished_folder(folder, teacher, caplog):
+    """The same is left alone, whatever its files are called; another is refused, until it is said what to do."""
+    task = {"validation_share": 0.25, "test_file": str(folder / "test.csv"), "overwrite": False}
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "alpha_cos": 0.0}
+    assert distil(folder, task, **options).steps_made == 2
+    before = {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
+
+    shutil.copytree(teacher, folder / "copy")
+    shutil.copy(folder / "train.csv", folder / "copy.csv")
+    copied = {"train_file": str(folder / "copy.csv")}
+    assert distil(folder, task, logging_steps=1, **options) is None
+    assert train(folder, task | copied, teacher_model_name_or_path=str(folder / "copy"), **options) is None
+    assert "out has this model already" in caplog.text
+
+    write_reviews(folder / "train.csv", make_reviews(96, seed=4))
+    for other, training, message in (
+        (
+            {},
+            {},
+            r"train_data, .*train.csv \(72 rows\), has changed; validation_data, .*, has changed\. With another train",
+        ),
+        ({**copied, "test_file": None}, {}, r"test_data was .*test.csv \(32 rows\) and is None. Go on from the last"),
+        ({**copied, "truncation": "tail"}, {}, "truncation was 'head' and is 'tail'"),
+        ({**copied, "num_layers": 1}, {}, "num_layers was None and is 1"),
+        (copied, {"temperature": 3.0}, "temperature was 2.0 and is 3.0"),
+        (copied, {"learning_rate": 1.0}, "out has a finished training with other settings: learning_rate was 0.002"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            distil(folder, task | other, **(options | training))
+    assert {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()} == before
+
+    assert distil(folder, task | copied | {"resume": True}, **(options | {"max_steps": 3})).steps_made == 1
+    assert results(folder, "train")["epoch"] == pytest.approx(3 / 9)
+    assert distil(folder, task | {"overwrite": True, "test_file": None}, **options).steps_made == 2
+    assert not (folder / "out" / "test_results.json").exists()
+
+
+def test_a_training_does_not_write_where_it_reads(folder, teacher):
+    with pytest.raises(ValueError, match=r"output_dir=.*out is the folder of a model that is read: choose another"):
+        train(folder, {"model_name_or_path": str(folder / "pretrained" / ".." / "out")})
+    teacher.rename(folder / "out")
+    with pytest.raises(ValueError, match="is the folder of a model that is read"):
+        train(folder, {}, teacher_model_name_or_path=str(folder / "out"))
 
 
 def test_push_to_hub(folder, monkeypatch):

@@ -88,6 +88,18 @@ class TextClassificationArguments:
         metadata={"help": "What is kept of longer texts: the head, the tail, or a quarter head and the rest tail."},
     )
 
+    # What output_dir holds already
+    resume: bool = field(
+        default=False,
+        metadata={
+            "help": "Go on from the last checkpoint in output_dir with other options: for longer (num_train_epochs, "
+            "max_steps), or with other evaluation. With the same options a training that was stopped goes on by itself."
+        },
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Train anew, in place of what output_dir holds of another training."}
+    )
+
     def __post_init__(self):
         if self.layers is not None and not isinstance(self.layers, list):
             self.layers = [self.layers]  # YAML: `layers: last`

@@ -60,6 +60,14 @@ def source_of_part(task: TextClassificationArguments, part: str) -> dict[str, st
     return None
 
 
+def name_of_part(task: TextClassificationArguments, part: str) -> str:
+    """What a part of the data is called: its file, or its data set on the Hub with the split."""
+    parts = (part, "unlabelled") if part == "train" else (part,)
+    sources = filter(None, (source_of_part(task, own) for own in parts))
+    names = [", ".join(filter(None, source.values())) for source in sources]
+    return " and ".join(names) or f"validation_share={task.validation_share}"
+
+
 def _load_labelled(
     task: TextClassificationArguments, source: dict[str, str | None], label_names: list[str] | None
 ) -> tuple[Dataset, list[str]]:

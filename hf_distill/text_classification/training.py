@@ -1,26 +1,28 @@
 """From data to a model: `hf-distill train`."""
 
 import copy
-import os
+from pathlib import Path
 
 import torch
 from datasets import Dataset
 from peft import get_peft_model
 from transformers import AutoTokenizer, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from hf_distill.evaluation import classification_metrics
 from hf_distill.lengths import length_of_rows
 from hf_distill.text_classification.arguments import TextClassificationArguments
-from hf_distill.text_classification.data import load_text_data
+from hf_distill.text_classification.data import load_text_data, name_of_part
 from hf_distill.text_classification.models import load_model, lora_config, with_padding
 from hf_distill.training import (
     DistillationTrainer,
     DistillationTrainingArguments,
+    TrainingRun,
     add_teacher_targets,
     encode_texts,
+    model_identity,
 )
+from hf_distill.training.runs import data_identity
 from hf_distill.training.teacher_loading import load_teacher
 
 logger = logging.get_logger(__name__)
@@ -28,25 +30,30 @@ logger = logging.get_logger(__name__)
 
 def train_text_classifier(
     task: TextClassificationArguments, training: DistillationTrainingArguments
-) -> DistillationTrainer:
+) -> DistillationTrainer | None:
     """Fine-tunes a text classifier, or distils one from a fine-tuned teacher, and saves it with its tokenizer.
 
     Without `teacher_model_name_or_path` the labels alone are learned. With it, a student is cut from the teacher's
     layers, or is `model_name_or_path`, such as a general student that was distilled before (the two steps of Sanh et
     al., 2019, https://arxiv.org/abs/1910.01108). Where no hidden states are compared (`alpha_cos=0`), the teacher reads
-    each text once and is gone before the training. A training that was stopped goes on from the last checkpoint in
-    `output_dir`. There, beside model and tokenizer, are then `train_results.json`, with validation data
-    `eval_results.json`, and with test data `test_results.json`.
+    each text once and is gone before the training. In `output_dir`, beside model and tokenizer, are then
+    `train_results.json`, with validation data `eval_results.json`, and with test data `test_results.json`.
+
+    A training that was stopped goes on from the last checkpoint in `output_dir`, and a finished one is left alone.
+    Compared are the task's options, the training arguments on which the result depends, and what is in the models and
+    in the data, but not their names, logging, saving or pushing. If they differ, `resume` or `overwrite` has to say
+    what to do.
 
     Args:
         task: what is trained on what.
         training: how. Without a teacher its loss weights have to be the defaults, or both 0.
 
     Returns:
-        The trainer, with the trained model.
+        The trainer, with the trained model; None if `output_dir` has that model already.
 
     Raises:
-        ValueError: before the first step, if options or data are not as they should be, or do not fit each other.
+        ValueError: before the first step, if options or data are not as they should be, or do not fit each other, or if
+            `output_dir` has another training.
         ImportError: with validation or test data, without scikit-learn.
 
     Example:
@@ -58,6 +65,10 @@ def train_text_classifier(
     _check(task, training)
     with training.main_process_first():  # what it reads and tokenises, the others find in the cache
         data, label_names = load_text_data(task, training.teacher_model_name_or_path)
+    settings = _settings(task, training, data, label_names)
+    run = TrainingRun.begin(training, settings, resume=task.resume, overwrite=task.overwrite)
+    if run is None:
+        return None
     set_seed(training.seed)  # for the new head
     model, tokenizer = load_model(task, training.teacher_model_name_or_path, label_names)
     if _stores_targets(task, training):
@@ -74,7 +85,7 @@ def train_text_classifier(
         processing_class=tokenizer,  # which pads each batch to its longest row
         compute_metrics=compute_metrics,
     )
-    _run(trainer, rows.get("test"))
+    _run(run, trainer, rows.get("test"))
     return trainer
 
 
@@ -93,6 +104,9 @@ def _check(task: TextClassificationArguments, training: DistillationTrainingArgu
             training.alpha_kl = training.alpha_cos = 0.0
             training.alpha_task = 1.0 if training.alpha_task == defaults.alpha_task else training.alpha_task
             training.check_distillation_fields()
+    for name in filter(None, (task.model_name_or_path, training.teacher_model_name_or_path)):
+        if Path(name).resolve() == Path(training.output_dir).resolve():
+            raise ValueError(f"output_dir={training.output_dir} is the folder of a model that is read: choose another.")
     labelled = task.train_file or task.train_split
     if not labelled and not (task.unlabelled_file or task.unlabelled_split):
         raise ValueError("There is nothing to train on: give train_file, or dataset_name and train_split.")
@@ -177,13 +191,25 @@ def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     return classification_metrics(evaluated.predictions, evaluated.label_ids)
 
 
-def _run(trainer: DistillationTrainer, test_rows: Dataset | None) -> None:
+def _settings(
+    task: TextClassificationArguments,
+    training: DistillationTrainingArguments,
+    data: dict[str, Dataset],
+    label_names: list[str],
+) -> dict[str, object]:
+    """What the trained model depends on, beside the training arguments."""
+    names = ("num_layers", "layers", "lora_rank", "max_length", "truncation")
+    settings = {name: getattr(task, name) for name in names}
+    settings["model_name_or_path"] = model_identity(task.model_name_or_path)
+    settings["store_teacher_targets"] = _stores_targets(task, training)
+    settings["classes"] = label_names
+    return settings | {f"{part}_data": data_identity(name_of_part(task, part), rows) for part, rows in data.items()}
+
+
+def _run(run: TrainingRun, trainer: DistillationTrainer, test_rows: Dataset | None) -> None:
     """Trains, from the last checkpoint if there is one, then saves and evaluates."""
     args = trainer.args
-    checkpoint = args.resume_from_checkpoint
-    if checkpoint is None and os.path.isdir(args.output_dir):
-        checkpoint = get_last_checkpoint(args.output_dir)
-    metrics = {"train": trainer.train(resume_from_checkpoint=checkpoint).metrics}
+    metrics = {"train": run.train(trainer).metrics}
     if trainer.eval_dataset is not None:
         metrics["eval"] = trainer.evaluate()
     if test_rows is not None:
@@ -196,5 +222,6 @@ def _run(trainer: DistillationTrainer, test_rows: Dataset | None) -> None:
     for part, of_part in metrics.items():
         trainer.log_metrics(part, of_part)
         trainer.save_metrics(part, of_part)
+    run.finish()
     if args.push_to_hub:
         trainer.push_to_hub()

@@ -58,6 +58,11 @@ class PublishingTrainer(Trainer):
         self._steps = StepsOfTraining()
         self.add_callback(self._steps)
 
+    @property
+    def steps_made(self) -> int:
+        """Of the last training, those before the checkpoint that it went on from left out."""
+        return self._steps.made or 0
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in `Trainer`, with a model card, `README.md`.
 
