@@ -336,17 +336,27 @@ def test_evaluate_says_what_is_wrong(reviews, capsys):
 
 def test_train_on_two_processes(reviews):
     """As a module, which is how `accelerate launch -m` and `torchrun -m` start it."""
-    run = subprocess.run(
-        [sys.executable, "-m", *TORCHRUN, "-m", "hf_distill.cli", "train", "config.yaml", "--ddp_backend", "gloo"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(reviews / "cache")},
-    )
+
+    def run(*words):
+        command = ["-m", *TORCHRUN, "-m", "hf_distill.cli", "train", "config.yaml", "--ddp_backend", "gloo", *words]
+        return subprocess.run(
+            [sys.executable, *command],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(reviews / "cache")},
+        )
+
+    first = run()
     results = Path("trainer_output/train_results.json")
-    assert results.exists(), run.stderr[-3000:]
+    assert results.exists(), first.stderr[-3000:]
     assert json.loads(results.read_text())["epoch"] == 1  # 4 steps of 2 * 4 rows
     assert AutoModelForSequenceClassification.from_pretrained("trainer_output").config.label2id["pos"] == 1
+
+    before = {path: path.read_bytes() for path in Path("trainer_output").rglob("*") if path.is_file()}
+    assert run().stderr.count("trainer_output has this model already") == 1
+    assert run("--seed", "1").stderr.count("hf-distill: trainer_output has a finished training with other") == 2
+    assert {path: path.read_bytes() for path in Path("trainer_output").rglob("*") if path.is_file()} == before
 
 
 def test_version_and_help(capsys):

@@ -91,7 +91,7 @@ def run(
         for name, words in STUDENTS.items():
             student = folder / f"student {name}, seed {seed}"
             options = recipe_options(folder / "teacher", corpus, student, student_steps, seed)
-            train.main([*options, *words])
+            train.main([*options, *words, "--overwrite"])
             students[name].append(json.loads((student / "eval_results.json").read_text())["perplexity"])
     differences = [first - second for first, second in zip(*students.values(), strict=True)]
 

@@ -4,9 +4,8 @@ accelerate launch recipes/distilroberta/train.py --config recipes/distilroberta/
 """
 
 import math
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import torch
@@ -17,16 +16,17 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_distill import (
     DataCollatorForMaskedLM,
     DistillationTrainer,
     DistillationTrainingArguments,
     SeparateDocuments,
+    TrainingRun,
     count_tokens,
     load_corpus,
     make_student,
+    model_identity,
     pack_documents,
     parse_config,
     truncate_documents,
@@ -64,6 +64,13 @@ class RecipeArguments:
     mlm_probability: float = field(default=0.15, metadata={"help": "The share of tokens that are predicted."})
     emphasize_rare_tokens: bool = field(
         default=False, metadata={"help": "Mask tokens in proportion to count ** -0.7. Reads the corpus once before."}
+    )
+    resume: bool = field(
+        default=False,
+        metadata={"help": "Go on from the last checkpoint for more epochs or steps, or with other evaluation."},
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Train anew, in place of what output_dir holds of another training."}
     )
 
 
@@ -148,22 +155,31 @@ def evaluate(trainer: DistillationTrainer) -> dict[str, float]:
     return metrics
 
 
-def main(argv: Sequence[str] | None = None) -> DistillationTrainer:
+def settings_of(recipe: RecipeArguments) -> dict[str, object]:
+    """What the student depends on, beside the training arguments. The corpus is known by its name alone."""
+    settings = asdict(recipe)
+    del settings["resume"], settings["overwrite"]
+    return settings | {"teacher": model_identity(recipe.teacher)}
+
+
+def main(argv: Sequence[str] | None = None) -> DistillationTrainer | None:
+    """Trains, unless `output_dir` has that student already; then there is no trainer."""
     recipe, training = parse_config([RecipeArguments, DistillationTrainingArguments], argv, description=__doc__)
+    run = TrainingRun.begin(training, settings_of(recipe), resume=recipe.resume, overwrite=recipe.overwrite)
+    if run is None:
+        return None
     tokenizer = AutoTokenizer.from_pretrained(recipe.teacher)
     teacher = AutoModelForMaskedLM.from_pretrained(recipe.teacher, dtype=torch.float32, use_safetensors=True)
     student = make_student(teacher)
     trainer = make_trainer(recipe, training, student, teacher if training.reads_teacher else None, tokenizer)
 
-    checkpoint = training.resume_from_checkpoint
-    if checkpoint is None and os.path.isdir(training.output_dir):
-        checkpoint = get_last_checkpoint(training.output_dir)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    run.train(trainer)
+    trainer.save_model(_internal_call=True)  # which does not push: all else should be saved by then
     if recipe.validation_documents:
         metrics = evaluate(trainer)
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
+    run.finish()
     if training.push_to_hub:
         trainer.push_to_hub()
     return trainer

@@ -82,6 +82,21 @@ def test_it_resumes_by_itself(given, tmp_path):
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
 
 
+def test_a_second_run_into_a_finished_folder(given, tmp_path):
+    assert train.main(given).steps_made == 4
+    before = {path: path.read_bytes() for path in (tmp_path / "student").rglob("*") if path.is_file()}
+    assert train.main(given) is None
+    with pytest.raises(
+        ValueError, match=r"learning_rate was .* is 0.5\. With another learning_rate a training cannot go on"
+    ):
+        train.main([*given, "--learning_rate", "0.5"])
+    with pytest.raises(ValueError, match="block_size was 32 and is 16"):
+        train.main([*given, "--block_size", "16"])
+    assert {path: path.read_bytes() for path in (tmp_path / "student").rglob("*") if path.is_file()} == before
+    assert train.main([*given, "--max_steps", "5", "--resume"]).steps_made == 1
+    assert train.main([*given, "--block_size", "16", "--overwrite"]).steps_made == 4
+
+
 @pytest.mark.parametrize(
     "words",
     [
