@@ -9,6 +9,8 @@ from pathlib import Path
 
 from hf_distill.version import __version__
 
+MAX_LENGTH = "default: as many as the model was trained with, or takes"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs `hf-distill`. Errors in what the user gave are one line on stderr and exit code 2."""
@@ -175,12 +177,11 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("model", metavar="MODEL", help="a name on the Hub or a folder")
     _add_data(parser)
     parser.add_argument("--teacher", help="a name on the Hub or a folder")
-    parser.add_argument("--max-length", metavar="TOKENS", type=int, help="default: as many as the model takes")
+    parser.add_argument("--max-length", metavar="TOKENS", type=int, help=MAX_LENGTH)
     parser.add_argument(
         "--truncation",
         choices=["head", "tail", "head_tail"],
-        default="head",
-        help="what is kept of longer texts (default: head)",
+        help="what is kept of longer texts (default: as the model was trained, or head)",
     )
     parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="default: 32")
     parser.add_argument("--output", metavar="DIR", type=Path, help="a folder for evaluation.json and calibration.png")
@@ -195,8 +196,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="test", help="of a data set on the Hub (default: test)")
     parser.add_argument("--config-name", metavar="NAME", help="of a data set on the Hub")
-    parser.add_argument("--text-column", metavar="NAME", default="text", help="default: text")
-    parser.add_argument("--label-column", metavar="NAME", default="label", help="default: label")
+    for name in ("text", "label"):
+        help = f"default: the one that the model was trained on, or {name}"
+        parser.add_argument(f"--{name}-column", metavar="NAME", help=help)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -223,7 +225,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="a folder that does not exist yet")
     parser.add_argument("--texts", metavar="FILE", type=Path, help="a text to try per line (default: prose)")
-    parser.add_argument("--max-length", metavar="TOKENS", type=int, help="default: as many as the model takes")
+    parser.add_argument("--max-length", metavar="TOKENS", type=int, help=MAX_LENGTH)
     parser.add_argument(
         "--min-agreement",
         metavar="SHARE",

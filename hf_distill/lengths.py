@@ -1,12 +1,16 @@
-"""How many tokens a model takes."""
+"""How many tokens a model takes, and which part of a text that has more."""
 
 import math
 
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 UNLIMITED = 10**9
 """A tokenizer that does not know the model's limit says something beyond."""
+
+READING = "text_classification"
+"""In the config of a classifier that `hf-distill train` trained: its text column, its label column, its truncation. How
+many tokens it reads is in its tokenizer, as `model_max_length`."""
 
 
 def length_of_rows(max_length: int | None, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int:
@@ -24,6 +28,11 @@ def length_of_rows(max_length: int | None, tokenizer: PreTrainedTokenizerBase, m
     if max_length > limit:
         raise ValueError(f"max_length={max_length} is more than the {limit} tokens that the model takes.")
     return max_length
+
+
+def truncation_of(config: PreTrainedConfig) -> str:
+    """Which part of long texts a model was trained on: `head`, `tail` or `head_tail`; `head` if it does not say."""
+    return (getattr(config, READING, None) or {}).get("truncation", "head")
 
 
 def first_position(model: PreTrainedModel) -> int:

@@ -25,10 +25,14 @@ from hf_distill import (
     classification_metrics,
     classify_texts,
     evaluate_text_classifier,
+    export_model,
+    load_predictor,
     make_student,
     train_text_classifier,
 )
 from hf_distill.cli import main
+from hf_distill.hub import check_nothing_private, files_to_push
+from hf_distill.text_classification import evaluation
 from tests.conftest import make_model, make_text_tokenizer
 
 WORDS = {"neg": range(5, 33), "pos": range(33, 61)}
@@ -524,7 +528,13 @@ def test_evaluation(folder, teacher):
 @pytest.mark.parametrize(
     ("model", "teacher_name", "data", "message"),
     [
-        ("pretrained", None, "test.csv", "pretrained has no weights for .*classifier.bias, classifier.weight, which"),
+        (
+            "pretrained",
+            None,
+            "test.csv",
+            "pretrained has no head that was trained to classify texts: fine-tune it first",
+        ),
+        ("headless", None, "test.csv", "headless has no weights for .*classifier.bias, classifier.weight, which"),
         ("teacher", "three", "test.csv", "The classes of three are LABEL_0, LABEL_1, LABEL_2, not neg, pos"),
         ("three", None, "test.csv", "never had: neg, pos. The classes are 0: LABEL_0, 1: LABEL_1, 2: LABEL_2"),
         ("teacher", None, "nothing.csv", "There is no file or folder nothing.csv"),
@@ -532,11 +542,79 @@ def test_evaluation(folder, teacher):
 )
 def test_evaluation_of_what_does_not_fit(folder, teacher, monkeypatch, model, teacher_name, data, message):
     monkeypatch.chdir(folder)
+    make_model("bert", "mlm", id2label={0: "neg", 1: "pos"}).save_pretrained("headless")
+    config = json.loads(Path("headless/config.json").read_text())
+    Path("headless/config.json").write_text(json.dumps(config | {"architectures": ["BertForSequenceClassification"]}))
     make_model("bert", "classification", num_labels=3).save_pretrained("three")
     make_text_tokenizer().save_pretrained("three")
     with pytest.raises(ValueError, match=message):
         evaluate_text_classifier(model, data, teacher=teacher_name, output="report")
     assert not Path("report").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"text_column": "review"}, r"test.csv has no column 'review', only 'text', 'label'"),
+        ({"data": "mixed.csv"}, "labels that training or the model never had: mixed"),
+        ({"data": "data/test.csv"}, "There is no file or folder data/test.csv"),
+    ],
+)
+def test_data_is_checked_before_a_model_is_loaded(folder, teacher, monkeypatch, data, message):
+    monkeypatch.chdir(folder)
+    write_reviews(folder / "mixed.csv", [*make_reviews(4, seed=0), ("w5", "mixed")])
+    monkeypatch.setattr(evaluation, "load_classifier", lambda name: pytest.fail("a model was loaded"))
+    with pytest.raises(ValueError, match=message):
+        evaluate_text_classifier("teacher", **({"data": "test.csv", "teacher": "teacher"} | data))
+
+
+@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
+def test_a_model_is_read_as_it_was_trained(folder, truncation):
+    """By default, whatever evaluates, exports or serves it, and from a checkpoint too."""
+    for name in ("train", "test"):
+        write_reviews(folder / f"{name}.csv", make_reviews(64, seed=3), header=("review", "mood"))
+    columns = {"text_column": "review", "label_column": "mood"}
+    task = {"model_name_or_path": str(folder / "pretrained"), "test_file": str(folder / "test.csv"), **columns}
+    train(folder, task | {"max_length": 9, "truncation": truncation}, save_strategy="epoch")
+    tested = results(folder, "test")
+    for model in (folder / "out", folder / "out" / "checkpoint-8"):
+        found = evaluate_text_classifier(str(model), str(folder / "test.csv"), output=folder / "report")
+        assert found["accuracy"] == tested["test_accuracy"]
+        assert found["expected_calibration_error"] == pytest.approx(tested["test_expected_calibration_error"], abs=1e-5)
+    said = json.loads((folder / "report" / "evaluation.json").read_text())
+    assert said["read"] == {"model": {"max_length": 9, "truncation": truncation}}
+    assert (said["text_column"], said["label_column"]) == ("review", "mood")
+    other = evaluate_text_classifier(str(folder / "out"), str(folder / "test.csv"), max_length=38, truncation="head")
+    assert other["expected_calibration_error"] != pytest.approx(found["expected_calibration_error"], abs=1e-3)
+
+    texts = [text for text, _ in make_reviews(16, seed=3)] + ["w5 [SEP] w6 w7", "w5"]
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "out")
+    expected = classify_texts(model, make_text_tokenizer(), texts, max_length=9, truncation=truncation)
+    export_model(folder / "out", folder / "onnx", "onnx", texts=texts)
+    for exported in (folder / "out", folder / "onnx"):
+        predictor = load_predictor(exported)
+        logits = torch.from_numpy(predictor.logits(texts))
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+        cut = [bool(encoding.overflowing) for encoding in predictor.encoder.encode(texts)]
+        assert cut == [len(text.split()) > 7 for text in texts]
+    check_nothing_private(folder / "out", files_to_push(folder / "out"))
+
+
+def test_a_student_is_read_as_its_teacher_was(folder):
+    """It is cut at as many tokens, if nothing else is asked for, whether the teacher is at hand or stored."""
+    train(folder, {"model_name_or_path": str(folder / "pretrained"), "max_length": 9}, max_steps=1)
+    (folder / "out").rename(folder / "teacher")
+    for task, alpha_cos, longest in (
+        ({}, 1.0, 9),
+        ({}, 0.0, 9),
+        ({"model_name_or_path": str(folder / "pretrained")}, 0.0, 9),
+        ({"model_name_or_path": str(folder / "pretrained")}, 1.0, 9),
+        ({"max_length": 20}, 0.0, 20),
+        ({"max_length": 20}, 1.0, 20),
+    ):
+        trainer = distil(folder, task, max_steps=1, alpha_cos=alpha_cos)
+        assert max(len(row["input_ids"]) for row in trainer.train_dataset) == longest
+        assert AutoTokenizer.from_pretrained(folder / "out").model_max_length == longest
 
 
 def test_a_teacher_that_is_an_adapter(folder, teacher):

@@ -13,12 +13,20 @@ from huggingface_hub import ModelCard
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_distill import export_model, load_labelled_texts, write_report
+from hf_distill import (
+    TextClassificationArguments,
+    classify_texts,
+    export_model,
+    load_labelled_texts,
+    write_report,
+)
 from hf_distill.cli import main
 from hf_distill.evaluation import benchmark
 from hf_distill.evaluation.report import comparison_table
 from hf_distill.hub import check_nothing_private
 from hf_distill.model_card import RESULTS_BEGIN, RESULTS_END
+from hf_distill.text_classification import report as report_module
+from hf_distill.text_classification.data import note_reading
 from tests.conftest import make_model, make_text_tokenizer, make_texts
 from tests.test_text_classification import make_reviews, write_reviews
 
@@ -181,7 +189,7 @@ def test_every_figure(models, tmp_path, no_processes, capsys):
         ({"teacher": "number"}, "number is for regression: a report is of classifiers"),
         ({"student": "three"}, "The classes of three are LABEL_0, LABEL_1, LABEL_2, not neg, pos"),
         ({"student": "nothing/at/all"}, "nothing/at/all is no folder with a model"),
-        ({"student": "empty"}, "empty is no model"),
+        ({"student": "empty"}, "empty is no folder with a model"),
         ({"data": "nothing.csv"}, "There is no file or folder nothing.csv"),
         ({"data": "header.csv"}, "header.csv has no rows"),
         ({"data": "other.csv"}, "'label' has labels that training or the model never had: mixed"),
@@ -212,6 +220,50 @@ def test_what_cannot_be_reported(models, tmp_path, monkeypatch, given, message):
     with pytest.raises(ValueError, match=message):
         write_report(**(settings | given))
     assert not (tmp_path / "report").exists()
+
+
+def test_data_is_checked_before_a_model_is_loaded(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(report_module, "load_predictor", lambda *args: pytest.fail("a model was loaded"))
+    options = {"exports": [models / "small-onnx"], "label_column": "mood"}
+    with pytest.raises(ValueError, match=r"test.csv has no column 'mood', only 'text', 'label'"):
+        write_report(models / "large", models / "small", models / "test.csv", tmp_path / "report", **options)
+    write_reviews(tmp_path / "other.csv", [*make_reviews(4, seed=0), ("w5", "mixed")])
+    with pytest.raises(ValueError, match="labels that training or the model never had: mixed"):
+        write_report(models / "large", models / "small-onnx", tmp_path / "other.csv", tmp_path / "report")
+
+
+def test_what_a_student_was_trained_with(models, tmp_path, no_processes):
+    """Columns, length and truncation are its own, the teacher reads as it can, and so do exports."""
+    for name, truncation in (("head", "head"), ("ends", "head_tail")):
+        folder = save(tmp_path / name, seed=3, num_layers=2, **LABELS)
+        model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), make_text_tokenizer()
+        task = TextClassificationArguments(text_column="review", label_column="mood", truncation=truncation)
+        note_reading(task, 12, model, tokenizer)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    rows = make_reviews(40, seed=1)
+    write_reviews(tmp_path / "test.csv", rows, header=("review", "mood"))
+    export_model(tmp_path / "ends", tmp_path / "onnx", "onnx", texts=make_texts(8))
+    written = write_report(
+        models / "large",
+        tmp_path / "ends",
+        tmp_path / "test.csv",
+        tmp_path / "report",
+        exports=[tmp_path / "onnx", tmp_path / "head"],
+        rounds=1,
+        threads=1,
+    )
+    assert (written["data"]["text_column"], written["data"]["label_column"]) == ("review", "mood")
+    read = {name: (own["max_length"], own["truncation"]) for name, own in written["models"].items()}
+    ends = (12, "head_tail")
+    assert read == {"teacher": (38, "head"), "student": ends, "onnx": ends, "head": (12, "head")}
+    texts = [text for text, _ in rows]
+    labels = np.array([["neg", "pos"].index(label) for _, label in rows])
+    for name, folder in (("student", "ends"), ("onnx", "ends"), ("head", "head")):
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / folder)
+        tokenizer = make_text_tokenizer()
+        predicted = classify_texts(model, tokenizer, texts, 12, read[name][1]).argmax(-1).numpy()
+        assert written["models"][name]["quality"]["accuracy"] == pytest.approx((predicted == labels).mean())
 
 
 def test_the_card(models, tmp_path, no_processes, monkeypatch):

@@ -110,7 +110,9 @@ def export_model(
             quantised as they come, by ONNX Runtime; `"torch-int8"` for a transformers model with the like by torchao.
         tokenizer: of a model at hand.
         texts: what parity is measured on: some dozens that are like those to come. By default prose in some languages.
-        max_length: the tokens that are read of a text; by default as many as the model takes.
+        max_length: the tokens that are read of a text; by default as many as the tokenizer says, which are those that a
+            classifier of `hf-distill train` was trained with, and as the model takes. Of longer texts it reads the part
+            that it was trained on.
         min_agreement: for int8, the share of texts (or of tokens, for a head over tokens) on which the export has to
             decide as the student does. For `"onnx"` no logit may be off by more than 1e-4.
 
@@ -197,6 +199,7 @@ def _manifest(student: Predictor, format: str, files: dict[str, int]) -> Manifes
         opset=FORMATS[format].opset,
         versions={"hf_distill": __version__, **_versions()},
         files=files,
+        truncation=student.encoder.truncation,
     )
 
 

@@ -29,6 +29,7 @@ class Manifest:
         versions: of the packages that wrote it.
         files: the bytes of each file that makes up the model.
         parity: what was measured beside the student.
+        truncation: which part it reads of a text that has more tokens.
     """
 
     format: str
@@ -46,6 +47,7 @@ class Manifest:
     versions: dict[str, str]
     files: dict[str, int]
     parity: dict[str, object] = dataclasses.field(default_factory=dict)
+    truncation: str = "head"
 
     def write(self, folder: Path) -> None:
         (folder / MANIFEST).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")

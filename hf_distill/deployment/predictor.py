@@ -58,7 +58,7 @@ class Predictor:
         """What the model says of each text.
 
         Texts of like length are run together, or in ONNX in int8 one by one; the answers are in the order of the texts.
-        The end of a text that is too long for the model is not read.
+        Of a text that is too long for the model the end is not read, or the part that it was not trained on either.
 
         Args:
             texts: strings; for question answering pairs of a question and its context. For masked language modelling
@@ -183,7 +183,7 @@ def predictor_of(
 def _export(folder: Path, threads: int | None) -> Predictor:
     manifest = read_manifest(folder)
     encoder = TextEncoder.from_file(
-        folder / "tokenizer.json", manifest.inputs, manifest.max_length, manifest.pad_token_id
+        folder / "tokenizer.json", manifest.inputs, manifest.max_length, manifest.pad_token_id, manifest.truncation
     )
     if manifest.format.startswith("onnx"):
         backend = OnnxBackend(folder, manifest, threads)

@@ -1,8 +1,10 @@
 """Texts as arrays of tokens, by the `tokenizers` package alone."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -14,6 +16,22 @@ MAX_BATCH_TOKENS = 4096
 """Padding included: of texts of 512 tokens 8 at a time."""
 
 
+@dataclass(frozen=True)
+class HeadAndTail:
+    """What is kept of a text that is too long, with what is read of an `Encoding`."""
+
+    ids: list[int]
+    type_ids: list[int]
+    attention_mask: list[int]
+    special_tokens_mask: list[int]
+    offsets: list[tuple[int, int]]
+
+    overflowing: ClassVar[bool] = True
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
 @dataclass
 class TextEncoder:
     """Makes inputs of texts.
@@ -21,26 +39,35 @@ class TextEncoder:
     Args:
         tokenizer: a fast tokenizer's inside; its own truncation and padding are switched off.
         inputs: which arrays the model reads: `input_ids`, `attention_mask`, maybe `token_type_ids`.
-        max_length: tokens per text, the special ones included; the end of longer texts is left out.
+        max_length: tokens per text, the special ones included.
         pad_token_id: what fills up the shorter texts of a batch, on the right.
+        truncation: what is kept of longer texts: the `head`, the `tail`, or with `head_tail` a quarter from the
+            beginning and the rest from the end.
     """
 
     tokenizer: Tokenizer
     inputs: Sequence[str]
     max_length: int
     pad_token_id: int
+    truncation: str = "head"
 
     def __post_init__(self):
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(self.max_length)
+        if self.truncation == "head_tail":
+            self.tokenizer.no_truncation()
+        else:
+            direction = {"head": "right", "tail": "left"}[self.truncation]
+            self.tokenizer.enable_truncation(self.max_length, direction=direction)
 
     @classmethod
-    def from_file(cls, file: Path, inputs: Sequence[str], max_length: int, pad_token_id: int) -> "TextEncoder":
+    def from_file(
+        cls, file: Path, inputs: Sequence[str], max_length: int, pad_token_id: int, truncation: str = "head"
+    ) -> "TextEncoder":
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the package raises nothing more exact
             raise ValueError(f"{file} is no tokenizer: {error}. Copy it again, or export again.") from error
-        return cls(tokenizer, inputs, max_length, pad_token_id)
+        return cls(tokenizer, inputs, max_length, pad_token_id, truncation)
 
     def encode(self, texts: Sequence[Text]) -> list[Encoding]:
         """The tokens of each text. One that was cut has something in `overflowing`.
@@ -53,10 +80,27 @@ class TextEncoder:
         for number, text in enumerate(texts):
             _check(number, text)
         encodings = self.tokenizer.encode_batch(list(texts))
+        if self.truncation == "head_tail":
+            encodings = [self._head_and_tail(encoding) for encoding in encodings]
         for number, encoding in enumerate(encodings):
             if not encoding.ids:
                 raise ValueError(f"Text {number} has no tokens: {texts[number][:40]!r}.")
         return encodings
+
+    def _head_and_tail(self, encoding: Encoding) -> "Encoding | HeadAndTail":
+        if len(encoding) <= self.max_length:
+            return encoding
+        num_special = self.tokenizer.num_special_tokens_to_add(False)
+        before = self.tokenizer.encode("a").special_tokens_mask.index(0)
+        room = self.max_length - num_special
+        from_start = before + (room + 2) // 4  # as in `encode_texts`
+        from_end = self.max_length - from_start
+        return HeadAndTail(
+            **{
+                field.name: getattr(encoding, field.name)[:from_start] + getattr(encoding, field.name)[-from_end:]
+                for field in dataclasses.fields(HeadAndTail)
+            }
+        )
 
     def pad(self, encodings: Sequence[Encoding]) -> dict[str, np.ndarray]:
         """`[texts, tokens]` for each input of the model, in int64."""

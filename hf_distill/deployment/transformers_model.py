@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from hf_distill.deployment.heads import HEADS, Reader, head_of_class
 from hf_distill.deployment.text_encoder import TextEncoder
-from hf_distill.lengths import length_of_rows
+from hf_distill.lengths import length_of_rows, truncation_of
 
 INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 
@@ -54,6 +54,7 @@ def encoder_of(
         inputs=[name for name in INPUTS if name in tokenizer.model_input_names],
         max_length=length_of_rows(max_length, tokenizer, model),
         pad_token_id=padding_of(model, tokenizer),
+        truncation=truncation_of(model.config),
     )
 
 

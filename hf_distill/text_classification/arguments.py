@@ -81,7 +81,11 @@ class TextClassificationArguments:
 
     # Long texts
     max_length: int | None = field(
-        default=None, metadata={"help": "Tokens per text. By default as many as the model takes."}
+        default=None,
+        metadata={
+            "help": "Tokens per text; kept with the model. By default as many as model and teacher take, or were "
+            "trained with."
+        },
     )
     truncation: Truncation = field(
         default="head",

@@ -1,11 +1,13 @@
 """The texts that are asked for, and what their classes are called."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
+from hf_distill.lengths import READING
 from hf_distill.text_classification.arguments import TextClassificationArguments
 from hf_distill.training import load_labelled_texts, load_unlabelled_texts
 
@@ -76,10 +78,31 @@ def _load_labelled(
     )
 
 
-def load_config(name: str) -> PreTrainedConfig:
+def note_reading(
+    task: TextClassificationArguments, max_length: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Has a model and its tokenizer say, wherever they are saved, how the texts were read that it is trained on."""
+    columns = {"text_column": task.text_column, "label_column": task.label_column}
+    setattr(model.config, READING, {**columns, "truncation": task.truncation})
+    tokenizer.model_max_length = max_length
+
+
+def data_columns(
+    configs: Sequence[PreTrainedConfig], text_column: str | None, label_column: str | None
+) -> tuple[str, str]:
+    """The columns of texts and labels: those that are given, or that the first of the models says it was trained on."""
+    noted = next(filter(None, (getattr(config, READING, None) for config in configs)), {})
+    return text_column or noted.get("text_column", "text"), label_column or noted.get("label_column", "label")
+
+
+def has_classification_head(config: PreTrainedConfig) -> bool:
+    return any("ForSequenceClassification" in name for name in config.architectures or [])
+
+
+def load_config(name: str | Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(name)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{name} is no folder with a model, and none was found on the Hub: {error}") from error
 
 
@@ -108,6 +131,5 @@ def _names_of_head(model_name: str | None, label_names: list[str]) -> list[str]:
         return label_names
     config = load_config(model_name)
     own, unnamed = label_names_of(config), [f"LABEL_{number}" for number in range(len(label_names))]
-    has_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     fits = sorted(own) == sorted(label_names) or (len(own) == len(label_names) and label_names == unnamed)
-    return own if has_head and fits else label_names
+    return own if has_classification_head(config) and fits else label_names

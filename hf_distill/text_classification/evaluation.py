@@ -10,8 +10,14 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
 
 from hf_distill.evaluation import classification_metrics, plot_calibration
 from hf_distill.files import write_whole
-from hf_distill.lengths import length_of_rows
-from hf_distill.text_classification.data import columns_by_name, label_names_of
+from hf_distill.lengths import length_of_rows, truncation_of
+from hf_distill.text_classification.data import (
+    columns_by_name,
+    data_columns,
+    has_classification_head,
+    label_names_of,
+    load_config,
+)
 from hf_distill.text_classification.models import load_classifier, with_padding
 from hf_distill.training import encode_texts, load_labelled_texts
 from hf_distill.training.truncation import Truncation
@@ -22,12 +28,12 @@ def evaluate_text_classifier(
     data: str,
     teacher: str | None = None,
     *,
-    text_column: str = "text",
-    label_column: str = "label",
+    text_column: str | None = None,
+    label_column: str | None = None,
     split: str = "test",
     config_name: str | None = None,
     max_length: int | None = None,
-    truncation: Truncation = "head",
+    truncation: Truncation | None = None,
     batch_size: int = 32,
     output: str | Path | None = None,
 ) -> dict[str, float]:
@@ -38,11 +44,12 @@ def evaluate_text_classifier(
         data: a file, a folder or a name on the Hub, as in `load_labelled_texts`; the labels are the model's, by name or
             by number.
         teacher: a name or a folder too; it may be of another family, with another tokenizer.
-        text_column: as in `load_labelled_texts`, as are the next three.
-        label_column: the column with the labels.
+        text_column: the column with the texts; by default the one that the model was trained on, if `hf-distill train`
+            trained it, else `text`.
+        label_column: the column with the labels, by default likewise, or `label`.
         split: of a data set on the Hub.
         config_name: of a data set on the Hub.
-        max_length: as in `classify_texts`, as are the next two.
+        max_length: as in `classify_texts`, as are the next two; by default each model's own.
         truncation: which part of long texts is read.
         batch_size: texts that are read at one time.
         output: a folder for `evaluation.json` and the plot `calibration.png`; by default nothing is written.
@@ -59,15 +66,24 @@ def evaluate_text_classifier(
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     names = {"model": model} | ({} if teacher is None else {"teacher": teacher})
-    classifiers = {role: load_classifier(name) for role, name in names.items()}
-    label_names = label_names_of(classifiers["model"].config)
-    _columns(classifiers.get("teacher", classifiers["model"]), label_names)  # what does not fit is said at once
+    configs = {role: load_config(name) for role, name in names.items()}
+    for role, config in configs.items():
+        if config.architectures and not has_classification_head(config):
+            raise ValueError(f"{names[role]} has no head that was trained to classify texts: fine-tune it first.")
+    label_names = label_names_of(configs["model"])
+    if teacher is not None:
+        columns_by_name(label_names_of(configs["teacher"]), label_names, teacher)  # what does not fit is said at once
+    text_column, label_column = data_columns([*configs.values()], text_column, label_column)
     texts, _ = load_labelled_texts(data, text_column, label_column, label_names, split, config_name)
-    logits = {}
+    classifiers = {role: load_classifier(name) for role, name in names.items()}
+    logits, read = {}, {}
     for role, name in names.items():
         tokenizer, classifier = AutoTokenizer.from_pretrained(name), classifiers[role].to(device)
-        options = (max_length, truncation, batch_size, label_names)
-        logits[role] = classify_texts(classifier, tokenizer, texts["text"], *options)
+        part = truncation or truncation_of(classifier.config)
+        read[role] = {"max_length": length_of_rows(max_length, tokenizer, classifier), "truncation": part}
+        logits[role] = classify_texts(
+            classifier, tokenizer, texts["text"], **read[role], batch_size=batch_size, label_names=label_names
+        )
     labels = list(texts["labels"])
     metrics = {"texts": len(labels), **classification_metrics(logits["model"], labels, logits.get("teacher"))}
     if output is not None:
@@ -75,8 +91,9 @@ def evaluate_text_classifier(
         plot_calibration(
             {names[role]: (own.softmax(-1), labels) for role, own in logits.items()}, Path(output, "calibration.png")
         )
-        settings = {"model": model, "data": data, "teacher": teacher, "max_length": max_length}
-        content = settings | {"truncation": truncation, "metrics": metrics}
+        settings = {"model": model, "teacher": teacher, "data": data}
+        settings |= {"text_column": text_column, "label_column": label_column, "read": read}
+        content = settings | {"metrics": metrics}
         write_whole(Path(output, "evaluation.json"), json.dumps(content, indent=2) + "\n")
     return metrics
 
@@ -87,7 +104,7 @@ def classify_texts(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     max_length: int | None = None,
-    truncation: Truncation = "head",
+    truncation: Truncation | None = None,
     batch_size: int = 32,
     label_names: Sequence[str] | None = None,
 ) -> torch.Tensor:
@@ -97,8 +114,9 @@ def classify_texts(
         model: a classifier, on whatever device.
         tokenizer: the model's.
         texts: what it reads.
-        max_length: tokens per text; by default as many as the model takes.
-        truncation: as in `encode_texts`.
+        max_length: tokens per text; by default as many as the tokenizer says, which are those that a model of
+            `hf-distill train` was trained with, and as the model takes.
+        truncation: as in `encode_texts`; by default as a model of `hf-distill train` was trained, else `"head"`.
         batch_size: texts that are read at one time.
         label_names: the order of the columns, by the names of the classes; by default the model's own.
 
@@ -113,7 +131,9 @@ def classify_texts(
     """
     columns = _columns(model, label_names)
     length = length_of_rows(max_length, tokenizer, model)
-    rows = encode_texts(Dataset.from_dict({"text": list(texts)}), tokenizer, length, truncation)
+    rows = encode_texts(
+        Dataset.from_dict({"text": list(texts)}), tokenizer, length, truncation or truncation_of(model.config)
+    )
     order = sorted(range(len(rows)), key=[len(ids) for ids in rows["input_ids"]].__getitem__)
     collate = DataCollatorWithPadding(with_padding(tokenizer, model))
     was_training = model.training

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 
-from hf_distill.deployment.predictor import Predictor, load_predictor
+from hf_distill.deployment.heads import head_of_class
+from hf_distill.deployment.manifest import is_export, read_manifest
+from hf_distill.deployment.predictor import load_predictor
 from hf_distill.evaluation.benchmark import NUM_TEXTS, Json, benchmark_models, locate_model
 from hf_distill.evaluation.optional import optional
 from hf_distill.evaluation.plots import plot_calibration, plot_quality_against_latency
@@ -23,7 +25,7 @@ from hf_distill.evaluation.report import (
 )
 from hf_distill.files import write_whole
 from hf_distill.model_card import around_results, put_results
-from hf_distill.text_classification.data import columns_by_name
+from hf_distill.text_classification.data import columns_by_name, data_columns, label_names_of, load_config
 from hf_distill.training import load_labelled_texts
 
 
@@ -34,8 +36,8 @@ def write_report(
     output: str | Path,
     *,
     exports: Sequence[str | Path] = (),
-    text_column: str = "text",
-    label_column: str = "label",
+    text_column: str | None = None,
+    label_column: str | None = None,
     split: str = "test",
     config_name: str | None = None,
     card: str | Path | None = None,
@@ -51,7 +53,7 @@ def write_report(
       (KL), and the texts on which student and teacher part most.
     - Size and speed: `benchmark_models`, on texts of the data.
 
-    All models read all of a text that they have room for, through `load_predictor`.
+    Each model reads of a text what it was trained to read, or as much as it has room for, through `load_predictor`.
 
     Args:
         teacher: a folder or a name on the Hub; a classifier with one label per text.
@@ -59,8 +61,9 @@ def write_report(
         data: labelled texts, as in `load_labelled_texts`; the labels are the teacher's, by name or by number.
         output: a folder for `report.md`, `report.json`, `calibration.png` and `quality_against_latency.png`.
         exports: folders that `export_model` wrote; each is called as its folder.
-        text_column: as in `load_labelled_texts`, as are the next three.
-        label_column: the column with the labels.
+        text_column: the column with the texts; by default the one that the student was trained on, if `hf-distill
+            train` trained it, else the teacher, else `text`.
+        label_column: the column with the labels, by default likewise, or `label`.
         split: of a data set on the Hub.
         config_name: of a data set on the Hub.
         card: the student's `README.md`, to put the comparison into, in the place of the results that are there; and, if
@@ -93,11 +96,13 @@ def write_report(
     if card is not None:
         around_results(Path(card))
     models = _by_name(teacher, student, exports)
-    predictors = {name: _load_classifier(model) for name, model in models.items()}
-    label_names = predictors[TEACHER].labels
-    columns = {name: columns_by_name(own.labels, label_names, str(models[name])) for name, own in predictors.items()}
+    labels_of = {name: _labels_of_classifier(model) for name, model in models.items()}
+    label_names = labels_of[TEACHER]
+    columns = {name: columns_by_name(own, label_names, str(models[name])) for name, own in labels_of.items()}
+    text_column, label_column = data_columns([load_config(student), load_config(teacher)], text_column, label_column)
     rows, _ = load_labelled_texts(data, text_column, label_column, label_names, split, config_name)
     texts, labels = list(rows["text"]), list(rows["labels"])
+    predictors = {name: load_predictor(*locate_model(model)) for name, model in models.items()}
     predictors[TEACHER].encoder.encode(texts)  # what is wrong with one is said before the work
 
     measured = benchmark_models(models, lengths=lengths, texts=_spread(texts), threads=threads, rounds=rounds)
@@ -116,7 +121,13 @@ def write_report(
             "labels": label_names,
         },
         "models": {
-            name: {"model": _own_name(model), **compared[name], "size_and_speed": measured.models[name]}
+            name: {
+                "model": _own_name(model),
+                "max_length": predictors[name].encoder.max_length,
+                "truncation": predictors[name].encoder.truncation,
+                **compared[name],
+                "size_and_speed": measured.models[name],
+            }
             for name, model in models.items()
         },
         "examples": largest_differences(logits, labels, texts, label_names, num_examples),
@@ -150,13 +161,20 @@ def _by_name(teacher: str | Path, student: str | Path, exports: Sequence[str | P
     return dict(zip(names, [teacher, student, *exports], strict=True))
 
 
-def _load_classifier(model: str | Path) -> Predictor:
-    predictor = load_predictor(*locate_model(model))
-    problem = predictor.reader.problem_type or "single_label_classification"
-    if predictor.head != "sequence classification" or problem != "single_label_classification":
-        what = predictor.head if predictor.head != "sequence classification" else problem.replace("_", " ")
+def _labels_of_classifier(model: str | Path) -> list[str]:
+    """The classes of a model or an export, by number, of which the weights are not read yet."""
+    if is_export(Path(model)):
+        manifest = read_manifest(Path(model))
+        head, labels, problem = manifest.head, manifest.labels, manifest.problem_type
+    else:
+        config = load_config(model)
+        head = head_of_class((config.architectures or ["A model whose config names no class"])[0])
+        labels = label_names_of(config)
+        problem = config.problem_type or ("regression" if config.num_labels == 1 else None)
+    if head != "sequence classification" or problem not in (None, "single_label_classification"):
+        what = problem.replace("_", " ") if head == "sequence classification" else head
         raise ValueError(f"{model} is for {what}: a report is of classifiers with one label per text.")
-    return predictor
+    return labels
 
 
 def _spread(texts: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from transformers.utils import logging
 from hf_distill.evaluation import classification_metrics
 from hf_distill.lengths import length_of_rows
 from hf_distill.text_classification.arguments import TextClassificationArguments
-from hf_distill.text_classification.data import load_text_data, name_of_part
+from hf_distill.text_classification.data import load_text_data, name_of_part, note_reading
 from hf_distill.text_classification.models import load_model, lora_config, with_padding
 from hf_distill.training import (
     DistillationTrainer,
@@ -71,10 +71,12 @@ def train_text_classifier(
         return None
     set_seed(training.seed)  # for the new head
     model, tokenizer = load_model(task, training.teacher_model_name_or_path, label_names)
+    max_length = _max_length(task, training, model, tokenizer)
+    note_reading(task, max_length, model, tokenizer)
     if _stores_targets(task, training):
-        rows = _rows_with_targets(task, training, data, model, tokenizer)
+        rows = _rows_with_targets(task, training, data, model, tokenizer, max_length)
     else:
-        rows = _rows(task, training, data, tokenizer, length_of_rows(task.max_length, tokenizer, model))
+        rows = _rows(task, training, data, tokenizer, max_length)
     if task.lora_rank is not None:
         model = get_peft_model(model, lora_config(model, task.lora_rank))
     trainer = DistillationTrainer(
@@ -138,6 +140,21 @@ def _stores_targets(task: TextClassificationArguments, training: DistillationTra
     return training.alpha_cos == 0 if task.store_teacher_targets is None else task.store_teacher_targets
 
 
+def _max_length(
+    task: TextClassificationArguments,
+    training: DistillationTrainingArguments,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> int:
+    """Tokens per text: by default as many as both models take or were trained with, if they read the same tokens."""
+    max_length = length_of_rows(task.max_length, tokenizer, model)
+    if task.max_length is None and training.teacher_model_name_or_path is not None and training.reads_teacher:
+        teacher_tokenizer = AutoTokenizer.from_pretrained(training.teacher_model_name_or_path)
+        if teacher_tokenizer.get_vocab() == tokenizer.get_vocab():
+            max_length = min(max_length, teacher_tokenizer.model_max_length)
+    return max_length
+
+
 def _rows(
     task: TextClassificationArguments,
     training: DistillationTrainingArguments,
@@ -155,6 +172,7 @@ def _rows_with_targets(
     data: dict[str, Dataset],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
 ) -> dict[str, Dataset]:
     """Rows with what the teacher says of each. The teacher itself is then none of the training's business."""
     name = training.teacher_model_name_or_path
@@ -164,11 +182,10 @@ def _rows_with_targets(
     teacher_tokenizer = with_padding(AutoTokenizer.from_pretrained(name), teacher)
     training.teacher_model_name_or_path = training.teacher_dtype = None
     training.teacher_quantization = training.teacher_device_map = None
-    max_length = length_of_rows(task.max_length, tokenizer, model)
     batch_size = training.per_device_eval_batch_size
 
     if tokenizer.get_vocab() == teacher_tokenizer.get_vocab():
-        max_length = min(max_length, length_of_rows(None, teacher_tokenizer, teacher))
+        length_of_rows(max_length, teacher_tokenizer, teacher)  # more than it takes is an error
         stored = {"hidden_states": training.alpha_cos > 0, "batch_size": batch_size}
         rows = _rows(task, training, data, tokenizer, max_length)
         return {part: add_teacher_targets(own, teacher, tokenizer, **stored) for part, own in rows.items()}
