@@ -600,21 +600,21 @@ def test_a_model_is_read_as_it_was_trained(folder, truncation):
     check_nothing_private(folder / "out", files_to_push(folder / "out"))
 
 
-def test_a_student_is_read_as_its_teacher_was(folder):
-    """It is cut at as many tokens, if nothing else is asked for, whether the teacher is at hand or stored."""
-    train(folder, {"model_name_or_path": str(folder / "pretrained"), "max_length": 9}, max_steps=1)
+@pytest.mark.parametrize("own_model", [False, True])
+@pytest.mark.parametrize("alpha_cos", [0.0, 1.0])
+def test_a_student_reads_as_its_teacher_did(folder, own_model, alpha_cos):
+    """If nothing else is asked for, whether it is cut from it or not, and the teacher is at hand or stored."""
+    task = {"model_name_or_path": str(folder / "pretrained")}
+    train(folder, task | {"max_length": 9, "truncation": "tail"}, max_steps=1)
     (folder / "out").rename(folder / "teacher")
-    for task, alpha_cos, longest in (
-        ({}, 1.0, 9),
-        ({}, 0.0, 9),
-        ({"model_name_or_path": str(folder / "pretrained")}, 0.0, 9),
-        ({"model_name_or_path": str(folder / "pretrained")}, 1.0, 9),
-        ({"max_length": 20}, 0.0, 20),
-        ({"max_length": 20}, 1.0, 20),
-    ):
-        trainer = distil(folder, task, max_steps=1, alpha_cos=alpha_cos)
-        assert max(len(row["input_ids"]) for row in trainer.train_dataset) == longest
-        assert AutoTokenizer.from_pretrained(folder / "out").model_max_length == longest
+    text = "w5 " * 30 + "w40 " * 10
+    write_reviews(folder / "train.csv", [(text, "pos"), ("w6 " * 60, "neg")] * 8)
+    for asked, ids in (({}, [40] * 7), ({"max_length": 20, "truncation": "head"}, [5] * 18)):
+        trainer = distil(folder, (task if own_model else {}) | asked, max_steps=1, alpha_cos=alpha_cos)
+        assert trainer.train_dataset[0]["input_ids"] == [1, *ids, 2]
+        assert AutoTokenizer.from_pretrained(folder / "out").model_max_length == len(ids) + 2
+        config = AutoModelForSequenceClassification.from_pretrained(folder / "out").config
+        assert config.text_classification["truncation"] == asked.get("truncation", "tail")
 
 
 def test_a_teacher_that_is_an_adapter(folder, teacher):

@@ -87,9 +87,12 @@ class TextClassificationArguments:
             "trained with."
         },
     )
-    truncation: Truncation = field(
-        default="head",
-        metadata={"help": "What is kept of longer texts: the head, the tail, or a quarter head and the rest tail."},
+    truncation: Truncation | None = field(
+        default=None,
+        metadata={
+            "help": "What is kept of longer texts: the head, the tail, or a quarter head and the rest tail "
+            "(head_tail); kept with the model. By default as model or teacher were trained, or head."
+        },
     )
 
     # What output_dir holds already
@@ -129,5 +132,5 @@ class TextClassificationArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} should be 1 or more.")
-        if self.truncation not in get_args(Truncation):
+        if self.truncation not in (None, *get_args(Truncation)):
             raise ValueError(f"truncation={self.truncation!r} should be one of {', '.join(get_args(Truncation))}.")

@@ -87,11 +87,16 @@ def note_reading(
     tokenizer.model_max_length = max_length
 
 
+def noted_reading(configs: Sequence[PreTrainedConfig]) -> dict[str, str]:
+    """What the first of the models notes which does so; nothing if none does."""
+    return next(filter(None, (getattr(config, READING, None) for config in configs)), {})
+
+
 def data_columns(
     configs: Sequence[PreTrainedConfig], text_column: str | None, label_column: str | None
 ) -> tuple[str, str]:
     """The columns of texts and labels: those that are given, or that the first of the models says it was trained on."""
-    noted = next(filter(None, (getattr(config, READING, None) for config in configs)), {})
+    noted = noted_reading(configs)
     return text_column or noted.get("text_column", "text"), label_column or noted.get("label_column", "label")
 
 

@@ -1,18 +1,19 @@
 """From data to a model: `hf-distill train`."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from peft import get_peft_model
 from transformers import AutoTokenizer, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.utils import logging
+from transformers.utils import find_adapter_config_file, logging
 
 from hf_distill.evaluation import classification_metrics
 from hf_distill.lengths import length_of_rows
 from hf_distill.text_classification.arguments import TextClassificationArguments
-from hf_distill.text_classification.data import load_text_data, name_of_part, note_reading
+from hf_distill.text_classification.data import load_config, load_text_data, name_of_part, note_reading, noted_reading
 from hf_distill.text_classification.models import load_model, lora_config, with_padding
 from hf_distill.training import (
     DistillationTrainer,
@@ -24,6 +25,7 @@ from hf_distill.training import (
 )
 from hf_distill.training.runs import data_identity
 from hf_distill.training.teacher_loading import load_teacher
+from hf_distill.training.truncation import Truncation
 
 logger = logging.get_logger(__name__)
 
@@ -71,6 +73,7 @@ def train_text_classifier(
         return None
     set_seed(training.seed)  # for the new head
     model, tokenizer = load_model(task, training.teacher_model_name_or_path, label_names)
+    task = replace(task, truncation=task.truncation or _truncation(training, model))
     max_length = _max_length(task, training, model, tokenizer)
     note_reading(task, max_length, model, tokenizer)
     if _stores_targets(task, training):
@@ -138,6 +141,13 @@ def _stores_targets(task: TextClassificationArguments, training: DistillationTra
             raise ValueError("store_teacher_targets would have no effect without a teacher: leave it out.")
         return False
     return training.alpha_cos == 0 if task.store_teacher_targets is None else task.store_teacher_targets
+
+
+def _truncation(training: DistillationTrainingArguments, model: PreTrainedModel) -> Truncation:
+    """As the model was trained, or else the teacher."""
+    teacher = training.teacher_model_name_or_path
+    teachers = [] if teacher is None or find_adapter_config_file(teacher) else [load_config(teacher)]
+    return noted_reading([model.config, *teachers]).get("truncation", "head")
 
 
 def _max_length(
