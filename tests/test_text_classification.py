@@ -368,6 +368,13 @@ def test_a_second_training_into_a_finished_folder(folder, teacher, caplog):
             distil(folder, task | other, **(options | training))
     assert {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()} == before
 
+    trained = results(folder, "train")
+    trainer = distil(folder, task | copied | {"resume": True, "test_file": str(folder / "copy.csv")}, **options)
+    assert trainer.steps_made == 0  # what the model says of other texts is measured
+    assert results(folder, "train") == trained
+    assert results(folder, "test")["test_accuracy"] == trainer.evaluate(trainer.train_dataset)["eval_accuracy"]
+    assert_equal_weights(weights(folder / "out"), trainer.model.state_dict())
+
     assert distil(folder, task | copied | {"resume": True}, **(options | {"max_steps": 3})).steps_made == 1
     assert results(folder, "train")["epoch"] == pytest.approx(3 / 9)
     assert distil(folder, task | {"overwrite": True, "test_file": None}, **options).steps_made == 2

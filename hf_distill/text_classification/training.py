@@ -67,13 +67,13 @@ def train_text_classifier(
     _check(task, training)
     with training.main_process_first():  # what it reads and tokenises, the others find in the cache
         data, label_names = load_text_data(task, training.teacher_model_name_or_path)
+    task = replace(task, truncation=task.truncation or _truncation(task, training))
     settings = _settings(task, training, data, label_names)
     run = TrainingRun.begin(training, settings, resume=task.resume, overwrite=task.overwrite)
     if run is None:
         return None
     set_seed(training.seed)  # for the new head
     model, tokenizer = load_model(task, training.teacher_model_name_or_path, label_names)
-    task = replace(task, truncation=task.truncation or _truncation(training, model))
     max_length = _max_length(task, training, model, tokenizer)
     note_reading(task, max_length, model, tokenizer)
     if _stores_targets(task, training):
@@ -143,11 +143,11 @@ def _stores_targets(task: TextClassificationArguments, training: DistillationTra
     return training.alpha_cos == 0 if task.store_teacher_targets is None else task.store_teacher_targets
 
 
-def _truncation(training: DistillationTrainingArguments, model: PreTrainedModel) -> Truncation:
+def _truncation(task: TextClassificationArguments, training: DistillationTrainingArguments) -> Truncation:
     """As the model was trained, or else the teacher."""
-    teacher = training.teacher_model_name_or_path
-    teachers = [] if teacher is None or find_adapter_config_file(teacher) else [load_config(teacher)]
-    return noted_reading([model.config, *teachers]).get("truncation", "head")
+    names = filter(None, (task.model_name_or_path, training.teacher_model_name_or_path))
+    configs = [load_config(name) for name in names if find_adapter_config_file(name) is None]
+    return noted_reading(configs).get("truncation", "head")
 
 
 def _max_length(
@@ -236,7 +236,8 @@ def _settings(
 def _run(run: TrainingRun, trainer: DistillationTrainer, test_rows: Dataset | None) -> None:
     """Trains, from the last checkpoint if there is one, then saves and evaluates."""
     args = trainer.args
-    metrics = {"train": run.train(trainer).metrics}
+    trained = run.train(trainer).metrics
+    metrics = {"train": trained} if trainer.steps_made else {}
     if trainer.eval_dataset is not None:
         metrics["eval"] = trainer.evaluate()
     if test_rows is not None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,7 +25,8 @@ logger = logging.get_logger(__name__)
 RECORD = "training_run.json"
 """In the output folder: the settings of its training, and whether it is finished. It is not pushed."""
 
-RESULTS = ("train_results.json", "eval_results.json", "test_results.json", "all_results.json")
+MEASURED = ("eval_results.json", "test_results.json", "all_results.json")
+RESULTS = ("train_results.json", *MEASURED)
 
 WITHOUT_EFFECT = {
     *("output_dir", "resume_from_checkpoint", "do_train", "do_eval", "do_predict", "debug", "local_rank"),
@@ -49,6 +50,9 @@ MAY_CHANGE = {
 }
 """What a training that goes on can do otherwise. The rest is in the checkpoint, or would make two trainings of it."""
 
+ONLY_MEASURED = {"test_data", "per_device_eval_batch_size", "prediction_loss_only"}
+"""Of these, what does not change the weights. Where no best model is chosen, the validation data does not either."""
+
 
 @dataclass(frozen=True)
 class TrainingRun:
@@ -61,7 +65,7 @@ class TrainingRun:
         args: of the trainer.
         settings: by name, all that the result depends on.
         checkpoint: where the training goes on; None if it starts anew.
-        goes_on_unchanged: whether that checkpoint was written with the same settings.
+        goes_on_unchanged: whether that checkpoint was written with the same settings, but for what is measured then.
     """
 
     args: DistillationTrainingArguments
@@ -116,6 +120,10 @@ class TrainingRun:
     def train(self, trainer: PublishingTrainer) -> TrainOutput:
         """Trains, from the checkpoint if there is one.
 
+        Returns:
+            As `trainer.train`. Where `trainer.steps_made` is 0, since a training was stopped after its last step, there
+            are no metrics in it that are worth keeping.
+
         Raises:
             ValueError: if there is no step to make, as with `num_train_epochs=0`, or where `resume` finds the last
                 checkpoint at the end.
@@ -123,7 +131,9 @@ class TrainingRun:
         trainer.goes_on_unchanged = self.goes_on_unchanged
         trainer.add_callback(_TakeTheFolder(self))
         output = trainer.train(resume_from_checkpoint=self.checkpoint)
-        if trainer.steps_made == 0 and not self.goes_on_unchanged:
+        if trainer.steps_made == 0 and self.goes_on_unchanged:
+            self._take_the_folder(MEASURED)
+        elif trainer.steps_made == 0:
             where = f"{self.checkpoint} is at step {output.global_step} of {trainer.state.max_steps}, the last one. "
             raise ValueError(
                 f"Nothing was trained: {where if self.checkpoint else ''}Raise num_train_epochs="
@@ -140,14 +150,14 @@ class TrainingRun:
             content = {"finished": finished, "settings": self.settings}
             write_whole(Path(self.args.output_dir, RECORD), json.dumps(content, indent=2) + "\n")
 
-    def _take_the_folder(self) -> None:
+    def _take_the_folder(self, results: Sequence[str] = RESULTS) -> None:
         """Removes what another training left, and notes that this one has begun."""
         if self.args.process_index == 0:
             folder = Path(self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             if self.checkpoint is None:
                 _remove_checkpoints(folder)
-            for name in RESULTS:
+            for name in results:
                 (folder / name).unlink(missing_ok=True)
             self._write(finished=False)
 
@@ -225,7 +235,8 @@ def _decide(
     if resume and not fixed:
         if checkpoint is None:
             raise ValueError(f"There is no checkpoint in {folder} to go on from: train anew with --overwrite.")
-        return checkpoint, False
+        measured = ONLY_MEASURED if args.load_best_model_at_end else {*ONLY_MEASURED, "validation_data"}
+        return checkpoint, different.keys() <= measured
     what = "a finished training" if is_finished else "a training that was stopped"
     said = "; ".join((fixed if resume else different).values())
     if fixed:

@@ -97,6 +97,22 @@ def test_resume_for_longer(run, tmp_path):
     assert run(max_steps=5) is None
 
 
+def test_resume_to_measure_something_else(run, tmp_path):
+    """No step is left to make: the weights stay, the results of the former run go."""
+    run({"test_data": "a.csv"})
+    before, card = weights(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
+    (tmp_path / "out" / "test_results.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"test_data was 'a.csv' and is 'b.csv'. Go on from the last checkpoint with --res"
+    ):
+        run({"test_data": "b.csv"})
+    assert run({"test_data": "b.csv"}, resume=True).steps_made == 0
+    assert not (tmp_path / "out" / "test_results.json").exists()
+    assert_equal_weights(weights(tmp_path / "out"), before)
+    assert (tmp_path / "out" / "README.md").read_text() == card
+    assert run({"test_data": "b.csv"}) is None
+
+
 def test_resume_without_a_checkpoint(run):
     run(save_strategy="no")
     with pytest.raises(ValueError, match=r"There is no checkpoint in .*out to go on from: train anew with --overwrite"):
