@@ -376,6 +376,8 @@ class DistillationTrainer(PublishingTrainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor | None]:
         """As in `Trainer`; batches at the end of a stream that are too few for a step wait for the next pass."""
+        if self.is_in_train and self.state.global_step >= self.state.max_steps:
+            return [], None  # it goes on from its last step, after which Trainer would make another
         batches, self.left_over_batches = self.left_over_batches, []
         while len(batches) < num_batches and (batch := next(epoch_iterator, None)) is not None:
             batches.append(batch)

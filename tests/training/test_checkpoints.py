@@ -262,3 +262,17 @@ def test_resume_without_any_checkpoint(make_trainer):
     trainer = make_trainer(student, teacher, make_rows("classification"), max_steps=1)
     with pytest.raises(ValueError, match="There is no checkpoint in output_dir to resume from"):
         trainer.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("max_steps", [2, 3, 4])
+def test_resuming_from_the_last_step_makes_no_further_one(make_trainer, tmp_path, max_steps):
+    """In the middle of an epoch too, where `Trainer` makes one more."""
+    options = {"per_device_train_batch_size": 4, "max_steps": max_steps, "save_strategy": "steps", "save_steps": 1}
+    trainers = []
+    for checkpoint in (None, str(tmp_path / "out" / f"checkpoint-{max_steps}")):
+        teacher = make_model("bert", "classification")
+        trainers.append(make_trainer(make_student(teacher), teacher, make_rows("classification"), **options))
+        trainers[-1].train(resume_from_checkpoint=checkpoint)
+        assert trainers[-1].state.global_step == max_steps
+    for name, weight in trainers[0].model.state_dict().items():
+        assert torch.equal(weight, trainers[1].model.state_dict()[name]), name
