@@ -38,7 +38,7 @@ from hf_distill.training.checks import (
     check_targets,
     find_source,
 )
-from hf_distill.training.data import RepeatableCollator, TellEpoch
+from hf_distill.training.data import Progress, RepeatableCollator, begin_epoch
 from hf_distill.training.engines import is_zero3, loss_scale, one_group_for_head_and_embeddings
 from hf_distill.training.heads import SCORED_ROWS, Scored, count_examples, find_head, scored_rows
 from hf_distill.training.known_rows import KnownRows
@@ -140,8 +140,7 @@ class DistillationTrainer(PublishingTrainer):
 
         self._known_rows: list[KnownRows] = []
         self.left_over_batches: list[dict] = []
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self.add_callback(TellEpoch(self._epoch))
+        self._train_progress, self._eval_progress = Progress(), Progress()
         self.add_callback(self._step_losses)
         self.add_callback(StepWithStudent(self))
         self._is_checked = True
@@ -236,24 +235,43 @@ class DistillationTrainer(PublishingTrainer):
         count_rows = None
         if self.head.per_token and not dispatched:  # a batch that one process makes for all is cut by examples
             count_rows = partial(scored_rows, self.head, self.args.kl_positions)
-        with self._repeatable_collator(self._epoch, count_rows):
+        with self._repeatable_collator(self._train_progress, count_rows):
             return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """As in `Trainer`, but a collator that draws random numbers draws the same in every evaluation."""
-        with self._repeatable_collator(torch.zeros_like(self._epoch)):
+        self._eval_progress.begin()
+        with self._repeatable_collator(self._eval_progress):
             return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        """As in `Trainer`, but a collator that draws random numbers draws what it does in an evaluation."""
+        self._eval_progress.begin()
+        with self._repeatable_collator(self._eval_progress):
+            return super().get_test_dataloader(test_dataset)
 
     @contextmanager
     def _repeatable_collator(self, *options) -> Iterator[None]:
-        collator, seed = self.data_collator, self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.data_collator = RepeatableCollator(collator, seed, *options)
+        collator = self.data_collator
+        process = self.args.process_index // (self.get_tp_size() * self.get_cp_size())  # one of those with other rows
+        self.data_collator = RepeatableCollator(collator, [self._data_seed, process], *options)
         if self.teacher is not None:
             self.data_collator = self.teacher.collator(self.data_collator)
         try:
             yield
         finally:
             self.data_collator = collator
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _run_epoch(self, *, epoch, train_dataloader, epochs_trained, steps_trained_in_current_epoch, **others) -> None:
+        """As in `Trainer`; first the collator is told which batch of which epoch comes next."""
+        skipped = steps_trained_in_current_epoch if epoch == epochs_trained else 0
+        begin_epoch(self._train_progress, train_dataloader, self._data_seed, epoch, skipped)
+        own = {"epochs_trained": epochs_trained, "steps_trained_in_current_epoch": steps_trained_in_current_epoch}
+        super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **own, **others)
 
     def _prepare_for_training(self, *args, **kwargs):
         with one_group_for_head_and_embeddings(self.accelerator, transformers_model(self.model)):

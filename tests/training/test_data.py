@@ -1,54 +1,353 @@
-"""Batches that are the same after a resume."""
+"""Batches that are the same after a resume, in every evaluation, and different from each other."""
 
+import pickle
 import random
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from datasets import Dataset
+from torch.utils.data import IterableDataset
+from transformers import DataCollatorForLanguageModeling, TrainerCallback
 
-from hf_distill.training.data import RepeatableCollator
+from hf_distill.training.data import Progress, RepeatableCollator, own_generators
+from tests.conftest import VOCAB_SIZE, make_model, make_text_tokenizer
+
+TOKENIZER = make_text_tokenizer()
+NUM_BATCHES, BATCH_SIZE = 8, 4
 
 
 def draw(rows):
-    """A collator that draws from every generator there is."""
+    """A collator that draws from every global generator there is."""
     return {"torch": torch.rand(3), "numpy": np.random.rand(3), "python": random.random()}
-
-
-def collator(seed=0, epoch=0):
-    return RepeatableCollator(draw, seed, torch.tensor([epoch]))
 
 
 def as_text(batch):
     return str({name: value if isinstance(value, float) else value.tolist() for name, value in batch.items()})
 
 
-def make_image(value):
-    return Image.fromarray(np.full((4, 4), value, dtype=np.uint8))
+def drawn(num_batches=4, *, seed=0, process=0, epoch=0, first_batch=0, collator=draw):
+    progress = Progress()
+    progress.begin(epoch, first_batch)
+    repeatable = RepeatableCollator(collator, [seed, process], progress)
+    return [as_text(repeatable([None])) for _ in range(num_batches)]
 
 
-@pytest.mark.parametrize(
-    ("row", "same", "other"),
-    [
-        ({"input_ids": [1, 2, 3]}, {"input_ids": [1, 2, 3]}, {"input_ids": [1, 23]}),
-        ({"input_ids": torch.tensor([1, 2])}, {"input_ids": torch.tensor([1, 2])}, {"input_ids": torch.tensor([2, 1])}),
-        ({"pixels": np.ones(3)}, {"pixels": np.ones(3)}, {"pixels": np.zeros(3)}),
-        ({"image": make_image(1)}, {"image": make_image(1)}, {"image": make_image(2)}),
-        ({"text": "a b", "label": None}, {"text": "a b", "label": None}, {"text": "a c", "label": None}),
-    ],
-    ids=["lists", "tensors", "arrays", "images", "texts"],
-)
-def test_random_numbers_follow_from_seed_epoch_and_rows(row, same, other):
-    first = as_text(collator()([row]))
+def test_random_numbers_follow_from_seed_process_epoch_and_number():
+    first = drawn()
     torch.rand(7), np.random.rand(7), random.random()  # whatever else was drawn
-    assert as_text(collator()([same])) == first
-    different = [collator()([other]), collator(seed=1)([row]), collator(epoch=1)([row])]
-    assert len({first, *map(as_text, different)}) == 4
+    assert drawn() == first
+    assert drawn(2, first_batch=2) == first[2:]
+    others = [drawn(seed=1), drawn(process=1), drawn(epoch=1), drawn(first_batch=4)]
+    assert len({*first, *(batch for other in others for batch in other)}) == 20
+
+
+def test_a_data_loader_that_begins_again():
+    progress = Progress()
+    repeatable = RepeatableCollator(draw, [0, 0], progress)
+    passes = []
+    for epoch in (0, 0, 1):
+        progress.begin(epoch)
+        passes.append([as_text(repeatable([None])) for _ in range(3)])
+    assert passes[0] == passes[1]
+    assert not {*passes[0]} & {*passes[2]}
 
 
 def test_the_generators_are_left_as_they_were():
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    collator()([{"input_ids": [1]}])
+    drawn()
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()
     assert random.getstate() == states[2]
+
+
+def from_torch(generator):
+    return torch.rand(3, generator=generator).tolist()
+
+
+def from_numpy(generator):
+    return generator.random(3).tolist()
+
+
+def from_python(generator):
+    return [generator.random() for _ in range(3)]
+
+
+class Owner:
+    """A collator that draws from a generator in one of its attributes."""
+
+    def __init__(self, generator, draw_from):
+        self.generator, self.draw_from = generator, draw_from
+
+    def __call__(self, rows):
+        return {"drawn": torch.tensor(self.draw_from(self.generator))}
+
+    def collate(self, rows):
+        return self(rows)
+
+
+class Wrapper:
+    def __init__(self, inner):
+        self.parts = {"inner": [inner]}
+
+    def __call__(self, rows):
+        return self.parts["inner"][0](rows)
+
+
+def collate_with(rows, owner):
+    return owner(rows)
+
+
+def closing_over(owner):
+    return lambda rows: owner(rows)
+
+
+PYTHON_GENERATOR = random.Random(7)
+
+
+def draw_from_a_global(rows):
+    return {"drawn": torch.tensor(from_python(PYTHON_GENERATOR))}
+
+
+OWNERS = {
+    "torch": lambda seed: Owner(torch.Generator().manual_seed(seed), from_torch),
+    "numpy": lambda seed: Owner(np.random.default_rng(seed), from_numpy),
+    "numpy, legacy": lambda seed: Owner(np.random.RandomState(seed), from_numpy),
+    "python": lambda seed: Owner(random.Random(seed), from_python),
+    "in a wrapper": lambda seed: Wrapper(Owner(random.Random(seed), from_python)),
+    "in a partial": lambda seed: partial(collate_with, owner=Owner(random.Random(seed), from_python)),
+    "a method": lambda seed: Owner(random.Random(seed), from_python).collate,
+    "a closure": lambda seed: closing_over(Owner(random.Random(seed), from_python)),
+}
+
+
+def state_of(generator):
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().tolist()
+    return pickle.dumps(generator)
+
+
+@pytest.mark.parametrize("make", OWNERS.values(), ids=OWNERS)
+def test_generators_that_a_collator_owns(make):
+    collator = make(7)
+    (generator,) = own_generators(collator)
+    before = state_of(generator)
+    first = drawn(collator=collator)
+    assert len(set(first)) == 4
+    assert state_of(generator) == before
+    assert drawn(collator=make(7)) == first
+    assert drawn(2, first_batch=2, collator=make(7)) == first[2:]
+    assert not {*drawn(collator=make(8))} & {*first}  # its seed makes a difference
+
+
+def test_a_generator_that_a_function_names():
+    first = drawn(collator=draw_from_a_global)
+    assert len(set(first)) == 4
+    assert drawn(collator=draw_from_a_global) == first
+
+
+def test_two_generators_draw_different_numbers():
+    owners = [Owner(random.Random(7), from_python) for _ in range(2)]
+    progress = Progress()
+    collator = RepeatableCollator(lambda rows: [owner(rows)["drawn"] for owner in owners], [0, 0], progress)
+    one, other = collator([None])
+    assert not torch.equal(one, other)
+
+
+# What follows is about the trainer's data loaders.
+
+
+class Thing:
+    """A row that does not say what it holds."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
+ROWS = {
+    "bytes": lambda index: bytes([index]),
+    "paths": lambda index: Path(f"row-{index}"),
+    "objects": Thing,
+    "nothing": lambda index: None,
+    "equal rows": lambda index: {"input_ids": [5, 6]},
+    "bfloat16": lambda index: {"input_ids": torch.full((2,), float(index), dtype=torch.bfloat16)},
+}
+
+
+def make_batch(rows):
+    """Rows of random tokens, whatever the rows are; their labels are tokens too."""
+    shape = (len(rows) if isinstance(rows, list) else 4, 6)
+    return {name: torch.randint(5, VOCAB_SIZE, shape) for name in ("input_ids", "labels")}
+
+
+def batches_of(dataloader):
+    return [batch["input_ids"].tolist() for batch in dataloader]
+
+
+def make_mlm_trainer(make_trainer, rows, collator, eval_rows=None, **options):
+    student = make_model("bert", "mlm", num_layers=1)
+    options = {"alpha_kl": 0.0, "alpha_cos": 0.0, "remove_unused_columns": False, **options}
+    options = {"per_device_train_batch_size": BATCH_SIZE, "per_device_eval_batch_size": BATCH_SIZE, **options}
+    return make_trainer(student, None, rows, eval_rows, data_collator=collator, **options)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("make_row", ROWS.values(), ids=ROWS)
+def test_every_batch_is_drawn_anew(make_trainer, make_row, num_workers):
+    rows = [make_row(index) for index in range(NUM_BATCHES * BATCH_SIZE)]
+    trainer = make_mlm_trainer(make_trainer, rows, make_batch, dataloader_num_workers=num_workers)
+    batches = batches_of(trainer.get_train_dataloader())
+    assert len({str(batch) for batch in batches}) == NUM_BATCHES
+
+
+def test_workers_draw_what_one_process_draws(make_trainer):
+    rows = [None] * (NUM_BATCHES * BATCH_SIZE)
+    batches = [
+        batches_of(
+            make_mlm_trainer(make_trainer, rows, make_batch, dataloader_num_workers=number).get_train_dataloader()
+        )
+        for number in (0, 2, 3)
+    ]
+    assert batches[0] == batches[1] == batches[2]
+
+
+class GivesBatches(torch.utils.data.Dataset):
+    """`__getitems__` gives a batch, not a list of rows, which the collator leaves as it is."""
+
+    def __len__(self):
+        return NUM_BATCHES * BATCH_SIZE
+
+    def __getitems__(self, indices):
+        return make_batch(indices)
+
+
+def test_a_data_set_that_gives_batches(make_trainer):
+    trainer = make_mlm_trainer(make_trainer, GivesBatches(), lambda batch: batch, max_steps=2)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+class Stream(IterableDataset):
+    """Rows without a length, in the same order in each pass; each worker has its share."""
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        turn, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for index in range(turn, NUM_BATCHES * BATCH_SIZE, step):
+            yield {"input_ids": [5 + index, 6, 7, 8, 9, 10]}
+
+
+class Recorder:
+    """Has a trainer keep the batches that it trains on, with the step in which it does."""
+
+    def __init__(self, trainer):
+        self.batches, inner = [], trainer.training_step
+
+        def training_step(model, inputs, *args, **kwargs):
+            self.batches.append({name: inputs[name].tolist() for name in ("input_ids", "labels")})
+            return inner(model, inputs, *args, **kwargs)
+
+        trainer.training_step = training_step
+
+
+def masked_rows(num_rows=NUM_BATCHES * BATCH_SIZE):
+    return Dataset.from_dict({"input_ids": [[5 + index, 6, 7, 8, 9, 10] for index in range(num_rows)]})
+
+
+class MasksByItself:
+    """Masks with a generator of its own."""
+
+    def __init__(self, generator, draw_from):
+        self.generator, self.draw_from = generator, draw_from
+
+    def __call__(self, rows):
+        tokens = torch.tensor([row["input_ids"] for row in rows])
+        labels = tokens.clone()
+        labels[:, int(6 * self.draw_from(self.generator)[0])] = 5 + int(50 * self.draw_from(self.generator)[0])
+        return {"input_ids": tokens, "labels": labels}
+
+
+def for_language_modelling(seed):
+    return DataCollatorForLanguageModeling(TOKENIZER, mlm_probability=0.5, seed=seed)
+
+
+COLLATORS = {
+    "language modelling": lambda: for_language_modelling(None),
+    "language modelling, seeded": lambda: for_language_modelling(7),
+    "torch": lambda: MasksByItself(torch.Generator().manual_seed(7), from_torch),
+    "numpy": lambda: MasksByItself(np.random.default_rng(7), from_numpy),
+    "python": lambda: MasksByItself(random.Random(7), from_python),
+}
+
+
+def train(trainer, **options):
+    recorder = Recorder(trainer)
+    trainer.train(**options)
+    weights = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+    return recorder.batches, weights
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_workers"), [*((kind, 0) for kind in COLLATORS), ("language modelling, seeded", 2), ("numpy", 2)]
+)
+def test_a_resume_draws_what_was_to_come(make_trainer, kind, num_workers):
+    """In the second of three epochs, and in the middle of it."""
+    options = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 1, "dataloader_num_workers": num_workers}
+    options |= {"gradient_accumulation_steps": 2}
+    whole = make_mlm_trainer(make_trainer, masked_rows(), COLLATORS[kind](), **options)
+    batches, weights = train(whole)
+    assert len({str(batch) for batch in batches}) == len(batches) == 3 * NUM_BATCHES
+    resumed = make_mlm_trainer(make_trainer, masked_rows(), COLLATORS[kind](), **options)
+    checkpoint = str(Path(whole.args.output_dir) / "checkpoint-5")
+    batches_of_resumed, weights_of_resumed = train(resumed, resume_from_checkpoint=checkpoint)
+    assert batches_of_resumed == batches[10:]
+    assert torch.equal(weights_of_resumed, weights)
+
+
+@pytest.mark.parametrize(("rows", "num_workers"), [(masked_rows, 0), (masked_rows, 2), (Stream, 2)])
+@pytest.mark.parametrize("kind", COLLATORS)
+def test_every_evaluation_and_every_prediction_draws_the_same(make_trainer, kind, rows, num_workers):
+    options = {"dataloader_num_workers": num_workers}
+    trainer = make_mlm_trainer(make_trainer, masked_rows(), COLLATORS[kind](), rows(), **options)
+    losses = [trainer.evaluate()["eval_loss"]]
+    losses.append(trainer.predict(rows()).metrics["test_loss"])
+    torch.rand(1), np.random.rand(1), random.random()
+    losses.append(trainer.evaluate()["eval_loss"])
+    batches = [batches_of(trainer.get_eval_dataloader()), batches_of(trainer.get_test_dataloader(rows()))]
+    assert losses == [losses[0]] * 3
+    assert batches[0] == batches[1]
+
+
+PERSISTENT = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
+
+
+def test_workers_that_stay_draw_the_same_in_every_evaluation(make_trainer):
+    trainer = make_mlm_trainer(make_trainer, None, COLLATORS["numpy"](), Stream(), **PERSISTENT)
+    assert len({trainer.evaluate()["eval_loss"] for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("kind", ["language modelling", "language modelling, seeded"])
+def test_the_second_pass_over_a_stream_draws_anew(make_trainer, kind, num_workers):
+    options = {"max_steps": 3 * NUM_BATCHES, "dataloader_num_workers": num_workers}
+    batches, _ = train(make_mlm_trainer(make_trainer, Stream(), COLLATORS[kind](), **options))
+    assert len(batches) == 3 * NUM_BATCHES
+    assert len({str(batch["labels"]) for batch in batches}) == len(batches)
+
+
+def test_an_epoch_that_is_left_early(make_trainer):
+    """The next one draws anew."""
+
+    class LeaveEarly(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_epoch_stop = state.global_step == 2
+
+    rows = [{"input_ids": [5, 6, 7, 8, 9, 10]}] * (NUM_BATCHES * BATCH_SIZE)
+    trainer = make_mlm_trainer(make_trainer, rows, COLLATORS["language modelling"](), num_train_epochs=2)
+    trainer.add_callback(LeaveEarly())
+    batches, _ = train(trainer)
+    assert len({str(batch["labels"]) for batch in batches}) == len(batches) == 2 + NUM_BATCHES
