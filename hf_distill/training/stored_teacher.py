@@ -153,13 +153,18 @@ class TargetsCollator:
     def __init__(self, collator: Callable[[Sequence], dict], head: Head, source: Source):
         self.collator, self.head, self.source = collator, head, source
 
-    def __call__(self, rows: Sequence[Mapping[str, object]]) -> dict[str, torch.Tensor]:
-        targets = {name: [row[name] for row in rows] for name in self.source.columns if name in rows[0]}
-        rest = [{name: value for name, value in row.items() if name not in TARGET_COLUMNS} for row in rows]
+    def __call__(self, rows: Sequence[Mapping[str, object]] | Mapping[str, Sequence]) -> dict[str, torch.Tensor]:
+        if isinstance(rows, Mapping):  # of a data set that gives several rows by column
+            targets = {name: rows[name] for name in self.source.columns if name in rows}
+            rest = _without_targets(rows)
+        else:
+            targets = {name: [row[name] for row in rows] for name in self.source.columns if name in rows[0]}
+            rest = [_without_targets(row) for row in rows]
         batch = self.collator(rest)
         if not targets:
             return batch
-        present = self.head.score(batch, "attended").attended.reshape(len(rows), -1)
+        num_rows = len(next(iter(targets.values())))
+        present = self.head.score(batch, "attended").attended.reshape(num_rows, -1)
         joined = {
             name: torch.from_numpy(np.array(values, dtype=np.float32))
             if name == LOGITS and not has_logits_per_token(self.source.outputs)
@@ -167,3 +172,7 @@ class TargetsCollator:
             for name, values in targets.items()
         }
         return {**batch, **joined}
+
+
+def _without_targets(row: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in row.items() if name not in TARGET_COLUMNS}

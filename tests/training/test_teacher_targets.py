@@ -94,6 +94,48 @@ def test_the_same_weights_as_with_the_teacher_at_hand(make_trainer, head, hidden
     assert len(evaluated[0]) == len(ours.losses) + 1
 
 
+@pytest.mark.parametrize("head", ["classification", "token_classification", "causal", "question_answering"])
+def test_a_prediction_is_an_evaluation(make_trainer, head):
+    """Of rows of unequal length, with targets for each token."""
+    teacher, student = make_pair(head)
+    hidden_states = head != "question_answering"
+    stored = add_teacher_targets(
+        make_dataset(head), teacher, TOKENIZER, hidden_states=hidden_states, **options_of(head)
+    )
+    options = {"alpha_cos": 1.0 if hidden_states else 0.0, "per_device_eval_batch_size": 5}
+    trainer = make_trainer(student, None, stored, stored, **options)
+    evaluated, predicted = trainer.evaluate(), trainer.predict(stored)
+    for name in ("loss", *(f"loss_{loss}" for loss in trainer.losses)):
+        assert predicted.metrics[f"test_{name}"] == pytest.approx(evaluated[f"eval_{name}"], rel=1e-6)
+
+
+class GivesBatches(torch.utils.data.Dataset):
+    """`__getitems__` gives a batch of columns, not a list of rows."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitems__(self, indices):
+        return self.rows[indices]
+
+
+def test_a_data_set_that_gives_batches(make_trainer):
+    teacher, student = make_pair("token_classification")
+    stored = add_teacher_targets(make_dataset("token_classification"), teacher, TOKENIZER)
+
+    def collate_columns(columns):
+        names = ("input_ids", "attention_mask", "labels")
+        return collate([dict(zip(names, row, strict=True)) for row in zip(*(columns[n] for n in names), strict=True)])
+
+    of_rows = make_trainer(student, None, stored, alpha_cos=0.0).evaluate(stored)
+    options = {"alpha_cos": 0.0, "data_collator": collate_columns, "remove_unused_columns": False}
+    of_batches = make_trainer(student, None, stored, **options).evaluate(GivesBatches(stored))
+    assert of_batches["eval_loss_kl"] == pytest.approx(of_rows["eval_loss_kl"], rel=1e-6)
+
+
 def test_rows_by_hand():
     """The logits of a row are those of the teacher for that row alone, in the order of the rows."""
     teacher, _ = make_pair("classification")
