@@ -4,6 +4,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import HubStrategy, has_length
 
+from hf_distill.training.data import is_of_transformers, text_in_column
 from hf_distill.training.engines import check_engine
 from hf_distill.training.heads import Head, QuestionAnsweringHead
 from hf_distill.training.outputs import Outputs, hidden_width
@@ -94,6 +95,19 @@ def check_datasets(train_dataset: object, eval_dataset: object) -> None:
     for name, dataset in _named(train_dataset, eval_dataset).items():
         if has_length(dataset) and len(dataset) == 0:
             raise ValueError(f"{name} is empty: give it at least one row.")
+
+
+def check_labels(train_dataset: object, eval_dataset: object, collator: object) -> None:
+    """Checks that no column of labels is text, where one of transformers' collators would make a tensor of it.
+
+    Raises:
+        ValueError: if one is.
+    """
+    for name, dataset in _named(train_dataset, eval_dataset).items() if is_of_transformers(collator) else ():
+        features = getattr(dataset, "features", None) or {}
+        for column in {"label", "labels"} & features.keys():
+            if getattr(features[column], "dtype", None) in ("string", "large_string"):
+                raise ValueError(f"{name}: {text_in_column(column)}")
 
 
 def find_source(train_dataset: object, eval_dataset: object) -> Source | None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import DataCollatorForLanguageModeling
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_distill.training.heads import SCORED_ROWS
+from hf_distill.training.heads import SCORED_ROWS, Head
 
 RandomGenerator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
@@ -53,20 +53,26 @@ class RepeatableCollator:
 
     Args:
         collator: makes a batch of rows.
+        head: the student's.
         seed: the training's, and the process: whatever tells these batches from those of other data loaders.
         progress: where the data loader is.
         count_rows: gives of a batch the `[rows]` that are scored: here they are known before a device has to be asked.
             None if the batch is to be left as it is.
+
+    Raises:
+        ValueError: in a call, if one of transformers' collators cannot make tensors of the rows.
     """
 
     def __init__(
         self,
         collator: Callable[[Sequence], dict],
+        head: Head,
         seed: Sequence[int],
         progress: Progress,
         count_rows: Callable[[Mapping], torch.Tensor | None] | None = None,
     ):
-        self.collator, self.seed, self.progress, self.count_rows = collator, seed, progress, count_rows
+        self.collator, self.head, self.seed = collator, head, seed
+        self.progress, self.count_rows = progress, count_rows
         # With the state that each is in now, so that the seed that the collator was made with makes a difference.
         self._own = [(generator, _digest(generator)) for generator in own_generators(collator)]
         self._beginning, self._num_made = None, 0
@@ -74,7 +80,12 @@ class RepeatableCollator:
     def __call__(self, rows: Sequence) -> dict[str, torch.Tensor]:
         seed = [*self.seed, *self._next_batch()]
         with _seeded([(torch.default_generator, 0), (np.random, 0), (random, 0), *self._own], seed):
-            batch = self.collator(rows)
+            try:
+                batch = self.collator(rows)
+            except (TypeError, ValueError) as error:
+                if reason := why_not_collated(rows, self.collator, self.head):
+                    raise ValueError(reason) from error
+                raise
         scored_rows = None if self.count_rows is None else self.count_rows(batch)
         return batch if scored_rows is None else {**batch, SCORED_ROWS: scored_rows}
 
@@ -111,6 +122,41 @@ def begin_epoch(progress: Progress, dataloader: DataLoader, seed: int, epoch: in
     sampler = getattr(batch_sampler, "sampler", None)
     if isinstance(sampler, LengthGroupedSampler):
         sampler.generator = torch.Generator().manual_seed(seed + epoch)
+
+
+def why_not_collated(rows: Sequence, collator: object, head: Head) -> str | None:
+    """Of which column one of transformers' collators makes no tensor, and what would work; None if that is not it."""
+    if not is_of_transformers(collator) or not rows or not isinstance(rows[0], Mapping):
+        return None
+    name_of_collator = getattr(collator, "__name__", type(collator).__name__)
+    padded = getattr(getattr(collator, "tokenizer", None), "model_input_names", [])
+    for name in rows[0]:
+        values = [row.get(name) for row in rows]
+        if any(isinstance(value, str) for value in values):
+            return text_in_column(name)
+        if None in values:
+            return f"The column {name} has None: leave out the rows without a value, or the column."
+        lengths = {len(value) for value in values if hasattr(value, "__len__")}
+        is_nested = any(hasattr(inner, "__len__") for value in values if hasattr(value, "__len__") for inner in value)
+        if len(lengths) > 1 and (is_nested or name not in padded):
+            return (
+                f"The rows have {min(lengths)} to {max(lengths)} {name}, and {name_of_collator} pads no {name}: pass "
+                f"data_collator={head.collator}(tokenizer), or pad the rows."
+            )
+    return None
+
+
+def text_in_column(name: str) -> str:
+    """What would work in place of a column of text."""
+    if not name.startswith("label"):
+        return f"The column {name} has text: tokenise it, or remove the column."
+    hint = f"for instance with dataset.class_encode_column({name!r})"
+    return f"The column {name} has text: give classes as integers, {hint}."
+
+
+def is_of_transformers(collator: object) -> bool:
+    """Whether a collator makes tensors of whatever the rows have, as those of transformers do."""
+    return str(getattr(collator, "__module__", "")).startswith("transformers.")
 
 
 def own_generators(collator: object) -> list[RandomGenerator]:

@@ -101,6 +101,7 @@ class Head:
     distribution: Distribution = "categorical"
     problem_type: str | None = "single_label_classification"  # the config's, for heads that it tells apart
     prediction_names: tuple[str, ...] = ("logits",)
+    collator = "DataCollatorWithPadding"  # the one of transformers that pads its rows
 
     def __init__(self, model: PreTrainedModel):
         self.model_name = type(model).__name__
@@ -202,6 +203,7 @@ class MultipleChoiceHead(Head):
     auto_class = "AutoModelForMultipleChoice"
     named_classes = False
     problem_type = None
+    collator = "DataCollatorForMultipleChoice"
 
     def score(self, inputs, kl_positions="labels", num_examples=None):
         scored = super().score(inputs, kl_positions, num_examples)
@@ -252,6 +254,7 @@ class TokenHead(Head):
     auto_class = "AutoModelForTokenClassification"
     per_token = True
     problem_type = None
+    collator = "DataCollatorForTokenClassification"
 
     def score(self, inputs, kl_positions="labels", num_examples=None):
         attended = _first(self._attended(inputs), num_examples)
@@ -311,6 +314,7 @@ class Seq2SeqLMHead(MaskedLMHead):
 
     class_names = ("ForConditionalGeneration",)
     auto_class = "AutoModelForSeq2SeqLM"
+    collator = "DataCollatorForSeq2Seq"
 
     def complete(self, inputs, model):
         labels = inputs.get("labels")

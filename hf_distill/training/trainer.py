@@ -34,6 +34,7 @@ from hf_distill.training.checkpoints import (
 from hf_distill.training.checks import (
     check_datasets,
     check_kind_of_training,
+    check_labels,
     check_student,
     check_targets,
     find_source,
@@ -130,6 +131,7 @@ class DistillationTrainer(PublishingTrainer):
         check_kind_of_training(self)
 
         check_datasets(self.train_dataset, self.eval_dataset)
+        check_labels(self.train_dataset, self.eval_dataset, self.data_collator)
         source = find_source(self.train_dataset, self.eval_dataset)
         self.teacher = prepare_teacher(teacher_model, self.model, args, self.processing_class, self.accelerator, source)
         self._step_losses = StepLosses(self, len(LOSSES))
@@ -254,7 +256,7 @@ class DistillationTrainer(PublishingTrainer):
     def _repeatable_collator(self, *options) -> Iterator[None]:
         collator = self.data_collator
         process = self.args.process_index // (self.get_tp_size() * self.get_cp_size())  # one of those with other rows
-        self.data_collator = RepeatableCollator(collator, [self._data_seed, process], *options)
+        self.data_collator = RepeatableCollator(collator, self.head, [self._data_seed, process], *options)
         if self.teacher is not None:
             self.data_collator = self.teacher.collator(self.data_collator)
         try:

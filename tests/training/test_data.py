@@ -10,12 +10,14 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.utils.data import IterableDataset
-from transformers import DataCollatorForLanguageModeling, TrainerCallback
+from transformers import DataCollatorForLanguageModeling, TrainerCallback, default_data_collator
 
 from hf_distill.training.data import Progress, RepeatableCollator, own_generators
-from tests.conftest import VOCAB_SIZE, make_model, make_text_tokenizer
+from hf_distill.training.heads import find_head
+from tests.conftest import FAMILY_OF_HEAD, VOCAB_SIZE, make_model, make_text_tokenizer
 
 TOKENIZER = make_text_tokenizer()
+HEAD = find_head(make_model("bert", "mlm", num_layers=1))
 NUM_BATCHES, BATCH_SIZE = 8, 4
 
 
@@ -31,7 +33,7 @@ def as_text(batch):
 def drawn(num_batches=4, *, seed=0, process=0, epoch=0, first_batch=0, collator=draw):
     progress = Progress()
     progress.begin(epoch, first_batch)
-    repeatable = RepeatableCollator(collator, [seed, process], progress)
+    repeatable = RepeatableCollator(collator, HEAD, [seed, process], progress)
     return [as_text(repeatable([None])) for _ in range(num_batches)]
 
 
@@ -46,7 +48,7 @@ def test_random_numbers_follow_from_seed_process_epoch_and_number():
 
 def test_a_data_loader_that_begins_again():
     progress = Progress()
-    repeatable = RepeatableCollator(draw, [0, 0], progress)
+    repeatable = RepeatableCollator(draw, HEAD, [0, 0], progress)
     passes = []
     for epoch in (0, 0, 1):
         progress.begin(epoch)
@@ -151,7 +153,7 @@ def test_a_generator_that_a_function_names():
 def test_two_generators_draw_different_numbers():
     owners = [Owner(random.Random(7), from_python) for _ in range(2)]
     progress = Progress()
-    collator = RepeatableCollator(lambda rows: [owner(rows)["drawn"] for owner in owners], [0, 0], progress)
+    collator = RepeatableCollator(lambda rows: [owner(rows)["drawn"] for owner in owners], HEAD, [0, 0], progress)
     one, other = collator([None])
     assert not torch.equal(one, other)
 
@@ -351,3 +353,77 @@ def test_an_epoch_that_is_left_early(make_trainer):
     trainer.add_callback(LeaveEarly())
     batches, _ = train(trainer)
     assert len({str(batch["labels"]) for batch in batches}) == len(batches) == 2 + NUM_BATCHES
+
+
+def make_head_trainer(make_trainer, head, rows, collator, **options):
+    student = make_model(FAMILY_OF_HEAD.get(head, "bert"), head, num_layers=1)
+    options = {"alpha_kl": 0.0, "alpha_cos": 0.0, "max_steps": 1, **options}
+    trainer_options = {"processing_class": TOKENIZER}
+    return make_trainer(student, None, rows, data_collator=collator, trainer_options=trainer_options, **options)
+
+
+TOKENS = {"input_ids": [[5, 6, 7], [5, 6]], "attention_mask": [[1, 1, 1], [1, 1]]}
+OF_UNEQUAL_LENGTH = {**TOKENS, "labels": [[1, 1, 1], [0, 0]]}
+
+
+@pytest.mark.parametrize(
+    ("head", "columns", "collator", "message"),
+    [
+        ("token_classification", OF_UNEQUAL_LENGTH, None, "2 to 3 labels, .*=DataCollatorForTokenClassification"),
+        ("causal", OF_UNEQUAL_LENGTH, None, r"DataCollatorWithPadding pads no labels: pass data_collator=DataColl"),
+        ("seq2seq", OF_UNEQUAL_LENGTH, None, r"data_collator=DataCollatorForSeq2Seq\(tokenizer\), or pad the rows"),
+        (
+            "classification",
+            {**TOKENS, "labels": [1, 0]},
+            default_data_collator,
+            r"2 to 3 input_ids, and default_data_collator pads no input_ids: pass data_collator=DataCollatorWithPad",
+        ),
+        (
+            "multiple_choice",
+            {"input_ids": [[[5, 6], [7]], [[5], [5, 6, 7], [8]]], "labels": [1, 0]},
+            None,
+            r"2 to 3 input_ids, .*data_collator=DataCollatorForMultipleChoice\(tokenizer\)",
+        ),
+        (
+            "classification",
+            {**TOKENS, "labels": [1, None]},
+            None,
+            "labels has None: leave out the rows",
+        ),
+    ],
+)
+def test_rows_that_make_no_batch(make_trainer, head, columns, collator, message):
+    trainer = make_head_trainer(make_trainer, head, Dataset.from_dict(columns), collator)
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+
+
+@pytest.mark.parametrize("name", ["label", "labels"])
+@pytest.mark.parametrize("collator", [None, default_data_collator])
+def test_labels_of_text(make_trainer, name, collator):
+    rows = {**TOKENS, name: ["good", "bad"]}
+    with pytest.raises(ValueError, match=rf"train_dataset: .*{name} has text.*class_encode_column\('{name}'\)"):
+        make_head_trainer(make_trainer, "classification", Dataset.from_dict(rows), collator)
+    # What is no data set of `datasets` is not known before the first batch.
+    as_list = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+    trainer = make_head_trainer(make_trainer, "classification", as_list, collator)
+    with pytest.raises(ValueError, match=f"{name} has text: give classes|pads no input_ids"):
+        trainer.train()
+
+
+def test_a_collator_that_reads_text(make_trainer):
+    def collate_text(rows):
+        labels = torch.tensor([["bad", "good"].index(row["label"]) for row in rows])
+        return {"input_ids": torch.tensor([[5, 6, 7]] * len(rows)), "labels": labels}
+
+    rows = Dataset.from_dict({**TOKENS, "label": ["good", "bad"]})
+    make_head_trainer(make_trainer, "classification", rows, collate_text).train()
+
+
+def test_the_error_of_a_collator_that_somebody_wrote(make_trainer):
+    def collate(rows):
+        raise ValueError("something else")
+
+    trainer = make_head_trainer(make_trainer, "token_classification", Dataset.from_dict(OF_UNEQUAL_LENGTH), collate)
+    with pytest.raises(ValueError, match=r"^something else$"):
+        trainer.train()
