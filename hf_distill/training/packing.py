@@ -8,8 +8,12 @@ import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from hf_distill.lengths import first_position
+from hf_distill.training.truncation import count_special_tokens
+
+logger = logging.get_logger(__name__)
 
 ATTENTION = ("sdpa", "eager")
 """The implementations of attention in transformers that read a mask `[batch, 1, length, length]`."""
@@ -23,9 +27,10 @@ def pack_documents(
 ) -> Dataset | IterableDataset:
     """Rows of `block_size` tokens, filled with one document after the other.
 
-    Every document has its special tokens around it. What does not fit into a row goes on in the next, so that a row may
-    begin and end within a document; no token is lost, and none is there twice. The documents are taken by the thousand,
-    and only the last row of each thousand may be shorter.
+    Every document has the special tokens around it that the tokenizer adds. Where it adds none at the end, as those of
+    most causal models, the document ends with `tokenizer.eos_token`. What does not fit into a row goes on in the next,
+    so that a row may begin and end within a document; no token is lost, and none is there twice. The documents are
+    taken by the thousand, and only the last row of each thousand may be shorter.
 
     Args:
         corpus: with the column `text`, as from `load_corpus`.
@@ -50,7 +55,7 @@ def pack_documents(
         _pack,
         batched=True,
         remove_columns=["text"],
-        fn_kwargs={"tokenizer": tokenizer, "block_size": block_size},
+        fn_kwargs={"tokenizer": tokenizer, "block_size": block_size, "end": _end_of_document(tokenizer)},
     )
 
 
@@ -58,6 +63,8 @@ def truncate_documents(
     corpus: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Dataset | IterableDataset:
     """A row for each document, of at most `max_length` tokens; what is beyond them is lost.
+
+    A document that is not cut ends with a special token: that of the tokenizer, or `tokenizer.eos_token`.
 
     The `length` of each row is there for `train_sampling_strategy="group_by_length"`, which makes batches with little
     padding.
@@ -75,7 +82,7 @@ def truncate_documents(
         _truncate,
         batched=True,
         remove_columns=["text"],
-        fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
+        fn_kwargs={"tokenizer": tokenizer, "max_length": max_length, "end": _end_of_document(tokenizer)},
     )
 
 
@@ -84,9 +91,25 @@ def _check_length(name: str, length: int, tokenizer: PreTrainedTokenizerBase) ->
         raise ValueError(f"{name}={length} should be from 1 to {tokenizer.model_max_length}, which the model takes.")
 
 
-def _pack(texts: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, block_size: int) -> dict[str, list]:
+def _end_of_document(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token that ends a document, or none if the tokenizer puts a special token there by itself."""
+    _, after = count_special_tokens(tokenizer)
+    if after:
+        return []
+    if tokenizer.eos_token_id is None:
+        logger.warning(
+            f"{type(tokenizer).__name__} adds no special token at the end of a text and has no eos_token, so nothing "
+            f"says where a document ends: set tokenizer.eos_token."
+        )
+        return []
+    return [tokenizer.eos_token_id]
+
+
+def _pack(
+    texts: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, block_size: int, end: list[int]
+) -> dict[str, list]:
     ids_alone = {"return_attention_mask": False, "return_token_type_ids": False}
-    documents = tokenizer(texts["text"], verbose=False, **ids_alone)["input_ids"]
+    documents = [ids + end for ids in tokenizer(texts["text"], verbose=False, **ids_alone)["input_ids"]]
     tokens = np.concatenate(documents)
     numbers = np.repeat(np.arange(len(documents)), [len(document) for document in documents])
     rows = [slice(start, start + block_size) for start in range(0, len(tokens), block_size)]
@@ -96,8 +119,14 @@ def _pack(texts: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, block
     }
 
 
-def _truncate(texts: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
+def _truncate(
+    texts: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int, end: list[int]
+) -> dict[str, list]:
     rows = tokenizer(texts["text"], truncation=True, max_length=max_length, return_token_type_ids=False)
+    for ids, mask in zip(rows["input_ids"], rows["attention_mask"], strict=True):
+        if len(ids) < max_length:  # otherwise it is cut, or there is no room
+            ids += end
+            mask += [1] * len(end)
     return {**rows, "length": [len(tokens) for tokens in rows["input_ids"]]}
 
 
@@ -105,10 +134,14 @@ class SeparateDocuments:
     """Attention within each document of a packed row, and positions that start anew in each.
 
     What a model makes of a packed row is then what it makes of each of the row's documents alone. That is tried out
-    here, on each model and a row of up to 512 tokens: a model whose documents would see each other is refused.
+    here, on each model and a row of up to 512 tokens, with attention to both sides and with causal attention: a model
+    whose documents would see each other is refused.
 
     Args:
         *models: those that will read the batches: student and teacher. They are not kept.
+
+    Attributes:
+        is_causal: whether the models attend to earlier tokens only.
 
     Raises:
         ValueError: if a model's attention cannot be kept within documents: where its implementation is not "sdpa" or
@@ -129,8 +162,24 @@ class SeparateDocuments:
             )
         self.is_added = names == {"eager"}
         self.first_position = first_position(models[0])
-        for model in models:
-            self._try_out(model)
+        deviations = [self._deviations(model) for model in models]
+        self.is_causal = max(causal for _, causal in deviations) < max(both_sides for both_sides, _ in deviations)
+        for model, of_model in zip(models, deviations, strict=True):
+            tolerance = torch.finfo(model.dtype).eps ** 0.5
+            deviation, otherwise = of_model[self.is_causal], of_model[not self.is_causal]
+            if deviation <= tolerance:
+                continue
+            if otherwise <= tolerance:
+                classes = " and ".join(type(model).__name__ for model in models)
+                raise ValueError(
+                    f"{classes} cannot read the same mask, as one attends to both sides and one to earlier tokens "
+                    f"only: pack without SeparateDocuments."
+                )
+            raise ValueError(
+                f"{type(model).__name__} makes something else of two documents in one row than of each alone "
+                f"(deviation {deviation:.2g}), even with attention within documents and positions that start at "
+                f"{self.first_position} in each: pack without SeparateDocuments, or do not pack."
+            )
 
     def __call__(self, numbers: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the models read, out of `[batch, length]` numbers of documents, 0 for padding.
@@ -139,10 +188,15 @@ class SeparateDocuments:
             `attention_mask`: `[batch, 1, length, length]`, True where one token attends to another; or, for eager
             attention, what is added to the scores. `position_ids`: `[batch, length]`.
         """
+        return self._inputs(numbers, self.is_causal)
+
+    def _inputs(self, numbers: torch.Tensor, is_causal: bool) -> dict[str, torch.Tensor]:
         attended = numbers.ne(0)
         # Padding attends to the last document: there is no softmax over nothing.
         documents = numbers.where(attended, numbers.amax(1, keepdim=True))
         mask = (documents.unsqueeze(2) == documents.unsqueeze(1)) & attended.unsqueeze(1)
+        if is_causal:
+            mask = mask & (torch.ones_like(mask).tril() | ~attended.unsqueeze(2))
         if self.is_added:
             # In bfloat16, which scores of either dtype can take.
             mask = torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill(~mask, torch.finfo(torch.bfloat16).min)
@@ -152,8 +206,8 @@ class SeparateDocuments:
         return {"attention_mask": mask.unsqueeze(1), "position_ids": positions + self.first_position}
 
     @torch.no_grad()
-    def _try_out(self, model: PreTrainedModel) -> None:
-        """Two documents in one row, against each of them alone."""
+    def _deviations(self, model: PreTrainedModel) -> tuple[float, float]:
+        """Two documents in one row against each alone, with attention to both sides and with causal attention."""
         config, was_training = model.config, model.training
         longest = (getattr(config, "max_position_embeddings", None) or TRIED_LENGTH) - self.first_position
         lengths = [min(TRIED_LENGTH, longest) // 4, min(TRIED_LENGTH, longest) * 3 // 4]
@@ -162,19 +216,16 @@ class SeparateDocuments:
         numbers = torch.repeat_interleave(torch.tensor([1, 2]), torch.tensor(lengths)).unsqueeze(0)
         model.eval()
         try:
-            packed = _hidden_states(model, input_ids=tokens, **self(numbers))
             alone = torch.cat([_hidden_states(model, input_ids=part) for part in tokens.split(lengths, 1)], 1)
+            both = [
+                _hidden_states(model, input_ids=tokens, **self._inputs(numbers, causal)) for causal in (False, True)
+            ]
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"{type(model).__name__} does not read packed documents: {error}") from error
         finally:
             model.train(was_training)
-        deviation = (packed - alone).norm() / alone.norm()
-        if not deviation <= torch.finfo(model.dtype).eps ** 0.5:
-            raise ValueError(
-                f"{type(model).__name__} makes something else of two documents in one row than of each alone "
-                f"(deviation {deviation:.2g}), even with attention within documents and positions that start at "
-                f"{self.first_position} in each: pack without SeparateDocuments, or do not pack."
-            )
+        both_sides, causal = (((packed - alone).norm() / alone.norm()).item() for packed in both)
+        return both_sides, causal
 
 
 def _hidden_states(model: PreTrainedModel, **inputs: torch.Tensor) -> torch.Tensor:

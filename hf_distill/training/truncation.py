@@ -35,7 +35,7 @@ def encode_texts(
     """
     if truncation not in get_args(Truncation):
         raise ValueError(f"truncation={truncation!r} should be one of {', '.join(get_args(Truncation))}.")
-    before, after = _special_tokens(tokenizer)
+    before, after = count_special_tokens(tokenizer)
     room = max_length - before - after
     if room < 1:
         raise ValueError(
@@ -56,7 +56,7 @@ def encode_texts(
     return dataset.map(encode, batched=True, remove_columns="text", desc="Tokenising")
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+def count_special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """How many special tokens the tokenizer puts before a text, and how many after it."""
     inside = tokenizer("a", add_special_tokens=False)["input_ids"]
     row = tokenizer("a")["input_ids"]

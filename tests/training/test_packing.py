@@ -8,10 +8,12 @@ import transformers
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from hf_distill import SeparateDocuments, pack_documents, truncate_documents
+from hf_distill.training import packing
 from hf_distill.training.heads import find_head
-from hf_distill.training.packing import _pack
+from hf_distill.training.packing import _end_of_document, _pack
 from tests.conftest import PAD, collate, make_model, make_text_tokenizer, make_texts
 from tests.training.test_split_invariance import LOSS_NAMES, KeepGradient
 
@@ -42,7 +44,7 @@ def pieces(rows):
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12), block_size=st.integers(1, 20))
 def test_all_tokens_once(lengths, block_size):
     texts = [" ".join(f"w{5 + (7 * i + j) % 56}" for j in range(length)) for i, length in enumerate(lengths)]
-    columns = _pack({"text": texts}, TOKENIZER, block_size)
+    columns = _pack({"text": texts}, TOKENIZER, block_size, end=[])
     rows = [{name: values[i] for name, values in columns.items()} for i in range(len(columns["input_ids"]))]
     documents = [tokens_of(text) for text in texts]
 
@@ -98,16 +100,65 @@ def test_lengths_that_the_model_does_not_take(function, name, length):
         function(make_corpus(2), TOKENIZER, length)
 
 
+def make_causal_tokenizer(**options):
+    """Which puts nothing around a text, as GPT-2's; its eos_token is 2."""
+    tokenizer = make_text_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(**{"single": "$A", "special_tokens": [], **options})
+    tokenizer.eos_token = tokenizer.pad_token = "[SEP]"
+    return tokenizer
+
+
+AT_THE_BEGINNING = {"single": "[CLS] $A", "special_tokens": [("[CLS]", 1)]}
+
+
+@pytest.mark.parametrize(("options", "before"), [({}, []), (AT_THE_BEGINNING, [1])], ids=["nothing", "bos"])
+def test_every_document_ends(options, before):
+    """With eos, where the tokenizer adds nothing there."""
+    tokenizer, corpus = make_causal_tokenizer(**options), make_corpus(20)
+    documents = [[*before, *tokens_of(text)[1:]] for text in corpus["text"]]
+    rows = pack_documents(corpus, tokenizer, block_size=16)
+    assert joined(row["input_ids"] for row in rows) == joined(documents)
+    for row in rows:
+        ends = [place for place, token in enumerate(row["input_ids"][:-1]) if token == 2]
+        assert [row["attention_mask"][place + 1] - row["attention_mask"][place] for place in ends] == [1] * len(ends)
+    for row, document in zip(truncate_documents(corpus, tokenizer, max_length=12), documents, strict=True):
+        expected = document[:12]
+        assert row == {"input_ids": expected, "attention_mask": [1] * len(expected), "length": len(expected)}
+
+
+def test_documents_that_nothing_ends(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(packing.logger, "warning", warnings.append)
+    tokenizer = make_causal_tokenizer()
+    tokenizer.eos_token = None
+    assert _end_of_document(tokenizer) == []
+    (warning,) = warnings
+    assert "nothing says where a document ends: set tokenizer.eos_token" in warning
+    assert _end_of_document(TOKENIZER) == []
+    assert len(warnings) == 1
+
+
 def make_masked_lm(family, attention, **options):
     model = make_model(family, "mlm", **options)
     model.set_attn_implementation(attention)
     return model
 
 
+def make_causal_lm(family, attention, **options):
+    model = make_model(family, "causal", **options)
+    model.set_attn_implementation(attention)
+    return model
+
+
+MODELS = dict.fromkeys(("bert", "roberta", "distilbert"), make_masked_lm)
+MODELS |= dict.fromkeys(("llama", "gpt2", "opt"), make_causal_lm)
+
+
 @pytest.mark.parametrize("padding_side", ["right", "left"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", MODELS)
 def test_a_packed_document_is_as_it_is_alone(family, attention, padding_side):
-    model = make_masked_lm(family, attention)
+    model = MODELS[family](family, attention)
     rows = list(pack_documents(make_corpus(9, longest=50), TOKENIZER, block_size=38))
     TOKENIZER.padding_side = padding_side
     batch = dict(TOKENIZER.pad(rows, return_tensors="pt"))
@@ -143,6 +194,37 @@ def test_mask_and_positions_by_hand(family, first_position):
     ]
     expected = torch.tensor([[0, 1, 0, 1, 2], [0, 1, 2, 0, 1]]) + first_position
     assert torch.equal(given["position_ids"], expected)
+
+
+def test_causal_mask_by_hand():
+    separate = SeparateDocuments(make_causal_lm("llama", "sdpa"))
+    assert separate.is_causal
+    given = separate(torch.tensor([[1, 1, 2, 2, 2], [0, 0, 1, 1, 1]]))
+    x, o = True, False
+    # Padding attends to something, be it later: nobody reads what becomes of it.
+    assert given["attention_mask"][:, 0].tolist() == [
+        [[x, o, o, o, o], [x, x, o, o, o], [o, o, x, o, o], [o, o, x, x, o], [o, o, x, x, x]],
+        [[o, o, x, x, x], [o, o, x, x, x], [o, o, x, o, o], [o, o, x, x, o], [o, o, x, x, x]],
+    ]
+    assert given["position_ids"].tolist() == [[0, 1, 0, 1, 2], [0, 1, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2"])
+def test_causal_attention_is_found_out(name, attention, dtype):
+    """In half precision too, and with weights so small that attention makes little difference."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    model = getattr(transformers, f"{name}ForCausalLM")(
+        getattr(transformers, f"{name}Config")(vocab_size=61, num_key_value_heads=1, pad_token_id=PAD, **sizes)
+    )
+    model.set_attn_implementation(attention)
+    assert SeparateDocuments(model.to(dtype)).is_causal
+
+
+def test_a_model_that_attends_to_both_sides_beside_a_causal_one():
+    with pytest.raises(ValueError, match="one attends to both sides and one to earlier tokens only"):
+        SeparateDocuments(make_masked_lm("bert", "sdpa"), make_causal_lm("llama", "sdpa"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
