@@ -19,6 +19,7 @@ from .text_classification import (
     write_report,
 )
 from .training import (
+    DataCollatorForCausalLM,
     DataCollatorForMaskedLM,
     DistillationTrainer,
     DistillationTrainingArguments,
@@ -38,6 +39,7 @@ from .version import __version__
 
 __all__ = [
     "Benchmark",
+    "DataCollatorForCausalLM",
     "DataCollatorForMaskedLM",
     "DistillationTrainer",
     "DistillationTrainingArguments",

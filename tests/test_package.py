@@ -26,6 +26,7 @@ def test_public_names():
         "Benchmark",
         "benchmark_models",
         "write_report",
+        "DataCollatorForCausalLM",
         "DataCollatorForMaskedLM",
         "DistillationTrainer",
         "DistillationTrainingArguments",

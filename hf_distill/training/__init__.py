@@ -1,5 +1,6 @@
 """Training: the trainer, its arguments, the losses, the teacher and the data."""
 
+from hf_distill.training.causal import DataCollatorForCausalLM
 from hf_distill.training.corpus import load_corpus
 from hf_distill.training.masking import DataCollatorForMaskedLM, count_tokens
 from hf_distill.training.packing import SeparateDocuments, pack_documents, truncate_documents
@@ -11,6 +12,7 @@ from hf_distill.training.training_args import DistillationTrainingArguments
 from hf_distill.training.truncation import encode_texts
 
 __all__ = [
+    "DataCollatorForCausalLM",
     "DataCollatorForMaskedLM",
     "DistillationTrainer",
     "DistillationTrainingArguments",

@@ -3,13 +3,17 @@
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import HubStrategy, has_length
+from transformers.utils import logging
 
+from hf_distill.training.causal import labels_no_end
 from hf_distill.training.data import is_of_transformers, text_in_column
 from hf_distill.training.engines import check_engine
-from hf_distill.training.heads import Head, QuestionAnsweringHead
+from hf_distill.training.heads import CausalLMHead, Head, QuestionAnsweringHead
 from hf_distill.training.outputs import Outputs, hidden_width
 from hf_distill.training.target_columns import Source, source_of
 from hf_distill.training.training_args import DistillationTrainingArguments
+
+logger = logging.get_logger(__name__)
 
 
 def check_kind_of_training(trainer: Trainer) -> None:
@@ -108,6 +112,16 @@ def check_labels(train_dataset: object, eval_dataset: object, collator: object) 
         for column in {"label", "labels"} & features.keys():
             if getattr(features[column], "dtype", None) in ("string", "large_string"):
                 raise ValueError(f"{name}: {text_in_column(column)}")
+
+
+def warn_of_ends_without_labels(head: Head, collator: object) -> None:
+    """Warns where a causal student would not learn to stop."""
+    if type(head) is CausalLMHead and labels_no_end(collator):
+        logger.warning(
+            f"The tokenizer's pad_token is its eos_token {collator.tokenizer.eos_token!r}, and "
+            f"{type(collator).__name__} gives it no label, so nothing teaches the student to stop: use "
+            f"DataCollatorForCausalLM(tokenizer), or another pad_token."
+        )
 
 
 def find_source(train_dataset: object, eval_dataset: object) -> Source | None:

@@ -38,7 +38,8 @@ class DataCollatorForMaskedLM(DataCollatorForLanguageModeling):
         padding, and none if there is not.
 
     Raises:
-        ValueError: if the tokenizer has no mask token, or if the counts are not those of its vocabulary.
+        ValueError: if the tokenizer has no mask token, if the counts are not those of its vocabulary, with `mlm=False`,
+            or if `attention` is that of causal models.
 
     Example:
         >>> rows = pack_documents(corpus, tokenizer, block_size=512)
@@ -50,6 +51,13 @@ class DataCollatorForMaskedLM(DataCollatorForLanguageModeling):
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.mlm:
+            raise ValueError("mlm=False masks nothing: use DataCollatorForCausalLM(tokenizer).")
+        if self.attention is not None and self.attention.is_causal:
+            raise ValueError(
+                "The models of attention=SeparateDocuments(...) attend to earlier tokens only: use "
+                "DataCollatorForCausalLM(tokenizer, attention=...)."
+            )
         self._special_ids = torch.tensor(self.tokenizer.all_special_ids)
         if self.token_counts is None:
             return

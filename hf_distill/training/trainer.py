@@ -38,6 +38,7 @@ from hf_distill.training.checks import (
     check_student,
     check_targets,
     find_source,
+    warn_of_ends_without_labels,
 )
 from hf_distill.training.data import Progress, RepeatableCollator, begin_epoch
 from hf_distill.training.engines import is_zero3, loss_scale, one_group_for_head_and_embeddings
@@ -137,6 +138,7 @@ class DistillationTrainer(PublishingTrainer):
         self._step_losses = StepLosses(self, len(LOSSES))
         self._evaluation: EvaluationLosses | None = None
         self._prepare_student()
+        warn_of_ends_without_labels(self.head, self.data_collator)
         self._make_losses()
         check_optimizers(self.lr_scheduler, args)
 
