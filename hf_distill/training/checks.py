@@ -1,5 +1,9 @@
 """What is refused before the first step: options that would have no effect, and models that cannot be compared."""
 
+import os
+import platform
+
+import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import HubStrategy, has_length
@@ -50,6 +54,46 @@ def check_kind_of_training(trainer: Trainer) -> None:
             f"{model.peft_type.value} puts tokens of its own before the text, so the positions of student and teacher "
             f"do not match: use LoRA or another adapter that leaves the text as it is."
         )
+
+
+def check_processes(args: DistillationTrainingArguments) -> None:
+    """Checks that processes which were started together train together.
+
+    Accelerate makes one group of them for accelerators, and for CPUs only if it is asked to.
+
+    Raises:
+        ValueError: if each would train by itself, into one folder.
+    """
+    num_started = int(os.environ.get("WORLD_SIZE", 1))
+    if "LOCAL_RANK" in os.environ and num_started > 1 and args.world_size == 1:
+        raise ValueError(
+            f"{num_started} processes were started, but without an accelerator each would train a student of its own "
+            f"into {args.output_dir}: set use_cpu=True to train one on {num_started} CPU processes, or start one."
+        )
+
+
+def warn_of_emulated_bfloat16(args: DistillationTrainingArguments) -> None:
+    """Warns where bfloat16 is asked for on a CPU that does not compute in it."""
+    asked = {"bf16": args.bf16, "bf16_full_eval": args.bf16_full_eval}
+    asked["teacher_dtype"] = args.teacher_dtype if args.teacher_dtype == "bfloat16" else None
+    asked = {name: value for name, value in asked.items() if value}
+    if asked and args.device.type == "cpu" and not _cpu_computes_in_bfloat16():
+        options = " and ".join(f"{name}={value!r}" for name, value in asked.items())
+        logger.warning(
+            f"{options}: this CPU has no instructions for bfloat16 (AVX512-BF16 or AMX). PyTorch emulates them, which "
+            f"can take 10 times as long as float32: leave it out on this machine."
+        )
+
+
+def _cpu_computes_in_bfloat16() -> bool:
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        if capabilities.get("architecture") != "x86_64":
+            return True  # or it is not known
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def check_student(

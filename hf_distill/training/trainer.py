@@ -35,9 +35,11 @@ from hf_distill.training.checks import (
     check_datasets,
     check_kind_of_training,
     check_labels,
+    check_processes,
     check_student,
     check_targets,
     find_source,
+    warn_of_emulated_bfloat16,
     warn_of_ends_without_labels,
 )
 from hf_distill.training.data import Progress, RepeatableCollator, begin_epoch
@@ -130,6 +132,8 @@ class DistillationTrainer(PublishingTrainer):
         super().__init__(model, args, *trainer_arguments, **trainer_options)
         self.model_accepts_loss_kwargs = True  # says what `loss_is_scaled_for_ga` says, to transformers before 5.19
         check_kind_of_training(self)
+        check_processes(args)
+        warn_of_emulated_bfloat16(args)
 
         check_datasets(self.train_dataset, self.eval_dataset)
         check_labels(self.train_dataset, self.eval_dataset, self.data_collator)
