@@ -15,7 +15,8 @@ from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import Hasher
 from datasets.utils import tqdm
 
-from hf_distill.training.target_columns import SOURCE, Source
+from hf_distill.training.target_columns import LOG_TAIL, SOURCE, Source
+from hf_distill.training.target_mass import StoredMass
 from hf_distill.training.target_reader import TargetReader, Targets
 
 MANIFEST = "targets.json"
@@ -78,11 +79,16 @@ class TargetStore:
                 f"output_dir, or remove this one."
             )
 
-    def fill(self, reader: TargetReader) -> None:
+    def fill(self, reader: TargetReader, mass: StoredMass | None = None) -> None:
         """Has the rows read that nobody has read yet; each process takes its share.
+
+        Args:
+            reader: the teacher.
+            mass: checks what the likeliest tokens hold, before a shard is written.
 
         Raises:
             OSError: if a shard cannot be written.
+            ValueError: if the likeliest tokens hold too little.
         """
         state = self.state
         own = range(state.process_index, self.num_shards, state.num_processes)
@@ -93,7 +99,11 @@ class TargetStore:
             with reader.ready(state.device), bar:
                 for index in missing:
                     rows = self.dataset.select(self._rows_of(index))
-                    self._write(self._table(reader(rows[:], bar.update)), index)
+                    targets = reader(rows[:], bar.update)
+                    if mass is not None:
+                        mass.add(targets[LOG_TAIL])
+                        mass.check()
+                    self._write(self._table(targets), index)
         state.wait_for_everyone()
 
     def load(self) -> Dataset:

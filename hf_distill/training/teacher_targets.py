@@ -15,6 +15,7 @@ from hf_distill.hub import public_name
 from hf_distill.training.heads import Head, MaskedLMHead, MultipleChoiceHead, find_head
 from hf_distill.training.outputs import outputs_of
 from hf_distill.training.target_columns import TARGET_COLUMNS, Source, has_logits_per_token, vocabulary_fingerprint
+from hf_distill.training.target_mass import MIN_MASS, StoredMass
 from hf_distill.training.target_reader import TargetReader
 from hf_distill.training.target_store import TargetStore
 from hf_distill.training.teacher import fingerprint
@@ -32,6 +33,7 @@ def add_teacher_targets(
     hidden_states: bool = False,
     top_k: int | None = None,
     temperature: float | None = None,
+    min_mass: float | None = None,
     batch_size: int = 64,
     dtype: TeacherDtype | None = None,
     output_dir: str | os.PathLike | None = None,
@@ -64,6 +66,9 @@ def add_teacher_targets(
         hidden_states: also store the last hidden states, for `alpha_cos`. They take `2 * width` bytes per token.
         top_k: for language models, how many of the likeliest tokens to store; by default 64. They take 8 bytes each.
         temperature: for language models, that of the training; by default 2.
+        min_mass: for language models, how much of the teacher's probability the `top_k` tokens should hold, as a mean
+            over all tokens; by default 0.5. Of the rest the student learns only the total. The higher the temperature,
+            the less they hold.
         batch_size: rows that the teacher reads at a time. Those of like length share a batch.
         dtype: what the teacher computes in; by default its own.
         output_dir: a folder for the targets; by default one in the cache of `datasets`. For a `DatasetDict`, one with a
@@ -72,8 +77,8 @@ def add_teacher_targets(
     Raises:
         TypeError: if the teacher is no transformers model, or the data set has no rows to add to, as a stream.
         ValueError: if the teacher's targets cannot be stored, as in masked language modelling; if columns are missing
-            or there already; if an option would have no effect; or if `output_dir` has targets of another teacher,
-            tokenizer or data set.
+            or there already; if an option would have no effect; if the `top_k` tokens hold less than `min_mass`; or if
+            `output_dir` has targets of another teacher, tokenizer or data set.
         FloatingPointError: if the teacher's outputs are not finite.
         OSError: if the targets cannot be written, as on a full disk. Those that were are kept.
 
@@ -86,7 +91,7 @@ def add_teacher_targets(
     """
     if isinstance(dataset, DatasetDict):
         options = {"text_columns": text_columns, "hidden_states": hidden_states, "top_k": top_k}
-        options |= {"temperature": temperature, "batch_size": batch_size, "dtype": dtype}
+        options |= {"temperature": temperature, "min_mass": min_mass, "batch_size": batch_size, "dtype": dtype}
         folders = {split: None if output_dir is None else Path(output_dir, split) for split in dataset}
         return DatasetDict(
             {
@@ -110,7 +115,7 @@ def add_teacher_targets(
     head = find_head(model)
     text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns or [])
     _check_columns(dataset, model, text_columns, processing_class)
-    _check_options(head, model, text_columns, hidden_states, top_k, temperature)
+    _check_options(head, model, text_columns, hidden_states, top_k, temperature, min_mass)
 
     target_dtype = model.dtype if dtype is None else getattr(torch, dtype)
     source = Source(
@@ -126,8 +131,14 @@ def add_teacher_targets(
     )
     store = TargetStore(output_dir, dataset, source, {"text_columns": text_columns, **_limits(processing_class)})
     reader = TargetReader(model, source, processing_class, text_columns, batch_size, target_dtype)
-    store.fill(reader)
-    return _beside(dataset, store.load())
+    if source.top_k is None:
+        store.fill(reader)
+        return _beside(dataset, store.load())
+    least = MIN_MASS if min_mass is None else min_mass
+    store.fill(reader, StoredMass(source, least))
+    targets = store.load()
+    StoredMass(source, least).report(targets)
+    return _beside(dataset, targets)
 
 
 def _beside(dataset: Dataset, targets: Dataset) -> Dataset:
@@ -165,6 +176,7 @@ def _check_options(
     hidden_states: bool,
     top_k: int | None,
     temperature: float | None,
+    min_mass: float | None,
 ) -> None:
     name = type(model).__name__
     if type(head) is MaskedLMHead:
@@ -173,11 +185,13 @@ def _check_options(
             f"the trainer teacher_model. Stored can be what classification, token classification, question answering, "
             f"multiple choice, causal and sequence-to-sequence language models say."
         )
-    options = {"top_k": top_k, "temperature": temperature}
+    options = {"top_k": top_k, "temperature": temperature, "min_mass": min_mass}
     set_ = {option: value for option, value in options.items() if value is not None}
     if set_ and not head.over_vocabulary:
         raise ValueError(f"{set_} would have no effect for a {name}, of which all logits are stored: leave it out.")
-    if any(value <= 0 for value in set_.values()):
+    if min_mass is not None and not 0 <= min_mass <= 1:
+        raise ValueError(f"min_mass={min_mass} should be from 0 to 1.")
+    if any(value <= 0 for option, value in set_.items() if option != "min_mass"):
         raise ValueError(f"{set_} should be above 0.")
     per_text = not has_logits_per_token(outputs_of(model)) and not isinstance(head, MultipleChoiceHead)
     if text_columns and (hidden_states or not per_text):

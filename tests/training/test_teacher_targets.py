@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, default_data_collator
 
 from hf_distill import add_teacher_targets
-from hf_distill.training import target_reader, target_store
+from hf_distill.training import target_mass, target_reader, target_store
 from hf_distill.training.target_columns import source_of
 from tests.conftest import FAMILY_OF_HEAD, HEADS, collate, make_model, make_rows, make_text_tokenizer, make_texts
 
@@ -155,7 +155,7 @@ def test_rows_by_hand():
 def test_the_likeliest_tokens_by_hand():
     teacher, _ = make_pair("causal")
     rows = make_dataset("causal", num_rows=6)
-    stored = add_teacher_targets(rows, teacher, TOKENIZER, top_k=3, temperature=1.5, batch_size=4)
+    stored = add_teacher_targets(rows, teacher, TOKENIZER, top_k=3, temperature=1.5, batch_size=4, min_mass=0.0)
     for row in stored:
         with torch.no_grad():
             probs = (teacher(torch.tensor([row["input_ids"]])).logits[0] / 1.5).softmax(-1)
@@ -168,13 +168,70 @@ def test_the_likeliest_tokens_by_hand():
         torch.testing.assert_close(torch.tensor(row["teacher_log_tail"]).exp(), left)
 
 
+@pytest.fixture
+def mass_logs(monkeypatch):
+    seen = []
+    for level in ("warning", "info"):
+        monkeypatch.setattr(target_mass.logger, level, lambda message, level=level: seen.append((level, message)))
+    return seen
+
+
+def mass_by_hand(teacher, rows, top_k, temperature):
+    """The mean over all tokens of what the likeliest ones hold."""
+    held = []
+    for row in rows:
+        with torch.no_grad():
+            probs = (teacher(torch.tensor([row["input_ids"]])).logits[0] / temperature).softmax(-1)
+        held += probs.sort(descending=True).values[:, :top_k].sum(1).tolist()
+    return sum(held) / len(held), len(held)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_what_the_likeliest_tokens_hold(mass_logs, temperature):
+    teacher, _ = make_pair("causal")
+    rows = make_dataset("causal", num_rows=8)
+    mass, num_tokens = mass_by_hand(teacher, rows, 5, temperature)
+    options = {"top_k": 5, "temperature": temperature}
+    for _ in range(2):  # a repeated call, which reads nothing, says it too
+        add_teacher_targets(rows, teacher, TOKENIZER, **options, min_mass=mass - 1e-6)
+    expected = f"The 5 likeliest tokens hold {mass:.0%} of the probability that the teacher gives at temperature "
+    assert len(mass_logs) == 2
+    for level, message in mass_logs:
+        assert level == "warning"
+        assert (
+            expected
+            + f"{temperature:g}, as a mean over {num_tokens} tokens. Of the rest the student learns only the total"
+            in message
+        )
+    with pytest.raises(ValueError, match=f"hold {mass:.0%} of .* less than min_mass=.*raise top_k, lower temperature"):
+        add_teacher_targets(rows, teacher, TOKENIZER, **options, min_mass=mass + 1e-6)
+
+
+def test_likeliest_tokens_that_hold_little(cache):
+    """By default an error, after the first shard."""
+    teacher, _ = make_pair("causal")
+    rows = make_dataset("causal", num_rows=600)
+    assert mass_by_hand(teacher, rows.select(range(256)), 3, 8.0)[0] == pytest.approx(0.06, abs=0.005)
+    with pytest.raises(ValueError, match=r"The 3 likeliest tokens hold 6% .*less than min_mass=0.5"):
+        add_teacher_targets(rows, teacher, TOKENIZER, top_k=3, temperature=8.0)
+    assert not list(cache.rglob("shard*"))
+
+
+def test_likeliest_tokens_that_hold_all(mass_logs):
+    teacher, _ = make_pair("causal")
+    add_teacher_targets(make_dataset("causal"), teacher, TOKENIZER, **ALL)
+    ((level, message),) = mass_logs
+    assert level == "info"
+    assert "The 61 likeliest tokens hold 100%" in message
+
+
 def test_fewer_tokens_give_a_smaller_divergence(make_trainer):
     """What is not told apart cannot differ."""
     teacher, student = make_pair("causal")
     rows = make_dataset("causal")
     losses_of = []
     for top_k in (1, 4, 16, 61):
-        stored = add_teacher_targets(rows, teacher, TOKENIZER, top_k=top_k)
+        stored = add_teacher_targets(rows, teacher, TOKENIZER, top_k=top_k, min_mass=0.0)
         losses_of.append(make_trainer(student, None, stored, stored, alpha_cos=0.0).evaluate()["eval_loss_kl"])
     live = make_trainer(student, teacher, rows, rows, alpha_cos=0.0).evaluate()["eval_loss_kl"]
     assert losses_of == sorted(losses_of)
@@ -603,6 +660,8 @@ def test_a_resumed_training(make_trainer, tmp_path):
         ("classification", None, {"temperature": 4.0}, "would have no effect"),
         ("classification", None, {"dtype": "int8"}, "dtype='int8' should be one of 'float32', 'bfloat16'"),
         ("causal", None, {"top_k": 0}, "should be above 0"),
+        ("causal", None, {"min_mass": 1.5}, "min_mass=1.5 should be from 0 to 1"),
+        ("classification", None, {"min_mass": 0.5}, "would have no effect"),
         ("classification", "input_ids", {}, "no column input_ids, only attention_mask, labels. Tokenise the rows"),
         ("classification", None, {"text_columns": "review"}, "no column review, only"),
         ("causal", None, {"text_columns": "input_ids"}, "tokenise the rows, and leave out text_columns"),
