@@ -400,12 +400,17 @@ def _attended(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         examples = _main_input(inputs)
         return torch.ones(len(examples), 1, dtype=torch.bool, device=examples.device)
     if (attention_mask := inputs.get("attention_mask")) is not None:
-        if attention_mask.ndim == 4:  # who attends to whom, as of packed documents: what is attended attends to itself
-            attention_mask = attention_mask[:, 0].diagonal(dim1=1, dim2=2)
-            return attention_mask if attention_mask.dtype == torch.bool else attention_mask.eq(0)
-        return attention_mask.bool()
+        return attended_by_mask(attention_mask)
     shape = tokens.shape if "input_ids" in inputs else tokens.shape[:-1]
     return torch.ones(shape, dtype=torch.bool, device=tokens.device)
+
+
+def attended_by_mask(attention_mask: torch.Tensor) -> torch.Tensor:
+    """`[batch, length]`, True for what is attended, out of a mask of tokens or of packed documents."""
+    if attention_mask.ndim == 4:  # who attends to whom: what is attended attends to itself
+        attention_mask = attention_mask[:, 0].diagonal(dim1=1, dim2=2)
+        return attention_mask if attention_mask.dtype == torch.bool else attention_mask.eq(0)
+    return attention_mask.bool()
 
 
 def _first(attended: torch.Tensor, num_examples: int | None) -> torch.Tensor:

@@ -44,7 +44,7 @@ from hf_distill.training.checks import (
 )
 from hf_distill.training.data import Progress, RepeatableCollator, begin_epoch
 from hf_distill.training.engines import is_zero3, loss_scale, one_group_for_head_and_embeddings
-from hf_distill.training.heads import SCORED_ROWS, Scored, count_examples, find_head, scored_rows
+from hf_distill.training.heads import SCORED_ROWS, Scored, attended_by_mask, count_examples, find_head, scored_rows
 from hf_distill.training.known_rows import KnownRows
 from hf_distill.training.loss_sums import NEVER, EvaluationLosses, StepLosses, means
 from hf_distill.training.losses import LOSSES
@@ -280,6 +280,12 @@ class DistillationTrainer(PublishingTrainer):
         begin_epoch(self._train_progress, train_dataloader, self._data_seed, epoch, skipped)
         own = {"epochs_trained": epochs_trained, "steps_trained_in_current_epoch": steps_trained_in_current_epoch}
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **own, **others)
+
+    def _track_num_input_tokens(self, inputs: Mapping[str, torch.Tensor]) -> None:
+        """As in `Trainer`; where documents are packed, a mask counts each token that is not padding once too."""
+        if inputs.get("attention_mask") is not None:
+            inputs = {**inputs, "attention_mask": attended_by_mask(inputs["attention_mask"])}
+        super()._track_num_input_tokens(inputs)
 
     def _prepare_for_training(self, *args, **kwargs):
         with one_group_for_head_and_embeddings(self.accelerator, transformers_model(self.model)):

@@ -349,3 +349,22 @@ def test_a_step_on_packed_rows_is_that_on_their_documents(make_trainer, attentio
         packed_losses, packed_gradient = one_step(make_trainer, packed(documents), *split, attention, separate=True)
         assert packed_losses == pytest.approx(losses, rel=1e-5)
         assert (packed_gradient - gradient).norm() / gradient.norm() < 1e-5
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("separate", [True, False], ids=["apart", "as one text"])
+def test_tokens_seen_that_are_not_padding(make_trainer, attention, separate):
+    """Of rows whose masks say who attends to whom, or number documents."""
+    student = make_masked_lm("roberta", attention, max_position_embeddings=64)
+    documents = SeparateDocuments(student)
+
+    def collate_packed(rows):
+        batch = collate(rows)
+        return batch | documents(batch.pop("attention_mask")) if separate else batch
+
+    rows = packed(make_labelled_documents())
+    options = {"alpha_kl": 0.0, "alpha_cos": 0.0, "include_num_input_tokens_seen": "non_padding"}
+    trainer = make_trainer(student, None, rows, data_collator=collate_packed, num_train_epochs=1, **options)
+    trainer.train()
+    assert trainer.state.num_input_tokens_seen == sum(len(row["input_ids"]) for row in rows)
+    assert len({len(row["input_ids"]) for row in rows}) > 1
