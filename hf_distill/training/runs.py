@@ -12,11 +12,12 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
 from hf_distill.files import write_whole
 from hf_distill.hub import MODEL
+from hf_distill.training.checkpoints import last_whole_checkpoint
 from hf_distill.training.publishing import PublishingTrainer
 from hf_distill.training.training_args import DistillationTrainingArguments
 
@@ -212,7 +213,7 @@ def _decide(
     folder = Path(args.output_dir)
     checkpoint = args.resume_from_checkpoint
     if checkpoint is None or checkpoint is True:
-        checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+        checkpoint = last_whole_checkpoint(str(folder))
     record = json.loads((folder / RECORD).read_text(encoding="utf-8")) if (folder / RECORD).is_file() else None
     if overwrite:
         if resume or args.resume_from_checkpoint is not None:
