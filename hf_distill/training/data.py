@@ -2,6 +2,7 @@
 
 import inspect
 import random
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,7 +61,7 @@ class RepeatableCollator:
             None if the batch is to be left as it is.
 
     Raises:
-        ValueError: in a call, if one of transformers' collators cannot make tensors of the rows.
+        ValueError: in a call, if a collator of transformers cannot make tensors of the rows.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class RepeatableCollator:
             try:
                 batch = self.collator(rows)
             except (TypeError, ValueError) as error:
-                if reason := why_not_collated(rows, self.collator, self.head):
+                is_theirs = is_of_transformers(self.collator) or "excessive nesting" in str(error)
+                if is_theirs and (reason := why_not_collated(rows, self.collator, self.head, error)):
                     raise ValueError(reason) from error
                 raise
         scored_rows = None if self.count_rows is None else self.count_rows(batch)
@@ -124,20 +126,22 @@ def begin_epoch(progress: Progress, dataloader: DataLoader, seed: int, epoch: in
         sampler.generator = torch.Generator().manual_seed(seed + epoch)
 
 
-def why_not_collated(rows: Sequence, collator: object, head: Head) -> str | None:
-    """Of which column one of transformers' collators makes no tensor, and what would work; None if that is not it."""
-    if not is_of_transformers(collator) or not rows or not isinstance(rows[0], Mapping):
+def why_not_collated(rows: Sequence, collator: object, head: Head, error: Exception) -> str | None:
+    """Of which column a collator of transformers makes no tensor, and what would work; None if that is not it."""
+    if not isinstance(rows, list) or not isinstance(rows[0], Mapping):
         return None
     name_of_collator = getattr(collator, "__name__", type(collator).__name__)
     padded = getattr(getattr(collator, "tokenizer", None), "model_input_names", [])
-    for name in rows[0]:
+    named = re.search(r"`(\w+)` in this case", str(error))
+    for name in [named[1]] if named and named[1] in rows[0] else rows[0]:
         values = [row.get(name) for row in rows]
         if any(isinstance(value, str) for value in values):
             return text_in_column(name)
-        if None in values:
+        if any(value is None for value in values):
             return f"The column {name} has None: leave out the rows without a value, or the column."
-        lengths = {len(value) for value in values if hasattr(value, "__len__")}
-        is_nested = any(hasattr(inner, "__len__") for value in values if hasattr(value, "__len__") for inner in value)
+        lists = [value for value in values if isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0]
+        lengths = {len(value) for value in lists}
+        is_nested = any(isinstance(inner, list) or getattr(inner, "ndim", 0) > 0 for value in lists for inner in value)
         if len(lengths) > 1 and (is_nested or name not in padded):
             return (
                 f"The rows have {min(lengths)} to {max(lengths)} {name}, and {name_of_collator} pads no {name}: pass "
@@ -169,7 +173,7 @@ def own_generators(collator: object) -> list[RandomGenerator]:
         parts = [part for part in parts if id(part) not in seen and not seen.add(id(part))]
         for part in parts:
             if isinstance(part, DataCollatorForLanguageModeling) and part.seed is not None and part.generator is None:
-                part.create_rng()  # which it does itself in its first batch, whichever that is
+                part.generator = part.get_generator(part.seed)  # it would do that in its first batch, in each worker
             if isinstance(part, RandomGenerator) and not isinstance(part, random.SystemRandom):
                 found.append(part)
         parts = [inner for part in parts for inner in _parts(part)]
@@ -180,8 +184,8 @@ def _parts(value: object) -> Iterable[object]:
     """What a value holds or refers to."""
     if isinstance(value, RandomGenerator | type | ModuleType):
         return []
-    if isinstance(value, Mapping):
-        return list(value.values()) if len(value) <= SEARCH_WIDTH else []
+    if isinstance(value, dict):
+        return value.values() if len(value) <= SEARCH_WIDTH else []
     if isinstance(value, list | tuple | set):
         return value if len(value) <= SEARCH_WIDTH else []
     if isinstance(value, partial):
@@ -191,7 +195,7 @@ def _parts(value: object) -> Iterable[object]:
     if isinstance(value, FunctionType):
         names = inspect.getclosurevars(value)
         return [*names.nonlocals.values(), *names.globals.values()]
-    return list(getattr(value, "__dict__", {}).values())
+    return getattr(value, "__dict__", {}).values()
 
 
 @contextmanager

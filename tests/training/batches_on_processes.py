@@ -19,17 +19,20 @@ torch.set_num_threads(1)
 FOLDER, RANK = Path(sys.argv[1]), os.environ["RANK"]
 
 
-def train(case: str, resume_from: Path | None = None) -> list[list[int]]:
+def train(case: str, resume_from: Path | None = None) -> dict[str, list]:
     dataset, options = make_case(case)
     trainer = make_trainer(FOLDER / case, dataset, ddp_backend="gloo", **options)
     trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
     assert trainer.accelerator.num_processes == 2
-    return tokens_of(trainer.batches)
+    labels = [row.tolist() for batch in trainer.batches for row in batch["labels"]]
+    return {"tokens": tokens_of(trainer.batches), "labels": labels}
 
 
 seen = {}
 for case in CASES_ON_PROCESSES:
-    seen[case] = {"whole": train(case)}
+    whole = train(case)
+    seen[case] = {"whole": whole["tokens"], "labels": whole["labels"]}
     if case in RESUMED_ON_PROCESSES:
-        seen[case]["resumed"] = train(case, resume_from=FOLDER / case / "checkpoint-2")
+        resumed = train(case, resume_from=FOLDER / case / "checkpoint-2")
+        seen[case] |= {"resumed": resumed["tokens"], "resumed_labels": resumed["labels"]}
 (FOLDER / f"{RANK}.json").write_text(json.dumps(seen))

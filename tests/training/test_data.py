@@ -10,7 +10,12 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.utils.data import IterableDataset
-from transformers import DataCollatorForLanguageModeling, TrainerCallback, default_data_collator
+from transformers import (
+    DataCollatorForLanguageModeling,
+    DataCollatorWithPadding,
+    TrainerCallback,
+    default_data_collator,
+)
 
 from hf_distill.training.data import Progress, RepeatableCollator, own_generators
 from hf_distill.training.heads import find_head
@@ -418,6 +423,16 @@ def test_a_collator_that_reads_text(make_trainer):
 
     rows = Dataset.from_dict({**TOKENS, "label": ["good", "bad"]})
     make_head_trainer(make_trainer, "classification", rows, collate_text).train()
+
+
+def test_a_collator_that_calls_one_of_transformers(make_trainer):
+    def collate_and_count(rows):
+        return {**DataCollatorWithPadding(TOKENIZER)(rows), "number": len(rows)}
+
+    rows = Dataset.from_dict(OF_UNEQUAL_LENGTH)
+    trainer = make_head_trainer(make_trainer, "token_classification", rows, collate_and_count)
+    with pytest.raises(ValueError, match="2 to 3 labels, and collate_and_count pads no labels: pass data_collator="):
+        trainer.train()
 
 
 def test_the_error_of_a_collator_that_somebody_wrote(make_trainer):

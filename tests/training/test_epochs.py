@@ -180,6 +180,16 @@ def test_resume_on_two_processes(on_two_processes, case):
     for seen in on_two_processes[case]:
         assert 0 < len(seen["resumed"]) < len(seen["whole"])
         assert seen["resumed"] == seen["whole"][-len(seen["resumed"]) :]
+        assert seen["resumed_labels"] == seen["labels"][-len(seen["resumed"]) :]
+
+
+@pytest.mark.parametrize("case", CASES_ON_PROCESSES)
+def test_two_processes_draw_different_masks(on_two_processes, case):
+    """Which positions of the first rows have a label."""
+    first, second = (
+        [[label != -100 for label in row] for row in seen["labels"][:BATCH_SIZE]] for seen in on_two_processes[case]
+    )
+    assert first != second
 
 
 @pytest.mark.parametrize("case", ["packed", "truncated"])
