@@ -125,7 +125,8 @@ class Queue:
                 self._seen_tokens = KEPT * self._seen_tokens + own
                 self._seen_characters = KEPT * self._seen_characters + len(text.text)
         weight = LATEST * min(1.0, sum(tokens) / self.limits.max_batch_tokens)
-        self.tokens_per_second += weight * (sum(tokens) / seconds - self.tokens_per_second)
+        if weight > 0:  # the mean is of seconds per token, as it is those that add up to a wait
+            self.tokens_per_second = 1 / ((1 - weight) / self.tokens_per_second + weight * seconds / sum(tokens))
 
     async def _company(self) -> None:
         """Waits for more texts, unless the first has waited long enough or a batch is full."""

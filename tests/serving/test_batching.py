@@ -162,9 +162,25 @@ def test_the_speed_is_learned():
             queue.learn(batch, [len(text.text) for text in batch], seconds=sum(sizes) / 500)
         return queue.tokens_per_second
 
-    assert asyncio.run(run([50, 50], 1)) == pytest.approx(100 + 0.2 * 400)
-    assert asyncio.run(run([5], 1)) == pytest.approx(100 + 0.2 * 0.05 * 400)
+    assert asyncio.run(run([50, 50], 1)) == pytest.approx(1 / (0.8 * 0.010 + 0.2 * 0.002))
+    assert asyncio.run(run([5], 1)) == pytest.approx(1 / (0.99 * 0.010 + 0.01 * 0.002))
     assert asyncio.run(run([50, 50], 40)) == pytest.approx(500, rel=0.01)
+
+
+def test_a_speed_that_changes():
+    """100 tokens take 0.1 s and 0.3 s in turn, as where other programs run: that is 500 per second."""
+
+    async def run():
+        queue = make_queue(tokens_per_second=500, max_batch_tokens=100)
+        speeds = []
+        for number in range(100):
+            queue.put(make_texts([100]))
+            batch = await queue.take()
+            queue.learn(batch, [100], seconds=0.3 if number % 2 else 0.1)
+            speeds.append(queue.tokens_per_second)
+        return sum(speeds[-20:]) / 20
+
+    assert asyncio.run(run()) == pytest.approx(500, rel=0.05)
 
 
 def test_tokens_are_guessed_from_those_before():
