@@ -4,15 +4,20 @@ A row is what a head gives one distribution for: an example in classification, a
 or the end of the answer in question answering. `docs/heads.md` has all of it in one table.
 """
 
+import inspect
+import sys
+import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import EncoderDecoderModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
+from transformers.models.auto import modeling_auto
 from transformers.utils import ModelOutput
 
 IGNORE_INDEX = -100
@@ -33,11 +38,32 @@ PROBLEM_TYPES: dict[str, Distribution] = {
     "regression": "real",
 }
 
-
-AUDIO_CLASSES = {
-    "AutoModelForSequenceClassification": "AutoModelForAudioClassification",
-    "AutoModelForSeq2SeqLM": "AutoModelForSpeechSeq2Seq",
+MAPPINGS = {
+    name.removeprefix("MODEL_FOR_").removesuffix("_MAPPING_NAMES"): frozenset(
+        model for models in names.values() for model in ([models] if isinstance(models, str) else models)
+    )
+    for name, names in vars(modeling_auto).items()
+    if name.startswith("MODEL_") and name.endswith("_MAPPING_NAMES")
 }
+"""The names of the models that transformers lists for each task, such as `MASKED_LM`."""
+
+OTHER_AUTO_CLASSES = {
+    "IMAGE_CLASSIFICATION": "AutoModelForImageClassification",
+    "AUDIO_CLASSIFICATION": "AutoModelForAudioClassification",
+    "VIDEO_CLASSIFICATION": "AutoModelForVideoClassification",
+    "NEXT_SENTENCE_PREDICTION": "AutoModelForNextSentencePrediction",
+    "DOCUMENT_QUESTION_ANSWERING": "AutoModelForDocumentQuestionAnswering",
+    "SEQ_TO_SEQ_CAUSAL_LM": "AutoModelForSeq2SeqLM",
+    "SPEECH_SEQ_2_SEQ": "AutoModelForSpeechSeq2Seq",
+    "IMAGE_TEXT_TO_TEXT": "AutoModelForImageTextToText",
+}
+"""What loads the models of a task, where that is not the `auto_class` of their head."""
+
+HEADLESS = ("MODEL", "BACKBONE", "TEXT_ENCODING", "IMAGE")
+"""Those of models without a head."""
+
+OF_MANY_KINDS = ("PRETRAINING", "MULTIMODAL_LM")
+"""Those in which models with heads of all kinds are listed once more."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +105,16 @@ class Scored:
             return self.positions.flatten().nonzero().squeeze(1)
 
     def select(self, values: torch.Tensor) -> torch.Tensor:
-        """`[rows, ...]` out of `[batch, length, ...]`, for a head with a row per token."""
+        """`[rows, ...]` out of `[batch, length, ...]`, for a head with a row per token.
+
+        Raises:
+            ValueError: if the values are not those of the batch's tokens.
+        """
+        if values.shape[:2] != self.positions.shape:
+            raise ValueError(
+                f"The model gives values {list(values.shape)} for tokens {list(self.positions.shape)}, so it is not "
+                f"known which of them belong to which: pad the rows to the length that the model always gives."
+            )
         return values.flatten(0, 1)[self.rows.to(values.device)]
 
 
@@ -90,10 +125,23 @@ class Head:
 
     Args:
         model: the model that has the head.
+
+    Attributes:
+        tasks: the keys of `MAPPINGS` under which transformers lists models with such a head.
+        class_names: how the names of classes end that transformers does not list.
+        auto_class: the class that loads such models, those of the first task: it stands for the kind of head.
     """
 
-    class_names: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = (
+        *("SEQUENCE_CLASSIFICATION", "IMAGE_CLASSIFICATION", "AUDIO_CLASSIFICATION", "VIDEO_CLASSIFICATION"),
+        "NEXT_SENTENCE_PREDICTION",
+    )
+    class_names: tuple[str, ...] = (
+        *("ForSequenceClassification", "ForImageClassification", "ForAudioClassification"),
+        *("ForVideoClassification", "ForNextSentencePrediction"),
+    )
     auto_class = "AutoModelForSequenceClassification"
+    output_class: type[ModelOutput] = SequenceClassifierOutput
     label_names: tuple[str, ...] = ("labels",)
     per_token = False
     over_vocabulary = False
@@ -105,6 +153,14 @@ class Head:
 
     def __init__(self, model: PreTrainedModel):
         self.model_name = type(model).__name__
+        self.runs_alone = self.over_vocabulary  # on the scored rows, until that has been seen to fail
+        # `make test-families` tries the models of transformers; others are tried in their first forward.
+        self.is_proved = inspect.unwrap(type(model).forward).__module__.startswith("transformers.")
+
+    @classmethod
+    def lists(cls, class_name: str) -> bool:
+        """Whether transformers lists a model under one of the tasks of this head."""
+        return any(class_name in MAPPINGS.get(task, ()) for task in cls.tasks)
 
     def set_problem_type(self, config: PreTrainedConfig) -> None:
         """Writes into the config what its model does the first time that it computes its own loss, which it never does.
@@ -140,7 +196,7 @@ class Head:
         return Scored(attended, positions, self._labelled(labels), labels)
 
     def rows(self, output: ModelOutput, scored: Scored) -> torch.Tensor:
-        """`[rows, classes]`: the logits of the scored rows, out of what the model returned."""
+        """`[rows, classes]`: the logits of the scored rows, out of what `named` returns."""
         logits = output.get("logits")
         if logits is None or logits.ndim != 2:
             given = f"logits {list(logits.shape)}" if logits is not None else f"{', '.join(output)} and no logits"
@@ -150,8 +206,23 @@ class Head:
             )
         return logits[: len(scored.positions)]
 
-    def predictions(self, output: Mapping[str, torch.Tensor]) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    def named(self, output: ModelOutput | Mapping | tuple | torch.Tensor) -> ModelOutput:
+        """What the model returned without labels: by name, where it was a tuple, a tensor or a plain dict."""
+        if isinstance(output, ModelOutput) and hasattr(output, "loss"):  # which it is returned with
+            return output
+        if not isinstance(output, Mapping):
+            values = [output] if isinstance(output, torch.Tensor) else [value for value in output if value is not None]
+            output = dict(zip(self.prediction_names, values, strict=False))
+        missing = [name for name in self.prediction_names if name not in output]
+        if missing:
+            raise ValueError(f"{self.model_name} returned {', '.join(output)} and no {' and no '.join(missing)}.")
+        return self.output_class(**{name: output[name] for name in self.prediction_names})
+
+    def predictions(
+        self, output: ModelOutput | Mapping | tuple | torch.Tensor
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """What `Trainer` gives to `compute_metrics`."""
+        output = self.named(output)
         predictions = tuple(output[name] for name in self.prediction_names)
         return predictions[0] if len(predictions) == 1 else predictions
 
@@ -199,6 +270,7 @@ class RegressionHead(Head):
 class MultipleChoiceHead(Head):
     """One row of logits per example, with a class per choice. The inputs are `[batch, choices, length]`."""
 
+    tasks = ("MULTIPLE_CHOICE",)
     class_names = ("ForMultipleChoice",)
     auto_class = "AutoModelForMultipleChoice"
     named_classes = False
@@ -216,8 +288,10 @@ class QuestionAnsweringHead(Head):
     An answer that is not among those tokens, as where it was truncated, is no label.
     """
 
+    tasks = ("QUESTION_ANSWERING", "DOCUMENT_QUESTION_ANSWERING")
     class_names = ("ForQuestionAnswering", "ForQuestionAnsweringSimple")
     auto_class = "AutoModelForQuestionAnswering"
+    output_class = QuestionAnsweringModelOutput
     label_names = ("start_positions", "end_positions")
     named_classes = False
     problem_type = None
@@ -250,6 +324,7 @@ class QuestionAnsweringHead(Head):
 class TokenHead(Head):
     """One row of logits per token: token classification."""
 
+    tasks = ("TOKEN_CLASSIFICATION",)
     class_names = ("ForTokenClassification",)
     auto_class = "AutoModelForTokenClassification"
     per_token = True
@@ -286,6 +361,7 @@ class TokenHead(Head):
 class MaskedLMHead(TokenHead):
     """One row per token, over the vocabulary: the word that was there."""
 
+    tasks = ("MASKED_LM",)
     class_names = ("ForMaskedLM",)
     auto_class = "AutoModelForMaskedLM"
     over_vocabulary = True
@@ -298,12 +374,25 @@ class CausalLMHead(MaskedLMHead):
     The labels are the tokens themselves; they are shifted here, for every model.
     """
 
-    class_names = ("ForCausalLM", "GPT2LMHeadModel", "OpenAIGPTLMHeadModel", "CTRLLMHeadModel", "BertLMHeadModel")
+    tasks = ("CAUSAL_LM",)
+    class_names = ("ForCausalLM",)
     auto_class = "AutoModelForCausalLM"
 
     def _token_labels(self, inputs):
         labels = inputs.get("labels")
         return None if labels is None else F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+
+
+class PermutedLMHead(MaskedLMHead):
+    """XLNet's: one row for each token that `target_mapping` names, with its label in the same place.
+
+    `AutoModelForCausalLM` loads it, but every token reads every other, unless `perm_mask` says otherwise:
+    `DataCollatorForPermutationLanguageModeling` makes that.
+    """
+
+    tasks = ()
+    class_names = ("XLNetLMHeadModel",)
+    auto_class = "AutoModelForCausalLM"
 
 
 class Seq2SeqLMHead(MaskedLMHead):
@@ -312,6 +401,7 @@ class Seq2SeqLMHead(MaskedLMHead):
     Where the batch has none they are made of the labels, as the model would.
     """
 
+    tasks = ("SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT")
     class_names = ("ForConditionalGeneration",)
     auto_class = "AutoModelForSeq2SeqLM"
     collator = "DataCollatorForSeq2Seq"
@@ -320,7 +410,11 @@ class Seq2SeqLMHead(MaskedLMHead):
         labels = inputs.get("labels")
         if labels is None or "decoder_input_ids" in inputs or "decoder_inputs_embeds" in inputs:
             return inputs
-        return {**inputs, "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=labels)}
+        decoder_input_ids = decoder_input_ids_of(model, labels)
+        made = {"decoder_input_ids": decoder_input_ids}
+        if isinstance(model, EncoderDecoderModel):  # the only one that makes a mask of them too
+            made["decoder_attention_mask"] = decoder_input_ids.ne(model.config.pad_token_id).long()
+        return {**made, **inputs}
 
     def _attended(self, inputs):
         if (attention_mask := inputs.get("decoder_attention_mask")) is not None:
@@ -335,33 +429,99 @@ class Seq2SeqLMHead(MaskedLMHead):
         )
 
 
-# A head that is missing here is one class above, one row here and one in the parametrised tests.
-HEADS = (MultipleChoiceHead, QuestionAnsweringHead, TokenHead, MaskedLMHead, CausalLMHead, Seq2SeqLMHead)
+# A head that is missing here is one class above, one row here and one in the parametrised tests. A model that
+# transformers lists for two has the first: BART is listed for masked language modelling too, and XLM for causal.
+HEADS = (
+    *(PermutedLMHead, Seq2SeqLMHead, MaskedLMHead, CausalLMHead),
+    *(MultipleChoiceHead, QuestionAnsweringHead, TokenHead, Head),
+)
 
 
 def find_head(model: PreTrainedModel) -> Head:
-    """The head of `model`, by its class's name or that of a class it derives from.
+    """The head of `model`: by the task that transformers lists its class for, or a class it derives from; by its name
+    where it is not listed.
 
     Raises:
         ValueError: if the model has no head, or one of a kind that cannot be distilled.
     """
     for cls in type(model).__mro__:
-        for head in HEADS:
-            if cls.__name__.endswith(head.class_names):
-                if head is Seq2SeqLMHead and not model.config.is_encoder_decoder:
-                    raise ValueError(
-                        f"{type(model).__name__} is no encoder-decoder, so what its logits stand for is not known: "
-                        f"load its language model with AutoModelForCausalLM."
-                    )
-                return head(model)
-    if model.base_model is model or not hasattr(model.config, "num_labels"):
+        name = cls.__name__
+        heads = [head for head in HEADS if name in head.class_names or head.lists(name)]
+        tasks = [task for task, models in MAPPINGS.items() if name in models and task not in HEADLESS]
+        if not heads and all(task in OF_MANY_KINDS for task in tasks):
+            heads = [head for head in HEADS if name.endswith(head.class_names)]
+        if Seq2SeqLMHead in heads and not model.config.is_encoder_decoder:
+            # A language model that reads images or recordings among its tokens, listed beside encoder-decoders.
+            among_tokens = Seq2SeqLMHead.lists(name) and name.endswith(("ForConditionalGeneration", "ForCausalLM"))
+            heads = [CausalLMHead] if among_tokens or CausalLMHead in heads else [None]
+        if heads == [None]:
+            raise ValueError(
+                f"{type(model).__name__} is no encoder-decoder, so what its logits stand for is not known: load its "
+                f"language model with AutoModelForCausalLM."
+            )
+        if heads:
+            return _checked(model, _of_problem_type(model) if heads[0] is Head else heads[0](model))
+        if tasks or name.endswith("ForPreTraining"):
+            task = (tasks or ["PRETRAINING"])[0].lower().replace("_", " ")
+            raise ValueError(
+                f"{type(model).__name__} is made for {task}, and what it gives cannot be distilled: docs/heads.md "
+                f"lists the heads that can be."
+            )
+    if is_base(model) and model.base_model is model:
         raise ValueError(
             f"{type(model).__name__} has no head, so there are no logits to distil: load it with "
             f"AutoModelForSequenceClassification, AutoModelForMaskedLM or the like."
         )
-    default = "regression" if model.config.num_labels == 1 else "single_label_classification"
+    return _checked(model, _of_problem_type(model))
+
+
+def is_base(model: PreTrainedModel) -> bool:
+    """Whether transformers lists its class, or one that it derives from, as a model without a head."""
+    return any(cls.__name__ in MAPPINGS["MODEL"] for cls in type(model).__mro__)
+
+
+def _checked(model: PreTrainedModel, head: Head) -> Head:
+    """The head, unless the model declares to return something else."""
+    declared = inspect.signature(model.forward).return_annotation
+    classes = [cls for cls in typing.get_args(declared) or [declared] if is_dataclass(cls)]
+    names = {field.name for cls in classes for field in fields(cls)}
+    # Some declare the output of another head, so that only what has neither logits nor a loss is believed.
+    nothing_known = names and not head.per_token and not names.intersection(("loss", *head.prediction_names))
+    if nothing_known or "start_top_log_probs" in names:  # of an answer that is searched for
+        raise ValueError(
+            f"{type(model).__name__} returns {', '.join(sorted(names))} and no "
+            f"{' and no '.join(head.prediction_names)}, so it cannot be distilled: docs/heads.md lists the heads that "
+            f"can be."
+        )
+    return head
+
+
+def _of_problem_type(model: PreTrainedModel) -> Head:
+    default = "regression" if getattr(model.config, "num_labels", None) == 1 else "single_label_classification"
     distribution = PROBLEM_TYPES[getattr(model.config, "problem_type", None) or default]
     return {"categorical": Head, "binary": BinaryHead, "real": RegressionHead}[distribution](model)
+
+
+def decoder_input_ids_of(model: PreTrainedModel, labels: torch.Tensor) -> torch.Tensor:
+    """`[batch, length]`: what the decoder reads where the batch has only labels, as the model's own forward makes it.
+
+    Raises:
+        ValueError: if the model does not say how.
+    """
+    for name in ("prepare_decoder_input_ids_from_labels", "_shift_right"):
+        if hasattr(model, name):
+            return getattr(model, name)(labels)
+    for cls in type(model).__mro__:
+        # What the forwards of BART's relatives call, whether or not the model has a method for it.
+        if shift_tokens_right := getattr(sys.modules[cls.__module__], "shift_tokens_right", None):
+            ids = {name: getattr(model.config, name, None) for name in ("pad_token_id", "decoder_start_token_id")}
+            if None in ids.values():
+                raise ValueError(f"The decoder's inputs need both of {ids} in the config of {type(model).__name__}.")
+            return shift_tokens_right(labels, **ids)
+    raise ValueError(
+        f"{type(model).__name__} does not say what its decoder reads for given labels: give the batch "
+        f"decoder_input_ids."
+    )
 
 
 def scored_rows(head: Head, kl_positions: str, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
@@ -371,13 +531,10 @@ def scored_rows(head: Head, kl_positions: str, batch: Mapping[str, torch.Tensor]
 
 def auto_class_of(model: PreTrainedModel) -> type:
     """The class that loads a model with the head of `model`, of whatever family, from a name."""
-    name = find_head(model).auto_class
-    if model.main_input_name in ("input_values", "input_features"):
-        name = AUDIO_CLASSES[name]
-    for kind in ("Image", "Video"):
-        if type(model).__name__.endswith(f"For{kind}Classification"):
-            name = f"AutoModelFor{kind}Classification"
-    return getattr(transformers, name)
+    head = find_head(model)
+    known = (*head.tasks, *OTHER_AUTO_CLASSES)
+    tasks = (task for cls in type(model).__mro__ for task in known if cls.__name__ in MAPPINGS.get(task, ()))
+    return getattr(transformers, OTHER_AUTO_CLASSES.get(next(tasks, None), head.auto_class))
 
 
 def count_examples(inputs: Mapping[str, torch.Tensor]) -> int:

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
+from inspect import Parameter
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -9,6 +10,8 @@ from transformers.utils import logging
 from hf_distill.training.heads import Distribution, Seq2SeqLMHead, find_head
 
 logger = logging.get_logger(__name__)
+
+UNNAMED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,11 @@ def outputs_of(model: PreTrainedModel) -> Outputs:
         distribution=head.distribution,
         num_labels=getattr(config, "num_labels", None),
         problem_type=getattr(config, "problem_type", None),
-        labels=[config.id2label[i] for i in range(config.num_labels)] if head.named_classes else None,
-        vocab_size=getattr(config, "vocab_size", None) if reads_tokens else None,
-        decoder_start_token_id=config.decoder_start_token_id if isinstance(head, Seq2SeqLMHead) else None,
+        labels=_labels(config) if head.named_classes else None,
+        vocab_size=vocab_size(config) if reads_tokens else None,
+        decoder_start_token_id=getattr(config, "decoder_start_token_id", None)
+        if isinstance(head, Seq2SeqLMHead)
+        else None,
         hidden_width=hidden_width(config),
     )
 
@@ -95,14 +100,37 @@ def check_alignment(student: Outputs, teacher: Outputs, tokenizer: object = None
 
 
 def named_inputs(model: PreTrainedModel) -> set[str]:
-    """The inputs that `model.forward` names; what it takes as `**kwargs` is not among them."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+    """The inputs that `model.forward` names.
+
+    What a forward of transformers takes as `**kwargs` is not among them. One of your own passes it on, to the forward of
+    a class that it derives from or of a model inside: what that one names is.
+    """
+    classes = [cls for cls in type(model).__mro__ if "forward" in vars(cls) and not cls.__module__.startswith("torch.")]
+    inside = [module for module in model.modules() if isinstance(module, PreTrainedModel) and module is not model]
+    names = set()
+    for forward in [model.forward, *(vars(cls)["forward"] for cls in classes), *(module.forward for module in inside)]:
+        parameters = inspect.signature(forward).parameters.values()
+        named = {parameter.name for parameter in parameters if parameter.kind not in UNNAMED}
+        names |= named - {"self"}
+        if len(named) == len(parameters) or inspect.unwrap(forward).__module__.startswith("transformers."):
+            break
+    return names
+
+
+def vocab_size(config: PreTrainedConfig) -> int | None:
+    """How many words are told apart; where a model is made of several, those of the one that has the head."""
+    own = getattr(config, "vocab_size", None)
+    return own if own is not None else getattr(config.get_text_config(decoder=True), "vocab_size", None)
 
 
 def hidden_width(config: PreTrainedConfig) -> int | None:
     """The width of the last hidden states, where the config says so."""
     return getattr(config, "hidden_size", None) or next(reversed(getattr(config, "hidden_sizes", None) or [None]))
+
+
+def _labels(config: PreTrainedConfig) -> list[str]:
+    named = config.id2label or {}
+    return [named.get(index, f"LABEL_{index}") for index in range(config.num_labels)]
 
 
 def _shared_vocabulary(student: Outputs, teacher: Outputs, tokenizer: object) -> slice | None:

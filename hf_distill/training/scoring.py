@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
-from hf_distill.training.heads import Head, Scored
+from hf_distill.training.heads import Head, Scored, is_base
 from hf_distill.training.losses.logits import TopK
 from hf_distill.training.pieces import sum_over_pieces
+
+logger = logging.get_logger(__name__)
 
 CHUNK_ELEMENTS = 2**24
 """Vocabulary logits that exist at one time, in each of student and teacher: 64 MiB in fp32."""
@@ -30,7 +31,8 @@ class ScoredOutput:
     """A forward whose head has run, or can be run, on the scored rows.
 
     Attributes:
-        last_hidden_state: `[batch, length, width]`, of all positions; None where no loss reads it.
+        last_hidden_state: `[batch, length, width]`, of all positions; None where no loss reads it, and where no
+            transformers model was seen to run inside the model.
         rows: what is scored: `[rows, width]` hidden states of a vocabulary head, else `[rows, classes]` logits, or what
             is stored of them; None where no loss reads it.
         head: gives the logits `[rows, classes]` of some of the rows.
@@ -43,6 +45,22 @@ class ScoredOutput:
     def logits(self, rows: slice) -> torch.Tensor | TopK:
         """`[rows, classes]`, or the likeliest of them."""
         return self.head(self.rows[rows])
+
+    def states(self, of: str) -> torch.Tensor:
+        """The last hidden state, where a loss reads it.
+
+        Args:
+            of: whose, for the error.
+
+        Raises:
+            ValueError: if it is not known.
+        """
+        if self.last_hidden_state is None:
+            raise ValueError(
+                f"The {of} has no transformers model inside (a PreTrainedModel that its forward calls), so its last "
+                f"hidden states are not known: set alpha_cos=0."
+            )
+        return self.last_hidden_state
 
 
 def scored_forward(
@@ -57,7 +75,8 @@ def scored_forward(
     """One forward of a model, in which a vocabulary head runs on the scored positions alone.
 
     The backbone runs as always. What its output is narrowed to is all that the head sees: a single position during the
-    forward itself; afterwards `ScoredOutput.head` runs it on as many rows at a time as it is asked for.
+    forward itself; afterwards `ScoredOutput.head` runs it on as many rows at a time as it is asked for. If that fails,
+    as for a head that reads something else too, it gets all positions from then on, with a warning.
 
     Args:
         wrapped: `model`, or what DDP and the like have made of it: the thing to call.
@@ -72,12 +91,42 @@ def scored_forward(
 
     Returns:
         The scored output; and what the forward itself returned, with the loss in it, without logits that are narrowed.
-
-    Raises:
-        ValueError: if the model does not tell its head from the rest.
     """
-    narrowed = head.over_vocabulary and not whole_logits
-    backbone = _Backbone(model, narrowed)
+    if not head.runs_alone or whole_logits:
+        return _forward(wrapped, model, head, inputs, scored, loss_of, narrowed=False)
+    started = []  # once the head has run, an error is not its own
+
+    def loss_of_narrowed(output: ScoredOutput) -> torch.Tensor | None:
+        started.append(True)
+        return None if loss_of is None else loss_of(output)
+
+    try:
+        return _forward(wrapped, model, head, inputs, scored, loss_of_narrowed, narrowed=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if started:
+            raise
+        outputs = _forward(wrapped, model, head, inputs, scored, loss_of, narrowed=False)
+        head.runs_alone = False
+        logger.warning(
+            f"The head of {type(model).__name__} cannot be run on the scored positions alone ({error}): the logits of "
+            f"all positions are computed, which takes more time and memory."
+        )
+        return outputs
+
+
+def _forward(
+    wrapped: nn.Module,
+    model: PreTrainedModel,
+    head: Head,
+    inputs: Mapping[str, torch.Tensor],
+    scored: Scored,
+    loss_of: Callable[[ScoredOutput], torch.Tensor | None] | None,
+    narrowed: bool,
+) -> tuple[ScoredOutput, ModelOutput]:
+    """As `scored_forward`."""
+    backbone = _Backbone(model, head, inputs, narrowed)
     scored_outputs = []
 
     @torch.compiler.disable  # it calls the model from within the model
@@ -85,20 +134,19 @@ def scored_forward(
         model_hook.remove()
         backbone.close()  # it is called again when the head is run on its own
         hidden = backbone.last_hidden_state
-        if hidden is None:
-            raise ValueError(
-                f"{type(model).__name__} does not say which of its modules its head reads from: base_model, "
-                f"get_decoder() or get_encoder() should be the one that its forward calls."
-            )
+        output = head.named(output)
         if narrowed:
+            if hidden is None:
+                raise RuntimeError("no transformers model runs inside of it")
+            if not head.is_proved:
+                backbone.prove(hidden)
+                head.is_proved = True
             scored_output = ScoredOutput(hidden, scored.select(hidden), backbone.run_head)
         else:
             scored_output = ScoredOutput(hidden, head.rows(output, scored), lambda rows: rows)
         scored_outputs.append(scored_output)
-        if loss_of is not None:
-            loss = loss_of(scored_output)
-            output = type(output)(**{**({} if narrowed else output), "loss": loss})
-        return output
+        loss = None if loss_of is None else loss_of(scored_output)
+        return output if loss is None else type(output)(**{**({} if narrowed else output), "loss": loss})
 
     # Ahead of what an engine that shards parameters does at the end of the forward, which is to put them away.
     model_hook = model.register_forward_hook(after_model, prepend=True)
@@ -177,19 +225,22 @@ def state_weights(
 class _Backbone:
     """The part of a model that its head reads from: watched during one forward, left out when the head is run again.
 
-    That is `model.base_model`, unless the model calls the decoder or the encoder inside of it, or has nothing else, as
-    OPT and T5 do.
+    It is the outermost transformers model that runs inside of it, other than one with a vocabulary head of its own and
+    the encoder of an encoder-decoder: `BertModel` in `BertForMaskedLM`, the decoder of T5, `OPTDecoder` in
+    `OPTForCausalLM`, which does not call the `OPTModel` around it, and the `BertModel` inside of the `BertLMHeadModel`
+    that is the decoder of an `EncoderDecoderModel`.
     """
 
-    def __init__(self, model: PreTrainedModel, narrowed: bool):
-        self.model, self.narrowed = model, narrowed
-        self.output, self.ran, self.base_model_runs = None, None, False
-        base_model = None if model.base_model is model else model.base_model
-        parts = [part for part in (model.get_decoder(), model.get_encoder()) if part not in (model, base_model)]
-        self.hooks = [part.register_forward_hook(self._after) for part in parts[:1]]
-        if base_model is not None:
-            self.hooks.append(base_model.register_forward_pre_hook(self._before_base_model))
-            self.hooks.append(base_model.register_forward_hook(self._after_base_model))
+    def __init__(self, model: PreTrainedModel, head: Head, inputs: Mapping[str, torch.Tensor], narrowed: bool):
+        self.model, self.head, self.inputs, self.narrowed = model, head, inputs, narrowed
+        self.output, self.ran, self.running, self.encoder_output = None, None, None, None
+        self.encoder = model.get_encoder() if model.config.is_encoder_decoder else None
+        self.hooks = []
+        if self.encoder is not None and self.encoder is not model:
+            self.hooks.append(self.encoder.register_forward_hook(self._after_encoder))
+        for part in self._parts():
+            self.hooks.append(part.register_forward_pre_hook(self._before))
+            self.hooks.append(part.register_forward_hook(self._after))
 
     def close(self) -> None:
         for hook in self.hooks:
@@ -198,32 +249,79 @@ class _Backbone:
     @property
     def last_hidden_state(self) -> torch.Tensor | None:
         """`[batch, length, width]`, of all positions; feature maps `[batch, width, height, width]` are flattened."""
-        hidden = None if self.output is None else self.output[0]
+        hidden = None if self.output is None else _states_of(self.output)
         return hidden.flatten(2).transpose(1, 2) if hidden is not None and hidden.ndim == 4 else hidden
 
     def run_head(self, rows: torch.Tensor) -> torch.Tensor:
         """What the model makes of hidden states `[rows, width]`: its own forward, with the backbone left out."""
-        rows = rows.unsqueeze(0)
         with ExitStack() as stack:
-            stack.enter_context(_forward_returns(self.ran, type(self.output)(last_hidden_state=rows)))
-            if self.model.config.is_encoder_decoder and self.ran is self.model.get_decoder():
-                encoder = self.model.get_encoder()
-                stack.enter_context(_forward_returns(encoder, BaseModelOutput(last_hidden_state=rows)))
-            return self.model.forward().logits.squeeze(0)
+            stack.enter_context(_forward_returns(self.ran, _replaced(self.output, rows.unsqueeze(0))))
+            if self.encoder_output is not None:
+                stack.enter_context(_forward_returns(self.encoder, self.encoder_output))
+            return self.head.named(self.model.forward(**self.inputs)).logits.squeeze(0)
 
-    def _before_base_model(self, module, args) -> None:
-        self.base_model_runs = True
+    @torch.no_grad()
+    def prove(self, hidden: torch.Tensor) -> None:
+        """Checks that the head makes of two positions together what it makes of each.
 
-    def _after_base_model(self, module, args, output):
-        self.base_model_runs = False
-        return self._after(module, args, output)
+        Raises:
+            RuntimeError: if not, as where it is recurrent.
+        """
+        modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        try:
+            rows = hidden.flatten(0, 1)[:2]
+            together, apart = self.run_head(rows), torch.cat([self.run_head(row) for row in rows.split(1)])
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        if (together - apart).abs().max() > 0.02 * apart.abs().max():  # more than bfloat16 rounds
+            raise RuntimeError("what it makes of a position depends on others")
+
+    def _parts(self) -> list[nn.Module]:
+        """What may be the backbone, if it is not inside of another that runs."""
+        encoder = set() if self.encoder in (None, self.model) else set(self.encoder.modules())
+        models = {module for module in self.model.modules() if isinstance(module, PreTrainedModel)}
+        with_heads = {module for module in models if module.get_output_embeddings() is not None and not is_base(module)}
+        parts = {*models, self.model.base_model} - with_heads - {self.model}
+        return list(parts - encoder or parts)
+
+    def _before(self, module, args) -> None:
+        if self.running is not None:
+            return
+        if self.narrowed and self.ran is not None:
+            raise RuntimeError(f"after the {type(self.ran).__name__} it calls a {type(module).__name__}")
+        self.running = module
 
     def _after(self, module, args, output):
-        if self.base_model_runs:
+        if self.running is not module:
             return output
-        self.ran, self.output = module, output
+        self.running, self.ran, self.output = None, module, output
         # One position rather than none, since quantised layers do not take an empty batch.
-        return type(output)(last_hidden_state=output[0][:1, :1]) if self.narrowed else output
+        return _replaced(output, _states_of(output)[:1, :1]) if self.narrowed else output
+
+    def _after_encoder(self, module, args, output) -> None:
+        self.encoder_output = _replaced(output, _states_of(output)[:1, :1].detach())
+
+
+def _states_of(output: ModelOutput | Mapping | tuple | torch.Tensor) -> torch.Tensor:
+    """The last hidden states: by name, or what comes first."""
+    if isinstance(output, torch.Tensor):
+        return output
+    return output[_key(output)] if isinstance(output, Mapping) else output[0]
+
+
+def _replaced(
+    output: ModelOutput | Mapping | tuple | torch.Tensor, hidden: torch.Tensor
+) -> ModelOutput | Mapping | tuple | torch.Tensor:
+    """An output of the same kind that has nothing but these hidden states."""
+    if isinstance(output, torch.Tensor):
+        return hidden
+    return type(output)(**{_key(output): hidden}) if isinstance(output, Mapping) else (hidden,)
+
+
+def _key(output: Mapping) -> str:
+    return "last_hidden_state" if "last_hidden_state" in output else next(iter(output))
 
 
 @contextmanager

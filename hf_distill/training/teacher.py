@@ -105,7 +105,8 @@ class Teacher:
                 logits = output.head(rows).to(scored.positions.device)
             return logits if self._columns is None else logits[:, self._columns]
 
-        hidden = output.last_hidden_state.to(scored.positions.device)  # from wherever `device_map` put it
+        hidden = output.last_hidden_state
+        hidden = None if hidden is None else hidden.to(scored.positions.device)  # from wherever `device_map` put it
         return replace(output, last_hidden_state=hidden, head=logits)
 
 

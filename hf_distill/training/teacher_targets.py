@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_distill.adapters import transformers_model
 from hf_distill.hub import public_name
 from hf_distill.training.heads import Head, MaskedLMHead, MultipleChoiceHead, find_head
-from hf_distill.training.outputs import outputs_of
+from hf_distill.training.outputs import outputs_of, vocab_size
 from hf_distill.training.target_columns import TARGET_COLUMNS, Source, has_logits_per_token, vocabulary_fingerprint
 from hf_distill.training.target_mass import MIN_MASS, StoredMass
 from hf_distill.training.target_reader import TargetReader
@@ -126,7 +126,7 @@ def add_teacher_targets(
         vocabulary=vocabulary_fingerprint(processing_class),
         reads_text=bool(text_columns),
         hidden_states=hidden_states,
-        top_k=min(top_k or TOP_K, model.config.vocab_size) if head.over_vocabulary else None,
+        top_k=min(top_k or TOP_K, vocab_size(model.config)) if head.over_vocabulary else None,
         temperature=(temperature or DistillationTrainingArguments.temperature) if head.over_vocabulary else None,
     )
     store = TargetStore(output_dir, dataset, source, {"text_columns": text_columns, **_limits(processing_class)})

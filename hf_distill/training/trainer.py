@@ -48,7 +48,7 @@ from hf_distill.training.heads import SCORED_ROWS, Scored, attended_by_mask, cou
 from hf_distill.training.known_rows import KnownRows
 from hf_distill.training.loss_sums import NEVER, EvaluationLosses, StepLosses, means
 from hf_distill.training.losses import LOSSES
-from hf_distill.training.outputs import hidden_width, named_inputs
+from hf_distill.training.outputs import hidden_width, named_inputs, vocab_size
 from hf_distill.training.projection import (
     HiddenStateProjection,
     StepWithStudent,
@@ -379,11 +379,11 @@ class DistillationTrainer(PublishingTrainer):
                 sums.update(zip(of_logits, own_sums, strict=True))
             for name, loss in self.losses.items():
                 if loss.reads == "hidden_states":
-                    hidden = student.last_hidden_state
+                    hidden = student.states("student")
                     of_states = state_weights(student_model, inputs, scored, hidden.shape[1])
                     if self.projection is not None:
                         hidden = self.projection(hidden.to(self.projection.weight.dtype))
-                    own_sum = loss(hidden, teacher.last_hidden_state, of_states)
+                    own_sum = loss(hidden, teacher.states("teacher"), of_states)
                     parts.append(weights[name] * own_sum)
                     sums[name] = own_sum.detach()
             return sum(parts)
@@ -674,7 +674,7 @@ class DistillationTrainer(PublishingTrainer):
     @property
     def _num_classes(self) -> int:
         config = transformers_model(self.model).config
-        return config.vocab_size if self.head.over_vocabulary else config.num_labels
+        return vocab_size(config) if self.head.over_vocabulary else config.num_labels
 
 
 def _default_objective(metrics: dict[str, float]) -> float:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 from hf_distill.training.heads import find_head
-from hf_distill.training.scoring import scored_forward, state_weights
-from tests.conftest import collate, make_model, make_rows
+from hf_distill.training.scoring import ScoredOutput, scored_forward, state_weights
+from tests.conftest import collate, make_config, make_model, make_rows
 
 
 def narrowed_and_whole(family, head):
@@ -126,13 +127,47 @@ def hooks_of_ours(model):
     return [hook for hook in hooks if hook.__module__.startswith("hf_distill")]
 
 
-def test_head_that_is_not_told_from_the_rest():
+def test_backbone_is_what_runs_whatever_it_is_called():
     model = make_model("bert", "mlm")
     model.base_model_prefix, model.elsewhere = "elsewhere", torch.nn.Identity()
     inputs = collate(make_rows("mlm"))
     scored = find_head(model).score(inputs)
-    with pytest.raises(ValueError, match="BertForMaskedLM does not say which of its modules its head reads from"):
-        scored_forward(model, model, find_head(model), {"input_ids": inputs["input_ids"]}, scored)
+    inputs.pop("labels")
+    output, _ = scored_forward(model, model, find_head(model), inputs, scored)
+    whole = model(**inputs, output_hidden_states=True)
+    torch.testing.assert_close(output.logits(slice(None)), whole.logits[scored.positions])
+    torch.testing.assert_close(output.last_hidden_state, whole.hidden_states[-1])
+
+
+@pytest.mark.parametrize("same_width", [True, False])
+def test_decoder_with_a_head_of_its_own(same_width):
+    """An encoder of images, and a language model that decodes."""
+    encoder = make_config("vit", width=16 if same_width else 8)
+    decoder = make_config("bert", is_decoder=True, add_cross_attention=True)
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 1, 0
+    model = VisionEncoderDecoderModel(config).eval()
+    labels = torch.tensor([[7, 8, 9, 2], [5, 2, -100, -100]])
+    inputs = {"pixel_values": torch.randn(2, 3, 8, 8), "labels": labels}
+    head = find_head(model)
+    scored, completed = head.score(inputs), dict(head.complete(inputs, model))
+    completed.pop("labels")
+    output, _ = scored_forward(model, model, head, completed, scored)
+    whole = model(**inputs, output_hidden_states=True)
+    assert head.runs_alone
+    torch.testing.assert_close(output.logits(slice(None)), whole.logits[scored.positions])
+    torch.testing.assert_close(output.last_hidden_state, whole.decoder_hidden_states[-1])
+
+
+def test_values_that_are_not_those_of_the_tokens():
+    scored = find_head(make_model("bert", "mlm")).score(collate(make_rows("mlm")))
+    with pytest.raises(ValueError, match=r"gives values \[16, 40, 61\] for tokens \[16, \d+\].*pad the rows"):
+        scored.select(torch.zeros(16, 40, 61))
+
+
+def test_states_that_are_not_known():
+    with pytest.raises(ValueError, match=r"The student has no transformers model inside.*set alpha_cos=0"):
+        ScoredOutput(None, None, None).states("student")
 
 
 def test_model_is_left_as_it_was_after_an_error():
