@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-seeds test test-gpu test-deepspeed test-browser lint format clean
+.PHONY: help install quickstart quickstart-seeds test test-gpu test-deepspeed test-browser test-families lint format clean
 
 help:  ## Show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ quickstart-seeds: install  ## The same with three seeds: mean and spread, as in 
 	@$(BIN)/python -m recipes.quickstart --seeds 0 1 2 --more-text --output outputs/quickstart-seeds
 
 test: install lint  ## Check style and run the tests: no network, no GPU
-	@$(BIN)/python -m pytest -m 'not gpu and not deepspeed and not browser' --numprocesses auto --dist worksteal
+	@$(BIN)/python -m pytest -m 'not gpu and not deepspeed and not browser and not families' --numprocesses auto --dist worksteal
 
 test-gpu: install  ## Run the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu
@@ -38,6 +38,9 @@ test-deepspeed: install  ## Run the tests that need DeepSpeed, on two CPU proces
 test-browser: install  ## Run the tests of the page in Chromium (Debian's packages chromium and chromium-driver)
 	@$(INSTALL) selenium
 	@$(BIN)/python -m pytest -m browser
+
+test-families: install  ## Distil a step of every family that transformers has, against the losses by hand (some minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m families
 
 lint: install  ## Check style
 	@$(BIN)/ruff check .
