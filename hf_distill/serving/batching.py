@@ -9,8 +9,13 @@ from dataclasses import dataclass, field
 
 from hf_distill.serving.limits import Limits
 
-LATEST = 0.2
-"""How much a full batch counts in what is learned of the speed; smaller ones count less, as they tell less."""
+LATEST = 0.05
+"""How much a full batch counts in what is learned of the speed; smaller ones count less, as they tell less.
+
+It is little, as a queue fills up to the highest speed that is learned while it is full, and is read at the mean speed.
+"""
+RESERVE = 0.1
+"""Share of the longest wait that is kept for a speed that falls meanwhile."""
 KEPT = 0.99
 """How much of what was seen of characters and tokens still counts after another text."""
 FIRST_GUESS = 300, 1000
@@ -59,7 +64,7 @@ class Queue:
     other workers, and takes no more than `limits.max_batch_tokens`.
 
     A request is refused, as a whole, if its texts do not fit into `limits.max_queue`, or if others wait and
-    `expected_wait` is longer than `limits.max_wait` or `limits.timeout`.
+    `expected_wait` is longer than `limits.max_wait` or `limits.timeout`, less a reserve.
     """
 
     def __init__(self, limits: Limits):
@@ -89,7 +94,8 @@ class Queue:
 
     def check_room(self, num_texts: int = 1) -> None:
         """Raises `OverloadedError` if so many more texts would be refused."""
-        is_late = len(self.texts) > 0 and self.expected_wait > min(self.limits.max_wait, self.limits.timeout)
+        longest = (1 - RESERVE) * min(self.limits.max_wait, self.limits.timeout)
+        is_late = len(self.texts) > 0 and self.expected_wait > longest
         if is_late or len(self.texts) + num_texts > self.limits.max_queue:
             raise OverloadedError(max(1.0, self.expected_wait))
 

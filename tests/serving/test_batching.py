@@ -140,6 +140,18 @@ def test_what_the_workers_have_counts_twice():
     asyncio.run(run())
 
 
+def test_a_part_of_the_wait_is_kept_in_reserve():
+    async def run():
+        queue = make_queue(tokens_per_second=100, max_wait=2)
+        queue.put(make_texts([179]))
+        queue.check_room()
+        queue.put(make_texts([2]))  # 1.81 seconds, where 1.8 are taken
+        with pytest.raises(OverloadedError):
+            queue.check_room()
+
+    asyncio.run(run())
+
+
 def test_who_would_be_answered_too_late_is_refused():
     async def run():
         queue = make_queue(tokens_per_second=100, max_wait=60, timeout=2)
@@ -162,9 +174,9 @@ def test_the_speed_is_learned():
             queue.learn(batch, [len(text.text) for text in batch], seconds=sum(sizes) / 500)
         return queue.tokens_per_second
 
-    assert asyncio.run(run([50, 50], 1)) == pytest.approx(1 / (0.8 * 0.010 + 0.2 * 0.002))
-    assert asyncio.run(run([5], 1)) == pytest.approx(1 / (0.99 * 0.010 + 0.01 * 0.002))
-    assert asyncio.run(run([50, 50], 40)) == pytest.approx(500, rel=0.01)
+    assert asyncio.run(run([50, 50], 1)) == pytest.approx(1 / (0.95 * 0.010 + 0.05 * 0.002))
+    assert asyncio.run(run([5], 1)) == pytest.approx(1 / (0.9975 * 0.010 + 0.0025 * 0.002))
+    assert asyncio.run(run([50, 50], 200)) == pytest.approx(500, rel=0.01)
 
 
 def test_a_speed_that_changes():
@@ -173,7 +185,7 @@ def test_a_speed_that_changes():
     async def run():
         queue = make_queue(tokens_per_second=500, max_batch_tokens=100)
         speeds = []
-        for number in range(100):
+        for number in range(400):
             queue.put(make_texts([100]))
             batch = await queue.take()
             queue.learn(batch, [100], seconds=0.3 if number % 2 else 0.1)
