@@ -81,7 +81,7 @@ def warn_of_emulated_bfloat16(args: DistillationTrainingArguments) -> None:
         options = " and ".join(f"{name}={value!r}" for name, value in asked.items())
         logger.warning(
             f"{options}: this CPU has no instructions for bfloat16 (AVX512-BF16 or AMX). PyTorch emulates them, which "
-            f"can take 10 times as long as float32: leave it out on this machine."
+            f"is many times slower than float32: leave it out on this machine."
         )
 
 

@@ -102,8 +102,8 @@ def check_alignment(student: Outputs, teacher: Outputs, tokenizer: object = None
 def named_inputs(model: PreTrainedModel) -> set[str]:
     """The inputs that `model.forward` names.
 
-    What a forward of transformers takes as `**kwargs` is not among them. One of your own passes it on, to the forward of
-    a class that it derives from or of a model inside: what that one names is.
+    What a forward of transformers takes as `**kwargs` is not among them. A forward of your own passes it on, to that of
+    a class that it derives from or of a model inside: what that one names is among them.
     """
     classes = [cls for cls in type(model).__mro__ if "forward" in vars(cls) and not cls.__module__.startswith("torch.")]
     inside = [module for module in model.modules() if isinstance(module, PreTrainedModel) and module is not model]

@@ -53,6 +53,7 @@ SIZES: dict[str, int] = {
     r"|^max_sequence_length$|^seq_length$|^model_max_length$": 64,
     r"^image_size$|^img_size$|^input_size$": 32,
     r"^patch_size$": 8,
+    r"^window_size$": 2,
     r"^mamba_d_state$|^state_size$|^d_state$|^ssm_state_size$": 8,
     r"^conv_pos|num_conv_pos_embeddings$": 8,
     r"num_conv_pos_embedding_groups$": 2,
@@ -90,8 +91,8 @@ def _shrunk(values: Mapping[str, object]) -> dict[str, object]:
             continue
         if isinstance(value, Mapping) and name.endswith(("config", "encoder", "decoder", "generator")):
             small[name] = _shrunk(value) | {k: v for k, v in value.items() if k == "model_type"}
-        elif isinstance(value, Mapping) and "mrope_section" in value:
-            small[name] = {**value, "mrope_section": [2, 1, 1]}  # half of a head
+        elif name == "rope_parameters" and isinstance(value, Mapping) and "rope_theta" in value:
+            small[name] = {**value, "mrope_section": [2, 1, 1]}  # half of a head; read by models of images and text
         elif isinstance(value, list | tuple) and value:
             small[name] = _shrunk_list(name, list(value), depths)
         elif type(value) is int or name in SPECIAL_TOKENS:
