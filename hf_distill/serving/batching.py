@@ -14,7 +14,7 @@ LATEST = 0.05
 
 It is little, as a queue fills up to the highest speed that is learned while it is full, and is read at the mean speed.
 """
-RESERVE = 0.1
+RESERVE = 0.2
 """Share of the longest wait that is kept for a speed that falls meanwhile."""
 KEPT = 0.99
 """How much of what was seen of characters and tokens still counts after another text."""

@@ -143,9 +143,9 @@ def test_what_the_workers_have_counts_twice():
 def test_a_part_of_the_wait_is_kept_in_reserve():
     async def run():
         queue = make_queue(tokens_per_second=100, max_wait=2)
-        queue.put(make_texts([179]))
+        queue.put(make_texts([159]))
         queue.check_room()
-        queue.put(make_texts([2]))  # 1.81 seconds, where 1.8 are taken
+        queue.put(make_texts([2]))  # 1.61 seconds, where 1.6 are taken
         with pytest.raises(OverloadedError):
             queue.check_room()
 
