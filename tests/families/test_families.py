@@ -15,7 +15,7 @@ from tests.families.tiny import MAPPINGS, CannotBuildError, model_classes, time_
 
 KNOWN_GOOD = Path(__file__).parents[2] / "constraints.txt"
 
-TRAINED = 630
+TRAINED = 637
 """How many were trained, with the transformers of constraints.txt, when this was committed."""
 
 REFUSED = {
