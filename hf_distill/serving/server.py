@@ -4,9 +4,9 @@ import asyncio
 import errno
 import logging
 import math
-import resource
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,6 +170,10 @@ class Server(uvicorn.Server):
 
 def _allow_connections() -> None:
     """Each connection is an open file, of which most systems allow 1,024 at first, and more to a process that asks."""
+    if sys.platform == "win32":
+        return  # which has no such limit
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, hard)
     if soft != resource.RLIM_INFINITY and soft < most:

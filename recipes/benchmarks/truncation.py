@@ -9,7 +9,6 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import get_args
 
 import datasets
 import transformers
@@ -26,6 +25,7 @@ from recipes.quickstart.data import LABELS, Corpus, load_corpus
 from recipes.quickstart.train import TEACHER_OPTIONS, common_options
 
 LENGTHS = [12, 24]
+KINDS = ("head", "tail", "head_tail")
 WHOLE = 128
 """Tokens into which every sentence fits."""
 
@@ -57,7 +57,6 @@ def run(
     """
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     tokens = [len(ids) for ids in tokenizer(list(corpus.test["text"]))["input_ids"]]
-    kinds = get_args(TextClassificationArguments.__dataclass_fields__["truncation"].type)
     measured = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, rows in {"train": corpus.train, "test": corpus.test}.items():
@@ -66,7 +65,7 @@ def run(
         models = [Path(folder, f"seed-{seed}") for seed in seeds]
         for seed, model in zip(seeds, models, strict=True):
             fine_tuned(model_folder, Path(folder, "train.csv"), model, seed, options)
-        for max_length, kind in [(WHOLE, "head"), *((length, kind) for length in lengths for kind in kinds)]:
+        for max_length, kind in [(WHOLE, "head"), *((length, kind) for length in lengths for kind in KINDS)]:
             cutting = {"max_length": max_length, "truncation": kind}
             tested = [
                 evaluate_text_classifier(str(model), str(Path(folder, "test.csv")), **cutting) for model in models

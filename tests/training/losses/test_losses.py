@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_distill import DistillationTrainingArguments
-from hf_distill.training.heads import MASKED_LOGIT, Head, Scored
+from hf_distill.training.heads import MASKED_LOGIT, Scored, find_head
 from hf_distill.training.losses import (
     DIVERGENCES,
     LOSSES,
@@ -22,6 +22,7 @@ from hf_distill.training.losses import (
     TopKKLDivergenceLoss,
 )
 from hf_distill.training.losses.logits import TopK
+from tests.conftest import make_model
 
 
 def softmax(logits):
@@ -129,8 +130,9 @@ def test_items_are_what_is_summed():
     attended = torch.tensor([[1, 1, 1], [1, 1, 0]], dtype=torch.bool)
     labels = torch.tensor([[7, -100, -100], [-100, 9, -100]])
     scored = Scored(attended, positions=attended, labelled=labels.ne(-100), labels=labels)
+    head = find_head(make_model("bert", "classification"))
     items = {
-        name: build(DistillationTrainingArguments("out"), Head(None), None).items(scored).item()
+        name: build(DistillationTrainingArguments("out"), head, None).items(scored).item()
         for name, build in LOSSES.items()
     }
     assert items == {"kl": 5, "task": 2, "cos": 5}
