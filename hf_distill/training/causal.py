@@ -22,7 +22,7 @@ class DataCollatorForCausalLM:
         tokenizer: the one that made the rows.
         attention: `SeparateDocuments(student, teacher)` keeps the documents of a row apart: the first token of each
             then has no label, as the document before it does not predict it. Without it a row is read as one text.
-        pad_to_multiple_of: pad to a multiple of so many tokens.
+        pad_to_multiple_of: pads rows to a multiple of this number of tokens.
 
     Returns:
         `input_ids` and `labels` `[batch, length]`, -100 where there is no label. The labels are those of the tokens

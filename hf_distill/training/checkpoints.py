@@ -74,12 +74,16 @@ def warn_of_differences(checkpoint: str, state: Mapping[str, object]) -> None:
         return
     with open(path) as file:
         written = json.load(file)
-    different = [name for name in {**written, **state} if written.get(name) != state.get(name)]
-    if "teacher_fingerprint" not in different:  # it may have moved
-        different = [name for name in different if name != "teacher"]
-    differences = [f"{name} was {written.get(name)!r} and is {state.get(name)!r}" for name in different]
-    if differences:
-        logger.warning(f"The training goes on from {checkpoint} in another way: {'; '.join(differences)}.")
+    if written.get("teacher_fingerprint") == state.get("teacher_fingerprint"):  # it may have moved
+        written = {**written, "teacher": state.get("teacher")}
+    if different := differences(written, state):
+        logger.warning(f"The training goes on from {checkpoint} in another way: {'; '.join(different)}.")
+
+
+def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    """What differs, in words, a name each."""
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return [f"{name} was {before.get(name)!r} and is {after.get(name)!r}" for name in names]
 
 
 @contextmanager

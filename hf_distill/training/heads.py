@@ -453,12 +453,12 @@ def find_head(model: PreTrainedModel) -> Head:
         if Seq2SeqLMHead in heads and not model.config.is_encoder_decoder:
             # A language model that reads images or recordings among its tokens, listed beside encoder-decoders.
             among_tokens = Seq2SeqLMHead.lists(name) and name.endswith(("ForConditionalGeneration", "ForCausalLM"))
-            heads = [CausalLMHead] if among_tokens or CausalLMHead in heads else [None]
-        if heads == [None]:
-            raise ValueError(
-                f"{type(model).__name__} is no encoder-decoder, so what its logits stand for is not known: load its "
-                f"language model with AutoModelForCausalLM."
-            )
+            if not among_tokens and CausalLMHead not in heads:
+                raise ValueError(
+                    f"{type(model).__name__} is not an encoder-decoder, so it is not clear what its logits mean: load "
+                    f"its language model with AutoModelForCausalLM."
+                )
+            heads = [CausalLMHead]
         if heads:
             return _checked(model, _of_problem_type(model) if heads[0] is Head else heads[0](model))
         if tasks or name.endswith("ForPreTraining"):

@@ -49,7 +49,9 @@ class StepLosses(TrainerCallback):
         return means
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.reset(len(self.sums))  # auto_find_batch_size begins anew after an attempt that ran out of memory
+        # auto_find_batch_size begins anew after an attempt that ran out of memory.
+        self.reset(len(self.sums))
+        self.trainer.left_over_batches = []
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self._first_step_of_pass = state.global_step

@@ -11,7 +11,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Seq2SeqTrainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
@@ -25,6 +25,7 @@ from transformers.utils import ModelOutput, logging
 from hf_distill.adapters import merged, transformers_model
 from hf_distill.hub import clear_errors
 from hf_distill.training.checkpoints import (
+    differences,
     last_whole_checkpoint,
     named_when_whole,
     warn_of_differences,
@@ -146,7 +147,7 @@ class DistillationTrainer(PublishingTrainer):
         self._make_losses()
         check_optimizers(self.lr_scheduler, args)
 
-        self._known_rows: list[KnownRows] = []
+        self._known_rows: dict[int, KnownRows] = {}
         self.left_over_batches: list[dict] = []
         self._train_progress, self._eval_progress = Progress(), Progress()
         self.add_callback(self._step_losses)
@@ -189,7 +190,6 @@ class DistillationTrainer(PublishingTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
         """As in `Trainer`; warns where a checkpoint was written by a training with another teacher or other losses."""
         self._make_losses()
-        self.left_over_batches = []
         if resume_from_checkpoint:
             if resume_from_checkpoint is True:
                 resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
@@ -316,11 +316,12 @@ class DistillationTrainer(PublishingTrainer):
         """
         evaluated = self._evaluation is not None
         scored = self._score(inputs, self._num_fresh(inputs) if evaluated else None)
-        items = self._count_items(scored) if num_items_in_batch is None else num_items_in_batch
+        own_items = self._count_items(scored) if evaluated or num_items_in_batch is None else None
+        items = own_items if num_items_in_batch is None else num_items_in_batch
         loss, sums, output = self._compute_losses(model, inputs, scored, items, whole_logits=return_outputs)
 
         if evaluated:
-            self._evaluation.record(sums, self._count_items(scored), loss)
+            self._evaluation.record(sums, own_items, loss)
         elif num_items_in_batch is not None:
             self._step_losses.record(means(sums, items))
             loss = loss * self.accelerator.num_processes  # the engines average gradients over the processes
@@ -394,8 +395,8 @@ class DistillationTrainer(PublishingTrainer):
 
     def _score(self, inputs: Mapping[str, torch.Tensor], num_fresh: int | None = None) -> Scored:
         scored = self.head.score(inputs, self.args.kl_positions, num_fresh)
-        known = [known.rows for known in self._known_rows if known.fit(inputs)]
-        return replace(scored, known_rows=known[0]) if known and num_fresh is None else scored
+        known = self._known_rows.get(id(inputs.get("labels")))
+        return replace(scored, known_rows=known.rows) if known is not None and known.fit(inputs) else scored
 
     def _count_items(self, scored: Scored) -> torch.Tensor:
         """`[losses]`: how many items each loss has in a batch."""
@@ -425,10 +426,11 @@ class DistillationTrainer(PublishingTrainer):
             and self.args.distillation_fields() != self._arguments_of_losses
         ):
             raise ValueError(
-                f"{_differences(self._arguments_of_losses, self.args.distillation_fields())} during the training, by a "
-                f"callback perhaps. The losses are made when a training begins: set it before train()."
+                f"{'; '.join(differences(self._arguments_of_losses, self.args.distillation_fields()))}: it was changed "
+                f"during the training, and the losses are made when a training begins. Set it before train()."
             )
-        self._known_rows = [KnownRows(batch.pop(SCORED_ROWS), batch) for batch in batch_samples if SCORED_ROWS in batch]
+        counted = [batch for batch in batch_samples if SCORED_ROWS in batch]
+        self._known_rows = {id(batch["labels"]): KnownRows(batch.pop(SCORED_ROWS), batch) for batch in counted}
         if not batch_samples:
             return None
         if "task" in self.losses and not self._has_labels(batch_samples[0]):
@@ -490,7 +492,7 @@ class DistillationTrainer(PublishingTrainer):
         """
         inputs = self._prepare_inputs(inputs)
         predictions = None
-        if getattr(self.args, "predict_with_generate", False) and not prediction_loss_only:
+        if isinstance(self, Seq2SeqTrainer) and self.args.predict_with_generate and not prediction_loss_only:
             _, predictions, labels = super().prediction_step(model, inputs, False, ignore_keys, **generation_options)
         else:
             names = self.label_names
@@ -681,13 +683,6 @@ def _default_objective(metrics: dict[str, float]) -> float:
     """Of an evaluation: the sum of the metrics, or the loss if there are none."""
     own = {name for name in metrics if is_part_of_loss(name) or name.endswith("_model_preparation_time")}
     return default_compute_objective({name: value for name, value in metrics.items() if name not in own})
-
-
-def _differences(before: Mapping[str, object], after: Mapping[str, object]) -> str:
-    changed = [
-        f"{name} changed from {before[name]!r} to {after[name]!r}" for name in before if before[name] != after[name]
-    ]
-    return " and ".join(changed)
 
 
 def _has_all(names: Sequence[str], inputs: Mapping[str, torch.Tensor]) -> bool:

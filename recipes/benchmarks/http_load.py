@@ -153,7 +153,7 @@ class Load:
         on_answer: OnAnswer | None = None,
         patience: float = 0.0,
     ) -> Outcome:
-        """So many clients, each of which asks again when it has its answer; for some seconds, or some requests.
+        """A closed loop: each client sends its next request once it has its answer, for some seconds or some requests.
 
         A client that is refused for now (503) comes back when `Retry-After` says, for `patience` seconds at most.
         """

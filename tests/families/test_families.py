@@ -19,10 +19,10 @@ TRAINED = 637
 """How many were trained, with the transformers of constraints.txt, when this was committed."""
 
 REFUSED = {
-    "EvollaForProteinText2Text": "is no encoder-decoder",  # and not named as a causal model
-    "IdeficsForVisionText2Text": "is no encoder-decoder",
-    "NemotronH_Omni_Reasoning_V3": "is no encoder-decoder",
-    "DiffusionGemmaForBlockDiffusion": "is no encoder-decoder",  # denoises blocks
+    "EvollaForProteinText2Text": "is not an encoder-decoder",  # and not named as a causal model
+    "IdeficsForVisionText2Text": "is not an encoder-decoder",
+    "NemotronH_Omni_Reasoning_V3": "is not an encoder-decoder",
+    "DiffusionGemmaForBlockDiffusion": "is not an encoder-decoder",  # denoises blocks
     "PPLCNetForImageClassification": "and no logits",
 }
 """Who is refused, and what the error says."""

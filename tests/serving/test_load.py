@@ -23,7 +23,7 @@ TOKENS_PER_SECOND = 1500
 
 @asynccontextmanager
 async def slow_service(tokens_per_second=TOKENS_PER_SECOND, workers=2, **limits):
-    """A service of a model that reads so many words per second; its port is in `port`."""
+    """A service whose model reads this many words per second; its port is in `port`."""
     limits, metrics = Limits(**limits), Metrics()
     service = Service("student", "slow", "auto", workers, 1, limits, metrics)
     service.command = [sys.executable, str(SLOW_WORKER), str(tokens_per_second)]
@@ -48,7 +48,7 @@ def words(number):
 
 
 def statuses_of(bodies, clients, **options):
-    """What is answered to each body, asked once, by so many clients at a time."""
+    """The answer to each body, each sent once, with this many clients at a time."""
 
     async def run():
         async with slow_service(**options) as service:

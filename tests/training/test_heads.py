@@ -299,7 +299,7 @@ def test_conditional_generation_without_an_encoder():
     class MineForConditionalGeneration(type(make_model("gpt2", "causal"))):
         pass
 
-    with pytest.raises(ValueError, match="MineForConditionalGeneration is no encoder-decoder"):
+    with pytest.raises(ValueError, match="MineForConditionalGeneration is not an encoder-decoder"):
         find_head(MineForConditionalGeneration(make_config("gpt2")))
 
 
