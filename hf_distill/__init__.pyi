@@ -1,4 +1,16 @@
 from .config_files import parse_config
+from .data import (
+    DataCollatorForCausalLM,
+    DataCollatorForMaskedLM,
+    SeparateDocuments,
+    count_tokens,
+    encode_texts,
+    load_corpus,
+    load_labelled_texts,
+    load_unlabelled_texts,
+    pack_documents,
+    truncate_documents,
+)
 from .deployment import Export, Predictor, export_model, load_predictor
 from .evaluation import (
     Benchmark,
@@ -11,7 +23,7 @@ from .evaluation import (
 )
 from .hub import push_folder
 from .student import describe, make_student
-from .text_classification import (
+from .tasks import (
     TextClassificationArguments,
     classify_texts,
     evaluate_text_classifier,
@@ -19,21 +31,11 @@ from .text_classification import (
     write_report,
 )
 from .training import (
-    DataCollatorForCausalLM,
-    DataCollatorForMaskedLM,
     DistillationTrainer,
     DistillationTrainingArguments,
-    SeparateDocuments,
     TrainingRun,
     add_teacher_targets,
-    count_tokens,
-    encode_texts,
-    load_corpus,
-    load_labelled_texts,
-    load_unlabelled_texts,
     model_identity,
-    pack_documents,
-    truncate_documents,
 )
 from .version import __version__
 

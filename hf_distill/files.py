@@ -1,6 +1,9 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the names that several rooms know them by."""
 
 from pathlib import Path
+
+MANIFEST = "export.json"
+"""In the folder of an export: what it is."""
 
 
 def write_whole(file: Path, text: str) -> None:

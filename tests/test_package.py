@@ -1,10 +1,12 @@
 """What importing does, and what is installed."""
 
+import ast
 import doctest
 import re
 import subprocess
 import sys
 from configparser import ConfigParser
+from graphlib import TopologicalSorter
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -13,10 +15,9 @@ import transformers
 
 import hf_distill
 from hf_distill.student import layer_selection
-from hf_distill.training import projection
-from hf_distill.training.losses import hidden_states, logits, task
+from hf_distill.training.losses import hidden_states, logits, projection, task
 from tests.conftest import make_model
-from tests.training.test_teacher import make_tokenizer
+from tests.training.teacher.test_live import make_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -100,21 +101,74 @@ assert not {"torch", "transformers", "datasets", "onnx"} & set(sys.modules)
     assert run.returncode == 0, run.stderr
 
 
-def test_rooms_do_not_import_each_other():
-    """Each room stands alone; a recipe imports only what the package exports."""
-    rooms = {"student", "training", "evaluation", "deployment", "serving"}
-    leave = {"evaluation": {"deployment"}, "serving": {"deployment"}}
-    seen = set()
-    for file in [*(ROOT / "hf_distill").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]:
-        top, room = file.relative_to(ROOT).parts[:2]
-        source = file.read_text()
-        seen.add(room)
-        if top == "recipes":
-            assert "from hf_distill." not in source, file
-        elif room in rooms:
-            others = rooms - {room} - leave.get(room, set())
-            assert not [other for other in others if f"hf_distill.{other}" in source], file
-    assert {*rooms, "quickstart"} <= seen
+FLOORS = (
+    ("version", "files", "adapters", "lengths", "config_files"),
+    ("data", "hub"),
+    ("student", "training", "deployment"),
+    ("evaluation", "serving"),
+    ("tasks",),
+    ("cli",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+"""Imports go to rooms on lower floors."""
+
+
+def imports_of(file: Path) -> set[str]:
+    """What a file imports, at its top or in a function: modules, and the names that it takes out of them."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} has a relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def import_graph() -> dict[str, set[str]]:
+    """By module of hf_distill, those of hf_distill that it imports."""
+    files = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in (ROOT / "hf_distill").rglob("*.py")
+    }
+    return {module: imports_of(file) & files.keys() - {module} for module, file in files.items()}
+
+
+def test_rooms_import_downwards():
+    """No import goes up, nor, since each goes down, does any through a third file."""
+    edges = {(module, imported) for module, others in import_graph().items() for imported in others}
+    rooms = [(importer.split(".")[1:2], imported.split(".")[1:2]) for importer, imported in edges]
+    between = [(importer, imported) for importer, imported in rooms if importer and imported and importer != imported]
+    upwards = [(a, b) for (a,), (b,) in between if FLOOR[a] <= FLOOR[b]]
+    assert upwards == []
+    assert len(between) >= 80
+    assert {room for edge in between for (room,) in edge} == FLOOR.keys()
+
+
+def test_no_module_imports_itself_through_others():
+    """Nor does a folder of `training`, or a file beside those folders."""
+    graph = import_graph()
+    TopologicalSorter({module: others - {"hf_distill"} for module, others in graph.items()}).prepare()
+
+    def part(module: str) -> str:
+        return ".".join(module.split(".")[:3])
+
+    parts = {}
+    for module, others in graph.items():
+        if module.startswith("hf_distill.training.") and module.count(".") >= 2:
+            inside = {part(other) for other in others if other.startswith("hf_distill.training.")}
+            parts.setdefault(part(module), set()).update(inside - {part(module)})
+    TopologicalSorter(parts).prepare()
+    assert sum(map(len, parts.values())) > 20
+
+
+def test_a_recipe_imports_only_what_the_package_exports():
+    files = list((ROOT / "recipes").rglob("*.py"))
+    assert len(files) > 20
+    inside = {(file.name, name) for file in files for name in imports_of(file) if name.startswith("hf_distill.")}
+    assert {
+        (file, name) for file, name in inside if name.removeprefix("hf_distill.") not in hf_distill.__all__
+    } == set()
 
 
 def test_console_script():

@@ -11,7 +11,7 @@ from datasets import Dataset
 import hf_distill
 from hf_distill.cli import main
 from tests.conftest import make_model, make_rows, make_text_tokenizer
-from tests.test_text_classification import make_reviews, write_reviews
+from tests.tasks.test_text_classification import make_reviews, write_reviews
 
 README = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
 

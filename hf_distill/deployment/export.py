@@ -20,7 +20,7 @@ from hf_distill.deployment.predictor import Predictor, load_predictor, predictor
 from hf_distill.deployment.quantization import quantize_graph, save_quantized
 from hf_distill.deployment.text_encoder import Text
 from hf_distill.deployment.transformers_model import load_student
-from hf_distill.hub import public_name
+from hf_distill.hub.push import public_name
 from hf_distill.version import __version__
 
 PACKAGES = ["torch", "transformers", "onnx", "onnxscript", "onnxruntime", "torchao"]

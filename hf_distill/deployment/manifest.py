@@ -5,7 +5,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-MANIFEST = "export.json"
+from hf_distill.files import MANIFEST
+
 GRAPH = "model.onnx"
 
 

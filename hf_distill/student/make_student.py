@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_distill.adapters import merged, transformers_model
-from hf_distill.hub import public_name, revision_on_hub
+from hf_distill.hub.push import public_name, revision_on_hub
 from hf_distill.student.architectures import LayerStack, find_layer_stacks
 from hf_distill.student.calibration import calibrate
 from hf_distill.student.cutting import cut

@@ -3,7 +3,7 @@
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
-from hf_distill.model_card import layers_as_words, make_card
+from hf_distill.hub.cards import layers_as_words, make_card
 
 TEXT = """# {model_class} cut from {teacher}
 

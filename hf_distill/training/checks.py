@@ -9,12 +9,12 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import HubStrategy, has_length
 from transformers.utils import logging
 
-from hf_distill.training.causal import labels_no_end
-from hf_distill.training.data import is_of_transformers, text_in_column
+from hf_distill.data.causal import labels_no_end
+from hf_distill.training.batches import is_of_transformers, text_in_column
 from hf_distill.training.engines import check_engine
-from hf_distill.training.heads import CausalLMHead, Head, QuestionAnsweringHead
-from hf_distill.training.outputs import Outputs, hidden_width
-from hf_distill.training.target_columns import Source, source_of
+from hf_distill.training.scoring.alignment import Outputs, hidden_width
+from hf_distill.training.scoring.heads import CausalLMHead, Head, QuestionAnsweringHead
+from hf_distill.training.teacher.columns import Source, source_of
 from hf_distill.training.training_args import DistillationTrainingArguments
 
 logger = logging.get_logger(__name__)

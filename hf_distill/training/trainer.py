@@ -23,8 +23,9 @@ from transformers.trainer_utils import (
 from transformers.utils import ModelOutput, logging
 
 from hf_distill.adapters import merged, transformers_model
-from hf_distill.hub import clear_errors
-from hf_distill.training.checkpoints import (
+from hf_distill.hub.push import clear_errors
+from hf_distill.training.batches import Progress, RepeatableCollator, begin_epoch
+from hf_distill.training.checkpoints.folders import (
     differences,
     last_whole_checkpoint,
     named_when_whole,
@@ -43,25 +44,31 @@ from hf_distill.training.checks import (
     warn_of_emulated_bfloat16,
     warn_of_ends_without_labels,
 )
-from hf_distill.training.data import Progress, RepeatableCollator, begin_epoch
 from hf_distill.training.engines import is_zero3, loss_scale, one_group_for_head_and_embeddings
-from hf_distill.training.heads import SCORED_ROWS, Scored, attended_by_mask, count_examples, find_head, scored_rows
-from hf_distill.training.known_rows import KnownRows
-from hf_distill.training.loss_sums import NEVER, EvaluationLosses, StepLosses, means
 from hf_distill.training.losses import LOSSES
-from hf_distill.training.outputs import hidden_width, named_inputs, vocab_size
-from hf_distill.training.projection import (
+from hf_distill.training.losses.projection import (
     HiddenStateProjection,
     StepWithStudent,
     check_engine_of_projection,
     check_no_projection,
     check_optimizers,
 )
-from hf_distill.training.publishing import PublishingTrainer
-from hf_distill.training.scoring import ScoredOutput, scored_forward, state_weights, sum_losses_of_logits
-from hf_distill.training.stored_teacher import StoredTeacher
-from hf_distill.training.target_columns import TARGET_COLUMNS, as_arrays
-from hf_distill.training.teacher_loading import prepare_teacher
+from hf_distill.training.losses.sums import NEVER, EvaluationLosses, StepLosses, means
+from hf_distill.training.publishing.trainer import PublishingTrainer
+from hf_distill.training.scoring.alignment import hidden_width, named_inputs, vocab_size
+from hf_distill.training.scoring.forward import ScoredOutput, scored_forward, state_weights, sum_losses_of_logits
+from hf_distill.training.scoring.heads import (
+    SCORED_ROWS,
+    Scored,
+    attended_by_mask,
+    count_examples,
+    find_head,
+    scored_rows,
+)
+from hf_distill.training.scoring.known_rows import KnownRows
+from hf_distill.training.teacher.columns import TARGET_COLUMNS, as_arrays
+from hf_distill.training.teacher.loading import prepare_teacher
+from hf_distill.training.teacher.stored import StoredTeacher
 from hf_distill.training.training_args import DistillationTrainingArguments, is_part_of_loss
 
 logger = logging.get_logger(__name__)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, BertConfig, BertForMaskedLM, PreTrainedModel
 
-from hf_distill.training.outputs import named_inputs, outputs_of
+from hf_distill.training.scoring.alignment import named_inputs, outputs_of
 from tests.conftest import FAMILY_OF_HEAD, collate, make_config, make_model, make_rows
 from tests.training.conftest import make_trainer  # noqa: F401
 

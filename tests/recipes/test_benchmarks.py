@@ -125,7 +125,7 @@ def test_teacher_dtype(teacher_folder, rows, tmp_path, capsys):
 
 
 def test_teacher_dtype_without_bitsandbytes(teacher_folder, rows, monkeypatch):
-    monkeypatch.setattr("hf_distill.training.teacher_loading.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("hf_distill.training.teacher.loading.is_bitsandbytes_available", lambda: False)
     monkeypatch.setattr(teacher_dtype, "TEACHERS", {"8bit": teacher_dtype.TEACHERS["8bit"]})
     trainers = teacher_dtype.make_trainers(teacher_folder, rows, "off")
     assert "needs bitsandbytes: pip install" in trainers["8bit"]

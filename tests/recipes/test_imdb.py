@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from hf_distill import make_student
 from recipes.imdb import train
 from tests.conftest import make_model, make_text_tokenizer
-from tests.test_text_classification import assert_equal_weights, make_reviews, weights, write_reviews
+from tests.tasks.test_text_classification import assert_equal_weights, make_reviews, weights, write_reviews
 from tests.training.test_engines import TORCHRUN
 
 RECIPE = Path(train.__file__).parent

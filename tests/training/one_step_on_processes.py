@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
-from hf_distill.training import scoring
+from hf_distill.training.scoring import forward as scoring
 from tests.conftest import collate
 from tests.training.test_split_invariance import LOSS_NAMES, KeepGradient, make_pair, make_sparse_rows
 

@@ -20,8 +20,8 @@ from safetensors import safe_open
 from transformers import AutoModel
 
 from hf_distill.adapters import adapters_off, merged
-from hf_distill.training.teacher import Teacher
-from hf_distill.training.teacher_loading import load_teacher
+from hf_distill.training.teacher.live import Teacher
+from hf_distill.training.teacher.loading import load_teacher
 from tests.conftest import FAMILY_OF_HEAD, HEADS, collate, make_config, make_model, make_rows
 
 TASK_TYPES = {"classification": "SEQ_CLS", "token_classification": "TOKEN_CLS", "causal": "CAUSAL_LM", "mlm": None}
@@ -107,7 +107,7 @@ def test_nothing_to_merge(make_trainer, tmp_path):
 @pytest.mark.parametrize("chunk_rows", [10**6, 5])
 def test_the_base_of_the_student_as_its_teacher(make_trainer, monkeypatch, head, chunk_rows):
     """The same training as beside a copy of the base; and the student is left as it was."""
-    from hf_distill.training import scoring
+    from hf_distill.training.scoring import forward as scoring
 
     monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", chunk_rows * 61)
     rows, results = make_rows(head), []

@@ -5,8 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_distill import make_student
-from hf_distill.training import scoring
-from hf_distill.training.heads import find_head
+from hf_distill.training.scoring import forward as scoring
+from hf_distill.training.scoring.heads import find_head
 from tests.conftest import collate, make_model, make_rows
 
 

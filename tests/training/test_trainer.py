@@ -14,10 +14,10 @@ import torch
 from transformers import DataCollatorForLanguageModeling
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, make_student
-from hf_distill.training import scoring
+from hf_distill.training.scoring import forward as scoring
 from tests.conftest import AUTO_CLASSES, FAMILY_OF_HEAD, HEADS, collate, make_model, make_rows
 from tests.training.losses.test_losses import cosine_by_definition, cross_entropy_by_definition, kl_by_definition
-from tests.training.test_teacher import make_tokenizer
+from tests.training.teacher.test_live import make_tokenizer
 
 CASES = [
     *[(head, family) for head in ("classification", "mlm") for family in ("bert", "roberta", "distilbert")],

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from hf_distill.training.heads import Scored
+from hf_distill.training.scoring.heads import Scored
 
 
 class CosineLoss:

@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from hf_distill.training.heads import IGNORE_INDEX, Scored
+from hf_distill.data.labels import IGNORE_INDEX
+from hf_distill.training.scoring.heads import Scored
 
 
 class CrossEntropyLoss:

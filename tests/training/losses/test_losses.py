@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_distill import DistillationTrainingArguments
-from hf_distill.training.heads import MASKED_LOGIT, Scored, find_head
 from hf_distill.training.losses import (
     DIVERGENCES,
     LOSSES,
@@ -21,7 +20,8 @@ from hf_distill.training.losses import (
     SquaredErrorLoss,
     TopKKLDivergenceLoss,
 )
-from hf_distill.training.losses.logits import TopK
+from hf_distill.training.scoring.heads import MASKED_LOGIT, Scored, find_head
+from hf_distill.training.scoring.top_k import TopK
 from tests.conftest import make_model
 
 

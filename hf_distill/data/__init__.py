@@ -1,0 +1,21 @@
+"""Rows: where text comes from, and how it becomes tokens."""
+
+from hf_distill.data.causal import DataCollatorForCausalLM
+from hf_distill.data.corpus import load_corpus
+from hf_distill.data.masking import DataCollatorForMaskedLM, count_tokens
+from hf_distill.data.packing import SeparateDocuments, pack_documents, truncate_documents
+from hf_distill.data.texts import load_labelled_texts, load_unlabelled_texts
+from hf_distill.data.truncation import encode_texts
+
+__all__ = [
+    "DataCollatorForCausalLM",
+    "DataCollatorForMaskedLM",
+    "SeparateDocuments",
+    "count_tokens",
+    "encode_texts",
+    "load_corpus",
+    "load_labelled_texts",
+    "load_unlabelled_texts",
+    "pack_documents",
+    "truncate_documents",
+]

@@ -1,0 +1,75 @@
+"""Batches for causal language modelling, in which the end of a document is learned too."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
+
+from hf_distill.data.labels import IGNORE_INDEX
+from hf_distill.data.packing import SeparateDocuments
+
+
+@dataclass
+class DataCollatorForCausalLM:
+    """Pads the rows of `pack_documents` or `truncate_documents`, and gives every token a label but padding.
+
+    `transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False)` gives no label to any token that is the
+    padding token. Where that is the tokenizer's eos_token, as it often is, nothing teaches the student to stop.
+
+    Args:
+        tokenizer: the one that made the rows.
+        attention: `SeparateDocuments(student, teacher)` keeps the documents of a row apart: the first token of each
+            then has no label, as the document before it does not predict it. Without it a row is read as one text.
+        pad_to_multiple_of: pads rows to a multiple of this number of tokens.
+
+    Returns:
+        `input_ids` and `labels` `[batch, length]`, -100 where there is no label. The labels are those of the tokens
+        themselves: the loss shifts them. With `attention`, an `attention_mask` `[batch, 1, length, length]` and
+        `position_ids`; without it, an `attention_mask` `[batch, length]`.
+
+    Raises:
+        ValueError: if the tokenizer has no padding token, or if `attention` is that of models which are not causal.
+
+    Example:
+        >>> rows = pack_documents(corpus, tokenizer, block_size=1024)
+        >>> collator = DataCollatorForCausalLM(tokenizer, attention=SeparateDocuments(student, teacher))
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    attention: SeparateDocuments | None = None
+    pad_to_multiple_of: int | None = None
+
+    def __post_init__(self):
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError(
+                "The tokenizer has no padding token: set tokenizer.pad_token = tokenizer.eos_token. The end of a "
+                "document keeps its label all the same."
+            )
+        if self.attention is not None and not self.attention.is_causal:
+            raise ValueError(
+                "The models of attention=SeparateDocuments(...) attend to later tokens too, so they can copy what they "
+                "should predict: use DataCollatorForMaskedLM."
+            )
+
+    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        batch = dict(
+            pad_without_fast_tokenizer_warning(
+                self.tokenizer, rows, return_tensors="pt", pad_to_multiple_of=self.pad_to_multiple_of
+            )
+        )
+        numbers = batch.pop("attention_mask")  # of documents, 0 for padding
+        labels = batch["input_ids"].masked_fill(numbers.eq(0), IGNORE_INDEX)
+        if self.attention is None:
+            return {**batch, "labels": labels, "attention_mask": numbers.ne(0).long()}
+        begins = numbers.diff(dim=1, prepend=torch.zeros_like(numbers[:, :1])).ne(0)
+        return {**batch, "labels": labels.masked_fill(begins, IGNORE_INDEX), **self.attention(numbers)}
+
+
+def labels_no_end(collator: object) -> bool:
+    """Whether a collator for causal language modelling gives no label to the end of a document."""
+    if not isinstance(collator, DataCollatorForLanguageModeling) or collator.mlm:
+        return False
+    padding = collator.tokenizer.pad_token_id
+    return padding is not None and padding == collator.tokenizer.eos_token_id

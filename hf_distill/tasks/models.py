@@ -1,0 +1,91 @@
+"""Classifiers: fine-tuned, new, cut from a teacher, or with adapters."""
+
+import re
+
+import torch
+from peft import LoraConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hf_distill.student import make_student
+from hf_distill.tasks.arguments import TextClassificationArguments
+from hf_distill.tasks.data import load_config
+
+
+def load_classifier(name: str) -> PreTrainedModel:
+    """A model that was fine-tuned to classify texts, in fp32.
+
+    Raises:
+        ValueError: if there is none of this name, or if it has no trained head.
+    """
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        name, config=load_config(name), dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    if info["missing_keys"]:
+        raise ValueError(
+            f"{name} has no weights for {', '.join(sorted(info['missing_keys']))}, which would be random numbers: "
+            f"fine-tune it first."
+        )
+    return model.eval()
+
+
+def load_model(
+    task: TextClassificationArguments, teacher: str | None, label_names: list[str]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What is trained: a model with a head for the classes, or the teacher with fewer layers. In fp32."""
+    if task.model_name_or_path is None:
+        model = make_student(load_classifier(teacher), num_layers=task.num_layers, layers=_layers(task.layers))
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            task.model_name_or_path,
+            id2label=dict(enumerate(label_names)),
+            label2id={name: number for number, name in enumerate(label_names)},
+            problem_type="single_label_classification",
+            ignore_mismatched_sizes=True,  # of a head for another number of classes
+            dtype=torch.float32,
+            use_safetensors=True,
+        )
+    tokenizer = AutoTokenizer.from_pretrained(task.model_name_or_path or teacher)
+    return model, with_padding(tokenizer, model)
+
+
+def _layers(words: list[str] | None) -> str | list[int] | None:
+    if words is None:
+        return None
+    numbers = [str(word).removeprefix("-").isdecimal() for word in words]
+    if all(numbers):
+        return [int(word) for word in words]
+    if len(words) > 1:
+        raise ValueError(f"layers={words} should be indices of layers, or one strategy such as alternate.")
+    return words[0]
+
+
+def with_padding(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """As for GPT-2, which pads with the end of the text; its head looks for the last token before the padding."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
+
+
+def lora_config(model: PreTrainedModel, rank: int) -> LoraConfig:
+    """On all linear layers, scaled by 2; the head is trained whole, as is a pooler, which may be as new as the head."""
+    backbone = model.base_model_prefix
+    children = dict(model.named_children())
+    head = [name for name, module in children.items() if name != backbone and list(module.parameters())]
+    if getattr(model.base_model, "pooler", None) is not None:
+        head.append(f"{backbone}.pooler")
+    return LoraConfig(
+        task_type="SEQ_CLS",
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.05,
+        target_modules="all-linear",
+        exclude_modules=rf"({'|'.join(map(re.escape, head))})(\..*)?",
+        modules_to_save=head,
+    )

@@ -1,0 +1,243 @@
+"""How batches are made: the same ones after a resume as without an interruption."""
+
+import inspect
+import random
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers import DataCollatorForLanguageModeling
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from hf_distill.training.scoring.heads import SCORED_ROWS, Head
+
+RandomGenerator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+
+SEARCH_DEPTH, SEARCH_WIDTH = 4, 1000
+"""How far from a collator its generators are searched for, and in how long lists: longer ones are data."""
+
+
+class Progress:
+    """The epoch that a data loader is in, and the batch that it begins with, in memory that its workers share."""
+
+    def __init__(self):
+        self._values = torch.zeros(3, dtype=torch.int64).share_memory_()
+
+    def begin(self, epoch: int = 0, first_batch: int = 0) -> None:
+        """To be called before a data loader makes its first batch.
+
+        Args:
+            epoch: for a stream, the pass over it.
+            first_batch: how many batches of the epoch the collator will not see, as a resumed training skips them.
+        """
+        self._values.copy_(torch.tensor([epoch, first_batch, self._values[2].item() + 1]))
+
+    def read(self) -> tuple[int, int, int]:
+        """The epoch, the first batch, and how often `begin` was called."""
+        epoch, first_batch, num_begun = self._values.tolist()
+        return epoch, first_batch, num_begun
+
+
+class RepeatableCollator:
+    """A collator that draws the same random numbers for the same batch of the same epoch, and counts scored rows.
+
+    A collator that masks tokens draws from the generator that dropout draws from too, and for batches that are not
+    trained on yet: a checkpoint does not tell what the next batch was. Here each batch has a seed of its own: the
+    training's seed, the process, the epoch and the number of the batch in it. The generators are left as they were:
+    the global ones of torch, NumPy and Python, and those that the collator owns.
+
+    Args:
+        collator: makes a batch of rows.
+        head: the student's.
+        seed: the training's, and the process: whatever tells these batches from those of other data loaders.
+        progress: where the data loader is.
+        count_rows: gives of a batch the `[rows]` that are scored: here they are known before a device has to be asked.
+            None if the batch is to be left as it is.
+
+    Raises:
+        ValueError: in a call, if a collator of transformers cannot make tensors of the rows.
+    """
+
+    def __init__(
+        self,
+        collator: Callable[[Sequence], dict],
+        head: Head,
+        seed: Sequence[int],
+        progress: Progress,
+        count_rows: Callable[[Mapping], torch.Tensor | None] | None = None,
+    ):
+        self.collator, self.head, self.seed = collator, head, seed
+        self.progress, self.count_rows = progress, count_rows
+        # With the state that each is in now, so that the seed that the collator was made with makes a difference.
+        self._own = [(generator, _digest(generator)) for generator in own_generators(collator)]
+        self._beginning, self._num_made = None, 0
+
+    def __call__(self, rows: Sequence) -> dict[str, torch.Tensor]:
+        seed = [*self.seed, *self._next_batch()]
+        with _seeded([(torch.default_generator, 0), (np.random, 0), (random, 0), *self._own], seed):
+            try:
+                batch = self.collator(rows)
+            except (TypeError, ValueError) as error:
+                is_theirs = is_of_transformers(self.collator) or "excessive nesting" in str(error)
+                if is_theirs and (reason := why_not_collated(rows, self.collator, self.head, error)):
+                    raise ValueError(reason) from error
+                raise
+        scored_rows = None if self.count_rows is None else self.count_rows(batch)
+        return batch if scored_rows is None else {**batch, SCORED_ROWS: scored_rows}
+
+    def _next_batch(self) -> tuple[int, int]:
+        """The epoch, and the number of the batch in it. Workers take turns; of a stream, each has its own part."""
+        beginning = self.progress.read()
+        if beginning != self._beginning:
+            self._beginning, self._num_made = beginning, 0
+        epoch, first_batch, _ = beginning
+        worker = get_worker_info()
+        turn, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        number = first_batch + self._num_made * num_workers + turn
+        self._num_made += 1
+        return epoch, number
+
+
+def begin_epoch(progress: Progress, dataloader: DataLoader, seed: int, epoch: int, skipped_batches: int) -> None:
+    """To be called before an epoch's first batch is made: tells the collator the epoch, and seeds the sampler.
+
+    A sampler that groups rows by length draws their order from the generator that dropout draws from too, which is in
+    another state after a resume, and may be in another state on each process.
+
+    Args:
+        progress: that of the collator.
+        dataloader: what will make the batches.
+        seed: the training's.
+        epoch: for a stream, the pass over it.
+        skipped_batches: how many batches a resumed training skips. Those of a stream are made all the same.
+    """
+    is_stream = isinstance(getattr(dataloader, "dataset", None), IterableDataset)
+    progress.begin(epoch, 0 if is_stream else skipped_batches)
+    batch_sampler = getattr(dataloader, "batch_sampler", None)
+    batch_sampler = getattr(batch_sampler, "batch_sampler", batch_sampler)  # without its share of this process
+    sampler = getattr(batch_sampler, "sampler", None)
+    if isinstance(sampler, LengthGroupedSampler):
+        sampler.generator = torch.Generator().manual_seed(seed + epoch)
+
+
+def why_not_collated(rows: Sequence, collator: object, head: Head, error: Exception) -> str | None:
+    """Of which column a collator of transformers makes no tensor, and what would work; None if that is not it."""
+    if not isinstance(rows, list) or not isinstance(rows[0], Mapping):
+        return None
+    name_of_collator = getattr(collator, "__name__", type(collator).__name__)
+    padded = getattr(getattr(collator, "tokenizer", None), "model_input_names", [])
+    named = re.search(r"`(\w+)` in this case", str(error))
+    for name in [named[1]] if named and named[1] in rows[0] else rows[0]:
+        values = [row.get(name) for row in rows]
+        if any(isinstance(value, str) for value in values):
+            return text_in_column(name)
+        if any(value is None for value in values):
+            return f"The column {name} has None: leave out the rows without a value, or the column."
+        lists = [value for value in values if isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0]
+        lengths = {len(value) for value in lists}
+        is_nested = any(isinstance(inner, list) or getattr(inner, "ndim", 0) > 0 for value in lists for inner in value)
+        if len(lengths) > 1 and (is_nested or name not in padded):
+            return (
+                f"The rows have {min(lengths)} to {max(lengths)} {name}, and {name_of_collator} pads no {name}: pass "
+                f"data_collator={head.collator}(tokenizer), or pad the rows."
+            )
+    return None
+
+
+def text_in_column(name: str) -> str:
+    """What would work in place of a column of text."""
+    if not name.startswith("label"):
+        return f"The column {name} has text: tokenise it, or remove the column."
+    hint = f"for instance with dataset.class_encode_column({name!r})"
+    return f"The column {name} has text: give classes as integers, {hint}."
+
+
+def is_of_transformers(collator: object) -> bool:
+    """Whether a collator makes tensors of whatever the rows have, as those of transformers do."""
+    return str(getattr(collator, "__module__", "")).startswith("transformers.")
+
+
+def own_generators(collator: object) -> list[RandomGenerator]:
+    """The random generators that a collator draws from, beside the global ones.
+
+    They are searched for in its attributes, in what it wraps, and in what a function refers to by name.
+    """
+    found, seen, parts = [], set(), [collator]
+    for _ in range(SEARCH_DEPTH + 1):
+        parts = [part for part in parts if id(part) not in seen and not seen.add(id(part))]
+        for part in parts:
+            if isinstance(part, DataCollatorForLanguageModeling) and part.seed is not None and part.generator is None:
+                part.generator = part.get_generator(part.seed)  # it would do that in its first batch, in each worker
+            if isinstance(part, RandomGenerator) and not isinstance(part, random.SystemRandom):
+                found.append(part)
+        parts = [inner for part in parts for inner in _parts(part)]
+    return found
+
+
+def _parts(value: object) -> Iterable[object]:
+    """What a value holds or refers to."""
+    if isinstance(value, RandomGenerator | type | ModuleType):
+        return []
+    if isinstance(value, dict):
+        return value.values() if len(value) <= SEARCH_WIDTH else []
+    if isinstance(value, list | tuple | set):
+        return value if len(value) <= SEARCH_WIDTH else []
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, FunctionType):
+        names = inspect.getclosurevars(value)
+        return [*names.nonlocals.values(), *names.globals.values()]
+    return getattr(value, "__dict__", {}).values()
+
+
+@contextmanager
+def _seeded(generators: Sequence[tuple[RandomGenerator | ModuleType, int]], seed: Sequence[int]) -> Iterator[None]:
+    """While open, each generator draws what follows from the seed and its own number; then it is as it was."""
+    states = [_state(generator) for generator, _ in generators]
+    try:
+        for place, (generator, number) in enumerate(generators):
+            _seed(generator, np.random.SeedSequence([*seed, place, number]))
+        yield
+    finally:
+        for (generator, _), state in zip(generators, states, strict=True):
+            _set_state(generator, state)
+
+
+# The modules `random` and `np.random` have the functions that `random.Random` and `np.random.RandomState` have.
+def _state(generator: RandomGenerator | ModuleType) -> object:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if hasattr(generator, "getstate") else generator.get_state()
+
+
+def _set_state(generator: RandomGenerator | ModuleType, state: object) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif hasattr(generator, "setstate"):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
+def _seed(generator: RandomGenerator | ModuleType, seed: np.random.SeedSequence) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state
+    elif isinstance(generator, torch.Generator):
+        generator.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
+    elif hasattr(generator, "get_state"):
+        generator.seed(seed.generate_state(4))
+    else:
+        generator.seed(int(seed.generate_state(1, np.uint64)[0]))
+
+
+def _digest(generator: RandomGenerator) -> int:
+    state = _state(generator)
+    return zlib.crc32(bytes(state) if isinstance(state, torch.Tensor) else repr(state).encode())

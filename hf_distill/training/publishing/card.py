@@ -1,0 +1,388 @@
+"""The card that `DistillationTrainer` writes beside a model: what is known of it, and nothing else."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import accelerate
+import datasets
+import torch
+import transformers
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
+from transformers import PreTrainedTokenizerBase, Trainer
+from transformers.trainer_utils import has_length
+from transformers.utils import logging
+
+from hf_distill.adapters import transformers_model
+from hf_distill.hub.cards import RESULTS_BEGIN, RESULTS_END, layers_as_words, make_card
+from hf_distill.hub.push import is_on_hub, public_name, revision_on_hub
+from hf_distill.training.losses import LOSSES
+from hf_distill.training.scoring.heads import auto_class_of
+from hf_distill.version import __version__
+
+logger = logging.get_logger(__name__)
+
+TASKS = {
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForMultipleChoice": "multiple-choice",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForSpeechSeq2Seq": "automatic-speech-recognition",
+    "AutoModelForImageClassification": "image-classification",
+    "AutoModelForVideoClassification": "video-classification",
+    "AutoModelForAudioClassification": "audio-classification",
+}
+"""The Hub's name for what a head does. Of text to text it has several, and which it is cannot be told."""
+
+EXPORTED = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MaskedLM", "CausalLM")
+"""The heads that `hf-distill export` takes."""
+
+FORMATS = {"csv", "json", "parquet", "text", "arrow", "pandas", "generator", "webdataset", "xml", "sql"}
+"""What `datasets` calls data sets that have no name of their own."""
+
+SYMBOLS = {
+    "kl": "the divergence of the student's softened outputs from the teacher's",
+    "task": "the head's own loss on the labels",
+    "cos": "one minus the cosine between the last hidden states of student and teacher",
+}
+
+CITATION = """```bibtex
+@article{sanh2019distilbert,
+  title   = {{DistilBERT}, a distilled version of {BERT}: smaller, faster, cheaper and lighter},
+  author  = {Sanh, Victor and Debut, Lysandre and Chaumond, Julien and Wolf, Thomas},
+  journal = {arXiv preprint arXiv:1910.01108},
+  year    = {2019}
+}
+
+@article{hinton2015distilling,
+  title   = {Distilling the Knowledge in a Neural Network},
+  author  = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  journal = {arXiv preprint arXiv:1503.02531},
+  year    = {2015}
+}
+```"""
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """What `Trainer.create_model_card` takes, one or several of each: it goes before what the trainer knows.
+
+    Attributes:
+        language: of the texts.
+        license: the student's.
+        tags: further ones.
+        model_name: for the title.
+        finetuned_from: the model's name on the Hub that this one derives from.
+        tasks: what the Hub calls what it does.
+        dataset_tags: the data set's name on the Hub.
+        dataset: its name for people.
+        dataset_args: its configuration.
+    """
+
+    language: str | list[str] | None = None
+    license: str | None = None
+    tags: str | list[str] | None = None
+    model_name: str | None = None
+    finetuned_from: str | None = None
+    tasks: str | list[str] | None = None
+    dataset_tags: str | list[str] | None = None
+    dataset: str | list[str] | None = None
+    dataset_args: str | list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights or outputs are from.
+
+    Attributes:
+        name: on the Hub, or that of a folder; empty if there is none.
+        revision: the commit, if it is known.
+        on_hub: whether that name is known to be one on the Hub.
+        folder: where it is on this machine.
+    """
+
+    name: str
+    revision: str | None = None
+    on_hub: bool = False
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        return f"`{self.name}`" + (f" at revision `{self.revision}`" if self.revision else "")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a data set says of itself, where it does."""
+
+    rows: int | None
+    name: str | None
+    hub_name: str | None
+    revision: str | None
+    config: str | None
+    split: str | None
+
+
+def training_card(
+    trainer: Trainer, name: str, license: Mapping[str, str], is_adapter: bool, given: CardOptions
+) -> ModelCard:
+    """The card of the student in its present state.
+
+    Args:
+        trainer: the `DistillationTrainer`.
+        name: of the model, for the title.
+        license: what the metadata should say of it.
+        is_adapter: whether a PEFT adapter alone is saved.
+        given: what was said of it, which goes before what is found out.
+    """
+    student = transformers_model(trainer.model)
+    auto_class = auto_class_of(student).__name__
+    task = _first(given.tasks) or TASKS.get(auto_class)
+    teacher, cut_from = teacher_of(trainer), _cut_from(student)
+    # An adapter is for one base model; any other student counts as the teacher's: of the four relations that the Hub
+    # knows (adapter, merge, quantized, finetune), that of a model which was trained from another.
+    candidates = [_base_of_adapter(student, cut_from)] if is_adapter else [teacher, cut_from]
+    base_model = given.finetuned_from or next((own.name for own in candidates if own and own.on_hub), None)
+    relation = ("adapter" if is_adapter else "finetune") if base_model else None
+
+    train = data_of(trainer.train_dataset)
+    tags = [*_all(given.tags), *_all(getattr(student, "model_tags", None))]
+    data = ModelCardData(
+        language=given.language,
+        library_name="peft" if is_adapter else "transformers",
+        tags=["hf_distill", "distillation", *tags],
+        base_model=base_model,
+        base_model_relation=relation,
+        pipeline_tag=task,
+        datasets=_all(given.dataset_tags or train.hub_name) or None,
+        model_name=name,
+        eval_results=_eval_results(trainer, task, given) or None,
+        **license,
+    )
+    if data.eval_results is None:
+        data.pop("model_name")
+    sections = {
+        None: _summary(trainer, student, teacher, cut_from),
+        "How it was trained": _training(trainer, train, given) if trainer.state.global_step else None,
+        "Results": f"{RESULTS_BEGIN}\n\n{_results(trainer)}\n\n{RESULTS_END}",
+        "How to load it": _loading(trainer, student, auto_class, is_adapter),
+        "Versions": _versions(is_adapter),
+        "Citation": CITATION,
+    }
+    parts = [f"## {heading}\n\n{text}" if heading else text for heading, text in sections.items() if text]
+    return make_card(data, "\n\n".join([f"# {name}", *parts]) + "\n")
+
+
+def teacher_of(trainer: Trainer) -> Origin | None:
+    """The trainer's teacher, at hand or stored; None without one."""
+    teacher = trainer.teacher
+    if teacher is None:
+        return None
+    if not hasattr(teacher, "model"):
+        name = teacher.source.teacher  # that of a folder is without the folders that it is in
+        return Origin(name, on_hub="/" in name)
+    raw = teacher.name
+    folder = Path(raw) if raw and Path(raw).is_dir() else None
+    return Origin(public_name(raw), revision_on_hub(teacher.model), bool(raw) and is_on_hub(raw), folder)
+
+
+def license_of(origin: Origin | None) -> dict[str, str]:
+    """What the card of a model says of its licence; nothing if there is no card, or if it cannot be had."""
+    if origin is None or not (origin.folder or origin.on_hub):
+        return {}
+    try:
+        if origin.folder:
+            card = ModelCard.load(origin.folder / "README.md") if (origin.folder / "README.md").is_file() else None
+        else:
+            card = ModelCard.load(hf_hub_download(origin.name, "README.md", revision=origin.revision))
+    except Exception as error:  # no network, no card, or one that cannot be read: the student is saved all the same
+        logger.info(f"The licence of {origin.name} is not known, so the student's card names none: {error}")
+        return {}
+    if card is None or not isinstance(card.data.license, str):
+        return {}
+    license = {"license": card.data.license, "license_name": card.data.license_name}
+    if str(card.data.license_link).startswith("https://"):  # others lead to a file that is beside the teacher
+        license["license_link"] = card.data.license_link
+    return {name: value for name, value in license.items() if value}
+
+
+def data_of(dataset: object) -> Data:
+    """What a data set says of itself; where it is from on the Hub is in the name of the folder it is cached in."""
+    info = getattr(dataset, "info", None)
+    rows = len(dataset) if dataset is not None and has_length(dataset) else None
+    name = getattr(info, "dataset_name", None)
+    if name is None or name in FORMATS:
+        return Data(rows, None, None, None, None, None)
+    hub_name = revision = None
+    for file in getattr(dataset, "cache_files", None) or []:
+        cached = re.search(r"([^/\\]+)[/\\][^/\\]+[/\\][^/\\]+[/\\]([0-9a-f]{40})[/\\][^/\\]+$", file["filename"])
+        if cached:
+            hub_name, revision = cached.group(1).replace("___", "/"), cached.group(2)
+    config = None if info.config_name == "default" else info.config_name
+    split = None if dataset.split is None else str(dataset.split)
+    return Data(rows, name, hub_name, revision, config, split)
+
+
+def last_results(trainer: Trainer) -> dict[str, float]:
+    """The last value of each number that an evaluation logged, of the weights that the model has now."""
+    history, state = trainer.state.log_history, trainer.state
+    ends = [index for index, logs in enumerate(history) if "train_runtime" in logs]
+    if ends and trainer.args.load_best_model_at_end and state.best_global_step:
+        during = [logs for logs in history[: ends[-1]] if logs.get("step") == state.best_global_step]
+        history = [*during, *history[ends[-1] :]]
+    unit = ("_runtime", "_per_second", "_model_preparation_time")
+    return {
+        name: float(value)
+        for logs in history
+        for name, value in logs.items()
+        if name.startswith(("eval_", "test_")) and not name.endswith(unit) and isinstance(value, int | float)
+    }
+
+
+def _cut_from(student: transformers.PreTrainedModel) -> Origin | None:
+    provenance = getattr(student.config, "distilled_from", None)
+    if not provenance or not provenance["teacher"]:
+        return None
+    name, revision = provenance["teacher"], provenance["revision"]
+    return Origin(name, revision, on_hub=revision is not None or "/" in name)  # a folder has neither
+
+
+def _base_of_adapter(student: transformers.PreTrainedModel, cut_from: Origin | None) -> Origin | None:
+    """The model that the adapter is put onto; none that was cut here, which still has its teacher's name."""
+    name = student.name_or_path
+    return None if cut_from is not None and cut_from.name == public_name(name) else Origin(name, on_hub=is_on_hub(name))
+
+
+def _summary(
+    trainer: Trainer, student: transformers.PreTrainedModel, teacher: Origin | None, cut_from: Origin | None
+) -> str:
+    kind = type(student).__name__
+    if trainer.state.global_step == 0:
+        said = f"A `{kind}` that **has not been trained yet**."
+    elif teacher is None:
+        said = f"A `{kind}` that was trained on labels, without a teacher."
+    else:
+        said = f"A `{kind}` that learned from {teacher if teacher.name else 'a teacher'} by knowledge distillation."
+    rows = {}
+    if teacher is not None and teacher.name:
+        rows |= {"teacher": f"`{teacher.name}`", "its revision": teacher.revision}
+    if provenance := getattr(student.config, "distilled_from", None):
+        layers, method = layers_as_words(provenance["layers"]), layers_as_words(provenance["method"])
+        rows |= {"cut from": cut_from, "layers kept": layers, "chosen by": method}
+    # ZeRO-3 leaves empty parameters behind.
+    sizes = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in student.parameters()]
+    rows["parameters"] = f"{sum(sizes):,}"
+    return f"{said}\n\n{_table(rows)}"
+
+
+def _training(trainer: Trainer, train: Data, given: CardOptions) -> str:
+    args, alphas = trainer.args, {name: alpha for name, alpha in trainer.alphas.items() if alpha > 0}
+    equation = " + ".join(f"{alpha:g} * L_{name}" for name, alpha in alphas.items())
+    symbols = "\n".join(f"- `L_{name}`: {SYMBOLS[name]}" for name in LOSSES if name in alphas)
+    named = _first(given.dataset) or train.hub_name or train.name
+    details = [train.config, train.split, f"revision {train.revision}" if train.revision else None]
+    precision = next(
+        (name for name in ("bf16", "fp16") if getattr(args, name)), str(transformers_model(trainer.model).dtype)
+    )
+    processes, accumulated = args.world_size, args.gradient_accumulation_steps
+    sizes = {"rows": args.per_device_train_batch_size, "processes": processes, "accumulated": accumulated}
+    split = " x ".join(f"{size} {what}" for what, size in sizes.items()) if processes * accumulated > 1 else None
+    rows = {
+        "temperature": f"{args.temperature:g}" if "kl" in alphas and trainer.head.distribution != "real" else None,
+        "positions compared": args.kl_positions if "kl" in alphas and trainer.head.per_token else None,
+        "data": named and ", ".join([named, *filter(None, details)]),
+        "rows": None if train.rows is None else f"{train.rows:,}",
+        "steps": f"{trainer.state.global_step:,}",
+        "epochs": None if trainer.state.epoch is None else f"{trainer.state.epoch:.4g}",
+        "batch size": f"{math.prod(sizes.values())}" + (f" ({split})" if split else ""),
+        "optimizer": f"{getattr(args.optim, 'value', args.optim)}, weight decay {args.weight_decay:g}",
+        "learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type.value}, {args.warmup_steps:g} warm-up steps",
+        "precision": precision.removeprefix("torch."),
+        "seed": args.seed,
+    }
+    return f"    loss = {equation}\n\n{symbols}\n\n{_table(rows)}"
+
+
+def _results(trainer: Trainer) -> str:
+    results = last_results(trainer)
+    if not results:
+        return "It has not been evaluated."
+    return _table({name: f"{value:.4f}" for name, value in results.items()}, "metric", "value")
+
+
+def _eval_results(trainer: Trainer, task: str | None, given: CardOptions) -> list[EvalResult]:
+    """For the metadata, which asks where a data set is on the Hub: of those that are not there, nothing is said."""
+    dataset, results = trainer.eval_dataset, last_results(trainer)
+    parts = {f"eval_{name}_": own for name, own in dataset.items()} if isinstance(dataset, dict) else {"eval_": dataset}
+    found = []
+    for prefix, own in parts.items():
+        data = data_of(own)
+        tag = _first(given.dataset_tags) or data.hub_name or _first(given.dataset)
+        if task is None or tag is None:
+            continue
+        found += [
+            EvalResult(
+                task_type=task,
+                dataset_type=tag,
+                dataset_name=_first(given.dataset) or data.name or tag,
+                dataset_config=_first(given.dataset_args) or data.config,
+                dataset_split=data.split,
+                dataset_revision=data.revision,
+                metric_type=metric.removeprefix(prefix),
+                metric_value=value,
+            )
+            for metric, value in results.items()
+            if metric.startswith(prefix) and "loss" not in metric and math.isfinite(value)
+        ]
+    return found
+
+
+def _loading(trainer: Trainer, student: transformers.PreTrainedModel, auto_class: str, is_adapter: bool) -> str:
+    place = trainer.hub_model_id or "path/to/this/folder"
+    is_text = isinstance(trainer.processing_class, PreTrainedTokenizerBase)
+    processor = "AutoTokenizer" if is_text else "AutoProcessor"
+    names = [auto_class] + [processor] * (trainer.processing_class is not None)
+    lines = [
+        f"from transformers import {', '.join(sorted(names))}",
+        "",
+        f'model = {auto_class}.from_pretrained("{place}")',
+    ]
+    if trainer.processing_class is not None:
+        variable = "tokenizer" if is_text else "processor"
+        lines.append(f'{variable} = {processor}.from_pretrained("{place}")')
+    said = "With plain transformers" + (" and PEFT, onto its base model" if is_adapter else "")
+    text = f"{said}:\n\n```python\n" + "\n".join(lines) + "\n```"
+    if is_adapter or not is_text or auto_class.removeprefix("AutoModelFor") not in EXPORTED:
+        return text
+    return (
+        f"{text}\n\nWith ONNX Runtime, in int8, by hf_distill:\n\n"
+        f"```shell\nhf-distill export {place} --format onnx-int8 --output onnx\n```\n\n"
+        f'```python\nfrom hf_distill import load_predictor\n\nload_predictor("onnx").predict(["..."])\n```'
+    )
+
+
+def _versions(is_adapter: bool) -> str:
+    modules = [transformers, torch, datasets, accelerate]
+    versions = {"hf_distill": __version__} | {module.__name__: module.__version__ for module in modules}
+    if is_adapter:
+        import peft
+
+        versions["peft"] = peft.__version__
+    return "\n".join(f"- {name} {version}" for name, version in versions.items())
+
+
+def _all(given: str | list[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or [])
+
+
+def _first(given: str | list[str] | None) -> str | None:
+    return next(iter(_all(given)), None)
+
+
+def _table(rows: Mapping[str, object], *heading: str) -> str:
+    lines = [f"| {name} | {value} |" for name, value in rows.items() if value is not None]
+    first, second = heading or ("", "")
+    return "\n".join([f"| {first} | {second} |", "| --- | --- |", *lines])

@@ -1,0 +1,208 @@
+"""What a trainer makes public of a student: its card, and on the Hub nothing but what belongs there."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+
+from huggingface_hub import CommitInfo
+from peft import PeftModel
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
+from transformers.utils.hub import PushInProgress
+
+from hf_distill.hub.cards import may_replace, write_card
+from hf_distill.hub.push import (
+    check_nothing_private,
+    clear_errors,
+    commit_files,
+    files_to_push,
+    how_to_push_later,
+    hub_api,
+)
+from hf_distill.training.publishing.card import CardOptions, license_of, teacher_of, training_card
+
+logger = logging.get_logger(__name__)
+
+
+class StepsOfTraining(TrainerCallback):
+    """Counts the steps of the last training, those before its checkpoint left out. None before any training."""
+
+    made: int | None = None
+
+    def on_train_begin(self, *args, **kwargs) -> None:
+        self.made = 0
+
+    def on_step_end(self, *args, **kwargs) -> None:
+        self.made += 1
+
+
+class PublishingTrainer(Trainer):
+    """A `Trainer` that writes a card beside each student that it saves, and pushes both and nothing of its own."""
+
+    _card_options = CardOptions()
+    _unfinished_run_dir: str | None = None
+    """Where a checkpoint is being written."""
+
+    goes_on_unchanged = False
+    """Whether a checkpoint that it goes on from was written with the same arguments. If so, a training that makes no
+    step, since that checkpoint is of the last one, has a card too."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._steps = StepsOfTraining()
+        self.add_callback(self._steps)
+
+    @property
+    def steps_made(self) -> int:
+        """Of the last training, those before the checkpoint that it went on from left out."""
+        return self._steps.made or 0
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `Trainer`, with a model card, `README.md`.
+
+        A card that a person wrote or edited is left as it is. So is the card after a training that made no step, since
+        the trainer's arguments are then not those that the weights were trained with.
+        """
+        output_dir = output_dir or self.args.output_dir
+        if self._unfinished_run_dir is not None:
+            super().save_model(output_dir, _internal_call=True)
+            return
+        with self._card_beside(output_dir, is_adapter=isinstance(self.model, PeftModel)):
+            super().save_model(output_dir, _internal_call=True)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def create_model_card(self, *args: str | list[str] | None, **options: str | list[str] | None) -> None:
+        """Writes the model card into `output_dir`: the teacher, the losses, the data, the results, how to load it.
+
+        `docs/publishing.md` says what is in the card. A card that a person wrote or edited is left as it is.
+
+        Args:
+            args: as for `Trainer`, in its order, which is that of `CardOptions`.
+            options: the same by name. They go before what the trainer knows, here and in cards that are written later.
+        """
+        self._card_options = CardOptions(*args, **options)
+        with self._card_beside(self.args.output_dir, is_adapter=isinstance(self.model, PeftModel)):
+            pass
+
+    @contextmanager
+    def _card_beside(self, output_dir: str, is_adapter: bool) -> Iterator[None]:
+        """Writes the card of what is saved within; whose the one that is there is, is asked before: PEFT writes too."""
+        readme = Path(output_dir, "README.md")
+        is_ours = may_replace(readme)
+        yield
+        if not self.is_world_process_zero():
+            return
+        if self._steps.made == 0 and not self.goes_on_unchanged:
+            logger.warning_once(f"Nothing was trained, so no model card is written to {output_dir}.")
+            return
+        if not is_ours:
+            logger.warning_once(
+                f"{readme} was written or edited by someone else and is left as it is, so it may not say what this "
+                f"model is: move it away to get a new one."
+            )
+            return
+        given = self._card_options
+        name = given.model_name or self.hub_model_id or self.args.hub_model_id or Path(output_dir).absolute().name
+        license = {"license": given.license} if given.license else self._teachers_license
+        write_card(training_card(self, name.split("/")[-1], license, is_adapter, given), readme)
+
+    @cached_property
+    def _teachers_license(self) -> dict[str, str]:
+        """The teacher's, which is asked for once."""
+        return license_of(teacher_of(self))
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **card,
+    ) -> CommitInfo | Future | None:
+        """Saves the student to `output_dir`, and pushes it to the Hub in one commit: all of it is there, or nothing.
+
+        What goes is the student, its tokenizer, its card, plots, a report and exports (`docs/publishing.md` has the
+        list): never the teacher, optimizer states, the arguments, or a file with a token or a local path in it.
+
+        Args:
+            commit_message: the commit's.
+            blocking: whether to wait for the end.
+            token: with write access; by default `args.hub_token`, `HF_TOKEN` or that of `hf auth login`.
+            revision: the branch; by default `args.hub_revision`, or main.
+            private: whether a repository that is made is private.
+            card: what `create_model_card` takes; it is kept for cards that are written later.
+
+        Returns:
+            What `huggingface_hub` says of the commit, or a `Future` of it; None on other processes than the first.
+
+        Raises:
+            ValueError: if a file has a token or a local path in it.
+            OSError: if the Hub cannot be reached, or refuses. The student is on disk by then.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self._card_options = replace(self._card_options, **card)
+        self._finish_current_push()
+        self.save_model(_internal_call=True)  # before anything can fail
+        if not self.is_world_process_zero():
+            return None
+        push = partial(self._push, commit_message, token, revision or self.args.hub_revision, private)
+        return push() if blocking else hub_api().run_as_future(push)
+
+    def _push(self, message: str, token: str | None, revision: str | None, private: bool | None = None) -> CommitInfo:
+        """Pushes what is in `output_dir`."""
+        folder = self.args.output_dir
+        token = self.args.hub_token if token is None else token
+        files = files_to_push(folder)
+        check_nothing_private(folder, files, token)
+        name = self.hub_model_id or self.args.hub_model_id or Path(folder).absolute().name
+        with clear_errors(f"Pushing to {name}", how_to_push_later(folder, name)):
+            if self.hub_model_id is None:
+                self.init_hf_repo(token=token, private=private)
+                with self._card_beside(folder, is_adapter=isinstance(self.model, PeftModel)):
+                    pass  # it can now say what to load
+            return commit_files(folder, files, self.hub_model_id, message, token, revision)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As in `Trainer`, but without what only a training needs."""
+        args = self.args
+        if self._unfinished_run_dir is not None or args.hub_strategy == HubStrategy.END:
+            return
+        if not self.is_world_process_zero():
+            return
+        if args.hub_always_push:
+            self._finish_current_push()  # which reads the files that are about to be replaced
+        elif self.push_in_progress is not None and not self.push_in_progress.is_done():
+            return
+        self._tell_of_failed_pushes()
+        self.callback_handler.on_push_begin(args, self.state, self.control)
+        with self._card_beside(args.output_dir, is_adapter=isinstance(self.model, PeftModel)):
+            for name in files_to_push(checkpoint_folder):
+                if name != "README.md":
+                    unfinished = os.path.join(args.output_dir, f".{name}.unfinished")
+                    shutil.copy(os.path.join(checkpoint_folder, name), unfinished)
+                    os.replace(unfinished, os.path.join(args.output_dir, name))
+        message = f"Training in progress, step {self.state.global_step}"
+        self.push_in_progress = PushInProgress(
+            [hub_api().run_as_future(self._push, message, args.hub_token, args.hub_revision)]
+        )
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        self._tell_of_failed_pushes()
+
+    def _tell_of_failed_pushes(self) -> None:
+        """Warns of pushes that failed while the training went on, which `Trainer` does not."""
+        jobs = [] if getattr(self, "push_in_progress", None) is None else self.push_in_progress.jobs
+        for job in jobs:
+            if job.done() and (error := job.exception()) is not None:
+                logger.warning(f"A push during the training did not succeed. {error}")
+        if jobs and all(job.done() for job in jobs):
+            self.push_in_progress = None

@@ -1,0 +1,171 @@
+"""What a model gives, as far as that of another can be compared with it."""
+
+import inspect
+from dataclasses import dataclass
+from inspect import Parameter
+
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from hf_distill.training.scoring.heads import Distribution, Seq2SeqLMHead, find_head
+
+logger = logging.get_logger(__name__)
+
+UNNAMED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Of a student, or of a teacher, which need not be at hand for it.
+
+    Attributes:
+        model: the model's class.
+        auto_class: which of transformers' classes loads a model with a head of this kind.
+        per_token: whether there is a row of logits for each token.
+        distribution: what a row of logits describes.
+        num_labels: the config's.
+        problem_type: the config's.
+        labels: the names of the classes in their order; None where they are tokens or positions.
+        vocab_size: how many tokens are told apart; None if none are read.
+        decoder_start_token_id: what the decoder of a sequence-to-sequence model reads first.
+        hidden_width: how wide the last hidden states are; None if the config does not say.
+    """
+
+    model: str
+    auto_class: str
+    per_token: bool
+    distribution: Distribution
+    num_labels: int | None
+    problem_type: str | None
+    labels: list[str] | None
+    vocab_size: int | None
+    decoder_start_token_id: int | None
+    hidden_width: int | None
+
+
+def outputs_of(model: PreTrainedModel) -> Outputs:
+    """
+    Raises:
+        ValueError: if the model has no head that can be distilled.
+    """
+    head, config = find_head(model), model.config
+    reads_tokens = "input_ids" in named_inputs(model)
+    return Outputs(
+        model=type(model).__name__,
+        auto_class=head.auto_class,
+        per_token=head.per_token,
+        distribution=head.distribution,
+        num_labels=getattr(config, "num_labels", None),
+        problem_type=getattr(config, "problem_type", None),
+        labels=_labels(config) if head.named_classes else None,
+        vocab_size=vocab_size(config) if reads_tokens else None,
+        decoder_start_token_id=getattr(config, "decoder_start_token_id", None)
+        if isinstance(head, Seq2SeqLMHead)
+        else None,
+        hidden_width=hidden_width(config),
+    )
+
+
+def check_alignment(student: Outputs, teacher: Outputs, tokenizer: object = None) -> list[int] | slice | None:
+    """Checks that outputs of student and teacher can be compared class by class.
+
+    Args:
+        student: what the student gives.
+        teacher: what the teacher gives.
+        tokenizer: the student's, which tells how many of the vocabulary's entries are in use.
+
+    Returns:
+        Which columns of the teacher's logits to take, and in which order, or None for all as they are.
+
+    Raises:
+        ValueError: if they differ in head, vocabulary or labels.
+    """
+    if student.auto_class != teacher.auto_class:
+        raise ValueError(
+            f"The student is a {student.model} and the teacher a {teacher.model}: load both with {student.auto_class}."
+        )
+    if student.distribution != teacher.distribution:
+        raise ValueError(
+            f"The student has num_labels={student.num_labels} and problem_type={student.problem_type!r}, the teacher "
+            f"num_labels={teacher.num_labels} and problem_type={teacher.problem_type!r}: set the same in both configs."
+        )
+    if student.decoder_start_token_id != teacher.decoder_start_token_id:
+        raise ValueError(
+            f"The student's decoder starts with token {student.decoder_start_token_id} and the teacher's with "
+            f"{teacher.decoder_start_token_id}: both read the same decoder_input_ids, so set the same "
+            f"decoder_start_token_id in both configs."
+        )
+    columns = _shared_vocabulary(student, teacher, tokenizer)
+    return columns if student.labels is None else _label_order(student.labels, teacher.labels)
+
+
+def named_inputs(model: PreTrainedModel) -> set[str]:
+    """The inputs that `model.forward` names.
+
+    What a forward of transformers takes as `**kwargs` is not among them. A forward of your own passes it on, to that of
+    a class that it derives from or of a model inside: what that one names is among them.
+    """
+    classes = [cls for cls in type(model).__mro__ if "forward" in vars(cls) and not cls.__module__.startswith("torch.")]
+    inside = [module for module in model.modules() if isinstance(module, PreTrainedModel) and module is not model]
+    names = set()
+    for forward in [model.forward, *(vars(cls)["forward"] for cls in classes), *(module.forward for module in inside)]:
+        parameters = inspect.signature(forward).parameters.values()
+        named = {parameter.name for parameter in parameters if parameter.kind not in UNNAMED}
+        names |= named - {"self"}
+        if len(named) == len(parameters) or inspect.unwrap(forward).__module__.startswith("transformers."):
+            break
+    return names
+
+
+def vocab_size(config: PreTrainedConfig) -> int | None:
+    """How many words are told apart; where a model is made of several, those of the one that has the head."""
+    own = getattr(config, "vocab_size", None)
+    return own if own is not None else getattr(config.get_text_config(decoder=True), "vocab_size", None)
+
+
+def hidden_width(config: PreTrainedConfig) -> int | None:
+    """The width of the last hidden states, where the config says so."""
+    return getattr(config, "hidden_size", None) or next(reversed(getattr(config, "hidden_sizes", None) or [None]))
+
+
+def _labels(config: PreTrainedConfig) -> list[str]:
+    named = config.id2label or {}
+    return [named.get(index, f"LABEL_{index}") for index in range(config.num_labels)]
+
+
+def _shared_vocabulary(student: Outputs, teacher: Outputs, tokenizer: object) -> slice | None:
+    """The entries that both vocabularies have, where one is padded to a round number."""
+    sizes = [student.vocab_size, teacher.vocab_size]
+    if sizes[0] == sizes[1]:
+        return None
+    in_use = len(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+    if None in sizes or in_use is None or in_use > min(sizes):
+        raise ValueError(
+            f"The student's vocabulary has {sizes[0]} entries and the teacher's {sizes[1]}: both read the same "
+            f"input_ids, so they need one tokenizer. "
+            + (
+                f"That given as processing_class has {in_use} entries. Cut the student with make_student(teacher)."
+                if in_use is not None
+                else "If the rest is padding, pass the tokenizer as processing_class; else cut the student with "
+                "make_student(teacher)."
+            )
+        )
+    return slice(min(sizes))
+
+
+def _label_order(student: list[str], teacher: list[str]) -> list[int] | None:
+    if student == teacher:
+        return None
+    if sorted(student) == sorted(teacher):
+        return [teacher.index(label) for label in student]
+    named_by_default = any(labels == [f"LABEL_{i}" for i in range(len(labels))] for labels in (student, teacher))
+    if named_by_default and len(student) == len(teacher):
+        logger.warning(
+            f"The student's labels {student} and the teacher's {teacher} are matched by index, since one side has only "
+            f"the default names. Set id2label and label2id to have them matched by name."
+        )
+        return None
+    raise ValueError(
+        f"The student's labels are {student} and the teacher's {teacher}: they have to be the same. Load both with the "
+        f"same num_labels, id2label and label2id, or cut the student with make_student(teacher)."
+    )

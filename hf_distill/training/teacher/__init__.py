@@ -1,0 +1,1 @@
+"""The teacher: live, or stored in the columns of a data set."""

@@ -1,0 +1,192 @@
+"""How a teacher is made ready: found, loaded from a name, put into its dtype, placed."""
+
+import copy
+import os
+
+import torch
+from accelerate import Accelerator
+from peft import PeftConfig, PeftModel, load_peft_weights
+from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
+
+from hf_distill.adapters import transformers_model
+from hf_distill.training.engines import compiled, shard_teacher
+from hf_distill.training.scoring.heads import auto_class_of
+from hf_distill.training.teacher.columns import SOURCE, Source
+from hf_distill.training.teacher.live import Teacher, check_tokenizers
+from hf_distill.training.teacher.stored import StoredTeacher
+from hf_distill.training.training_args import DistillationTrainingArguments
+
+
+def prepare_teacher(
+    teacher_model: PreTrainedModel | PeftModel | str | None,
+    student: PreTrainedModel | PeftModel,
+    args: DistillationTrainingArguments,
+    tokenizer: object,
+    accelerator: Accelerator,
+    source: Source | None = None,
+) -> Teacher | StoredTeacher | None:
+    """The teacher that the arguments ask for, on its device or sharded over the processes; None if no loss reads one.
+
+    Args:
+        teacher_model: as `DistillationTrainer` takes it.
+        student: the model that will be compared with it.
+        args: the arguments.
+        tokenizer: the student's.
+        accelerator: the trainer's.
+        source: of the targets in the data sets, which are what the teacher says.
+
+    Raises:
+        TypeError: if `teacher_model` is of the wrong kind.
+        ValueError: if there is none, or two, if an option would have no effect, or if it does not fit the student.
+    """
+    if source is not None and args.reads_teacher:
+        _check_alone(source, teacher_model, args)
+        return StoredTeacher(source, student, args, tokenizer)
+    teacher_model = _choose(teacher_model, args)
+    if teacher_model is None:
+        return None
+    dtype = None if args.teacher_dtype is None else getattr(torch, args.teacher_dtype)
+    if isinstance(teacher_model, str | os.PathLike):
+        teacher_model = load_teacher(
+            str(teacher_model),
+            transformers_model(student),
+            tokenizer,
+            dtype or "auto",
+            args.teacher_quantization,
+            args.teacher_device_map,
+        )
+    elif args.teacher_quantization is not None or args.teacher_device_map is not None:
+        raise ValueError(
+            f"teacher_quantization={args.teacher_quantization!r} and teacher_device_map="
+            f"{args.teacher_device_map!r} would have no effect on a model that is loaded already: pass its name, "
+            f"or load it with these options."
+        )
+    teacher = Teacher(teacher_model, student, tokenizer)
+    is_quantized = getattr(teacher.model, "is_quantized", False)
+    if dtype is not None and teacher.model.dtype != dtype:
+        if is_quantized or teacher_model is student:
+            raise ValueError(
+                f"teacher_dtype={args.teacher_dtype!r} would have no effect on a teacher that is quantised, or "
+                f"that is the student itself: leave it out."
+            )
+        teacher.model = copy.deepcopy(teacher.model).to(dtype)  # the caller's own stays as it is
+    if teacher.model.dtype == torch.float16 and args.bf16 and args.device.type == "cpu":
+        raise ValueError(
+            "A teacher in float16 does not run under bf16 autocast on the CPU: set teacher_dtype='bfloat16'."
+        )
+    if teacher_model is not student and getattr(teacher.model, "hf_device_map", None) is None:
+        sharded = shard_teacher(accelerator, teacher.model)
+        if sharded is not None:
+            teacher.run_by_engine(sharded)
+        else:
+            teacher.model.to(args.device)
+            teacher.wrapped = compiled(accelerator, teacher.model)
+    return teacher
+
+
+def load_teacher(
+    name_or_path: str,
+    student: PreTrainedModel,
+    tokenizer: object = None,
+    dtype: torch.dtype | str = "auto",
+    quantization: str | None = None,
+    device_map: str | None = None,
+) -> PreTrainedModel:
+    """Loads a teacher with the student's kind of head, from safetensors.
+
+    Args:
+        name_or_path: a name on the Hub or a folder, of a model or of a PEFT adapter, which is merged into its base.
+        student: the model that says which head to load.
+        tokenizer: the student's; the teacher's must map the same words to the same ids. Not checked if it is something
+            else, or None.
+        dtype: by default the one that the weights are stored in.
+        quantization: "8bit" or "4bit", with bitsandbytes. The head stays as it is.
+        device_map: how to spread it over the devices, as in `from_pretrained`.
+
+    Raises:
+        ImportError: if quantisation is asked for and bitsandbytes is not installed.
+        ValueError: if weights are missing, as for a teacher whose head was never trained, or if the tokenizers differ.
+    """
+    options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    if device_map is not None:
+        options["device_map"] = device_map
+    if quantization is not None:
+        options["quantization_config"] = _quantization_config(quantization, student)
+
+    if find_adapter_config_file(name_or_path) is None:
+        teacher, loading_info = auto_class_of(student).from_pretrained(name_or_path, **options)
+        saved = set()
+    else:
+        base = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
+        # An adapter does not say how many labels its head has.
+        teacher, loading_info = auto_class_of(student).from_pretrained(
+            base, num_labels=student.config.num_labels, **options
+        )
+        saved = {key.removeprefix("base_model.model.") for key in load_peft_weights(name_or_path, device="cpu")}
+        teacher = PeftModel.from_pretrained(teacher, name_or_path).merge_and_unload()
+
+    if missing := sorted(set(loading_info["missing_keys"]) - saved):
+        raise ValueError(
+            f"The teacher {name_or_path!r} has no weights for {', '.join(missing)}: they would be random numbers, and "
+            f"the student would learn those. Use a teacher that was trained for this task, or fine-tune it first."
+        )
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(name_or_path), name_or_path)
+    return teacher
+
+
+def _quantization_config(quantization: str, student: PreTrainedModel) -> BitsAndBytesConfig:
+    if not is_bitsandbytes_available():
+        raise ImportError(
+            f"teacher_quantization={quantization!r} needs bitsandbytes: pip install 'hf_distill[quant]'. Or pass a "
+            f"teacher_model that is quantised already."
+        )
+    # The head is small, and what it gives is what the student learns from.
+    backbone = {student.base_model_prefix, "encoder", "decoder", "shared"}
+    head = [name for name, _ in student.named_children() if name not in backbone]
+    return BitsAndBytesConfig(
+        load_in_8bit=quantization == "8bit", load_in_4bit=quantization == "4bit", llm_int8_skip_modules=head
+    )
+
+
+def _choose(
+    teacher_model: PreTrainedModel | PeftModel | str | None, args: DistillationTrainingArguments
+) -> PreTrainedModel | PeftModel | str | None:
+    """The model that was given or the name in the arguments; None if no loss reads a teacher."""
+    if teacher_model is not None and args.teacher_model_name_or_path is not None:
+        raise ValueError(
+            f"There are two teachers, teacher_model and teacher_model_name_or_path="
+            f"{args.teacher_model_name_or_path!r}: give one of them."
+        )
+    if teacher_model is None:
+        teacher_model = args.teacher_model_name_or_path
+    if not args.reads_teacher:
+        if teacher_model is not None:
+            raise ValueError(
+                "teacher_model would have no effect with alpha_kl=0 and alpha_cos=0: raise one of them, or pass "
+                "teacher_model=None."
+            )
+        return None
+    if teacher_model is None:
+        raise ValueError(
+            f"alpha_kl={args.alpha_kl} and alpha_cos={args.alpha_cos} need a teacher: pass teacher_model, or a "
+            f"train_dataset that add_teacher_targets has made, or set both to 0."
+        )
+    return teacher_model
+
+
+def _check_alone(
+    source: Source, teacher_model: PreTrainedModel | PeftModel | str | None, args: DistillationTrainingArguments
+) -> None:
+    """Checks that nothing is said of another teacher than the one that the data has targets of."""
+    given = teacher_model if teacher_model is not None else args.teacher_model_name_or_path
+    if given is not None:
+        name = given if isinstance(given, str) else transformers_model(given).config._name_or_path
+        raise ValueError(
+            f"There are two teachers, {name!r} and the columns {', '.join(source.columns)} of {source}: leave out "
+            f"teacher_model, or remove_columns({[*source.columns, SOURCE]})."
+        )
+    options = {name: getattr(args, name) for name in ("teacher_dtype", "teacher_quantization", "teacher_device_map")}
+    if set_ := {name: value for name, value in options.items() if value is not None}:
+        raise ValueError(f"{set_} would have no effect on targets that are stored already: leave it out.")

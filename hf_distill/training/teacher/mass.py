@@ -1,0 +1,75 @@
+"""How much of a teacher's probability is stored, where only the likeliest tokens are."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from datasets import Dataset
+from transformers.utils import logging
+
+from hf_distill.training.teacher.columns import LOG_TAIL, Source
+
+logger = logging.get_logger(__name__)
+
+MIN_MASS = 0.5
+"""With less in the stored tokens, most of what the teacher says is lost."""
+
+LITTLE_MASS = 0.9
+"""Below it, a warning says how much is lost."""
+
+
+class StoredMass:
+    """The probability that the `top_k` stored tokens hold, as a mean over all tokens of the rows.
+
+    Args:
+        source: the teacher.
+        min_mass: the least that the mean may be.
+    """
+
+    def __init__(self, source: Source, min_mass: float):
+        self.source, self.min_mass = source, min_mass
+        self._sum, self._num_tokens = 0.0, 0
+
+    def add(self, log_tails: Iterable[np.ndarray]) -> None:
+        """Adds rows.
+
+        Args:
+            log_tails: `[tokens]` of each row, the logarithm of the probability of all other tokens.
+        """
+        for values in log_tails:
+            self._sum -= np.expm1(values.astype(np.float64)).sum()
+            self._num_tokens += len(values)
+
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: if the mean is less than `min_mass`.
+        """
+        if self._mean < self.min_mass:
+            raise ValueError(
+                f"{self}, less than min_mass={self.min_mass}: raise top_k, lower temperature here and in the training, "
+                f"or set a lower min_mass."
+            )
+
+    def report(self, targets: Dataset) -> None:
+        """Says what the targets of all rows hold.
+
+        Raises:
+            ValueError: if it is less than `min_mass`.
+        """
+        for batch in targets.select_columns(LOG_TAIL).with_format("arrow").iter(batch_size=1000):
+            self.add(chunk.flatten().to_numpy() for chunk in batch[LOG_TAIL].chunks)
+        self.check()
+        if self._mean < LITTLE_MASS:
+            logger.warning(f"{self}. Of the rest the student learns only the total: raise top_k, or lower temperature.")
+        else:
+            logger.info(f"{self}.")
+
+    @property
+    def _mean(self) -> float:
+        return self._sum / self._num_tokens if self._num_tokens else 1.0
+
+    def __str__(self) -> str:
+        return (
+            f"The {self.source.top_k} likeliest tokens hold {self._mean:.0%} of the probability that the teacher gives "
+            f"at temperature {self.source.temperature:g}, as a mean over {self._num_tokens:,} tokens"
+        )

@@ -1,0 +1,173 @@
+"""The teacher reads the rows of a data set, those of like length together."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from transformers import (
+    DataCollatorForMultipleChoice,
+    DataCollatorForSeq2Seq,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    default_data_collator,
+)
+
+from hf_distill.training.scoring.alignment import named_inputs
+from hf_distill.training.scoring.forward import CHUNK_ELEMENTS, ScoredOutput, scored_forward
+from hf_distill.training.scoring.heads import (
+    MASKED_LOGIT,
+    Head,
+    MultipleChoiceHead,
+    QuestionAnsweringHead,
+    Scored,
+    Seq2SeqLMHead,
+    find_head,
+)
+from hf_distill.training.teacher.columns import (
+    DTYPES,
+    HIDDEN_STATES,
+    LOG_TAIL,
+    LOGITS,
+    TOP_IDS,
+    TOP_LOG_PROBS,
+    Source,
+    has_logits_per_token,
+    split,
+)
+
+Targets = dict[str, list[np.ndarray]]
+"""By column, of each row a flat array."""
+
+
+class TargetReader:
+    """Gives the targets of rows.
+
+    Args:
+        model: the teacher.
+        source: what of it is wanted.
+        processing_class: what pads its batches.
+        text_columns: the columns of text that it reads with that, or none if it reads the rows as they are.
+        batch_size: rows to read at a time.
+        dtype: in which it computes.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        source: Source,
+        processing_class: object,
+        text_columns: Sequence[str],
+        batch_size: int,
+        dtype: torch.dtype,
+    ):
+        self.model, self.source, self.batch_size, self.dtype = model, source, batch_size, dtype
+        self.processing_class, self.text_columns = processing_class, text_columns
+        self.head = find_head(model)
+        self.collator = _collator(self.head, processing_class)
+        self.inputs = named_inputs(model)
+
+    @contextmanager
+    def ready(self, device: torch.device) -> Iterator[None]:
+        """While open, the teacher is on its device, in its dtype and in evaluation mode; then it is as it was."""
+        model, was_training, came_from = self.model, self.model.training, self.model.device
+        is_placed = getattr(model, "hf_device_map", None) is not None
+        try:
+            if model.dtype != self.dtype:
+                self.model = copy.deepcopy(model).to(self.dtype)
+            if not is_placed:
+                self.model.to(device)
+            self.model.eval()
+            yield
+        finally:
+            if self.model is model and not is_placed:
+                model.to(came_from)
+            self.model = model.train(was_training)
+
+    def __call__(self, rows: Mapping[str, list], done: Callable[[int], object]) -> Targets:
+        """The targets of rows, in their order.
+
+        Args:
+            rows: by column, as a `Dataset` gives several of them.
+            done: is told of so many more rows.
+
+        Raises:
+            FloatingPointError: if a target is not finite.
+        """
+        if self.text_columns:
+            texts = [rows[name] for name in self.text_columns]
+            rows = self.processing_class(*texts, truncation=True)
+        kept = self.inputs - ({*self.head.label_names} if not isinstance(self.head, Seq2SeqLMHead) else set())
+        rows = {name: values for name, values in rows.items() if name in kept}
+        first = next(iter(rows.values()))
+        lengths = [len(value) if hasattr(value, "__len__") else 0 for value in rows[self.model.main_input_name]]
+        order = sorted(range(len(first)), key=lambda index: -lengths[index])  # what needs most memory comes first
+
+        targets: Targets = {name: [None] * len(first) for name in self.source.columns}
+        for start in range(0, len(order), self.batch_size):
+            indices = order[start : start + self.batch_size]
+            batch = self.collator([{name: values[index] for name, values in rows.items()} for index in indices])
+            for name, values in self._read(batch, len(indices)).items():
+                for index, value in zip(indices, values, strict=True):
+                    targets[name][index] = value
+            done(len(indices))
+        return targets
+
+    @torch.inference_mode()
+    def _read(self, batch: Mapping[str, torch.Tensor], num_rows: int) -> Targets:
+        batch = {name: values.to(self.model.device) for name, values in batch.items()}
+        batch = self.head.complete(batch, self.model)
+        scored = self.head.score(batch, "attended")
+        inputs = {name: values for name, values in batch.items() if name not in self.head.label_names}
+        if "use_cache" in self.inputs:
+            inputs["use_cache"] = False
+        output, _ = scored_forward(self.model, self.model, self.head, inputs, scored)
+
+        present = scored.attended.reshape(num_rows, -1)
+        tokens = present.sum(1).tolist()
+        values = self._logits(output, scored, num_rows)
+        if self.source.hidden_states:
+            values[HIDDEN_STATES] = output.last_hidden_state.reshape(*present.shape, -1)[present]
+        of_logits = tokens if has_logits_per_token(self.source.outputs) else [1] * num_rows
+        targets = {
+            name: split(value, tokens if name == HIDDEN_STATES else of_logits, DTYPES[name])
+            for name, value in values.items()
+        }
+        for name, of_rows in targets.items():
+            if not all(np.isfinite(row).all() for row in of_rows):
+                raise FloatingPointError(
+                    f"The teacher {self.source} gives {name} that are not finite in {DTYPES[name]}: choose another "
+                    f"dtype, such as 'bfloat16' or 'float32'."
+                )
+        return targets
+
+    def _logits(self, output: ScoredOutput, scored: Scored, num_rows: int) -> dict[str, torch.Tensor]:
+        """`[tokens or rows, width]` by column."""
+        if self.source.top_k is not None:
+            return self._top_k(output)
+        logits = output.logits(slice(None))
+        if isinstance(self.head, QuestionAnsweringHead):
+            logits = torch.stack([logits[:num_rows], logits[num_rows:]], dim=-1)[scored.attended]
+        return {LOGITS: logits}
+
+    def _top_k(self, output: ScoredOutput) -> dict[str, torch.Tensor]:
+        chunk_rows = max(1, CHUNK_ELEMENTS // self.source.outputs.vocab_size)
+        chunks = []
+        for start in range(0, len(output.rows), chunk_rows):
+            logits = output.logits(slice(start, start + chunk_rows)).float()
+            log_probs = (logits / self.source.temperature).log_softmax(-1)
+            top, ids = log_probs.topk(self.source.top_k)
+            tail = log_probs.scatter(1, ids, MASKED_LOGIT).logsumexp(1, keepdim=True).clamp(min=MASKED_LOGIT)
+            chunks.append((top, ids, tail))
+        columns = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+        return dict(zip((TOP_LOG_PROBS, TOP_IDS, LOG_TAIL), columns, strict=True))
+
+
+def _collator(head: Head, processing_class: object) -> Callable[[Sequence], Mapping]:
+    if isinstance(head, Seq2SeqLMHead):
+        return DataCollatorForSeq2Seq(processing_class)
+    if isinstance(head, MultipleChoiceHead):
+        with_labels = DataCollatorForMultipleChoice(processing_class)
+        return lambda rows: with_labels([{**row, "labels": 0} for row in rows])
+    return DataCollatorWithPadding(processing_class) if hasattr(processing_class, "pad") else default_data_collator

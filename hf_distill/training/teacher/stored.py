@@ -1,0 +1,178 @@
+"""The teacher that is not there: what it said of each row is in the data set."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from hf_distill.adapters import transformers_model
+from hf_distill.training.scoring.alignment import check_alignment, outputs_of
+from hf_distill.training.scoring.forward import ScoredOutput
+from hf_distill.training.scoring.heads import MASKED_LOGIT, Head, QuestionAnsweringHead, Scored, find_head
+from hf_distill.training.scoring.top_k import TopK
+from hf_distill.training.teacher.columns import (
+    HIDDEN_STATES,
+    LOG_TAIL,
+    LOGITS,
+    TARGET_COLUMNS,
+    TOP_IDS,
+    TOP_LOG_PROBS,
+    Source,
+    has_logits_per_token,
+    join,
+    vocabulary_fingerprint,
+)
+from hf_distill.training.training_args import DistillationTrainingArguments
+
+
+class StoredTeacher:
+    """Stands where a `Teacher` would, and reads the columns that `add_teacher_targets` has made.
+
+    Args:
+        source: where they are from.
+        student: the model that is compared with them.
+        args: the arguments, which say which of them are read.
+        tokenizer: the student's.
+
+    Raises:
+        ValueError: if the targets do not fit the student, the arguments or the tokenizer.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        student: PreTrainedModel | PeftModel,
+        args: DistillationTrainingArguments,
+        tokenizer: object = None,
+    ):
+        student = transformers_model(student)
+        self.source, self.outputs, self.top_k = source, source.outputs, source.top_k
+        self.head = find_head(student)
+        own = outputs_of(student)
+        in_use = [vocabulary_fingerprint(tokenizer), source.vocabulary]
+        if not source.reads_text:
+            if None not in in_use and in_use[0] != in_use[1]:
+                raise ValueError(
+                    f"The tokenizer given as processing_class is not the one that the teacher {source} read the rows "
+                    f"with: student and teacher read the same input_ids, so they need one tokenizer."
+                )
+            if own.vocab_size != self.outputs.vocab_size and self.top_k is not None:
+                raise ValueError(
+                    f"The student's vocabulary has {own.vocab_size} entries, and the targets are of one with "
+                    f"{self.outputs.vocab_size}: cut the student with make_student(teacher)."
+                )
+            self._columns = check_alignment(own, self.outputs, tokenizer)
+        else:
+            self._columns = check_alignment(own, replace(self.outputs, vocab_size=own.vocab_size))
+        self.check(args)
+
+    def check(self, args: DistillationTrainingArguments) -> None:
+        """
+        Raises:
+            ValueError: if the losses read what is not there.
+        """
+        self.args = args
+        if args.alpha_cos > 0 and not self.source.hidden_states:
+            raise ValueError(
+                f"alpha_cos={args.alpha_cos} compares hidden states, and the data set has none of the teacher's: set "
+                f"alpha_cos=0, or store them with add_teacher_targets(..., hidden_states=True)."
+            )
+        if args.alpha_kl > 0 and self.source.temperature not in (None, args.temperature):
+            raise ValueError(
+                f"temperature={args.temperature}, but the targets were stored at {self.source.temperature}: set that, "
+                f"or store them again with add_teacher_targets(..., temperature={args.temperature})."
+            )
+
+    @property
+    def inputs(self) -> set[str]:
+        """The columns that the losses read."""
+        alpha_of = {HIDDEN_STATES: self.args.alpha_cos}
+        return {name for name in self.source.columns if alpha_of.get(name, self.args.alpha_kl) > 0}
+
+    def state(self) -> dict[str, str]:
+        """What a checkpoint says of the teacher."""
+        return {
+            "teacher": self.source.teacher.split("/")[-1],
+            "teacher_dtype": self.source.dtype,
+            "teacher_fingerprint": self.source.fingerprint,
+        }
+
+    def collator(self, collator: Callable[[Sequence], dict]) -> Callable[[Sequence], dict]:
+        """The collator, with the targets of the rows in the batch."""
+        return TargetsCollator(collator, self.head, self.source)
+
+    def can_read(self, inputs: Mapping[str, torch.Tensor]) -> bool:
+        """Whether the rows of a batch have what the losses read."""
+        return self.inputs <= inputs.keys()
+
+    def __call__(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        scored: Scored,
+        autocast: Callable[[], AbstractContextManager] | None = None,
+    ) -> ScoredOutput:
+        """What the teacher made of the batch, as `Teacher` gives it."""
+        if not self.can_read(inputs):
+            raise ValueError(
+                f"The batch has no {', '.join(sorted(self.inputs - inputs.keys()))}: without a teacher, every row "
+                f"needs what add_teacher_targets adds."
+            )
+        hidden = inputs[HIDDEN_STATES].reshape(*scored.attended.shape, -1) if HIDDEN_STATES in self.inputs else None
+        rows = self._rows(inputs, scored) if self.args.alpha_kl > 0 else None
+        return ScoredOutput(hidden, rows, lambda rows: rows)
+
+    def _rows(self, inputs: Mapping[str, torch.Tensor], scored: Scored) -> torch.Tensor | TopK:
+        if self.top_k is not None:
+            log_probs, ids, log_tail = (scored.select(inputs[name]) for name in (TOP_LOG_PROBS, TOP_IDS, LOG_TAIL))
+            return TopK(log_probs, ids, log_tail.squeeze(1))
+        logits = inputs[LOGITS]
+        if scored.per_token:
+            logits = scored.select(logits)
+        elif isinstance(self.head, QuestionAnsweringHead):
+            attended = scored.attended[: len(scored.positions) // 2]
+            logits = logits[: len(attended)].masked_fill(~attended.unsqueeze(-1), MASKED_LOGIT)
+            logits = torch.cat([logits[..., 0], logits[..., 1]])
+        else:
+            logits = logits[: len(scored.positions)]
+        return logits if self._columns is None else logits[:, self._columns]
+
+
+class TargetsCollator:
+    """A collator that sets the targets aside, has a batch made of the rest, and adds them to it.
+
+    Args:
+        collator: makes a batch of rows, and need not know of targets. It may pad, at either side.
+        head: the student's.
+        source: where the targets are from.
+    """
+
+    def __init__(self, collator: Callable[[Sequence], dict], head: Head, source: Source):
+        self.collator, self.head, self.source = collator, head, source
+
+    def __call__(self, rows: Sequence[Mapping[str, object]] | Mapping[str, Sequence]) -> dict[str, torch.Tensor]:
+        if isinstance(rows, Mapping):  # of a data set that gives several rows by column
+            targets = {name: rows[name] for name in self.source.columns if name in rows}
+            rest = _without_targets(rows)
+        else:
+            targets = {name: [row[name] for row in rows] for name in self.source.columns if name in rows[0]}
+            rest = [_without_targets(row) for row in rows]
+        batch = self.collator(rest)
+        if not targets:
+            return batch
+        num_rows = len(next(iter(targets.values())))
+        present = self.head.score(batch, "attended").attended.reshape(num_rows, -1)
+        joined = {
+            name: torch.from_numpy(np.array(values, dtype=np.float32))
+            if name == LOGITS and not has_logits_per_token(self.source.outputs)
+            else join(name, values, present, self.source.width_of(name))
+            for name, values in targets.items()
+        }
+        return {**batch, **joined}
+
+
+def _without_targets(row: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in row.items() if name not in TARGET_COLUMNS}
