@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import DataCollatorForLanguageModeling
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_distill.training.scoring.heads import SCORED_ROWS, Head
+from hf_distill.training.scoring.heads import SCORED_INDICES, Head
 
 RandomGenerator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
@@ -45,7 +45,7 @@ class Progress:
 
 
 class RepeatableCollator:
-    """A collator that draws the same random numbers for the same batch of the same epoch, and counts scored rows.
+    """A collator that draws the same random numbers for the same batch of the same epoch, and counts scored positions.
 
     A collator that masks tokens draws from the generator that dropout draws from too, and for batches that are not
     trained on yet: a checkpoint does not tell what the next batch was. Here each batch has a seed of its own: the
@@ -57,7 +57,7 @@ class RepeatableCollator:
         head: the student's.
         seed: the training's, and the process: whatever tells these batches from those of other data loaders.
         progress: where the data loader is.
-        count_rows: gives of a batch the `[rows]` that are scored: here they are known before a device has to be asked.
+        count_scored: gives of a batch the `[scored]` indices: here they are known before a device has to be asked.
             None if the batch is to be left as it is.
 
     Raises:
@@ -70,10 +70,10 @@ class RepeatableCollator:
         head: Head,
         seed: Sequence[int],
         progress: Progress,
-        count_rows: Callable[[Mapping], torch.Tensor | None] | None = None,
+        count_scored: Callable[[Mapping], torch.Tensor | None] | None = None,
     ):
         self.collator, self.head, self.seed = collator, head, seed
-        self.progress, self.count_rows = progress, count_rows
+        self.progress, self.count_scored = progress, count_scored
         # With the state that each is in now, so that the seed that the collator was made with makes a difference.
         self._own = [(generator, _digest(generator)) for generator in own_generators(collator)]
         self._beginning, self._num_made = None, 0
@@ -88,8 +88,8 @@ class RepeatableCollator:
                 if is_theirs and (reason := why_not_collated(rows, self.collator, self.head, error)):
                     raise ValueError(reason) from error
                 raise
-        scored_rows = None if self.count_rows is None else self.count_rows(batch)
-        return batch if scored_rows is None else {**batch, SCORED_ROWS: scored_rows}
+        scored_indices = None if self.count_scored is None else self.count_scored(batch)
+        return batch if scored_indices is None else {**batch, SCORED_INDICES: scored_indices}
 
     def _next_batch(self) -> tuple[int, int]:
         """The epoch, and the number of the batch in it. Workers take turns; of a stream, each has its own part."""

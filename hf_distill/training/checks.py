@@ -107,8 +107,8 @@ def check_student(
     name = type(student).__name__
     if args.kl_positions != "labels" and not head.per_token:
         raise ValueError(
-            f"kl_positions={args.kl_positions!r} would have no effect for a {name}, which has no row of logits per "
-            f"token: leave it out."
+            f"kl_positions={args.kl_positions!r} would have no effect for a {name}, which has no logits per token: "
+            f"leave it out."
         )
     if args.temperature != DistillationTrainingArguments.temperature and head.distribution == "real":
         raise ValueError(

@@ -58,14 +58,14 @@ from hf_distill.training.publishing.trainer import PublishingTrainer
 from hf_distill.training.scoring.alignment import hidden_width, named_inputs, vocab_size
 from hf_distill.training.scoring.forward import ScoredOutput, scored_forward, state_weights, sum_losses_of_logits
 from hf_distill.training.scoring.heads import (
-    SCORED_ROWS,
+    SCORED_INDICES,
     Scored,
     attended_by_mask,
     count_examples,
     find_head,
-    scored_rows,
+    scored_indices,
 )
-from hf_distill.training.scoring.known_rows import KnownRows
+from hf_distill.training.scoring.known_indices import KnownIndices
 from hf_distill.training.teacher.columns import TARGET_COLUMNS, as_arrays
 from hf_distill.training.teacher.loading import prepare_teacher
 from hf_distill.training.teacher.stored import StoredTeacher
@@ -154,7 +154,7 @@ class DistillationTrainer(PublishingTrainer):
         self._make_losses()
         check_optimizers(self.lr_scheduler, args)
 
-        self._known_rows: dict[int, KnownRows] = {}
+        self._known_indices: dict[int, KnownIndices] = {}
         self.left_over_batches: list[dict] = []
         self._train_progress, self._eval_progress = Progress(), Progress()
         self.add_callback(self._step_losses)
@@ -181,8 +181,8 @@ class DistillationTrainer(PublishingTrainer):
         teacher_inputs = student_inputs if self.teacher is None else self.teacher.inputs
         # An input that only the one model names (such as token_type_ids, beside DistilBERT) is not given to the other.
         labels = {*self.label_names, *self.head.label_names}
-        self._not_for_student = {*labels, SCORED_ROWS, *TARGET_COLUMNS, *(teacher_inputs - student_inputs)}
-        self._not_for_teacher = {*labels, SCORED_ROWS, *(student_inputs - teacher_inputs)}
+        self._not_for_student = {*labels, SCORED_INDICES, *TARGET_COLUMNS, *(teacher_inputs - student_inputs)}
+        self._not_for_teacher = {*labels, SCORED_INDICES, *(student_inputs - teacher_inputs)}
 
     def _make_losses(self) -> None:
         """From the arguments; `hyperparameter_search` changes those between trainings."""
@@ -247,10 +247,10 @@ class DistillationTrainer(PublishingTrainer):
         dispatched = self.args.accelerator_config.dispatch_batches
         if dispatched is None:
             dispatched = isinstance(self.train_dataset, IterableDataset)
-        count_rows = None
+        count_scored = None
         if self.head.per_token and not dispatched:  # a batch that one process makes for all is cut by examples
-            count_rows = partial(scored_rows, self.head, self.args.kl_positions)
-        with self._repeatable_collator(self._train_progress, count_rows):
+            count_scored = partial(scored_indices, self.head, self.args.kl_positions)
+        with self._repeatable_collator(self._train_progress, count_scored):
             return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
@@ -378,7 +378,7 @@ class DistillationTrainer(PublishingTrainer):
                     torch.stack([weights[name] for name in of_logits]),
                     student,
                     teacher if of_logits.keys() - {"task"} else None,
-                    scored.row_labels,
+                    scored.scored_labels,
                     # ZeRO-3 gathers the head for each chunk, and waits forever where processes have unequal numbers.
                     num_classes=None if is_zero3(self.accelerator) else self._num_classes,
                     loss_scale=loss_scale(self.accelerator),
@@ -402,8 +402,8 @@ class DistillationTrainer(PublishingTrainer):
 
     def _score(self, inputs: Mapping[str, torch.Tensor], num_fresh: int | None = None) -> Scored:
         scored = self.head.score(inputs, self.args.kl_positions, num_fresh)
-        known = self._known_rows.get(id(inputs.get("labels")))
-        return replace(scored, known_rows=known.rows) if known is not None and known.fit(inputs) else scored
+        known = self._known_indices.get(id(inputs.get("labels")))
+        return replace(scored, known_indices=known.indices) if known is not None and known.fit(inputs) else scored
 
     def _count_items(self, scored: Scored) -> torch.Tensor:
         """`[losses]`: how many items each loss has in a batch."""
@@ -436,8 +436,8 @@ class DistillationTrainer(PublishingTrainer):
                 f"{'; '.join(differences(self._arguments_of_losses, self.args.distillation_fields()))}: it was changed "
                 f"during the training, and the losses are made when a training begins. Set it before train()."
             )
-        counted = [batch for batch in batch_samples if SCORED_ROWS in batch]
-        self._known_rows = {id(batch["labels"]): KnownRows(batch.pop(SCORED_ROWS), batch) for batch in counted}
+        counted = [batch for batch in batch_samples if SCORED_INDICES in batch]
+        self._known_indices = {id(batch["labels"]): KnownIndices(batch.pop(SCORED_INDICES), batch) for batch in counted}
         if not batch_samples:
             return None
         if "task" in self.losses and not self._has_labels(batch_samples[0]):

@@ -122,12 +122,12 @@ class OwnForMaskedLM(PreTrainedModel):
 def test_model_without_a_base_model_prefix(make_trainer):  # noqa: F811
     plain = step(make_trainer, *make_pair("mlm"), "mlm")
     pair = [OwnForMaskedLM.like(model) for model in make_pair("mlm")]
-    rows_seen = []
-    pair[1].words.register_forward_hook(lambda module, args, output: rows_seen.append(output[..., 0].numel()))
+    positions_seen = []
+    pair[1].words.register_forward_hook(lambda module, args, output: positions_seen.append(output[..., 0].numel()))
     loss, gradient, evaluated = step(make_trainer, *pair, "mlm", label_names=["labels"])
     assert_same([loss, gradient.norm(), evaluated], [plain[0], plain[1].norm(), plain[2]])
     num_scored = sum(label != -100 for row in make_rows("mlm") for label in row["labels"])
-    assert rows_seen[:5] == [1, 2, 1, 1, num_scored]  # the first forward alone proves that the head can be run so
+    assert positions_seen[:5] == [1, 2, 1, 1, num_scored]  # the first forward alone proves that the head can be run so
 
 
 class Recurrent(nn.GRU):

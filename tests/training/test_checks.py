@@ -37,7 +37,7 @@ def test_options_that_do_not_fit(make_trainer, student, teacher, options, messag
         ("regression", {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is for one class"),
         ("multi_label", {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is for one class"),
         ("question_answering", {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is for one class"),
-        ("question_answering", {"kl_positions": "attended"}, "which has no row of logits per token"),
+        ("question_answering", {"kl_positions": "attended"}, "which has no logits per token"),
         ("classification", {"fp16": True}, "fp16=True would have no effect on the CPU"),
     ],
 )

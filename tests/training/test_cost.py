@@ -34,10 +34,10 @@ def test_one_forward_of_the_wrapped_student_per_micro_batch(make_trainer, head):
 def test_head_of_the_teacher_runs_where_its_logits_are_read(make_trainer, alpha_kl):
     """But for one position, in the forward itself."""
     teacher, student = make_model("bert", "mlm"), make_student(make_model("bert", "mlm", seed=1))
-    batch, rows_seen = collate(make_rows("mlm")), []
-    teacher.get_output_embeddings().register_forward_hook(lambda m, args, output: rows_seen.append(len(output[0])))
+    batch, positions_seen = collate(make_rows("mlm")), []
+    teacher.get_output_embeddings().register_forward_hook(lambda m, args, output: positions_seen.append(len(output[0])))
     make_trainer(student, teacher, alpha_kl=alpha_kl).compute_loss(student, batch)
-    assert rows_seen == ([1] if alpha_kl == 0 else [1, (batch["labels"] != -100).sum()])
+    assert positions_seen == ([1] if alpha_kl == 0 else [1, (batch["labels"] != -100).sum()])
 
 
 class CountSynchronisations(TorchDispatchMode):
@@ -99,17 +99,17 @@ def test_no_synchronisation_on_a_gpu(make_trainer, head):
 
 
 class WidestVocabularyTensor(TorchDispatchMode):
-    """Finds the most rows of any tensor that is as wide as the vocabulary."""
+    """Finds the most positions of any tensor that is as wide as the vocabulary."""
 
     def __init__(self, vocab_size):
         super().__init__()
-        self.vocab_size, self.rows = vocab_size, 0
+        self.vocab_size, self.positions = vocab_size, 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         output = function(*args, **(kwargs or {}))
         for tensor in output if isinstance(output, tuple | list) else [output]:
             if isinstance(tensor, torch.Tensor) and tensor.ndim > 1 and tensor.shape[-1] == self.vocab_size:
-                self.rows = max(self.rows, tensor.numel() // self.vocab_size)
+                self.positions = max(self.positions, tensor.numel() // self.vocab_size)
         return output
 
 
@@ -126,5 +126,5 @@ def test_no_more_vocabulary_logits_than_needed(make_trainer, monkeypatch, kl_pos
     trainer = make_trainer(student, teacher, kl_positions=kl_positions)
     with WidestVocabularyTensor(teacher.config.vocab_size) as widest:
         trainer.compute_loss(student, batch).backward()
-    assert widest.rows == (num_scored if kl_positions == "labels" else 50)
-    assert width < widest.rows < num_attended < batch["input_ids"].numel()
+    assert widest.positions == (num_scored if kl_positions == "labels" else 50)
+    assert width < widest.positions < num_attended < batch["input_ids"].numel()

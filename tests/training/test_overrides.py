@@ -124,7 +124,7 @@ def test_outputs_are_those_of_the_model(make, head):
 
 @pytest.mark.parametrize("in_place", [True, False])
 def test_labels_may_be_edited_on_the_way(make, in_place):
-    """As many as were counted, at other places, which the collator's count of scored rows does not know of."""
+    """As many as were counted, at other places, which the collator's count of scored positions does not know of."""
 
     class Edits(DistillationTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

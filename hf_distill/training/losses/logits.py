@@ -10,16 +10,18 @@ from hf_distill.training.scoring.top_k import TopK
 class KLDivergenceLoss:
     """The KL divergence from the teacher's softened distribution to the student's, times temperature squared.
 
-    `T^2 * KL(softmax(teacher_logits / T) || softmax(student_logits / T))`, summed over the scored rows. The factor
+    `T^2 * KL(softmax(teacher_logits / T) || softmax(student_logits / T))`, summed over the scored positions. The factor
     keeps the gradient's size independent of the temperature. Softmax is taken in fp32 from the logits of both sides.
 
     Reference: Hinton et al., 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531
 
     Shapes:
-        student_logits: `[rows, classes]`, or more where the student's vocabulary is padded further; these are left out
-        teacher_logits: `[rows, classes]`
-        labels: `[rows]`, not read
-        returns: a scalar in fp32, the sum over rows; the trainer divides by the rows in the whole optimizer step
+        student_logits: `[scored, classes]`, or more where the student's vocabulary is padded further; these are
+            left out
+        teacher_logits: `[scored, classes]`
+        labels: `[scored]`, not read
+        returns: a scalar in fp32, the sum over scored positions; the trainer divides by those in the whole optimizer
+            step
 
     Example:
         >>> loss = KLDivergenceLoss(temperature=2.0)
@@ -48,18 +50,19 @@ class KLDivergenceLoss:
 class TopKKLDivergenceLoss(KLDivergenceLoss):
     """The KL divergence where of the teacher's distribution only the likeliest tokens are known.
 
-    `T^2 * KL(p || q)` over k + 1 events, the k tokens and all others together, summed over the scored rows, in fp32. It
-    is the whole divergence where the teacher spreads that rest as the student does, and less where it does not; with k
-    the size of the vocabulary nothing is left out.
+    `T^2 * KL(p || q)` over k + 1 events, the k tokens and all others together, summed over the scored positions, in
+    fp32. It is the whole divergence where the teacher spreads that rest as the student does, and less where it does
+    not; with k the size of the vocabulary nothing is left out.
 
     Reference: Hinton et al., 2015, https://arxiv.org/abs/1503.02531, over fewer events; Anshumann et al., 2025, Sparse
     Logit Sampling, https://arxiv.org/abs/2503.16870, on what is lost
 
     Shapes:
-        student_logits: `[rows, classes]`
-        teacher_logits: a `TopK` of as many rows
-        labels: `[rows]`, not read
-        returns: a scalar in fp32, the sum over rows; the trainer divides by the rows in the whole optimizer step
+        student_logits: `[scored, classes]`
+        teacher_logits: a `TopK` of as many positions
+        labels: `[scored]`, not read
+        returns: a scalar in fp32, the sum over scored positions; the trainer divides by those in the whole optimizer
+            step
 
     Example:
         >>> logits = torch.tensor([[2.0, 1.0, 0.0]])
@@ -82,14 +85,15 @@ class BernoulliKLDivergenceLoss:
     """The KL divergence for a yes or no per class, times temperature squared: for multi-label classification.
 
     `T^2 * mean over classes of KL(Bernoulli(sigmoid(teacher_logits / T)) || Bernoulli(sigmoid(student_logits / T)))`,
-    summed over the scored rows, in fp32.
+    summed over the scored positions, in fp32.
 
     Reference: Hinton et al., 2015, https://arxiv.org/abs/1503.02531, with two classes for each label
 
     Shapes:
-        student_logits, teacher_logits: `[rows, classes]`
-        labels: `[rows, classes]`, not read
-        returns: a scalar in fp32, the sum over rows; the trainer divides by the rows in the whole optimizer step
+        student_logits, teacher_logits: `[scored, classes]`
+        labels: `[scored, classes]`, not read
+        returns: a scalar in fp32, the sum over scored positions; the trainer divides by those in the whole optimizer
+            step
 
     Example:
         >>> loss = BernoulliKLDivergenceLoss(temperature=2.0)
@@ -117,15 +121,16 @@ class BernoulliKLDivergenceLoss:
 class SquaredErrorLoss:
     """The squared difference between the student's numbers and the teacher's: for regression.
 
-    The mean over the numbers of a row, summed over the scored rows, in fp32. There is no temperature: divided by it and
-    multiplied by its square, the difference is what it was.
+    The mean over the numbers of a position, summed over the scored positions, in fp32. There is no temperature:
+    divided by it and multiplied by its square, the difference is what it was.
 
     Reference: Ba and Caruana, 2014, Do Deep Nets Really Need to be Deep?, https://arxiv.org/abs/1312.6184
 
     Shapes:
-        student_logits, teacher_logits: `[rows, numbers]`
-        labels: `[rows, numbers]`, not read
-        returns: a scalar in fp32, the sum over rows; the trainer divides by the rows in the whole optimizer step
+        student_logits, teacher_logits: `[scored, numbers]`
+        labels: `[scored, numbers]`, not read
+        returns: a scalar in fp32, the sum over scored positions; the trainer divides by those in the whole optimizer
+            step
 
     Example:
         >>> SquaredErrorLoss()(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]]), None)

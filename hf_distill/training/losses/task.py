@@ -10,17 +10,17 @@ from hf_distill.training.scoring.heads import Scored
 class CrossEntropyLoss:
     """The cross-entropy of the student with the hard labels, at temperature 1.
 
-    Summed over the rows that have a label: rows labelled -100 take no part, so a batch may mix labelled and unlabelled
-    rows. Softmax is taken in fp32 from the logits.
+    Summed over the positions that have a label: those labelled -100 take no part, so a batch may mix labelled and
+    unlabelled positions. Softmax is taken in fp32 from the logits.
 
     Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108 (there `L_mlm`); label smoothing as in
     Szegedy et al., 2016, https://arxiv.org/abs/1512.00567
 
     Shapes:
-        student_logits: `[rows, classes]`
+        student_logits: `[scored, classes]`
         teacher_logits: not read
-        labels: `[rows]`, class indices or -100
-        returns: a scalar in fp32, the sum over labelled rows; the trainer divides by the labelled rows in the whole
+        labels: `[scored]`, class indices or -100
+        returns: a scalar in fp32, the sum over labelled positions; the trainer divides by those in the whole
             optimizer step
 
     Example:
@@ -56,9 +56,9 @@ class BinaryCrossEntropyLoss:
     Reference: Nam et al., 2014, Large-scale Multi-label Text Classification, https://arxiv.org/abs/1312.5419
 
     Shapes:
-        student_logits: `[rows, classes]`
+        student_logits: `[scored, classes]`
         teacher_logits: not read
-        labels: `[rows, classes]`, 0, 1 or -100
+        labels: `[scored, classes]`, 0, 1 or -100
         returns: a scalar in fp32, the sum over known labels; the trainer divides by the known labels in the whole
             optimizer step
 
@@ -87,9 +87,9 @@ class MeanSquaredErrorLoss:
     Reference: that of `problem_type="regression"` in transformers, `torch.nn.MSELoss`
 
     Shapes:
-        student_logits: `[rows, numbers]`
+        student_logits: `[scored, numbers]`
         teacher_logits: not read
-        labels: `[rows, numbers]`, NaN where unknown
+        labels: `[scored, numbers]`, NaN where unknown
         returns: a scalar in fp32, the sum over known numbers; the trainer divides by the known numbers in the whole
             optimizer step
 

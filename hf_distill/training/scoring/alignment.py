@@ -21,8 +21,8 @@ class Outputs:
     Attributes:
         model: the model's class.
         auto_class: which of transformers' classes loads a model with a head of this kind.
-        per_token: whether there is a row of logits for each token.
-        distribution: what a row of logits describes.
+        per_token: whether there are logits for each token.
+        distribution: what the logits of a position describe.
         num_labels: the config's.
         problem_type: the config's.
         labels: the names of the classes in their order; None where they are tokens or positions.

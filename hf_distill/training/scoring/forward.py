@@ -1,7 +1,8 @@
 """One forward of a model, in which a vocabulary head is kept off the positions that are not scored.
 
-With RoBERTa's vocabulary, one row of logits costs about as many multiplications as six layers of the encoder (38.6
-million beside 42.5 million per token), and most rows are never looked at: masked language modelling scores 15% of them.
+With RoBERTa's vocabulary, the logits of one position cost about as many multiplications as six layers of the encoder
+(38.6 million beside 42.5 million per token), and most are never looked at: masked language modelling scores 15% of the
+positions.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,23 +29,23 @@ BLOCK_ELEMENTS_ON_CPU = 2**20
 
 @dataclass(frozen=True)
 class ScoredOutput:
-    """A forward whose head has run, or can be run, on the scored rows.
+    """A forward whose head has run, or can be run, on the scored positions.
 
     Attributes:
         last_hidden_state: `[batch, length, width]`, of all positions; None where no loss reads it, and where no
             transformers model was seen to run inside the model.
-        rows: what is scored: `[rows, width]` hidden states of a vocabulary head, else `[rows, classes]` logits, or what
-            is stored of them; None where no loss reads it.
-        head: gives the logits `[rows, classes]` of some of the rows.
+        head_inputs: `[scored, width]` hidden states of a vocabulary head, else `[scored, classes]` logits, or what is
+            stored of them; None where no loss reads it.
+        head: gives the logits `[piece, classes]` of some of the head inputs.
     """
 
     last_hidden_state: torch.Tensor | None
-    rows: torch.Tensor | TopK | None
+    head_inputs: torch.Tensor | TopK | None
     head: Callable[[torch.Tensor | TopK], torch.Tensor | TopK]
 
-    def logits(self, rows: slice) -> torch.Tensor | TopK:
-        """`[rows, classes]`, or the likeliest of them."""
-        return self.head(self.rows[rows])
+    def logits(self, piece: slice) -> torch.Tensor | TopK:
+        """`[piece, classes]`, or the likeliest of them."""
+        return self.head(self.head_inputs[piece])
 
     def states(self, of: str) -> torch.Tensor:
         """The last hidden state, where a loss reads it.
@@ -75,8 +76,8 @@ def scored_forward(
     """One forward of a model, in which a vocabulary head runs on the scored positions alone.
 
     The backbone runs as always. What its output is narrowed to is all that the head sees: a single position during the
-    forward itself; afterwards `ScoredOutput.head` runs it on as many rows at a time as it is asked for. If that fails,
-    as for a head that reads something else too, it gets all positions from then on, with a warning.
+    forward itself; afterwards `ScoredOutput.head` runs it on as many positions at a time as it is asked for. If that
+    fails, as for a head that reads something else too, it gets all positions from then on, with a warning.
 
     Args:
         wrapped: `model`, or what DDP and the like have made of it: the thing to call.
@@ -143,7 +144,7 @@ def _forward(
                 head.is_proved = True
             scored_output = ScoredOutput(hidden, scored.select(hidden), backbone.run_head)
         else:
-            scored_output = ScoredOutput(hidden, head.rows(output, scored), lambda rows: rows)
+            scored_output = ScoredOutput(hidden, head.scored_logits(output, scored), lambda logits: logits)
         scored_outputs.append(scored_output)
         loss = None if loss_of is None else loss_of(scored_output)
         return output if loss is None else type(output)(**{**({} if narrowed else output), "loss": loss})
@@ -167,24 +168,24 @@ def sum_losses_of_logits(
     num_classes: int | None,
     loss_scale: torch.Tensor | float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses over the scored rows: the heads of both models run on chunks of them, and the losses on blocks of a chunk.
+    """Losses over the scored positions: the heads run on chunks of them, and the losses on blocks of a chunk.
 
     Args:
         losses: of the student's logits, the teacher's, and labels.
         weights: `[losses]`
-        student: has `[rows, classes]` logits, as has the teacher.
+        student: has `[scored, classes]` logits, as has the teacher.
         teacher: may be None if no loss reads its logits.
-        labels: `[rows]`, or as the losses want them.
-        num_classes: how many logits a row has, so that a chunk is of as many rows as there is room for; None for one
-            chunk of all rows.
+        labels: `[scored]`, or as the losses want them.
+        num_classes: how many logits a position has, so that a chunk is of as many positions as there is room for; None
+            for one chunk of all positions.
         loss_scale: what gradients are kept multiplied by.
 
     Returns:
         The weighted sum, to be differentiated, and `[losses]`, the sums one by one.
     """
 
-    def of_chunk(student_rows: torch.Tensor, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        student_logits = student.head(student_rows)
+    def of_chunk(student_inputs: torch.Tensor, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        student_logits = student.head(student_inputs)
         teacher_logits = None if teacher is None else teacher.logits(chunk)
         chunk_labels = None if labels is None else labels[chunk]
 
@@ -196,8 +197,8 @@ def sum_losses_of_logits(
         block_elements = BLOCK_ELEMENTS_ON_CPU if student_logits.device.type == "cpu" else CHUNK_ELEMENTS
         return sum_over_pieces(of_block, student_logits, max(1, block_elements // student_logits.shape[1]), loss_scale)
 
-    chunk_rows = len(student.rows) if num_classes is None else CHUNK_ELEMENTS // num_classes
-    return sum_over_pieces(of_chunk, student.rows, max(1, chunk_rows), loss_scale)
+    chunk_size = len(student.head_inputs) if num_classes is None else CHUNK_ELEMENTS // num_classes
+    return sum_over_pieces(of_chunk, student.head_inputs, max(1, chunk_size), loss_scale)
 
 
 def state_weights(
@@ -252,10 +253,10 @@ class _Backbone:
         hidden = None if self.output is None else _states_of(self.output)
         return hidden.flatten(2).transpose(1, 2) if hidden is not None and hidden.ndim == 4 else hidden
 
-    def run_head(self, rows: torch.Tensor) -> torch.Tensor:
-        """What the model makes of hidden states `[rows, width]`: its own forward, with the backbone left out."""
+    def run_head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the model makes of hidden states `[piece, width]`: its own forward, with the backbone left out."""
         with ExitStack() as stack:
-            stack.enter_context(_forward_returns(self.ran, _replaced(self.output, rows.unsqueeze(0))))
+            stack.enter_context(_forward_returns(self.ran, _replaced(self.output, hidden.unsqueeze(0))))
             if self.encoder_output is not None:
                 stack.enter_context(_forward_returns(self.encoder, self.encoder_output))
             return self.head.named(self.model.forward(**self.inputs)).logits.squeeze(0)
@@ -270,8 +271,8 @@ class _Backbone:
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         try:
-            rows = hidden.flatten(0, 1)[:2]
-            together, apart = self.run_head(rows), torch.cat([self.run_head(row) for row in rows.split(1)])
+            positions = hidden.flatten(0, 1)[:2]
+            together, apart = self.run_head(positions), torch.cat([self.run_head(one) for one in positions.split(1)])
         finally:
             for module, mode in modes.items():
                 module.training = mode

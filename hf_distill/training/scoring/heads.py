@@ -1,7 +1,7 @@
 """The heads that can be distilled: what is scored in a batch, and where the logits of it are.
 
-A row is what a head gives one distribution for: an example in classification, a token in language modelling, the start
-or the end of the answer in question answering. `docs/heads.md` has all of it in one table.
+A position is what a head gives one distribution for: an example in classification, a token in language modelling, the
+start or the end of the answer in question answering. `docs/heads.md` has all of it in one table.
 """
 
 import inspect
@@ -22,14 +22,14 @@ from transformers.utils import ModelOutput
 
 from hf_distill.data.labels import IGNORE_INDEX
 
-SCORED_ROWS = "scored_rows"
-"""In a batch: `[rows]`, which of its tokens are scored, counted through the batch."""
+SCORED_INDICES = "scored_indices"
+"""In a batch: `[scored]`, which of its tokens are scored, counted through the batch."""
 
 MASKED_LOGIT = -1e30
-"""The logit of a class that a row cannot have. Finite, so that a difference of two of them is 0 and not NaN."""
+"""The logit of a class that a position cannot have. Finite, so that a difference of two of them is 0 and not NaN."""
 
 Distribution = Literal["categorical", "binary", "real"]
-"""What a row of logits describes: one class out of several, a yes or no for each class, or numbers."""
+"""What the logits of a position describe: one class out of several, a yes or no for each class, or numbers."""
 
 PROBLEM_TYPES: dict[str, Distribution] = {
     "single_label_classification": "categorical",
@@ -73,38 +73,38 @@ class Scored:
         attended: `[batch, length]`, True where there is no padding: the items of the cosine loss. `[batch, 1]` for
             images and audio, where an example counts as one item.
         positions: True where the head's output is scored: the items of the KL loss. `[batch, length]` for a head with a
-            row per token, and there the rows follow the positions that are True; else `[rows]`.
+            distribution per token, and what is scored follows the positions that are True; else `[scored]`.
         labelled: True where there is a label too: the items of the task loss. Of the shape of `labels`.
-        labels: like `positions`, or `[rows, classes]`; None if the batch has no labels.
-        known_rows: `[rows]`, for a head with a row per token: where `positions` is True, counted through the batch;
-            None if that has still to be found out, for which a device has to be waited for.
+        labels: like `positions`, or `[scored, classes]`; None if the batch has no labels.
+        known_indices: `[scored]`, for a head with a distribution per token: where `positions` is True, counted through
+            the batch; None if that has still to be found out, for which a device has to be waited for.
     """
 
     attended: torch.Tensor
     positions: torch.Tensor
     labelled: torch.Tensor
     labels: torch.Tensor | None
-    known_rows: torch.Tensor | None = None
+    known_indices: torch.Tensor | None = None
 
     @property
     def per_token(self) -> bool:
         return self.positions.ndim == 2
 
     @property
-    def row_labels(self) -> torch.Tensor | None:
-        """`[rows]` or `[rows, classes]`: the labels of the rows, in their order."""
+    def scored_labels(self) -> torch.Tensor | None:
+        """`[scored]` or `[scored, classes]`: the labels of the scored positions, in their order."""
         return self.select(self.labels) if self.per_token and self.labels is not None else self.labels
 
     @cached_property
-    def rows(self) -> torch.Tensor:
-        """`[rows]`, as `known_rows`; found out once for student, teacher and labels."""
-        if self.known_rows is not None:
-            return self.known_rows
+    def indices(self) -> torch.Tensor:
+        """`[scored]`, as `known_indices`; found out once for student, teacher and labels."""
+        if self.known_indices is not None:
+            return self.known_indices
         with torch.inference_mode(False):  # the teacher may be the first to ask
             return self.positions.flatten().nonzero().squeeze(1)
 
     def select(self, values: torch.Tensor) -> torch.Tensor:
-        """`[rows, ...]` out of `[batch, length, ...]`, for a head with a row per token.
+        """`[scored, ...]` out of `[batch, length, ...]`, for a head with a distribution per token.
 
         Raises:
             ValueError: if the values are not those of the batch's tokens.
@@ -114,13 +114,13 @@ class Scored:
                 f"The model gives values {list(values.shape)} for tokens {list(self.positions.shape)}, so it is not "
                 f"known which of them belong to which: pad the rows to the length that the model always gives."
             )
-        return values.flatten(0, 1)[self.rows.to(values.device)]
+        return values.flatten(0, 1)[self.indices.to(values.device)]
 
 
 class Head:
-    """One row of logits per example: sequence, image, audio and video classification, and whatever is not listed below.
+    """One distribution per example: sequence, image, audio and video classification, and whatever is not listed below.
 
-    `config.problem_type` says whether the row gives one class, a yes or no for each class, or numbers.
+    `config.problem_type` says whether it is one class, a yes or no for each class, or numbers.
 
     Args:
         model: the model that has the head.
@@ -152,7 +152,7 @@ class Head:
 
     def __init__(self, model: PreTrainedModel):
         self.model_name = type(model).__name__
-        self.runs_alone = self.over_vocabulary  # on the scored rows, until that has been seen to fail
+        self.runs_alone = self.over_vocabulary  # on the scored positions, until that has been seen to fail
         # `make test-families` tries the models of transformers; others are tried in their first forward.
         self.is_proved = inspect.unwrap(type(model).forward).__module__.startswith("transformers.")
 
@@ -180,7 +180,8 @@ class Head:
 
         Args:
             inputs: a batch as the collator made it.
-            kl_positions: for a head per token, whether it is scored where there is a label or wherever it is attended.
+            kl_positions: for a head with a distribution per token, whether it is scored where there is a label or
+                wherever it is attended.
             num_examples: score only so many examples; by default all.
 
         Raises:
@@ -194,8 +195,8 @@ class Head:
         labels = self._check_labels(labels[:num_examples])
         return Scored(attended, positions, self._labelled(labels), labels)
 
-    def rows(self, output: ModelOutput, scored: Scored) -> torch.Tensor:
-        """`[rows, classes]`: the logits of the scored rows, out of what `named` returns."""
+    def scored_logits(self, output: ModelOutput, scored: Scored) -> torch.Tensor:
+        """`[scored, classes]`: the logits of the scored positions, out of what `named` returns."""
         logits = output.get("logits")
         if logits is None or logits.ndim != 2:
             given = f"logits {list(logits.shape)}" if logits is not None else f"{', '.join(output)} and no logits"
@@ -267,7 +268,7 @@ class RegressionHead(Head):
 
 
 class MultipleChoiceHead(Head):
-    """One row of logits per example, with a class per choice. The inputs are `[batch, choices, length]`."""
+    """One distribution per example, with a class per choice. The inputs are `[batch, choices, length]`."""
 
     tasks = ("MULTIPLE_CHOICE",)
     class_names = ("ForMultipleChoice",)
@@ -282,7 +283,7 @@ class MultipleChoiceHead(Head):
 
 
 class QuestionAnsweringHead(Head):
-    """Two rows per example, all starts before all ends, with a class per token that is not padding.
+    """Two distributions per example, all starts before all ends, with a class per token that is not padding.
 
     An answer that is not among those tokens, as where it was truncated, is no label.
     """
@@ -308,20 +309,20 @@ class QuestionAnsweringHead(Head):
         inside = inside & choices.gather(1, labels.where(inside, 0).unsqueeze(1)).squeeze(1)
         return Scored(attended, positions, inside, labels.where(inside, IGNORE_INDEX))
 
-    def rows(self, output, scored):
+    def scored_logits(self, output, scored):
         if "start_logits" not in output:
             raise ValueError(
                 f"{self.model_name} returned {', '.join(output)} and no start_logits: an answer that is searched for "
                 f"cannot be distilled."
             )
         num_examples = len(scored.positions) // 2
-        rows = torch.cat([output.start_logits[:num_examples], output.end_logits[:num_examples]])
+        logits = torch.cat([output.start_logits[:num_examples], output.end_logits[:num_examples]])
         padding = ~scored.attended[:num_examples].repeat(2, 1)
-        return rows.float().masked_fill(padding, MASKED_LOGIT)
+        return logits.float().masked_fill(padding, MASKED_LOGIT)
 
 
 class TokenHead(Head):
-    """One row of logits per token: token classification."""
+    """One distribution per token: token classification."""
 
     tasks = ("TOKEN_CLASSIFICATION",)
     class_names = ("ForTokenClassification",)
@@ -346,19 +347,19 @@ class TokenHead(Head):
         labelled = torch.zeros_like(positions) if labels is None else labels.ne(IGNORE_INDEX) & positions
         return Scored(attended, positions, labelled, labels)
 
-    def rows(self, output, scored):
+    def scored_logits(self, output, scored):
         return scored.select(output.logits)
 
     def _attended(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return _attended(inputs)
 
     def _token_labels(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        """`[batch, length]`: the class that each row should give."""
+        """`[batch, length]`: the class that each token should give."""
         return inputs.get("labels")
 
 
 class MaskedLMHead(TokenHead):
-    """One row per token, over the vocabulary: the word that was there."""
+    """One distribution per token, over the vocabulary: the word that was there."""
 
     tasks = ("MASKED_LM",)
     class_names = ("ForMaskedLM",)
@@ -368,7 +369,7 @@ class MaskedLMHead(TokenHead):
 
 
 class CausalLMHead(MaskedLMHead):
-    """One row per token, over the vocabulary: the token that comes next.
+    """One distribution per token, over the vocabulary: the token that comes next.
 
     The labels are the tokens themselves; they are shifted here, for every model.
     """
@@ -383,7 +384,7 @@ class CausalLMHead(MaskedLMHead):
 
 
 class PermutedLMHead(MaskedLMHead):
-    """XLNet's: one row for each token that `target_mapping` names, with its label in the same place.
+    """XLNet's: one distribution for each token that `target_mapping` names, with its label in the same place.
 
     `AutoModelForCausalLM` loads it, but every token reads every other, unless `perm_mask` says otherwise:
     `DataCollatorForPermutationLanguageModeling` makes that.
@@ -395,9 +396,10 @@ class PermutedLMHead(MaskedLMHead):
 
 
 class Seq2SeqLMHead(MaskedLMHead):
-    """One row per token of the target, over the vocabulary, with `decoder_input_ids` that are one behind the labels.
+    """One distribution per token of the target, over the vocabulary.
 
-    Where the batch has none they are made of the labels, as the model would.
+    It reads `decoder_input_ids`, which are one behind the labels. Where the batch has none they are made of the labels, as
+    the model would.
     """
 
     tasks = ("SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT")
@@ -523,9 +525,9 @@ def decoder_input_ids_of(model: PreTrainedModel, labels: torch.Tensor) -> torch.
     )
 
 
-def scored_rows(head: Head, kl_positions: str, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-    """`[rows]` of a batch, for a head with a row per token; None without labels."""
-    return head.score(batch, kl_positions).rows if batch.get("labels") is not None else None
+def scored_indices(head: Head, kl_positions: str, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """`[scored]` of a batch, for a head with a distribution per token; None without labels."""
+    return head.score(batch, kl_positions).indices if batch.get("labels") is not None else None
 
 
 def auto_class_of(model: PreTrainedModel) -> type:

@@ -1,6 +1,6 @@
-"""A sum over many rows, computed a piece at a time, forward and backward: what a piece needs is gone before the next.
+"""A sum over scored positions, a piece at a time, forward and backward: what a piece needs is gone before the next.
 
-Losses over a vocabulary would otherwise keep a dozen tensors `[rows, vocabulary]` for the backward pass, 200 MB each
+Losses over a vocabulary would otherwise keep a dozen tensors `[scored, vocabulary]` for the backward pass, 200 MB each
 for a batch of 1,024 tokens. Here the gradient of a piece is computed right after its value, as nothing that comes later
 can change it but by a factor: the idea of Hsu et al., 2024, Liger Kernel, https://arxiv.org/abs/2410.10989, for
 whatever head and losses there are.
@@ -14,43 +14,43 @@ OfPiece = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
 
 
 def sum_over_pieces(
-    of_piece: OfPiece, rows: torch.Tensor, piece_rows: int, loss_scale: torch.Tensor | float = 1.0
+    of_piece: OfPiece, values: torch.Tensor, piece_size: int, loss_scale: torch.Tensor | float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums `of_piece` over pieces of the rows.
+    """Sums `of_piece` over pieces of the values.
 
     Args:
-        of_piece: gives for `[piece, ...]` rows, and the slice of all rows that they are, a scalar to be differentiated,
-            and `[...]` figures that are not.
-        rows: `[rows, ...]`
-        piece_rows: how many rows a piece has at most. Where one piece is enough, it is differentiated as usual.
+        of_piece: gives for `[piece, ...]` values, and the slice of all values that they are, a scalar to be
+            differentiated, and `[...]` figures that are not.
+        values: `[scored, ...]`
+        piece_size: how many values a piece has at most. Where one piece is enough, it is differentiated as usual.
         loss_scale: what the gradient is multiplied by while it is kept, for numbers that are small in fp16.
 
     Returns:
-        The sum of the scalars, which can be differentiated once, by the rows and by all parameters that it depends on;
-        and the sum of the figures.
+        The sum of the scalars, which can be differentiated once, by the values and by all parameters that it depends
+        on; and the sum of the figures.
     """
-    pieces = [slice(start, start + piece_rows) for start in range(0, len(rows), piece_rows)]
+    pieces = [slice(start, start + piece_size) for start in range(0, len(values), piece_size)]
     if len(pieces) <= 1:
-        return of_piece(rows, slice(None))
+        return of_piece(values, slice(None))
     if not torch.is_grad_enabled():
-        scalars, figures = zip(*(of_piece(rows[piece], piece) for piece in pieces), strict=True)
+        scalars, figures = zip(*(of_piece(values[piece], piece) for piece in pieces), strict=True)
         return sum(scalars), sum(figures)
 
     total, total_figures, parameters, gradients = 0.0, 0.0, None, []
-    row_gradients = torch.empty_like(rows)
+    value_gradients = torch.empty_like(values)
     for piece in pieces:
-        own_rows = rows[piece].detach().requires_grad_()
-        scalar, figures = of_piece(own_rows, piece)
+        own_values = values[piece].detach().requires_grad_()
+        scalar, figures = of_piece(own_values, piece)
         if parameters is None:
-            parameters = [leaf for leaf in _leaves(scalar) if leaf is not own_rows]
-        row_gradients[piece], *own_gradients = torch.autograd.grad(
-            scalar, [own_rows, *parameters], torch.ones_like(scalar) * loss_scale
+            parameters = [leaf for leaf in _leaves(scalar) if leaf is not own_values]
+        value_gradients[piece], *own_gradients = torch.autograd.grad(
+            scalar, [own_values, *parameters], torch.ones_like(scalar) * loss_scale
         )
         gradients = [a.add_(b) for a, b in zip(gradients, own_gradients, strict=True)] if gradients else own_gradients
         del own_gradients  # as large as the head: the next piece needs the room
         total, total_figures = total + scalar.detach(), total_figures + figures
-    gradients = [row_gradients, *gradients]
-    return _Differentiated.apply(total, gradients, loss_scale, rows, *parameters), total_figures
+    gradients = [value_gradients, *gradients]
+    return _Differentiated.apply(total, gradients, loss_scale, values, *parameters), total_figures
 
 
 class _Differentiated(torch.autograd.Function):

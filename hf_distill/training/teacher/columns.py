@@ -97,7 +97,7 @@ def source_of(dataset: object) -> Source | None:
 
 
 def has_logits_per_token(outputs: Outputs) -> bool:
-    """Whether there are rows of logits for each token, or, for the start of an answer, classes."""
+    """Whether there are logits for each token, or, for the start of an answer, classes."""
     return outputs.per_token or outputs.auto_class == QuestionAnsweringHead.auto_class
 
 

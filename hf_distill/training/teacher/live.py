@@ -100,9 +100,9 @@ class Teacher:
             self.model.eval()
             output, _ = scored_forward(wrapped, self.model, self.head, inputs, scored)
 
-        def logits(rows: torch.Tensor) -> torch.Tensor:
+        def logits(head_inputs: torch.Tensor) -> torch.Tensor:
             with torch.no_grad(), self._reading(), autocast():
-                logits = output.head(rows).to(scored.positions.device)
+                logits = output.head(head_inputs).to(scored.positions.device)
             return logits if self._columns is None else logits[:, self._columns]
 
         hidden = output.last_hidden_state

@@ -152,10 +152,10 @@ class TargetReader:
         return {LOGITS: logits}
 
     def _top_k(self, output: ScoredOutput) -> dict[str, torch.Tensor]:
-        chunk_rows = max(1, CHUNK_ELEMENTS // self.source.outputs.vocab_size)
+        chunk_size = max(1, CHUNK_ELEMENTS // self.source.outputs.vocab_size)
         chunks = []
-        for start in range(0, len(output.rows), chunk_rows):
-            logits = output.logits(slice(start, start + chunk_rows)).float()
+        for start in range(0, len(output.head_inputs), chunk_size):
+            logits = output.logits(slice(start, start + chunk_size)).float()
             log_probs = (logits / self.source.temperature).log_softmax(-1)
             top, ids = log_probs.topk(self.source.top_k)
             tail = log_probs.scatter(1, ids, MASKED_LOGIT).logsumexp(1, keepdim=True).clamp(min=MASKED_LOGIT)

@@ -122,10 +122,10 @@ class StoredTeacher:
                 f"needs what add_teacher_targets adds."
             )
         hidden = inputs[HIDDEN_STATES].reshape(*scored.attended.shape, -1) if HIDDEN_STATES in self.inputs else None
-        rows = self._rows(inputs, scored) if self.args.alpha_kl > 0 else None
-        return ScoredOutput(hidden, rows, lambda rows: rows)
+        logits = self._logits(inputs, scored) if self.args.alpha_kl > 0 else None
+        return ScoredOutput(hidden, logits, lambda logits: logits)
 
-    def _rows(self, inputs: Mapping[str, torch.Tensor], scored: Scored) -> torch.Tensor | TopK:
+    def _logits(self, inputs: Mapping[str, torch.Tensor], scored: Scored) -> torch.Tensor | TopK:
         if self.top_k is not None:
             log_probs, ids, log_tail = (scored.select(inputs[name]) for name in (TOP_LOG_PROBS, TOP_IDS, LOG_TAIL))
             return TopK(log_probs, ids, log_tail.squeeze(1))

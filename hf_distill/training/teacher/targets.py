@@ -61,8 +61,8 @@ def add_teacher_targets(
         teacher: the model. It is left as it is.
         processing_class: what pads its batches, most often its tokenizer. The trainer checks that it is the student's.
         text_columns: one column of text, or two, which the teacher reads with its own tokenizer, the
-            `processing_class`. Teacher and student may then be of different families. For heads that give one row of
-            logits for a text.
+            `processing_class`. Teacher and student may then be of different families. For heads that give one
+            distribution for a text.
         hidden_states: also store the last hidden states, for `alpha_cos`. They take `2 * width` bytes per token.
         top_k: for language models, how many of the likeliest tokens to store; by default 64. They take 8 bytes each.
         temperature: for language models, that of the training; by default 2.

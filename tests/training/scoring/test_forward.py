@@ -1,4 +1,4 @@
-"""The head runs on the scored rows alone, and gives there what it gives everywhere."""
+"""The head runs on the scored positions alone, and gives there what it gives everywhere."""
 
 import pytest
 import torch
@@ -37,18 +37,18 @@ def last_hidden_state(output):
 
 
 @pytest.mark.parametrize(("head", "family"), VOCABULARY_HEADS)
-def test_logits_of_scored_rows(head, family):
+def test_logits_of_scored_positions(head, family):
     model, inputs, scored, output = narrowed_and_whole(family, head)
     whole = model(**inputs, output_hidden_states=True)
     positions = scored.positions
-    assert 0 < len(output.rows) == positions.sum() < positions.numel()
+    assert 0 < len(output.head_inputs) == positions.sum() < positions.numel()
     torch.testing.assert_close(output.logits(slice(None)), whole.logits[positions])
     torch.testing.assert_close(output.logits(slice(3, 8)), whole.logits[positions][3:8])
     torch.testing.assert_close(output.last_hidden_state, last_hidden_state(whole))
 
 
 @pytest.mark.parametrize(("head", "family"), OTHER_HEADS)
-def test_rows_of_other_heads(head, family):
+def test_logits_of_other_heads(head, family):
     model, inputs, scored, output = narrowed_and_whole(family, head)
     whole = model(**inputs, output_hidden_states=True)
     expected = whole.logits[scored.positions] if scored.per_token else whole.logits
@@ -58,16 +58,19 @@ def test_rows_of_other_heads(head, family):
     assert torch.equal(output.last_hidden_state, model.base_model(**inputs)[0])
 
 
-def test_rows_of_question_answering(family):
+def test_logits_of_question_answering(family):
     model, inputs, _, output = narrowed_and_whole(family, "question_answering")
     whole = model(**inputs, output_hidden_states=True)
-    rows, length = output.logits(slice(None)), inputs["attention_mask"].sum(1)
-    assert len(rows) == 32
+    logits, length = output.logits(slice(None)), inputs["attention_mask"].sum(1)
+    assert len(logits) == 32
     for index in range(16):
-        for row, expected in ((rows[index], whole.start_logits[index]), (rows[16 + index], whole.end_logits[index])):
-            assert torch.equal(row[: length[index]], expected[: length[index]])
-            assert not row[length[index] :].softmax(-1).isnan().any()
-            assert row.softmax(-1)[length[index] :].sum() == 0
+        for one, expected in (
+            (logits[index], whole.start_logits[index]),
+            (logits[16 + index], whole.end_logits[index]),
+        ):
+            assert torch.equal(one[: length[index]], expected[: length[index]])
+            assert not one[length[index] :].softmax(-1).isnan().any()
+            assert one.softmax(-1)[length[index] :].sum() == 0
     assert torch.equal(output.last_hidden_state, whole.hidden_states[-1])
 
 
@@ -100,17 +103,17 @@ def test_states_that_are_not_those_of_the_tokens():
 @pytest.mark.parametrize(("head", "family"), VOCABULARY_HEADS)
 def test_head_computes_nothing_else(head, family):
     """Of the whole batch one position, and then the scored ones."""
-    rows_seen = []
+    positions_seen = []
     model, inputs = make_model(family, head), collate(make_rows(head))
     model.get_output_embeddings().register_forward_hook(
-        lambda m, args, output: rows_seen.append(output[..., 0].numel())
+        lambda m, args, output: positions_seen.append(output[..., 0].numel())
     )
     kind = find_head(model)
     scored, inputs = kind.score(inputs), kind.complete(inputs, model)
     inputs = {name: value for name, value in inputs.items() if name != "labels"}
     output, _ = scored_forward(model, model, kind, inputs, scored)
     output.logits(slice(None))
-    assert rows_seen == [1, scored.positions.sum()]
+    assert positions_seen == [1, scored.positions.sum()]
 
 
 @pytest.mark.parametrize(("head", "family"), VOCABULARY_HEADS + OTHER_HEADS)
@@ -178,7 +181,7 @@ def test_model_is_left_as_it_was_after_an_error():
 
 
 @pytest.mark.parametrize(("head", "family"), VOCABULARY_HEADS)
-def test_no_scored_row(head, family):
+def test_no_scored_position(head, family):
     model, inputs = make_model(family, head), collate(make_rows(head))
     kind = find_head(model)
     inputs = dict(kind.complete(inputs, model))

@@ -52,7 +52,7 @@ def test_classification():
     scored = scored_of("classification", labels=[1, -100])
     assert scored.attended.equal(ATTENDED)
     assert (as_list(scored.positions), as_list(scored.labelled)) == ([1, 1], [1, 0])
-    assert scored.row_labels.tolist() == [1, -100]
+    assert scored.scored_labels.tolist() == [1, -100]
 
 
 def test_multi_label():
@@ -63,13 +63,13 @@ def test_multi_label():
 def test_regression():
     scored = scored_of("regression", labels=[0.5, float("nan")])
     assert (as_list(scored.positions), as_list(scored.labelled)) == ([1, 1], [[1], [0]])
-    assert scored.row_labels[0].tolist() == [0.5]
+    assert scored.scored_labels[0].tolist() == [0.5]
 
 
 def test_token_classification():
     scored = scored_of("token_classification", labels=[[3, -100, 4], [-100, 2, 1]])
     assert as_list(scored.positions) == as_list(scored.labelled) == [[1, 0, 1], [0, 1, 0]]
-    assert scored.row_labels.tolist() == [3, 4, 2]  # the last one is padding
+    assert scored.scored_labels.tolist() == [3, 4, 2]  # the last one is padding
     scored = scored_of("token_classification", "attended", labels=[[3, -100, 4], [-100, 2, 1]])
     assert scored.positions.equal(ATTENDED)
     assert as_list(scored.labelled) == [[1, 0, 1], [0, 1, 0]]
@@ -88,7 +88,7 @@ def test_question_answering(start, end, labelled, labels):
     assert scored.attended.equal(ATTENDED)
     assert as_list(scored.positions) == [1, 1, 1, 1]
     assert as_list(scored.labelled) == labelled
-    assert scored.row_labels.tolist() == labels
+    assert scored.scored_labels.tolist() == labels
 
 
 def test_multiple_choice():
@@ -101,13 +101,13 @@ def test_multiple_choice():
 def test_masked_language_modelling():
     scored = scored_of("mlm", labels=[[-100, 6, -100], [8, -100, -100]])
     assert as_list(scored.positions) == as_list(scored.labelled) == [[0, 1, 0], [1, 0, 0]]
-    assert scored.row_labels.tolist() == [6, 8]
+    assert scored.scored_labels.tolist() == [6, 8]
 
 
 def test_causal_language_modelling_is_shifted():
     scored = scored_of("causal", labels=[[5, 6, 7], [8, 9, -100]])
     assert as_list(scored.positions) == as_list(scored.labelled) == [[1, 1, 0], [1, 0, 0]]
-    assert scored.row_labels.tolist() == [6, 7, 9]
+    assert scored.scored_labels.tolist() == [6, 7, 9]
     scored = scored_of("causal", "attended", labels=[[5, 6, 7], [8, 9, -100]])
     assert scored.positions.equal(ATTENDED)
     assert as_list(scored.labelled) == [[1, 1, 0], [1, 0, 0]]
@@ -151,7 +151,7 @@ def test_only_the_first_examples(every_head):
     alone = head.score({name: value[:4] for name, value in batch.items()})
     for name in ("attended", "positions", "labelled"):
         assert getattr(first, name).sum() == getattr(alone, name).sum() > 0
-    assert torch.equal(first.row_labels.nan_to_num(7), alone.row_labels.nan_to_num(7))
+    assert torch.equal(first.scored_labels.nan_to_num(7), alone.scored_labels.nan_to_num(7))
 
 
 @pytest.mark.parametrize("kind", ["mlm", "causal", "token_classification"])
@@ -200,11 +200,11 @@ def test_head_of_a_model_of_ones_own():
     head = find_head(Mine(make_config("bert")))
     assert type(head) is Head
     with pytest.raises(ValueError, match=r"Mine returned logits \[2, 3, 4\]"):
-        head.rows({"logits": torch.ones(2, 3, 4)}, None)
+        head.scored_logits({"logits": torch.ones(2, 3, 4)}, None)
     with pytest.raises(ValueError, match="Mine returned loss, prediction_logits and no logits"):
-        head.rows({"loss": 0, "prediction_logits": 0}, None)
+        head.scored_logits({"loss": 0, "prediction_logits": 0}, None)
     with pytest.raises(ValueError, match="returned start_top_log_probs and no start_logits"):
-        head_of("question_answering").rows({"start_top_log_probs": 0}, None)
+        head_of("question_answering").scored_logits({"start_top_log_probs": 0}, None)
 
 
 def test_no_head():

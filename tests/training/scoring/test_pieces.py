@@ -9,12 +9,12 @@ from hf_distill.training.scoring.pieces import sum_over_pieces
 from tests.conftest import collate, make_model, make_rows
 
 
-def squares(logits, rows):
+def squares(logits, piece):
     return logits.square().sum(), torch.stack([logits.detach().sum(), logits.detach().abs().sum()])
 
 
-@pytest.mark.parametrize("piece_rows", [1, 5, 1000])
-def test_vocabulary_head(family, piece_rows):
+@pytest.mark.parametrize("piece_size", [1, 5, 1000])
+def test_vocabulary_head(family, piece_size):
     """Gradients of the backbone, of the head, and of the embeddings that the head is tied to."""
     model, inputs = make_model(family, "mlm"), collate(make_rows("mlm"))
     attended, kind = inputs["attention_mask"].bool(), find_head(model)
@@ -27,15 +27,15 @@ def test_vocabulary_head(family, piece_rows):
     output, _ = scored_forward(model, model, kind, inputs, kind.score(inputs, "attended"))
     sizes = []
 
-    def of_piece(rows, piece):
-        sizes.append(len(rows))
-        assert torch.equal(rows, output.rows[piece])
-        return squares(output.head(rows), piece)
+    def of_piece(values, piece):
+        sizes.append(len(values))
+        assert torch.equal(values, output.head_inputs[piece])
+        return squares(output.head(values), piece)
 
-    total, figures = sum_over_pieces(of_piece, output.rows, piece_rows)
+    total, figures = sum_over_pieces(of_piece, output.head_inputs, piece_size)
     (3 * total).backward()
-    assert sum(sizes) == attended.sum()  # each row once, forward and backward
-    assert max(sizes) <= piece_rows
+    assert sum(sizes) == attended.sum()  # each position once, forward and backward
+    assert max(sizes) <= piece_size
     torch.testing.assert_close(total, whole.square().sum())
     torch.testing.assert_close(figures, torch.stack([whole.sum(), whole.abs().sum()]), rtol=1e-4, atol=1e-3)
     for name, gradient in expected.items():
@@ -43,52 +43,52 @@ def test_vocabulary_head(family, piece_rows):
 
 
 def test_pieces_of_pieces():
-    """As the losses use it: chunks of rows for the head, blocks of logits within."""
+    """As the losses use it: chunks of values for the head, blocks of logits within."""
     torch.manual_seed(0)
-    rows, weight = torch.randn(11, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True)
-    expected = torch.autograd.grad((rows @ weight.T).exp().sum(), [rows, weight])
+    values, weight = torch.randn(11, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True)
+    expected = torch.autograd.grad((values @ weight.T).exp().sum(), [values, weight])
 
     def of_chunk(chunk, _):
         return sum_over_pieces(
             lambda block, _: (block.exp().sum(), block.detach().exp()[:, :2].sum(0)), chunk @ weight.T, 2
         )
 
-    total, figures = sum_over_pieces(of_chunk, rows, 5)
-    torch.testing.assert_close(torch.autograd.grad(total, [rows, weight]), expected)
-    torch.testing.assert_close(figures, (rows @ weight.T).exp()[:, :2].sum(0))
+    total, figures = sum_over_pieces(of_chunk, values, 5)
+    torch.testing.assert_close(torch.autograd.grad(total, [values, weight]), expected)
+    torch.testing.assert_close(figures, (values @ weight.T).exp()[:, :2].sum(0))
 
 
-def test_no_rows():
-    rows = torch.zeros(0, 3, requires_grad=True)
-    total, figures = sum_over_pieces(squares, rows, 2)
+def test_no_values():
+    values = torch.zeros(0, 3, requires_grad=True)
+    total, figures = sum_over_pieces(squares, values, 2)
     total.backward()
-    assert (total, figures.tolist(), rows.grad.shape) == (0, [0, 0], (0, 3))
+    assert (total, figures.tolist(), values.grad.shape) == (0, [0, 0], (0, 3))
 
 
 def test_without_gradients():
-    rows = torch.randn(5, 3, requires_grad=True)
+    values = torch.randn(5, 3, requires_grad=True)
     with torch.no_grad():
-        total, _ = sum_over_pieces(squares, rows, 2)
+        total, _ = sum_over_pieces(squares, values, 2)
     assert not total.requires_grad
-    torch.testing.assert_close(total, rows.detach().square().sum())
+    torch.testing.assert_close(total, values.detach().square().sum())
 
 
 def test_gradients_that_half_precision_would_lose():
     """The gradient of a piece is kept multiplied by the loss scale, as the gradients of fp16 are."""
-    rows = torch.full((4, 2), 1.0, dtype=torch.float16, requires_grad=True)
+    values = torch.full((4, 2), 1.0, dtype=torch.float16, requires_grad=True)
 
     def tiny(piece, _):
         return piece.float().sum() * 1e-9, piece.detach().sum()
 
     scale = torch.tensor(2.0**16)
-    total, _ = sum_over_pieces(tiny, rows, 2, scale)
+    total, _ = sum_over_pieces(tiny, values, 2, scale)
     (total * scale).backward()
-    torch.testing.assert_close(rows.grad.float(), torch.full((4, 2), 1e-9 * 2**16), rtol=1e-2, atol=0)
+    torch.testing.assert_close(values.grad.float(), torch.full((4, 2), 1e-9 * 2**16), rtol=1e-2, atol=0)
 
 
 def test_differentiated_twice():
-    rows = torch.randn(4, 2, requires_grad=True)
-    total, _ = sum_over_pieces(squares, rows, 2)
+    values = torch.randn(4, 2, requires_grad=True)
+    total, _ = sum_over_pieces(squares, values, 2)
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="differentiated before"):
         total.backward()

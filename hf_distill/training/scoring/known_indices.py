@@ -5,19 +5,19 @@ from collections.abc import Mapping
 import torch
 
 
-class KnownRows:
-    """The scored rows that the collator counted, so that no device is waited for.
+class KnownIndices:
+    """The scored positions that the collator counted, so that no device is waited for.
 
     They follow from the batch's labels and its mask, which an override of `compute_loss` may change: they hold for the
     very tensors that they were counted of.
 
     Args:
-        rows: `[rows]`, where a token of the batch is scored, counted through the batch.
+        indices: `[scored]`, which tokens of the batch are scored, counted through the batch.
         batch: the batch.
     """
 
-    def __init__(self, rows: torch.Tensor, batch: Mapping[str, torch.Tensor]):
-        self.rows = rows
+    def __init__(self, indices: torch.Tensor, batch: Mapping[str, torch.Tensor]):
+        self.indices = indices
         self._tensors = {name: batch.get(name) for name in _READ}
         self._versions = _versions(self._tensors)
 
@@ -28,7 +28,7 @@ class KnownRows:
 
 
 _READ = ("input_ids", "inputs_embeds", "attention_mask", "labels", "decoder_input_ids", "decoder_attention_mask")
-"""What scored rows follow from."""
+"""What scored positions follow from."""
 
 
 def _versions(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, int]:
