@@ -398,8 +398,8 @@ class PermutedLMHead(MaskedLMHead):
 class Seq2SeqLMHead(MaskedLMHead):
     """One distribution per token of the target, over the vocabulary.
 
-    It reads `decoder_input_ids`, which are one behind the labels. Where the batch has none they are made of the labels, as
-    the model would.
+    It reads `decoder_input_ids`, which are one behind the labels. Where the batch has none they are made of the labels,
+    as the model would.
     """
 
     tasks = ("SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT")
