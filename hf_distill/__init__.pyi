@@ -21,6 +21,7 @@ from .evaluation import (
     plot_quality_against_latency,
     plot_training_curves,
 )
+from .evaluation.split_invariance import check_split_invariance
 from .hub import push_folder
 from .student import describe, make_student
 from .tasks import (
@@ -33,6 +34,8 @@ from .tasks import (
 from .training import (
     DistillationTrainer,
     DistillationTrainingArguments,
+    Loss,
+    Needs,
     TrainingRun,
     add_teacher_targets,
     model_identity,
@@ -46,6 +49,8 @@ __all__ = [
     "DistillationTrainer",
     "DistillationTrainingArguments",
     "Export",
+    "Loss",
+    "Needs",
     "Predictor",
     "SeparateDocuments",
     "TextClassificationArguments",
@@ -53,6 +58,7 @@ __all__ = [
     "__version__",
     "add_teacher_targets",
     "benchmark_models",
+    "check_split_invariance",
     "classification_metrics",
     "classify_texts",
     "count_tokens",

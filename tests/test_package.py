@@ -15,7 +15,7 @@ import transformers
 
 import hf_distill
 from hf_distill.student import layer_selection
-from hf_distill.training.losses import hidden_states, logits, projection, task
+from hf_distill.training.losses import hidden_states, logits, task
 from tests.conftest import make_model
 from tests.training.teacher.test_live import make_tokenizer
 
@@ -25,7 +25,10 @@ ROOT = Path(__file__).parents[1]
 def test_public_names():
     assert set(hf_distill.__all__) == {
         "Benchmark",
+        "Loss",
+        "Needs",
         "benchmark_models",
+        "check_split_invariance",
         "write_report",
         "DataCollatorForCausalLM",
         "DataCollatorForMaskedLM",
@@ -222,7 +225,7 @@ def test_version_is_in_the_changelog():
 
 def test_examples_in_docstrings():
     """Those that need nothing from the Hub."""
-    modules = [hidden_states, logits, task, projection, layer_selection]
+    modules = [hidden_states, logits, task, layer_selection]
     results = [doctest.testmod(module) for module in modules]
     assert [result.failed for result in results] == [0] * len(modules)
     assert min(result.attempted for result in results) > 0

@@ -1,6 +1,7 @@
 """Training: the trainer, its arguments, the losses and the teacher."""
 
 from hf_distill.training.checkpoints.runs import TrainingRun, model_identity
+from hf_distill.training.losses import Loss, Needs
 from hf_distill.training.teacher.targets import add_teacher_targets
 from hf_distill.training.trainer import DistillationTrainer
 from hf_distill.training.training_args import DistillationTrainingArguments
@@ -8,6 +9,8 @@ from hf_distill.training.training_args import DistillationTrainingArguments
 __all__ = [
     "DistillationTrainer",
     "DistillationTrainingArguments",
+    "Loss",
+    "Needs",
     "TrainingRun",
     "add_teacher_targets",
     "model_identity",

@@ -12,10 +12,10 @@ from types import FunctionType, MethodType, ModuleType
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from transformers import DataCollatorForLanguageModeling
+from transformers import DataCollatorForLanguageModeling, Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_distill.training.scoring.heads import SCORED_INDICES, Head
+from hf_distill.training.scoring.heads import SCORED_INDICES, Head, attended_by_mask, scored_indices
 
 RandomGenerator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
@@ -241,3 +241,81 @@ def _seed(generator: RandomGenerator | ModuleType, seed: np.random.SeedSequence)
 def _digest(generator: RandomGenerator) -> int:
     state = _state(generator)
     return zlib.crc32(bytes(state) if isinstance(state, torch.Tensor) else repr(state).encode())
+
+
+class BatchTrainer(Trainer):
+    """A `Trainer` that makes the same batches after a resume, and loses none at the end of a stream.
+
+    Attributes:
+        left_over_batches: those at the end of a stream that are too few for a step, for the next pass.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self._train_progress, self._eval_progress = Progress(), Progress()
+        self.left_over_batches: list[dict] = []
+        super().__init__(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in `Trainer`, but a collator that draws random numbers draws the same after a resume."""
+        dispatched = self.args.accelerator_config.dispatch_batches
+        if dispatched is None:
+            dispatched = isinstance(self.train_dataset, IterableDataset)
+        count_scored = None
+        if self.head.per_token and not dispatched:  # a batch that one process makes for all is cut by examples
+            count_scored = partial(scored_indices, self.head, self.args.kl_positions)
+        with self._repeatable_collator(self._train_progress, count_scored):
+            return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """As in `Trainer`, but a collator that draws random numbers draws the same in every evaluation."""
+        self._eval_progress.begin()
+        with self._repeatable_collator(self._eval_progress):
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        """As in `Trainer`, but a collator that draws random numbers draws what it does in an evaluation."""
+        self._eval_progress.begin()
+        with self._repeatable_collator(self._eval_progress):
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _repeatable_collator(self, *options) -> Iterator[None]:
+        collator = self.data_collator
+        process = self.args.process_index // (self.get_tp_size() * self.get_cp_size())  # one of those with other rows
+        self.data_collator = RepeatableCollator(collator, self.head, [self._data_seed, process], *options)
+        if self.teacher is not None:
+            self.data_collator = self.teacher.collator(self.data_collator)
+        try:
+            yield
+        finally:
+            self.data_collator = collator
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _run_epoch(self, *, epoch, train_dataloader, epochs_trained, steps_trained_in_current_epoch, **others) -> None:
+        """As in `Trainer`; first the collator is told which batch of which epoch comes next."""
+        skipped = steps_trained_in_current_epoch if epoch == epochs_trained else 0
+        begin_epoch(self._train_progress, train_dataloader, self._data_seed, epoch, skipped)
+        own = {"epochs_trained": epochs_trained, "steps_trained_in_current_epoch": steps_trained_in_current_epoch}
+        super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **own, **others)
+
+    def _track_num_input_tokens(self, inputs: Mapping[str, torch.Tensor]) -> None:
+        """As in `Trainer`; where documents are packed, a mask counts each token that is not padding once too."""
+        if inputs.get("attention_mask") is not None:
+            inputs = {**inputs, "attention_mask": attended_by_mask(inputs["attention_mask"])}
+        super()._track_num_input_tokens(inputs)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | None]:
+        """As in `Trainer`; batches at the end of a stream that are too few for a step wait for the next pass."""
+        if self.is_in_train and self.state.global_step >= self.state.max_steps:
+            return [], None  # it goes on from its last step, after which Trainer would make another
+        batches, self.left_over_batches = self.left_over_batches, []
+        while len(batches) < num_batches and (batch := next(epoch_iterator, None)) is not None:
+            batches.append(batch)
+        if len(batches) < num_batches:
+            batches, self.left_over_batches = [], batches
+        return batches, self._get_num_items_in_batch(batches, device)

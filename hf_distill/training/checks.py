@@ -12,7 +12,6 @@ from transformers.utils import logging
 from hf_distill.data.causal import labels_no_end
 from hf_distill.training.batches import is_of_transformers, text_in_column
 from hf_distill.training.engines import check_engine
-from hf_distill.training.scoring.alignment import Outputs, hidden_width
 from hf_distill.training.scoring.heads import CausalLMHead, Head, QuestionAnsweringHead
 from hf_distill.training.teacher.columns import Source, source_of
 from hf_distill.training.training_args import DistillationTrainingArguments
@@ -96,10 +95,8 @@ def _cpu_computes_in_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def check_student(
-    student: PreTrainedModel, head: Head, args: DistillationTrainingArguments, teacher: Outputs | None
-) -> None:
-    """Checks that every option has an effect for the student's head, and that hidden states can be compared.
+def check_student(student: PreTrainedModel, head: Head, args: DistillationTrainingArguments) -> None:
+    """Checks that every option has an effect for the student's head.
 
     Raises:
         ValueError: if not.
@@ -124,14 +121,6 @@ def check_student(
             "output_router_logits=True would have no effect, since the loss that balances experts is not one of those "
             "here: set it to False in the student's config."
         )
-    if args.alpha_cos > 0 and not args.project_hidden_states:
-        widths = [hidden_width(student.config), teacher.hidden_width]
-        if None not in widths and widths[0] != widths[1]:
-            raise ValueError(
-                f"The cosine loss compares states of one width: the student's are {widths[0]} wide and the teacher's "
-                f"{widths[1]}: set project_hidden_states=True, set alpha_cos=0, or cut the student with "
-                f"make_student(teacher)."
-            )
 
 
 def check_datasets(train_dataset: object, eval_dataset: object) -> None:

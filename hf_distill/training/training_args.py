@@ -2,10 +2,13 @@
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from transformers import TrainingArguments
+
+from hf_distill.training.losses import LOSSES, Loss
 
 KLPositions = Literal["labels", "attended"]
 TeacherDtype = Literal["float32", "bfloat16", "float16"]
@@ -14,6 +17,9 @@ TeacherDeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 
 LOWER_IS_BETTER = ("kl_to_teacher", "expected_calibration_error")
 """Of the metrics in `classification_metrics`, those that `Trainer` would take for better the greater they are."""
+
+OPTIONS_OF_LOSSES = {"kl": ("temperature",), "cos": ("project_hidden_states",)}
+"""By loss, the arguments that nothing else reads."""
 
 
 @dataclass
@@ -98,7 +104,8 @@ class DistillationTrainingArguments(TrainingArguments):
     def __post_init__(self):
         self.check_distillation_fields()
         metric = self.metric_for_best_model or ""
-        if self.greater_is_better is None and (is_part_of_loss(metric) or metric.endswith(LOWER_IS_BETTER)):
+        is_loss = re.fullmatch(r"(.+_)?loss_\w+", metric)  # such as eval_loss_kl
+        if self.greater_is_better is None and (is_loss or metric.endswith(LOWER_IS_BETTER)):
             self.greater_is_better = False
         super().__post_init__()
 
@@ -109,18 +116,15 @@ class DistillationTrainingArguments(TrainingArguments):
 
     def check_distillation_fields(self) -> None:
         """Raises a `ValueError` for a value that is out of its range, or that nothing would read."""
-        for name in ("temperature", "alpha_kl", "alpha_task", "alpha_cos"):
-            value = getattr(self, name)
+        alphas = {f"alpha_{name}": weight for name, weight in self.loss_weights.items()}
+        for name, value in {"temperature": self.temperature, **alphas}.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 hint = " (YAML reads 1e-1 as a string: write 1.0e-1)" if isinstance(value, str) else ""
                 raise ValueError(f"{name}={value!r} should be a finite number{hint}.")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature} should be above 0; 2.0 is usual.")
-        alphas = {name: getattr(self, name) for name in ("alpha_kl", "alpha_task", "alpha_cos")}
         if negative := {name: value for name, value in alphas.items() if value < 0}:
             raise ValueError(f"{_as_text(negative)} should be 0 (off) or above.")
-        if not any(alphas.values()):
-            raise ValueError(f"{_as_text(alphas)} leave nothing to train on: set at least one above 0.")
         choices = {
             "kl_positions": get_args(KLPositions),
             "teacher_dtype": (None, *get_args(TeacherDtype)),
@@ -132,13 +136,8 @@ class DistillationTrainingArguments(TrainingArguments):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r} should be one of {', '.join(repr(v) for v in allowed if v)}.")
 
-        unread = {}
-        if self.alpha_kl == 0:
-            unread |= self._set_by_user("temperature", "kl_positions")
-        if self.alpha_cos == 0:
-            unread |= self._set_by_user("project_hidden_states")
-        if not self.reads_teacher:
-            unread |= self._set_by_user(*(name for name in self.__dataclass_fields__ if name.startswith("teacher_")))
+        off = [name for name, weight in self.loss_weights.items() if weight == 0]
+        self._refuse(self._set_by_user(*(option for name in off for option in OPTIONS_OF_LOSSES.get(name, ()))))
         if self.logging_nan_inf_filter:
             raise ValueError(
                 "logging_nan_inf_filter=True would have no effect, since a loss that is NaN or infinite stops the "
@@ -149,29 +148,46 @@ class DistillationTrainingArguments(TrainingArguments):
                 "average_tokens_across_devices=False would have no effect, since the losses are means over all "
                 "processes: leave it out."
             )
+
+    def check_losses(self, given: Collection[Loss] = ()) -> None:
+        """Checks that there is something to train on, and that the losses read every option that is set.
+
+        Args:
+            given: losses beside those of the arguments.
+
+        Raises:
+            ValueError: if not.
+        """
+        alphas = {f"alpha_{name}": weight for name, weight in self.loss_weights.items()}
+        if not any(alphas.values()) and not given:
+            raise ValueError(f"{_as_text(alphas)} leave nothing to train on: set at least one above 0.")
+        unread = {}
+        if self.alpha_kl == 0 and not given:
+            unread |= self._set_by_user("kl_positions")
+        if not self.reads_teacher and not any(loss.reads_teacher for loss in given):
+            unread |= self._set_by_user(*(name for name in self.__dataclass_fields__ if name.startswith("teacher_")))
+        self._refuse(unread)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """By name, the weights of the losses: `{"kl": alpha_kl, ...}`."""
+        return {name: getattr(self, f"alpha_{name}") for name in LOSSES}
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether any of the losses in the arguments compares the student with a teacher."""
+        return any(weight > 0 and LOSSES[name].reads_teacher for name, weight in self.loss_weights.items())
+
+    def _refuse(self, unread: dict[str, object]) -> None:
         if unread:
+            alphas = {f"alpha_{name}": weight for name, weight in self.loss_weights.items()}
             raise ValueError(
                 f"{_as_text(unread)} would have no effect with {_as_text(alphas)}: leave one out or raise the other."
             )
 
-    @property
-    def reads_teacher(self) -> bool:
-        """Whether any of the losses compares the student with a teacher."""
-        return self.alpha_kl > 0 or self.alpha_cos > 0
-
     def _set_by_user(self, *names: str) -> dict[str, object]:
         fields = self.__dataclass_fields__
         return {name: getattr(self, name) for name in names if getattr(self, name) != fields[name].default}
-
-
-def is_part_of_loss(metric: str) -> bool:
-    """Whether a metric of an evaluation is one of the losses, such as `eval_loss_kl`: less of it is better."""
-    losses = [
-        name.removeprefix("alpha_")
-        for name in DistillationTrainingArguments.__dataclass_fields__
-        if name[:6] == "alpha_"
-    ]
-    return re.fullmatch(rf"(.+_)?loss_({'|'.join(losses)})", metric) is not None
 
 
 def _as_text(values: dict[str, object]) -> str:

@@ -43,9 +43,9 @@ def test_all_stages(folder):
     trainers = {stage: train.main([stage, *WORDS]) for stage in train.MODELS}
     measured = train.main(["compare", *WORDS])
 
-    assert trainers["teacher"].alphas == trainers["baseline"].alphas == {"kl": 0, "task": 1, "cos": 0}
-    assert trainers["student"].alphas == {"kl": 5, "task": 2, "cos": 1}
-    assert trainers["two_step"].alphas == {"kl": 5, "task": 2, "cos": 0}
+    assert trainers["teacher"].loss_weights == trainers["baseline"].loss_weights == {"kl": 0, "task": 1, "cos": 0}
+    assert trainers["student"].loss_weights == {"kl": 5, "task": 2, "cos": 1}
+    assert trainers["two_step"].loss_weights == {"kl": 5, "task": 2, "cos": 0}
     assert "teacher_logits" in trainers["two_step"].train_dataset.column_names
     assert [len(trainer.train_dataset) for trainer in trainers.values()] == [48, 48, 80, 48]
     layers = [trainer.model.config.num_hidden_layers for trainer in trainers.values()]

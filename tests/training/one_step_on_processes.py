@@ -17,12 +17,12 @@ from transformers import PreTrainedModel
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
-from hf_distill.training.scoring import forward as scoring
+from hf_distill.training.scoring import pieces
 from tests.conftest import collate
 from tests.training.test_split_invariance import LOSS_NAMES, KeepGradient, make_pair, make_sparse_rows
 
 torch.set_num_threads(1)
-scoring.CHUNK_ELEMENTS, scoring.BLOCK_ELEMENTS_ON_CPU = 300, 150  # chunks of 4 rows, blocks of 2
+pieces.CHUNK_ELEMENTS, pieces.BLOCK_ELEMENTS_ON_CPU = 300, 150  # chunks of 4 rows, blocks of 2
 
 ENGINE, RESULT_FILE = sys.argv[1], Path(sys.argv[2])
 CASES = [case.split(":") for case in sys.argv[3:]]

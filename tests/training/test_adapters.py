@@ -107,9 +107,9 @@ def test_nothing_to_merge(make_trainer, tmp_path):
 @pytest.mark.parametrize("chunk_size", [10**6, 5])
 def test_the_base_of_the_student_as_its_teacher(make_trainer, monkeypatch, head, chunk_size):
     """The same training as beside a copy of the base; and the student is left as it was."""
-    from hf_distill.training.scoring import forward as scoring
+    from hf_distill.training.scoring import pieces
 
-    monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", chunk_size * 61)
+    monkeypatch.setattr(pieces, "CHUNK_ELEMENTS", chunk_size * 61)
     rows, results = make_rows(head), []
     for own in (True, False):
         _, student = make_pair(head)

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_distill import make_student
-from hf_distill.training.scoring import forward as scoring
+from hf_distill.training.scoring import pieces
 from hf_distill.training.scoring.heads import find_head
 from tests.conftest import collate, make_model, make_rows
 
@@ -122,7 +122,7 @@ def test_no_more_vocabulary_logits_than_needed(make_trainer, monkeypatch, kl_pos
     num_scored, num_attended = int((batch["labels"] != -100).sum()), int(batch["attention_mask"].sum())
     width = teacher.config.hidden_size  # a transposed weight is as wide as the vocabulary too, and has so many rows
     if kl_positions == "attended":
-        monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", 50 * teacher.config.vocab_size)
+        monkeypatch.setattr(pieces, "CHUNK_ELEMENTS", 50 * teacher.config.vocab_size)
     trainer = make_trainer(student, teacher, kl_positions=kl_positions)
     with WidestVocabularyTensor(teacher.config.vocab_size) as widest:
         trainer.compute_loss(student, batch).backward()

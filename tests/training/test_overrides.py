@@ -13,6 +13,7 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallba
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, make_student
 from hf_distill.training import trainer as trainer_module
+from hf_distill.training.losses import evaluation
 from tests.conftest import collate, make_model, make_rows
 
 PARTS = ["loss_kl", "loss_task", "loss_cos"]
@@ -39,7 +40,8 @@ def make(make_trainer, monkeypatch):
 @pytest.fixture
 def warnings(monkeypatch):
     seen = []
-    monkeypatch.setattr(trainer_module.logger, "warning_once", seen.append)
+    for module in (trainer_module, evaluation):
+        monkeypatch.setattr(module.logger, "warning_once", seen.append)
     return seen
 
 

@@ -29,8 +29,7 @@ class KeepGradient(TrainerCallback):
             torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), gradients, strict=True)
         ]
         gradients = [getattr(gradient, "full_tensor", lambda gradient=gradient: gradient)() for gradient in gradients]
-        if self.trainer.projection is not None:
-            gradients.append(self.trainer.projection.weight.grad)
+        gradients += [parameter.grad for parameter in self.trainer.loss_parameters.trained]
         self.gradient = torch.cat([gradient.detach().flatten() for gradient in gradients]).clone()
         self.wrapper = type(self.trainer.model_wrapped).__name__
 

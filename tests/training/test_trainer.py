@@ -14,7 +14,7 @@ import torch
 from transformers import DataCollatorForLanguageModeling
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, make_student
-from hf_distill.training.scoring import forward as scoring
+from hf_distill.training.scoring import pieces
 from tests.conftest import AUTO_CLASSES, FAMILY_OF_HEAD, HEADS, collate, make_model, make_rows
 from tests.training.losses.test_losses import cosine_by_definition, cross_entropy_by_definition, kl_by_definition
 from tests.training.teacher.test_live import make_tokenizer
@@ -320,7 +320,7 @@ def test_gradient_checkpointing_and_chunks_together(make_trainer, monkeypatch):
         if checkpointing:
             # its name before transformers 5.10 is deprecated now
             getattr(student, "activation_checkpointing_enable", student.gradient_checkpointing_enable)()
-            monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", 7 * student.config.vocab_size)
+            monkeypatch.setattr(pieces, "CHUNK_ELEMENTS", 7 * student.config.vocab_size)
         trainer = make_trainer(student, teacher, rows, max_steps=3, kl_positions="attended")
         trainer.train()
         results.append([log["loss"] for log in trainer.state.log_history if "loss" in log])

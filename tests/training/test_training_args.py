@@ -97,7 +97,7 @@ def test_help_on_the_command_line():
 )
 def test_bad_values(options, message):
     with pytest.raises(ValueError, match=message):
-        DistillationTrainingArguments("out", **options)
+        DistillationTrainingArguments("out", **options).check_losses()
 
 
 @pytest.mark.parametrize(

@@ -2,40 +2,93 @@
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from hf_distill.training.scoring.heads import Scored
+from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
+from hf_distill.training.losses.citations import SANH_2019
+from hf_distill.training.scoring.alignment import Outputs
 
 
-class CosineLoss:
-    """One minus the cosine between the last hidden states of student and teacher.
+class Projection(nn.Linear):
+    """Maps hidden states `[batch, length, student width]` to `[batch, length, teacher width]`, without a bias.
+
+    Reference: Jiao et al., 2020, TinyBERT, https://arxiv.org/abs/1909.10351 (there `W_h`)
+
+    Args:
+        student_width: of the student's hidden states.
+        teacher_width: of the teacher's.
+        seed: of the random numbers that it begins with.
+
+    Example:
+        >>> Projection(16, 32, seed=0)(torch.randn(2, 7, 16)).shape
+        torch.Size([2, 7, 32])
+    """
+
+    def __init__(self, student_width: int, teacher_width: int, seed: int):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            super().__init__(student_width, teacher_width, bias=False)
+
+
+class CosineLoss(Loss):
+    """One minus the cosine between the last hidden states of student and teacher: `alpha_cos`.
 
     Summed over the attended positions, in fp32. Padding is left out, whatever its hidden states hold.
 
     Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108 (there `L_cos`)
 
+    Args:
+        projection: maps the student's states to the teacher's width, and is trained; None where the widths are equal.
+
     Shapes:
-        student_hidden, teacher_hidden: `[batch, length, width]`, of one width
-        weights: `[batch, length]`, how much of an item each position is: 1, or 0 for padding; in images and audio,
-            where an example is one item, its share of that
-        returns: a scalar in fp32, the weighted sum; the trainer divides by the items in the whole optimizer step
+        student.last_hidden_state, teacher.last_hidden_state: `[batch, length, width]`, of one width
+        scored.state_weights: `[batch, length]`, how much of an item each position is: 1, or 0 for padding; in images
+            and audio, where an example is one item, its share of that
+        returns: a scalar in fp32, the weighted sum
 
     Raises:
         ValueError: if the states are of different width or number.
 
     Example:
         >>> hidden = torch.randn(2, 7, 16)
-        >>> CosineLoss()(hidden, -hidden, torch.ones(2, 7))
+        >>> student, teacher = Signals(last_hidden_state=hidden), Signals(last_hidden_state=-hidden)
+        >>> CosineLoss()(student, teacher, ScoredItems(state_weights=torch.ones(2, 7)))
         tensor(28.)
     """
 
-    reads = "hidden_states"
+    needs = Needs(last_hidden_state=True)
+    description = "one minus the cosine between the last hidden states of student and teacher"
+    citation = SANH_2019
 
-    def items(self, scored: Scored) -> torch.Tensor:
-        return scored.attended.sum()
+    def __init__(self, projection: Projection | None = None):
+        super().__init__()
+        self.projection = projection
 
-    def __call__(
-        self, student_hidden: torch.Tensor, teacher_hidden: torch.Tensor, weights: torch.Tensor
-    ) -> torch.Tensor:
+    @classmethod
+    def from_setup(cls, setup: Setup) -> "CosineLoss":
+        if not setup.args.project_hidden_states:
+            return cls()
+        widths = [setup.student.hidden_width, setup.teacher.hidden_width]
+        if None in widths:
+            raise ValueError("project_hidden_states needs configs that say how wide the hidden states are.")
+        return cls(Projection(*widths, seed=setup.args.seed))
+
+    def check(self, student: Outputs, teacher: Outputs) -> None:
+        widths = [student.hidden_width, teacher.hidden_width]
+        if self.projection is None and None not in widths and widths[0] != widths[1]:
+            raise ValueError(
+                f"The cosine loss compares states of one width: the student's are {widths[0]} wide and the teacher's "
+                f"{widths[1]}: set project_hidden_states=True, set alpha_cos=0, or cut the student with "
+                f"make_student(teacher)."
+            )
+
+    def state(self) -> dict[str, object]:
+        return {"project_hidden_states": self.projection is not None}
+
+    def forward(self, student: Signals, teacher: Signals, scored: ScoredItems) -> torch.Tensor:
+        student_hidden, teacher_hidden = student.last_hidden_state, teacher.last_hidden_state
+        if self.projection is not None:
+            student_hidden = self.projection(student_hidden.to(self.projection.weight.dtype))
         if student_hidden.shape != teacher_hidden.shape:
             raise ValueError(
                 f"The cosine loss compares states one by one: the student's are {list(student_hidden.shape)} and the "
@@ -43,8 +96,8 @@ class CosineLoss:
             )
         # Filling padding with one constant on both sides makes its cosine 1 and its gradient 0, and unlike indexing
         # with the mask does not wait for the device to count it.
-        padding = weights.eq(0)
+        padding = scored.state_weights.eq(0)
         student_hidden = student_hidden.float().masked_fill(padding.unsqueeze(-1), 1.0)
         teacher_hidden = teacher_hidden.float().masked_fill(padding.unsqueeze(-1), 1.0)
         distance = 1 - F.cosine_similarity(student_hidden, teacher_hidden, dim=-1)
-        return (weights * distance).masked_fill(padding, 0.0).sum()
+        return (scored.state_weights * distance).masked_fill(padding, 0.0).sum()

@@ -1,109 +1,119 @@
-"""What the student would be trained on without a teacher."""
+"""What the student would be trained on without a teacher: a function per kind of label, and the loss that they are."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 from hf_distill.data.labels import IGNORE_INDEX
-from hf_distill.training.scoring.heads import Scored
+from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
 
 
-class CrossEntropyLoss:
+def cross_entropy(student_logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
     """The cross-entropy of the student with the hard labels, at temperature 1.
 
     Summed over the positions that have a label: those labelled -100 take no part, so a batch may mix labelled and
-    unlabelled positions. Softmax is taken in fp32 from the logits.
+    unlabelled ones. Softmax is taken in fp32 from the logits.
 
     Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108 (there `L_mlm`); label smoothing as in
     Szegedy et al., 2016, https://arxiv.org/abs/1512.00567
 
     Shapes:
         student_logits: `[scored, classes]`
-        teacher_logits: not read
         labels: `[scored]`, class indices or -100
-        returns: a scalar in fp32, the sum over labelled positions; the trainer divides by those in the whole
-            optimizer step
+        returns: a scalar in fp32, the sum over labelled positions
 
     Example:
-        >>> CrossEntropyLoss()(torch.zeros(2, 4), None, torch.tensor([3, -100]))
+        >>> cross_entropy(torch.zeros(2, 4), torch.tensor([3, -100]))
         tensor(1.3863)
     """
-
-    reads = "logits"
-
-    def __init__(self, label_smoothing: float = 0.0):
-        self.label_smoothing = label_smoothing
-
-    def items(self, scored: Scored) -> torch.Tensor:
-        return scored.labelled.sum()
-
-    def __call__(
-        self, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor
-    ) -> torch.Tensor:
-        return F.cross_entropy(
-            student_logits.float(),
-            labels,
-            ignore_index=IGNORE_INDEX,
-            label_smoothing=self.label_smoothing,
-            reduction="sum",
-        )
+    return F.cross_entropy(
+        student_logits.float(),
+        labels,
+        ignore_index=IGNORE_INDEX,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
 
 
-class BinaryCrossEntropyLoss:
+def binary_cross_entropy(
+    student_logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
     """The cross-entropy of the student with a hard yes or no for each class: for multi-label classification.
 
-    Summed over the labels that are known: those of -100 take no part. In fp32, from the logits.
+    Summed over the labels that are known: those of -100 take no part. In fp32, from the logits. Labels are not
+    smoothed.
 
     Reference: Nam et al., 2014, Large-scale Multi-label Text Classification, https://arxiv.org/abs/1312.5419
 
     Shapes:
         student_logits: `[scored, classes]`
-        teacher_logits: not read
         labels: `[scored, classes]`, 0, 1 or -100
-        returns: a scalar in fp32, the sum over known labels; the trainer divides by the known labels in the whole
-            optimizer step
+        returns: a scalar in fp32, the sum over known labels
 
     Example:
-        >>> BinaryCrossEntropyLoss()(torch.zeros(1, 3), None, torch.tensor([[1.0, 0.0, -100.0]]))
+        >>> binary_cross_entropy(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, -100.0]]))
         tensor(1.3863)
     """
-
-    reads = "logits"
-
-    def items(self, scored: Scored) -> torch.Tensor:
-        return scored.labelled.sum()
-
-    def __call__(
-        self, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor
-    ) -> torch.Tensor:
-        losses = F.binary_cross_entropy_with_logits(student_logits.float(), labels.float(), reduction="none")
-        return losses.masked_fill(labels == IGNORE_INDEX, 0.0).sum()
+    losses = F.binary_cross_entropy_with_logits(student_logits.float(), labels.float(), reduction="none")
+    return losses.masked_fill(labels == IGNORE_INDEX, 0.0).sum()
 
 
-class MeanSquaredErrorLoss:
+def squared_error(student_logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
     """The squared difference between the student's numbers and the right ones: for regression.
 
-    Summed over the numbers that are known: those that are NaN take no part. In fp32.
+    Summed over the numbers that are known: those that are NaN take no part. In fp32. Labels are not smoothed.
 
     Reference: that of `problem_type="regression"` in transformers, `torch.nn.MSELoss`
 
     Shapes:
         student_logits: `[scored, numbers]`
-        teacher_logits: not read
         labels: `[scored, numbers]`, NaN where unknown
-        returns: a scalar in fp32, the sum over known numbers; the trainer divides by the known numbers in the whole
-            optimizer step
+        returns: a scalar in fp32, the sum over known numbers
 
     Example:
-        >>> MeanSquaredErrorLoss()(torch.tensor([[1.0], [2.0]]), None, torch.tensor([[3.0], [float("nan")]]))
+        >>> squared_error(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [float("nan")]]))
         tensor(4.)
     """
+    return (student_logits.float() - labels.float()).masked_fill(labels.isnan(), 0.0).square().sum()
 
-    reads = "logits"
 
-    def items(self, scored: Scored) -> torch.Tensor:
-        return scored.labelled.sum()
+TASK_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "categorical": cross_entropy,
+    "binary": binary_cross_entropy,
+    "real": squared_error,
+}
+"""By what the logits describe."""
 
-    def __call__(
-        self, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor
-    ) -> torch.Tensor:
-        return (student_logits.float() - labels.float()).masked_fill(labels.isnan(), 0.0).square().sum()
+
+class TaskLoss(Loss):
+    """The head's own loss on hard labels, one of `TASK_LOSSES`: `alpha_task`.
+
+    Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108 (there `L_mlm`)
+
+    Args:
+        of_labels: a function of `TASK_LOSSES`.
+        label_smoothing: how much of each label is spread over all classes.
+
+    Example:
+        >>> TaskLoss(cross_entropy)(Signals(logits=torch.zeros(1, 4)), None, ScoredItems(labels=torch.tensor([3])))
+        tensor(1.3863)
+    """
+
+    needs = Needs(logits=True, labels=True)
+    reads_teacher = False
+    description = "the head's own loss on the labels"
+
+    def __init__(self, of_labels: Callable[..., torch.Tensor], label_smoothing: float = 0.0):
+        super().__init__()
+        self.of_labels, self.label_smoothing = of_labels, label_smoothing
+
+    @classmethod
+    def from_setup(cls, setup: Setup) -> "TaskLoss":
+        return cls(TASK_LOSSES[setup.head.distribution], setup.args.label_smoothing_factor)
+
+    def state(self) -> dict[str, object]:
+        return {"label_smoothing": self.label_smoothing}
+
+    def forward(self, student: Signals, teacher: Signals | None, scored: ScoredItems) -> torch.Tensor:
+        return self.of_labels(student.logits, scored.labels, self.label_smoothing)

@@ -18,7 +18,6 @@ from transformers.utils import logging
 from hf_distill.adapters import transformers_model
 from hf_distill.hub.cards import RESULTS_BEGIN, RESULTS_END, layers_as_words, make_card
 from hf_distill.hub.push import is_on_hub, public_name, revision_on_hub
-from hf_distill.training.losses import LOSSES
 from hf_distill.training.scoring.heads import auto_class_of
 from hf_distill.version import __version__
 
@@ -43,28 +42,6 @@ EXPORTED = ("SequenceClassification", "TokenClassification", "QuestionAnswering"
 
 FORMATS = {"csv", "json", "parquet", "text", "arrow", "pandas", "generator", "webdataset", "xml", "sql"}
 """What `datasets` calls data sets that have no name of their own."""
-
-SYMBOLS = {
-    "kl": "the divergence of the student's softened outputs from the teacher's",
-    "task": "the head's own loss on the labels",
-    "cos": "one minus the cosine between the last hidden states of student and teacher",
-}
-
-CITATION = """```bibtex
-@article{sanh2019distilbert,
-  title   = {{DistilBERT}, a distilled version of {BERT}: smaller, faster, cheaper and lighter},
-  author  = {Sanh, Victor and Debut, Lysandre and Chaumond, Julien and Wolf, Thomas},
-  journal = {arXiv preprint arXiv:1910.01108},
-  year    = {2019}
-}
-
-@article{hinton2015distilling,
-  title   = {Distilling the Knowledge in a Neural Network},
-  author  = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
-  journal = {arXiv preprint arXiv:1503.02531},
-  year    = {2015}
-}
-```"""
 
 
 @dataclass(frozen=True)
@@ -170,7 +147,7 @@ def training_card(
         "Results": f"{RESULTS_BEGIN}\n\n{_results(trainer)}\n\n{RESULTS_END}",
         "How to load it": _loading(trainer, student, auto_class, is_adapter),
         "Versions": _versions(is_adapter),
-        "Citation": CITATION,
+        "Citation": _citations(trainer),
     }
     parts = [f"## {heading}\n\n{text}" if heading else text for heading, text in sections.items() if text]
     return make_card(data, "\n\n".join([f"# {name}", *parts]) + "\n")
@@ -279,9 +256,11 @@ def _summary(
 
 
 def _training(trainer: Trainer, train: Data, given: CardOptions) -> str:
-    args, alphas = trainer.args, {name: alpha for name, alpha in trainer.alphas.items() if alpha > 0}
-    equation = " + ".join(f"{alpha:g} * L_{name}" for name, alpha in alphas.items())
-    symbols = "\n".join(f"- `L_{name}`: {SYMBOLS[name]}" for name in LOSSES if name in alphas)
+    args = trainer.args
+    equation = " + ".join(f"{trainer.loss_weights[name]:g} * L_{name}" for name in trainer.losses)
+    symbols = "\n".join(
+        f"- `L_{name}`: {loss.description or type(loss).__name__}" for name, loss in trainer.losses.items()
+    )
     named = _first(given.dataset) or train.hub_name or train.name
     details = [train.config, train.split, f"revision {train.revision}" if train.revision else None]
     precision = next(
@@ -290,9 +269,17 @@ def _training(trainer: Trainer, train: Data, given: CardOptions) -> str:
     processes, accumulated = args.world_size, args.gradient_accumulation_steps
     sizes = {"rows": args.per_device_train_batch_size, "processes": processes, "accumulated": accumulated}
     split = " x ".join(f"{size} {what}" for what, size in sizes.items()) if processes * accumulated > 1 else None
+    losses = trainer.losses.values()
+    compares_logits = any(loss.needs.logits and loss.reads_teacher for loss in losses)
+    settings = {
+        name.replace("_", " "): f"{value:g}" if isinstance(value, float) else value
+        for loss in losses
+        for name, value in loss.state().items()
+        if value
+    }
     rows = {
-        "temperature": f"{args.temperature:g}" if "kl" in alphas and trainer.head.distribution != "real" else None,
-        "positions compared": args.kl_positions if "kl" in alphas and trainer.head.per_token else None,
+        **settings,
+        "positions compared": args.kl_positions if compares_logits and trainer.head.per_token else None,
         "data": named and ", ".join([named, *filter(None, details)]),
         "rows": None if train.rows is None else f"{train.rows:,}",
         "steps": f"{trainer.state.global_step:,}",
@@ -362,6 +349,12 @@ def _loading(trainer: Trainer, student: transformers.PreTrainedModel, auto_class
         f"```shell\nhf-distill export {place} --format onnx-int8 --output onnx\n```\n\n"
         f'```python\nfrom hf_distill import load_predictor\n\nload_predictor("onnx").predict(["..."])\n```'
     )
+
+
+def _citations(trainer: Trainer) -> str | None:
+    """The papers that the losses are from, each once."""
+    papers = dict.fromkeys(loss.citation for loss in trainer.losses.values() if loss.citation)
+    return "```bibtex\n" + "\n\n".join(papers) + "\n```" if papers else None
 
 
 def _versions(is_adapter: bool) -> str:

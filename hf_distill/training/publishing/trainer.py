@@ -16,6 +16,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
+from hf_distill.adapters import merged
 from hf_distill.hub.cards import may_replace, write_card
 from hf_distill.hub.push import (
     check_nothing_private,
@@ -117,6 +118,25 @@ class PublishingTrainer(Trainer):
     def _teachers_license(self) -> dict[str, str]:
         """The teacher's, which is asked for once."""
         return license_of(teacher_of(self))
+
+    def save_merged_model(self, output_dir: str) -> None:
+        """Saves a student with PEFT adapters as the plain model that it amounts to. Training can go on.
+
+        Args:
+            output_dir: the folder to write to; `AutoModelFor...from_pretrained` loads it where PEFT is not installed.
+
+        Raises:
+            TypeError: if the student has no adapters.
+            ValueError: if the adapters cannot be merged.
+        """
+        student = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if not isinstance(student, PeftModel):
+            raise TypeError(f"A {type(student).__name__} has no adapters to merge: use save_model.")
+        if self.args.should_save:
+            with self._card_beside(output_dir, is_adapter=False):
+                merged(student).save_pretrained(output_dir)
+                if self.processing_class is not None:
+                    self.processing_class.save_pretrained(output_dir)
 
     def push_to_hub(
         self,

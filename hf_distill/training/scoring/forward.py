@@ -5,8 +5,7 @@ With RoBERTa's vocabulary, the logits of one position cost about as many multipl
 positions.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,17 +13,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
-from hf_distill.training.scoring.heads import Head, Scored, is_base
-from hf_distill.training.scoring.pieces import sum_over_pieces
+from hf_distill.training.scoring.backbone import Backbone
+from hf_distill.training.scoring.heads import Head, Scored
 from hf_distill.training.scoring.top_k import TopK
 
 logger = logging.get_logger(__name__)
-
-CHUNK_ELEMENTS = 2**24
-"""Vocabulary logits that exist at one time, in each of student and teacher: 64 MiB in fp32."""
-
-BLOCK_ELEMENTS_ON_CPU = 2**20
-"""Logits that losses are computed of at one time on a CPU: as many as its cache holds."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +39,6 @@ class ScoredOutput:
     def logits(self, piece: slice) -> torch.Tensor | TopK:
         """`[piece, classes]`, or the likeliest of them."""
         return self.head(self.head_inputs[piece])
-
-    def states(self, of: str) -> torch.Tensor:
-        """The last hidden state, where a loss reads it.
-
-        Args:
-            of: whose, for the error.
-
-        Raises:
-            ValueError: if it is not known.
-        """
-        if self.last_hidden_state is None:
-            raise ValueError(
-                f"The {of} has no transformers model inside (a PreTrainedModel that its forward calls), so its last "
-                f"hidden states are not known: set alpha_cos=0."
-            )
-        return self.last_hidden_state
 
 
 def scored_forward(
@@ -127,7 +104,7 @@ def _forward(
     narrowed: bool,
 ) -> tuple[ScoredOutput, ModelOutput]:
     """As `scored_forward`."""
-    backbone = _Backbone(model, head, inputs, narrowed)
+    backbone = Backbone(model, head, inputs, narrowed)
     scored_outputs = []
 
     @torch.compiler.disable  # it calls the model from within the model
@@ -157,183 +134,3 @@ def _forward(
         model_hook.remove()
         backbone.close()
     return scored_outputs.pop(), output
-
-
-def sum_losses_of_logits(
-    losses: Sequence[Callable],
-    weights: torch.Tensor,
-    student: ScoredOutput,
-    teacher: ScoredOutput | None,
-    labels: torch.Tensor | None,
-    num_classes: int | None,
-    loss_scale: torch.Tensor | float = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses over the scored positions: the heads run on chunks of them, and the losses on blocks of a chunk.
-
-    Args:
-        losses: of the student's logits, the teacher's, and labels.
-        weights: `[losses]`
-        student: has `[scored, classes]` logits, as has the teacher.
-        teacher: may be None if no loss reads its logits.
-        labels: `[scored]`, or as the losses want them.
-        num_classes: how many logits a position has, so that a chunk is of as many positions as there is room for; None
-            for one chunk of all positions.
-        loss_scale: what gradients are kept multiplied by.
-
-    Returns:
-        The weighted sum, to be differentiated, and `[losses]`, the sums one by one.
-    """
-
-    def of_chunk(student_inputs: torch.Tensor, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        student_logits = student.head(student_inputs)
-        teacher_logits = None if teacher is None else teacher.logits(chunk)
-        chunk_labels = None if labels is None else labels[chunk]
-
-        def of_block(logits: torch.Tensor, block: slice) -> tuple[torch.Tensor, torch.Tensor]:
-            others = [None if values is None else values[block] for values in (teacher_logits, chunk_labels)]
-            sums = torch.stack([loss(logits, *others) for loss in losses])
-            return sums @ weights, sums.detach()
-
-        block_elements = BLOCK_ELEMENTS_ON_CPU if student_logits.device.type == "cpu" else CHUNK_ELEMENTS
-        return sum_over_pieces(of_block, student_logits, max(1, block_elements // student_logits.shape[1]), loss_scale)
-
-    chunk_size = len(student.head_inputs) if num_classes is None else CHUNK_ELEMENTS // num_classes
-    return sum_over_pieces(of_chunk, student.head_inputs, max(1, chunk_size), loss_scale)
-
-
-def state_weights(
-    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], scored: Scored, num_states: int
-) -> torch.Tensor:
-    """`[batch, num_states]`: how much of an item of the cosine loss each of the last hidden states is.
-
-    Raises:
-        ValueError: if the model's states are neither those of the tokens nor those of an image or a recording.
-    """
-    attended = scored.attended
-    if attended.shape[1] == num_states:
-        return attended.float()
-    if attended.shape[1] != 1:
-        raise ValueError(
-            f"{type(model).__name__} has {num_states} hidden states for {attended.shape[1]} tokens, so it is not known "
-            f"which of them are padding: set alpha_cos=0."
-        )
-    attended = attended.expand(-1, num_states)
-    if "attention_mask" in inputs and hasattr(model, "_get_feature_vector_attention_mask"):  # speech models
-        attended = attended & model._get_feature_vector_attention_mask(num_states, inputs["attention_mask"]).bool()
-    return attended / attended.sum(1, keepdim=True).clamp(min=1)
-
-
-class _Backbone:
-    """The part of a model that its head reads from: watched during one forward, left out when the head is run again.
-
-    It is the outermost transformers model that runs inside of it, other than one with a vocabulary head of its own and
-    the encoder of an encoder-decoder: `BertModel` in `BertForMaskedLM`, the decoder of T5, `OPTDecoder` in
-    `OPTForCausalLM`, which does not call the `OPTModel` around it, and the `BertModel` inside of the `BertLMHeadModel`
-    that is the decoder of an `EncoderDecoderModel`.
-    """
-
-    def __init__(self, model: PreTrainedModel, head: Head, inputs: Mapping[str, torch.Tensor], narrowed: bool):
-        self.model, self.head, self.inputs, self.narrowed = model, head, inputs, narrowed
-        self.output, self.ran, self.running, self.encoder_output = None, None, None, None
-        self.encoder = model.get_encoder() if model.config.is_encoder_decoder else None
-        self.hooks = []
-        if self.encoder is not None and self.encoder is not model:
-            self.hooks.append(self.encoder.register_forward_hook(self._after_encoder))
-        for part in self._parts():
-            self.hooks.append(part.register_forward_pre_hook(self._before))
-            self.hooks.append(part.register_forward_hook(self._after))
-
-    def close(self) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-    @property
-    def last_hidden_state(self) -> torch.Tensor | None:
-        """`[batch, length, width]`, of all positions; feature maps `[batch, width, height, width]` are flattened."""
-        hidden = None if self.output is None else _states_of(self.output)
-        return hidden.flatten(2).transpose(1, 2) if hidden is not None and hidden.ndim == 4 else hidden
-
-    def run_head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the model makes of hidden states `[piece, width]`: its own forward, with the backbone left out."""
-        with ExitStack() as stack:
-            stack.enter_context(_forward_returns(self.ran, _replaced(self.output, hidden.unsqueeze(0))))
-            if self.encoder_output is not None:
-                stack.enter_context(_forward_returns(self.encoder, self.encoder_output))
-            return self.head.named(self.model.forward(**self.inputs)).logits.squeeze(0)
-
-    @torch.no_grad()
-    def prove(self, hidden: torch.Tensor) -> None:
-        """Checks that the head makes of two positions together what it makes of each.
-
-        Raises:
-            RuntimeError: if not, as where it is recurrent.
-        """
-        modes = {module: module.training for module in self.model.modules()}
-        self.model.eval()
-        try:
-            positions = hidden.flatten(0, 1)[:2]
-            together, apart = self.run_head(positions), torch.cat([self.run_head(one) for one in positions.split(1)])
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        if (together - apart).abs().max() > 0.02 * apart.abs().max():  # more than bfloat16 rounds
-            raise RuntimeError("what it makes of a position depends on others")
-
-    def _parts(self) -> list[nn.Module]:
-        """What may be the backbone, if it is not inside of another that runs."""
-        encoder = set() if self.encoder in (None, self.model) else set(self.encoder.modules())
-        models = {module for module in self.model.modules() if isinstance(module, PreTrainedModel)}
-        with_heads = {module for module in models if module.get_output_embeddings() is not None and not is_base(module)}
-        parts = {*models, self.model.base_model} - with_heads - {self.model}
-        return list(parts - encoder or parts)
-
-    def _before(self, module, args) -> None:
-        if self.running is not None:
-            return
-        if self.narrowed and self.ran is not None:
-            raise RuntimeError(f"after the {type(self.ran).__name__} it calls a {type(module).__name__}")
-        self.running = module
-
-    def _after(self, module, args, output):
-        if self.running is not module:
-            return output
-        self.running, self.ran, self.output = None, module, output
-        # One position rather than none, since quantised layers do not take an empty batch.
-        return _replaced(output, _states_of(output)[:1, :1]) if self.narrowed else output
-
-    def _after_encoder(self, module, args, output) -> None:
-        self.encoder_output = _replaced(output, _states_of(output)[:1, :1].detach())
-
-
-def _states_of(output: ModelOutput | Mapping | tuple | torch.Tensor) -> torch.Tensor:
-    """The last hidden states: by name, or what comes first."""
-    if isinstance(output, torch.Tensor):
-        return output
-    return output[_key(output)] if isinstance(output, Mapping) else output[0]
-
-
-def _replaced(
-    output: ModelOutput | Mapping | tuple | torch.Tensor, hidden: torch.Tensor
-) -> ModelOutput | Mapping | tuple | torch.Tensor:
-    """An output of the same kind that has nothing but these hidden states."""
-    if isinstance(output, torch.Tensor):
-        return hidden
-    return type(output)(**{_key(output): hidden}) if isinstance(output, Mapping) else (hidden,)
-
-
-def _key(output: Mapping) -> str:
-    return "last_hidden_state" if "last_hidden_state" in output else next(iter(output))
-
-
-@contextmanager
-def _forward_returns(module: nn.Module, output: ModelOutput) -> Iterator[None]:
-    """While open, `module` computes nothing and returns `output`."""
-    own_forward = module.__dict__.get("forward")
-    module.forward = lambda *args, **kwargs: output
-    try:
-        yield
-    finally:
-        if own_forward is None:
-            del module.forward
-        else:
-            module.forward = own_forward

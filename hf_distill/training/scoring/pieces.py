@@ -10,6 +10,12 @@ from collections.abc import Callable
 
 import torch
 
+CHUNK_ELEMENTS = 2**24
+"""Vocabulary logits that exist at one time, in each of student and teacher: 64 MiB in fp32."""
+
+BLOCK_ELEMENTS_ON_CPU = 2**20
+"""Logits that losses are computed of at one time on a CPU: as many as its cache holds."""
+
 OfPiece = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.adapters import adapters_off, transformers_model
+from hf_distill.training.losses.base import Loss
 from hf_distill.training.scoring.alignment import check_alignment, named_inputs, outputs_of
 from hf_distill.training.scoring.forward import ScoredOutput, scored_forward
 from hf_distill.training.scoring.heads import Scored, find_head
@@ -75,6 +76,9 @@ class Teacher:
             "teacher_dtype": str(self.model.dtype),
             "teacher_fingerprint": self.fingerprint,
         }
+
+    def prepare_for(self, losses: Mapping[str, Loss]) -> None:
+        """Whatever the losses read: it is at hand."""
 
     def collator(self, collator: Callable[[Sequence], dict]) -> Callable[[Sequence], dict]:
         """What is a batch for the student is one for the teacher."""

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +12,7 @@ from transformers.utils import find_adapter_config_file, is_bitsandbytes_availab
 
 from hf_distill.adapters import transformers_model
 from hf_distill.training.engines import compiled, shard_teacher
+from hf_distill.training.losses import LOSSES
 from hf_distill.training.scoring.heads import auto_class_of
 from hf_distill.training.teacher.columns import SOURCE, Source
 from hf_distill.training.teacher.live import Teacher, check_tokenizers
@@ -24,7 +26,8 @@ def prepare_teacher(
     args: DistillationTrainingArguments,
     tokenizer: object,
     accelerator: Accelerator,
-    source: Source | None = None,
+    source: Source | None,
+    readers: Sequence[str],
 ) -> Teacher | StoredTeacher | None:
     """The teacher that the arguments ask for, on its device or sharded over the processes; None if no loss reads one.
 
@@ -34,16 +37,17 @@ def prepare_teacher(
         args: the arguments.
         tokenizer: the student's.
         accelerator: the trainer's.
-        source: of the targets in the data sets, which are what the teacher says.
+        source: of the targets in the data sets, which are what the teacher says; None if they have none.
+        readers: the losses that read a teacher, as their user wrote them.
 
     Raises:
         TypeError: if `teacher_model` is of the wrong kind.
         ValueError: if there is none, or two, if an option would have no effect, or if it does not fit the student.
     """
-    if source is not None and args.reads_teacher:
+    if source is not None and readers:
         _check_alone(source, teacher_model, args)
-        return StoredTeacher(source, student, args, tokenizer)
-    teacher_model = _choose(teacher_model, args)
+        return StoredTeacher(source, student, tokenizer)
+    teacher_model = _choose(teacher_model, args, readers)
     if teacher_model is None:
         return None
     dtype = None if args.teacher_dtype is None else getattr(torch, args.teacher_dtype)
@@ -151,7 +155,7 @@ def _quantization_config(quantization: str, student: PreTrainedModel) -> BitsAnd
 
 
 def _choose(
-    teacher_model: PreTrainedModel | PeftModel | str | None, args: DistillationTrainingArguments
+    teacher_model: PreTrainedModel | PeftModel | str | None, args: DistillationTrainingArguments, readers: Sequence[str]
 ) -> PreTrainedModel | PeftModel | str | None:
     """The model that was given or the name in the arguments; None if no loss reads a teacher."""
     if teacher_model is not None and args.teacher_model_name_or_path is not None:
@@ -161,17 +165,18 @@ def _choose(
         )
     if teacher_model is None:
         teacher_model = args.teacher_model_name_or_path
-    if not args.reads_teacher:
+    if not readers:
         if teacher_model is not None:
+            off = [f"alpha_{name}=0" for name, loss in LOSSES.items() if loss.reads_teacher]
             raise ValueError(
-                "teacher_model would have no effect with alpha_kl=0 and alpha_cos=0: raise one of them, or pass "
-                "teacher_model=None."
+                f"teacher_model would have no effect with {' and '.join(off)}: raise one of them, or pass "
+                f"teacher_model=None."
             )
         return None
     if teacher_model is None:
         raise ValueError(
-            f"alpha_kl={args.alpha_kl} and alpha_cos={args.alpha_cos} need a teacher: pass teacher_model, or a "
-            f"train_dataset that add_teacher_targets has made, or set both to 0."
+            f"{' and '.join(readers)} need a teacher: pass teacher_model, or a train_dataset that add_teacher_targets "
+            f"has made, or leave out what compares with one."
         )
     return teacher_model
 

@@ -14,8 +14,9 @@ from transformers import (
     default_data_collator,
 )
 
+from hf_distill.training.scoring import pieces
 from hf_distill.training.scoring.alignment import named_inputs
-from hf_distill.training.scoring.forward import CHUNK_ELEMENTS, ScoredOutput, scored_forward
+from hf_distill.training.scoring.forward import ScoredOutput, scored_forward
 from hf_distill.training.scoring.heads import (
     MASKED_LOGIT,
     Head,
@@ -152,7 +153,7 @@ class TargetReader:
         return {LOGITS: logits}
 
     def _top_k(self, output: ScoredOutput) -> dict[str, torch.Tensor]:
-        chunk_size = max(1, CHUNK_ELEMENTS // self.source.outputs.vocab_size)
+        chunk_size = max(1, pieces.CHUNK_ELEMENTS // self.source.outputs.vocab_size)
         chunks = []
         for start in range(0, len(output.head_inputs), chunk_size):
             logits = output.logits(slice(start, start + chunk_size)).float()

@@ -10,6 +10,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from hf_distill.adapters import transformers_model
+from hf_distill.training.losses.base import Loss
+from hf_distill.training.losses.making import how_to_leave_out
 from hf_distill.training.scoring.alignment import check_alignment, outputs_of
 from hf_distill.training.scoring.forward import ScoredOutput
 from hf_distill.training.scoring.heads import MASKED_LOGIT, Head, QuestionAnsweringHead, Scored, find_head
@@ -26,7 +28,6 @@ from hf_distill.training.teacher.columns import (
     join,
     vocabulary_fingerprint,
 )
-from hf_distill.training.training_args import DistillationTrainingArguments
 
 
 class StoredTeacher:
@@ -35,18 +36,16 @@ class StoredTeacher:
     Args:
         source: where they are from.
         student: the model that is compared with them.
-        args: the arguments, which say which of them are read.
         tokenizer: the student's.
 
     Raises:
-        ValueError: if the targets do not fit the student, the arguments or the tokenizer.
+        ValueError: if the targets do not fit the student or the tokenizer.
     """
 
     def __init__(
         self,
         source: Source,
         student: PreTrainedModel | PeftModel,
-        args: DistillationTrainingArguments,
         tokenizer: object = None,
     ):
         student = transformers_model(student)
@@ -68,30 +67,39 @@ class StoredTeacher:
             self._columns = check_alignment(own, self.outputs, tokenizer)
         else:
             self._columns = check_alignment(own, replace(self.outputs, vocab_size=own.vocab_size))
-        self.check(args)
+        self._reads_logits = self._reads_hidden_states = False
 
-    def check(self, args: DistillationTrainingArguments) -> None:
-        """
+    def prepare_for(self, losses: Mapping[str, Loss]) -> None:
+        """Reads from now on what the losses need, and no more.
+
         Raises:
-            ValueError: if the losses read what is not there.
+            ValueError: if the losses need what is not there.
         """
-        self.args = args
-        if args.alpha_cos > 0 and not self.source.hidden_states:
-            raise ValueError(
-                f"alpha_cos={args.alpha_cos} compares hidden states, and the data set has none of the teacher's: set "
-                f"alpha_cos=0, or store them with add_teacher_targets(..., hidden_states=True)."
-            )
-        if args.alpha_kl > 0 and self.source.temperature not in (None, args.temperature):
-            raise ValueError(
-                f"temperature={args.temperature}, but the targets were stored at {self.source.temperature}: set that, "
-                f"or store them again with add_teacher_targets(..., temperature={args.temperature})."
-            )
+        readers = {name: loss for name, loss in losses.items() if loss.reads_teacher}
+        for name, loss in readers.items():
+            if loss.needs.last_hidden_state and not self.source.hidden_states:
+                raise ValueError(
+                    f"The loss {name!r} reads hidden states, and the data set has none of the teacher's: "
+                    f"{how_to_leave_out(name)}, or store them with add_teacher_targets(..., hidden_states=True)."
+                )
+            temperature = loss.state().get("temperature")
+            if loss.needs.logits and temperature and self.source.temperature not in (None, temperature):
+                raise ValueError(
+                    f"The loss {name!r} has temperature={temperature}, but the targets were stored at "
+                    f"{self.source.temperature}: set that, or store them again with add_teacher_targets(..., "
+                    f"temperature={temperature})."
+                )
+        self._reads_logits = any(loss.needs.logits for loss in readers.values())
+        self._reads_hidden_states = any(loss.needs.last_hidden_state for loss in readers.values())
 
     @property
     def inputs(self) -> set[str]:
         """The columns that the losses read."""
-        alpha_of = {HIDDEN_STATES: self.args.alpha_cos}
-        return {name for name in self.source.columns if alpha_of.get(name, self.args.alpha_kl) > 0}
+        return {
+            name
+            for name in self.source.columns
+            if (self._reads_hidden_states if name == HIDDEN_STATES else self._reads_logits)
+        }
 
     def state(self) -> dict[str, str]:
         """What a checkpoint says of the teacher."""
@@ -122,7 +130,7 @@ class StoredTeacher:
                 f"needs what add_teacher_targets adds."
             )
         hidden = inputs[HIDDEN_STATES].reshape(*scored.attended.shape, -1) if HIDDEN_STATES in self.inputs else None
-        logits = self._logits(inputs, scored) if self.args.alpha_kl > 0 else None
+        logits = self._logits(inputs, scored) if self._reads_logits else None
         return ScoredOutput(hidden, logits, lambda logits: logits)
 
     def _logits(self, inputs: Mapping[str, torch.Tensor], scored: Scored) -> torch.Tensor | TopK:

@@ -108,7 +108,7 @@ def test_resume_with_another_teacher_and_other_losses(make_trainer, warnings):
     trainer = make_trainer(student, other, rows, max_steps=2, temperature=3.0, alpha_kl=1.0, **EVERY_STEP)
     trainer.train(resume_from_checkpoint=True)
     (warning,) = warnings
-    assert "alpha_kl was 5.0 and is 1.0; temperature was 2.0 and is 3.0; teacher_fingerprint was" in warning
+    assert "alpha_kl was 5.0 and is 1.0; kl_temperature was 2.0 and is 3.0; teacher_fingerprint was" in warning
     assert "alpha_task" not in warning
 
 

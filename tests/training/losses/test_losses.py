@@ -11,15 +11,19 @@ from hf_distill.training.losses import (
     DIVERGENCES,
     LOSSES,
     TASK_LOSSES,
-    BernoulliKLDivergenceLoss,
-    BinaryCrossEntropyLoss,
     CosineLoss,
-    CrossEntropyLoss,
-    KLDivergenceLoss,
-    MeanSquaredErrorLoss,
-    SquaredErrorLoss,
-    TopKKLDivergenceLoss,
+    ScoredItems,
+    Setup,
+    Signals,
 )
+from hf_distill.training.losses.logits import (
+    bernoulli_kl_divergence,
+    kl_divergence,
+    squared_difference,
+    top_k_kl_divergence,
+)
+from hf_distill.training.losses.task import binary_cross_entropy, cross_entropy, squared_error
+from hf_distill.training.scoring.alignment import outputs_of
 from hf_distill.training.scoring.heads import MASKED_LOGIT, Scored, find_head
 from hf_distill.training.scoring.top_k import TopK
 from tests.conftest import make_model
@@ -55,6 +59,11 @@ def cosine_by_definition(student_hidden, teacher_hidden, attended):
     return total
 
 
+def cosine_loss(student_hidden, teacher_hidden, weights):
+    student, teacher = Signals(last_hidden_state=student_hidden), Signals(last_hidden_state=teacher_hidden)
+    return CosineLoss()(student, teacher, ScoredItems(state_weights=weights))
+
+
 shapes = st.tuples(st.integers(0, 7), st.integers(2, 9))
 seeds = st.integers(0, 2**16)
 
@@ -62,7 +71,7 @@ seeds = st.integers(0, 2**16)
 @given(shape=shapes, seed=seeds, temperature=st.floats(0.5, 10), scale=st.floats(0.1, 20))
 def test_kl(shape, seed, temperature, scale):
     student_logits, teacher_logits = np.random.default_rng(seed).normal(scale=scale, size=(2, *shape))
-    loss = KLDivergenceLoss(temperature)(torch.tensor(student_logits), torch.tensor(teacher_logits), None)
+    loss = kl_divergence(torch.tensor(student_logits), torch.tensor(teacher_logits), temperature)
     expected = kl_by_definition(student_logits, teacher_logits, temperature)
     # A small divergence is what remains of larger terms that cancel out, each of them rounded in fp32.
     assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-6 * temperature**2 * max(1, shape[0]))
@@ -73,7 +82,7 @@ def test_task(shape, seed, smoothing, share):
     rng = np.random.default_rng(seed)
     student_logits = rng.normal(scale=3, size=shape)
     labels = np.where(rng.random(shape[0]) < share, rng.integers(0, shape[1], shape[0]), -100)
-    loss = CrossEntropyLoss(smoothing)(torch.tensor(student_logits), None, torch.tensor(labels))
+    loss = cross_entropy(torch.tensor(student_logits), torch.tensor(labels), smoothing)
     expected = cross_entropy_by_definition(student_logits, labels, smoothing)
     assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
@@ -83,7 +92,7 @@ def test_cosine(seed, share):
     rng = np.random.default_rng(seed)
     student_hidden, teacher_hidden = rng.normal(size=(2, 3, 5, 8))
     attended = rng.random((3, 5)) < share
-    loss = CosineLoss()(
+    loss = cosine_loss(
         torch.tensor(student_hidden), torch.tensor(teacher_hidden), torch.tensor(attended, dtype=torch.float)
     )
     expected = cosine_by_definition(student_hidden, teacher_hidden, attended)
@@ -94,7 +103,7 @@ def test_cosine(seed, share):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_kl_of_huge_logits_is_finite(temperature, dtype):
     student_logits = torch.tensor([[1e4, -1e4, 0.0]], dtype=dtype, requires_grad=True)
-    loss = KLDivergenceLoss(temperature)(student_logits, torch.tensor([[-1e4, 1e4, 0.0]], dtype=dtype), None)
+    loss = kl_divergence(student_logits, torch.tensor([[-1e4, 1e4, 0.0]], dtype=dtype), temperature)
     loss.backward()
     # The teacher is certain of one class, which the student's log-probability puts at -2e4 / T.
     assert loss.item() == pytest.approx(temperature**2 * 2e4 / temperature, rel=0.01)
@@ -106,7 +115,7 @@ def test_gradient_of_kl_does_not_shrink_with_temperature():
     norms = []
     for temperature in (10.0, 100.0):
         student_logits = torch.zeros(4, 5, requires_grad=True)
-        KLDivergenceLoss(temperature)(student_logits, teacher_logits, None).backward()
+        kl_divergence(student_logits, teacher_logits, temperature).backward()
         norms.append(student_logits.grad.norm().item())
     assert norms[0] == pytest.approx(norms[1], rel=0.05)
 
@@ -115,11 +124,11 @@ def test_padding_may_hold_anything():
     student_hidden = torch.randn(2, 4, 8, requires_grad=True)
     teacher_hidden = torch.randn(2, 4, 8)
     attended = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]], dtype=torch.bool)
-    expected = CosineLoss()(student_hidden, teacher_hidden, attended.float())
+    expected = cosine_loss(student_hidden, teacher_hidden, attended.float())
     with torch.no_grad():
         student_hidden[~attended] = float("nan")
         teacher_hidden[~attended] = float("inf")
-    loss = CosineLoss()(student_hidden, teacher_hidden, attended.float())
+    loss = cosine_loss(student_hidden, teacher_hidden, attended.float())
     loss.backward()
     assert torch.equal(loss, expected)
     assert student_hidden.grad.isfinite().all()
@@ -130,11 +139,7 @@ def test_items_are_what_is_summed():
     attended = torch.tensor([[1, 1, 1], [1, 1, 0]], dtype=torch.bool)
     labels = torch.tensor([[7, -100, -100], [-100, 9, -100]])
     scored = Scored(attended, positions=attended, labelled=labels.ne(-100), labels=labels)
-    head = find_head(make_model("bert", "classification"))
-    items = {
-        name: build(DistillationTrainingArguments("out"), head, None).items(scored).item()
-        for name, build in LOSSES.items()
-    }
+    items = {name: loss.from_setup(make_setup()).items(scored).item() for name, loss in LOSSES.items()}
     assert items == {"kl": 5, "task": 2, "cos": 5}
 
 
@@ -149,7 +154,7 @@ def test_kl_of_the_likeliest_and_the_rest(shape, seed, k, temperature, scale):
     top, ids = teacher.topk(k)
     tail = teacher.scatter(1, ids, MASKED_LOGIT).logsumexp(1).clamp(min=MASKED_LOGIT)
     ours = torch.tensor(student_logits, dtype=torch.float32, requires_grad=True)
-    loss = TopKKLDivergenceLoss(temperature)(ours, TopK(top.float(), ids, tail.float()), None)
+    loss = top_k_kl_divergence(ours, TopK(top.float(), ids, tail.float()), temperature)
     expected = (top.exp() * (top - student.gather(1, ids))).sum()
     if k < shape[1]:
         rest = student.scatter(1, ids, MASKED_LOGIT).logsumexp(1)
@@ -158,7 +163,7 @@ def test_kl_of_the_likeliest_and_the_rest(shape, seed, k, temperature, scale):
     loss.backward()
     assert ours.grad.isfinite().all()
     if k == shape[1]:
-        whole = KLDivergenceLoss(temperature)(ours, torch.tensor(teacher_logits, dtype=torch.float32), None)
+        whole = kl_divergence(ours, torch.tensor(teacher_logits, dtype=torch.float32), temperature)
         assert loss.item() == pytest.approx(whole.item(), rel=1e-4, abs=1e-4)
 
 
@@ -170,7 +175,7 @@ def test_bernoulli_kl(shape, seed, temperature):
         kl_by_definition(np.array([[s, 0.0]]), np.array([[t, 0.0]]), temperature)
         for s, t in zip(student_logits.flatten(), teacher_logits.flatten(), strict=True)
     )
-    loss = BernoulliKLDivergenceLoss(temperature)(torch.tensor(student_logits), torch.tensor(teacher_logits), None)
+    loss = bernoulli_kl_divergence(torch.tensor(student_logits), torch.tensor(teacher_logits), temperature)
     assert loss.item() == pytest.approx(expected / shape[1], rel=1e-5, abs=1e-6 * temperature**2 * max(1, shape[0]))
 
 
@@ -180,7 +185,7 @@ def test_binary_cross_entropy(shape, seed, share):
     student_logits, yes = rng.normal(scale=3, size=shape), rng.integers(0, 2, shape)
     labels = np.where(rng.random(shape) < share, yes, -100).astype(float)
     probability = np.where(yes == 1, 1 / (1 + np.exp(-student_logits)), 1 / (1 + np.exp(student_logits)))
-    loss = BinaryCrossEntropyLoss()(torch.tensor(student_logits), None, torch.tensor(labels))
+    loss = binary_cross_entropy(torch.tensor(student_logits), torch.tensor(labels))
     assert loss.item() == pytest.approx(-np.log(probability)[labels != -100].sum(), rel=1e-5, abs=1e-5)
 
 
@@ -191,18 +196,18 @@ def test_squared_errors(shape, seed, share):
     known = rng.random(shape) < share
     labels = torch.tensor(np.where(known, teacher, np.nan), requires_grad=False)
     logits = torch.tensor(student, requires_grad=True)
-    loss = MeanSquaredErrorLoss()(logits, None, labels)
+    loss = squared_error(logits, labels)
     assert loss.item() == pytest.approx(((student - teacher)[known] ** 2).sum(), rel=1e-5, abs=1e-5)
     loss.backward()
     assert logits.grad.isfinite().all()
-    between = SquaredErrorLoss()(torch.tensor(student), torch.tensor(teacher), None)
+    between = squared_difference(torch.tensor(student), torch.tensor(teacher), temperature=2.0)
     assert between.item() == pytest.approx(((student - teacher) ** 2).sum() / shape[1], rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 10.0])
 def test_bernoulli_kl_of_huge_logits_is_finite(temperature):
     student_logits = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
-    loss = BernoulliKLDivergenceLoss(temperature)(student_logits, torch.tensor([[-1e4, 1e4, 0.0]]), None)
+    loss = bernoulli_kl_divergence(student_logits, torch.tensor([[-1e4, 1e4, 0.0]]), temperature)
     loss.backward()
     assert loss.item() == pytest.approx(temperature**2 * 2 * 1e4 / temperature / 3, rel=0.01)
     assert student_logits.grad.isfinite().all()
@@ -212,10 +217,10 @@ def test_bernoulli_kl_of_huge_logits_is_finite(temperature):
 def test_kl_leaves_out_classes_that_a_row_cannot_have(temperature):
     """As padding in question answering: the divergence and its gradient are those of the other classes alone."""
     student_logits, teacher_logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
-    expected = KLDivergenceLoss(temperature)(student_logits, teacher_logits, None)
+    expected = kl_divergence(student_logits, teacher_logits, temperature)
     padded = [torch.cat([logits, torch.full((3, 2), MASKED_LOGIT)], 1) for logits in (student_logits, teacher_logits)]
     padded[0].requires_grad_()
-    loss = KLDivergenceLoss(temperature)(*padded, None)
+    loss = kl_divergence(*padded, temperature)
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert padded[0].grad.isfinite().all()
@@ -224,27 +229,46 @@ def test_kl_leaves_out_classes_that_a_row_cannot_have(temperature):
 
 def test_kl_leaves_out_entries_that_only_the_student_has():
     student_logits, teacher_logits = torch.randn(3, 7), torch.randn(3, 5)
-    loss = KLDivergenceLoss(2.0)
-    assert torch.equal(loss(student_logits, teacher_logits, None), loss(student_logits[:, :5], teacher_logits, None))
+    expected = kl_divergence(student_logits[:, :5], teacher_logits, 2.0)
+    assert torch.equal(kl_divergence(student_logits, teacher_logits, 2.0), expected)
 
 
 def test_cosine_of_states_that_do_not_match():
     with pytest.raises(ValueError, match=r"student's are \[2, 3, 4\] and the teacher's \[2, 3, 8\]: set alpha_cos=0"):
-        CosineLoss()(torch.ones(2, 3, 4), torch.ones(2, 3, 8), torch.ones(2, 3))
+        cosine_loss(torch.ones(2, 3, 4), torch.ones(2, 3, 8), torch.ones(2, 3))
 
 
-EVERY_LOSS = [
-    *(build(DistillationTrainingArguments("out")) for build in (*DIVERGENCES.values(), *TASK_LOSSES.values())),
-    CosineLoss(),
-]
+SUMS = [*DIVERGENCES.values(), *TASK_LOSSES.values()]
 
 
-@pytest.mark.parametrize("loss", EVERY_LOSS, ids=lambda loss: type(loss).__name__)
-def test_every_loss_is_complete(loss):
-    assert loss.reads in ("logits", "hidden_states")
-    assert {"Reference:", "Shapes:", "Example:"} <= set(type(loss).__doc__.split())
+def make_setup(top_k=None, **arguments):
+    model = make_model("bert", "classification")
+    outputs = outputs_of(model)
+    arguments = DistillationTrainingArguments("out", **arguments)
+    return Setup(arguments, find_head(model), student=outputs, teacher=outputs, top_k=top_k)
 
 
-def test_every_loss_has_a_weight():
-    for name in LOSSES:
-        assert getattr(DistillationTrainingArguments("out"), f"alpha_{name}") > 0
+@pytest.mark.parametrize("described", [*SUMS, *LOSSES.values()], ids=lambda described: described.__name__)
+def test_every_loss_is_complete(described):
+    needed = {"Reference:", "Example:"} | ({"Shapes:"} if described in SUMS else set())
+    assert needed <= set(described.__doc__.split())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_keeps_the_contract(name):
+    assert getattr(DistillationTrainingArguments("out"), f"alpha_{name}") > 0
+    loss = LOSSES[name].from_setup(make_setup())
+    assert loss.needs.logits != loss.needs.last_hidden_state
+    assert loss.description
+    assert loss.reads_teacher == (name != "task")
+    assert loss.citation.startswith("@article{") or not loss.reads_teacher
+    assert not list(loss.parameters())
+
+
+def test_setup_says_which_loss():
+    assert LOSSES["kl"].from_setup(make_setup()).divergence is kl_divergence
+    assert LOSSES["kl"].from_setup(make_setup(top_k=64)).divergence is top_k_kl_divergence
+    smoothed = LOSSES["task"].from_setup(make_setup(label_smoothing_factor=0.1))
+    assert smoothed.state() == {"label_smoothing": 0.1}
+    assert LOSSES["kl"].from_setup(make_setup(temperature=3.0)).state() == {"temperature": 3.0}
+    assert LOSSES["cos"].from_setup(make_setup(project_hidden_states=True)).projection is not None

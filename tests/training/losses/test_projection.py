@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hf_distill import DistillationTrainer
+from hf_distill.training.losses.parameters import LOSS_PARAMETERS_NAME
 from tests.conftest import HEADS, collate, make_model, make_rows
 
 
@@ -22,11 +23,11 @@ def test_is_learned(make_trainer, head):
     teacher, student = make_pair(head)
     rows = make_rows(head)
     trainer = make_trainer(student, teacher, rows, rows, alpha_kl=0.0, alpha_task=0.0, num_train_epochs=15, **OPTIONS)
-    start = trainer.projection.weight.detach().clone()
+    start = trainer.losses["cos"].projection.weight.detach().clone()
     before = trainer.evaluate()["eval_loss_cos"]
     trainer.train()
     assert trainer.evaluate()["eval_loss_cos"] < 0.7 * before
-    assert (trainer.projection.weight - start).norm() > 0.1 * start.norm()
+    assert (trainer.losses["cos"].projection.weight - start).norm() > 0.1 * start.norm()
 
 
 def test_cosine_is_that_of_the_projected_states(make_trainer):
@@ -35,7 +36,7 @@ def test_cosine_is_that_of_the_projected_states(make_trainer):
     trainer = make_trainer(student, teacher, eval_rows=rows, **OPTIONS)
     inputs = {"input_ids": torch.tensor([rows[0]["input_ids"]])}
     with torch.no_grad():
-        hidden = student.bert(**inputs)[0] @ trainer.projection.weight.T
+        hidden = student.bert(**inputs)[0] @ trainer.losses["cos"].projection.weight.T
         cosine = torch.cosine_similarity(hidden, teacher.bert(**inputs)[0], dim=-1)
     assert trainer.evaluate()["eval_loss_cos"] == pytest.approx((1 - cosine).mean().item(), rel=1e-5)
 
@@ -47,8 +48,8 @@ def test_is_in_the_checkpoint_and_not_in_the_student(make_trainer, tmp_path):
     )
     trainer.train()
     trainer.save_model(str(tmp_path / "student"))
-    assert "hidden_state_projection.safetensors" in os.listdir(f"{trainer.args.output_dir}/checkpoint-1")
-    assert "hidden_state_projection.safetensors" not in os.listdir(tmp_path / "student")
+    assert LOSS_PARAMETERS_NAME in os.listdir(f"{trainer.args.output_dir}/checkpoint-1")
+    assert LOSS_PARAMETERS_NAME not in os.listdir(tmp_path / "student")
     _, loading = HEADS["classification"].from_pretrained(tmp_path / "student", output_loading_info=True)
     assert not loading["unexpected_keys"]
 
@@ -59,7 +60,7 @@ def test_resume(make_trainer):
         teacher, student = make_pair()
         trainer = make_trainer(student, teacher, rows, max_steps=4, save_strategy="steps", save_steps=2, **OPTIONS)
         trainer.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-2" if resume else None)
-        parameters = [*student.parameters(), trainer.projection.weight]
+        parameters = [*student.parameters(), trainer.losses["cos"].projection.weight]
         weights.append(torch.cat([parameter.detach().flatten() for parameter in parameters]))
     assert torch.equal(*weights)
 
@@ -70,7 +71,7 @@ def test_resume_without_one(make_trainer):
     teacher, student = make_pair()
     make_trainer(student, teacher, rows, alpha_cos=0.0, **options).train()
     trainer = make_trainer(student, teacher, rows, project_hidden_states=True, **options)
-    with pytest.raises(ValueError, match="written without project_hidden_states"):
+    with pytest.raises(ValueError, match=r"has no cos\.projection\.weight, which the losses of this"):
         trainer.train(resume_from_checkpoint=True)
 
 
@@ -80,7 +81,7 @@ def test_resume_with_one_that_is_not_wanted(make_trainer):
     teacher, student = make_pair()
     make_trainer(student, teacher, rows, project_hidden_states=True, **options).train()
     trainer = make_trainer(student, teacher, rows, alpha_cos=0.0, **options)
-    with pytest.raises(ValueError, match="was written with project_hidden_states=True"):
+    with pytest.raises(ValueError, match=r"has cos\.projection\.weight, which its optimizer steps and no loss"):
         trainer.train(resume_from_checkpoint=True)
 
 
@@ -104,12 +105,12 @@ def test_is_stepped_whoever_made_the_optimizer(make_trainer, monkeypatch, made_b
         options |= {"optim": "sgd", "learning_rate": 0.1, "weight_decay": 0.2}
     rows = make_rows("classification")
     trainer = make_trainer(student, teacher, rows, rows, project_hidden_states=True, **options)
-    start = trainer.projection.weight.detach().clone()
+    start = trainer.losses["cos"].projection.weight.detach().clone()
     trainer.compute_loss(student.train(), collate(rows)).backward()
-    gradient = trainer.projection.weight.grad.clone()
+    gradient = trainer.losses["cos"].projection.weight.grad.clone()
     student.zero_grad()
     trainer.train()
-    torch.testing.assert_close(trainer.projection.weight.detach(), start - 0.1 * (gradient + 0.2 * start))
+    torch.testing.assert_close(trainer.losses["cos"].projection.weight.detach(), start - 0.1 * (gradient + 0.2 * start))
 
 
 def test_decays_as_the_arguments_say(make_trainer):
@@ -120,9 +121,8 @@ def test_decays_as_the_arguments_say(make_trainer):
             student, teacher, make_rows("classification"), max_steps=1, weight_decay=decay, **OPTIONS
         )
         trainer.train()
-        (group,) = (
-            g for g in trainer.optimizer.param_groups if any(p is trainer.projection.weight for p in g["params"])
-        )
+        weight = trainer.losses["cos"].projection.weight
+        (group,) = (g for g in trainer.optimizer.param_groups if any(p is weight for p in g["params"]))
         assert group["weight_decay"] == decay
 
 
@@ -154,7 +154,7 @@ def test_is_within_the_gradients_norm(make_trainer, max_grad_norm):
     rows = make_rows("classification")
     options = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_steps": 1}
     trainer = make_trainer(student, teacher, rows, project_hidden_states=True, max_grad_norm=max_grad_norm, **options)
-    parameters = [*student.parameters(), trainer.projection.weight]
+    parameters = [*student.parameters(), trainer.losses["cos"].projection.weight]
     before = torch.cat([parameter.detach().flatten().clone() for parameter in parameters])
     trainer.train()
     step = (torch.cat([parameter.detach().flatten() for parameter in parameters]) - before).norm().item()

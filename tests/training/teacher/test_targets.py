@@ -523,7 +523,7 @@ def test_two_processes(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "arguments", "message"),
     [
-        ({}, {"alpha_cos": 1.0}, r"alpha_cos=1\.0 compares hidden states, .*hidden_states=True"),
+        ({}, {"alpha_cos": 1.0}, r"The loss 'cos' reads hidden states, .*set alpha_cos=0, .*hidden_states=True"),
         ({}, {"teacher_dtype": "bfloat16"}, "would have no effect on targets that are stored"),
         ({}, {"teacher_model_name_or_path": "some/teacher"}, "two teachers, 'some/teacher' and the columns"),
     ],

@@ -1,10 +1,7 @@
-"""What the losses amount to: over the optimizer steps since the last log, and over an evaluation."""
+"""What the losses amount to over the optimizer steps since the last log."""
 
 import torch
 from transformers import Trainer, TrainerCallback
-
-NEVER = 2**62
-"""Sentinel: no non-finite loss yet."""
 
 
 class StepLosses(TrainerCallback):
@@ -16,19 +13,16 @@ class StepLosses(TrainerCallback):
 
     Args:
         trainer: the `DistillationTrainer`.
-        num_losses: how many losses it has.
     """
 
-    def __init__(self, trainer: Trainer, num_losses: int):
+    def __init__(self, trainer: Trainer):
         self.trainer = trainer
-        self.reset(num_losses)
 
     def reset(self, num_losses: int) -> None:
         """Forgets everything."""
         device = self.trainer.args.device
         self.sums = torch.zeros(num_losses, device=device)
         self.steps, self.micro_batches = 0, 0
-        self.first_bad_step = torch.full((num_losses,), NEVER, device=device)
         self._runs: list[torch.Tensor] = []
         self._before_step: tuple[torch.Tensor, int, torch.Tensor] | None = None
         self._first_step_of_pass = 0
@@ -36,8 +30,6 @@ class StepLosses(TrainerCallback):
     def record(self, losses: torch.Tensor) -> None:
         """Adds `[losses]`, the share that one micro-batch has in the losses of its optimizer step."""
         self._runs.append(losses)
-        step = torch.where(losses.isfinite(), NEVER, self.trainer.state.global_step + 1)
-        self.first_bad_step = torch.minimum(self.first_bad_step, step)
 
     def take(self) -> torch.Tensor | None:
         """`[losses]`: their means since the last call, over all processes; None if nothing was recorded."""
@@ -81,67 +73,13 @@ class StepLosses(TrainerCallback):
         self._before_step, self._runs = None, []
         self.trainer._tr_loss.copy_(loss_before_step)
         self.trainer.model_wrapped.zero_grad()
-        if self.trainer.projection is not None:
-            self.trainer.projection.zero_grad()
+        self.trainer.loss_parameters.zero_grad()
 
     def _end_micro_batch(self) -> None:
         if self._runs:
             self.sums = self.sums + torch.stack(self._runs).mean(0)
             self.micro_batches += 1
             self._runs = []
-
-
-class EvaluationLosses:
-    """The mean of each loss over all its items in an evaluation, however they fall into batches.
-
-    Args:
-        weights: `[losses]`, what each is multiplied by in the whole loss.
-    """
-
-    def __init__(self, weights: torch.Tensor):
-        self.weights = weights
-        self._sums_and_items = torch.zeros(2, len(weights), device=weights.device)
-        self._rest_and_examples = torch.zeros(2, device=weights.device)
-        self._runs: list[torch.Tensor] = []
-        self.has_parts, self.has_total, self._is_partial = False, False, False
-
-    def record(self, sums: torch.Tensor, items: torch.Tensor, loss: torch.Tensor) -> None:
-        """Adds what `compute_loss` computed of a batch.
-
-        Args:
-            sums: `[losses]`, each summed over its items in the batch.
-            items: `[losses]`, how many items each has.
-            loss: their weighted sum, as it was returned.
-        """
-        self._sums_and_items += torch.stack([sums, items])
-        self._runs.append(loss.detach())
-        self.has_parts = True
-
-    def end_batch(self, loss: torch.Tensor, num_examples: int) -> None:
-        """Adds what an override of `compute_loss` made of the recorded loss: its own share is averaged over examples.
-
-        Args:
-            loss: what the override returned.
-            num_examples: how many examples the batch has.
-        """
-        if self._runs:
-            rest = (loss.detach() - torch.stack(self._runs).mean()) * num_examples
-            self._rest_and_examples += torch.stack([rest, rest.new_tensor(float(num_examples))])
-            self.has_total = not self._is_partial
-        else:
-            self._is_partial, self.has_total = True, False
-        self._runs = []
-
-    def means(self, reduce) -> tuple[torch.Tensor, list[float]]:
-        """The whole loss, and `[losses]`.
-
-        Args:
-            reduce: sums a tensor over all processes.
-        """
-        sums, items = reduce(self._sums_and_items)
-        rest, examples = reduce(self._rest_and_examples)
-        losses = means(sums, items)
-        return (self.weights @ losses + rest / examples.clamp(min=1)).item(), losses.tolist()
 
 
 def means(sums: torch.Tensor, items: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,75 @@
+"""A trainer whose checkpoints are complete, or not there."""
+
+import os
+from collections.abc import Mapping
+
+from torch import nn
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+
+from hf_distill.training.checkpoints.folders import (
+    last_whole_checkpoint,
+    named_when_whole,
+    warn_of_differences,
+    whole_checkpoint,
+    write_distillation_state,
+)
+from hf_distill.training.publishing.trainer import PublishingTrainer
+
+
+class CheckpointingTrainer(PublishingTrainer):
+    """A `Trainer` that gives a checkpoint its name once all of it is written, and says how a resume differs from it."""
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
+        """As in `Trainer`; warns where a checkpoint was written by a training with another teacher or other losses."""
+        if resume_from_checkpoint:
+            if resume_from_checkpoint is True:
+                resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            checkpoint = whole_checkpoint(resume_from_checkpoint)
+            warn_of_differences(checkpoint, self._distillation_state())
+            self._check_checkpoint(checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        """As in `Trainer`, but a checkpoint has its name once it is whole."""
+        run_dir = self._get_output_dir(trial)
+        checkpoint = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+
+        writer, everyone = self.args.should_save, self.accelerator.wait_for_everyone
+        with named_when_whole(checkpoint, writer, everyone) as unfinished:
+            self._unfinished_run_dir = os.path.dirname(unfinished)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._unfinished_run_dir = None
+            if self.state.best_global_step == self.state.global_step:
+                self.state.best_model_checkpoint = checkpoint  # which is not its name yet
+            if writer:
+                self.state.save_to_json(os.path.join(unfinished, TRAINER_STATE_NAME))
+                write_distillation_state(unfinished, self._distillation_state())
+                self._write_beside_checkpoint(unfinished)
+
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(checkpoint)
+        if writer:
+            rotate_checkpoints(
+                output_dir=run_dir,
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+
+    def _get_output_dir(self, trial) -> str:
+        return self._unfinished_run_dir or super()._get_output_dir(trial)
+
+    def _distillation_state(self) -> Mapping[str, object]:
+        """What a resume is compared with."""
+        raise NotImplementedError
+
+    def _check_checkpoint(self, checkpoint: str) -> None:
+        """Checks that the training can go on from a checkpoint."""
+        raise NotImplementedError
+
+    def _write_beside_checkpoint(self, checkpoint: str) -> None:
+        """Writes what a resume needs beside what `Trainer` writes."""
+        raise NotImplementedError

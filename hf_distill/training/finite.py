@@ -1,0 +1,73 @@
+"""The stop at a loss or a weight that is not finite."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from hf_distill.training.checkpoints.folders import last_whole_checkpoint
+
+NEVER = 2**62
+"""Sentinel: no non-finite loss yet."""
+
+
+class FiniteGuard(TrainerCallback):
+    """Remembers, on the device, the first step in which each loss was not finite; asks the device only to log or save.
+
+    Args:
+        trainer: the `DistillationTrainer`.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.first_bad_step: torch.Tensor | None = None
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self.first_bad_step = None
+
+    def record(self, losses: torch.Tensor) -> None:
+        """Looks at `[losses]`, the share that one micro-batch has in the losses of its optimizer step."""
+        step = torch.where(losses.isfinite(), NEVER, self.trainer.state.global_step + 1)
+        self.first_bad_step = step if self.first_bad_step is None else torch.minimum(self.first_bad_step, step)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.reset()
+
+    def check_losses(self, names: Sequence[str]) -> None:
+        """
+        Raises:
+            FloatingPointError: if a loss of any process was not finite in a step since the training began.
+        """
+        device = self.trainer.args.device
+        bad = self.first_bad_step
+        bad = torch.full((len(names),), NEVER, device=device) if bad is None else bad
+        steps = self.trainer.accelerator.gather(bad.unsqueeze(0)).amin(0).tolist()
+        first = min(steps)
+        if first != NEVER:
+            self.reset()
+            bad_names = [f"loss_{name}" for name, step in zip(names, steps, strict=True) if step == first]
+            raise FloatingPointError(
+                f"{' and '.join(bad_names)} not finite in step {first}: the training stops, and writes no checkpoint. "
+                f"{self._way_out}"
+            )
+
+    def check_weights(self) -> None:
+        """
+        Raises:
+            FloatingPointError: if a trained weight is not finite. Each process looks at its own shards.
+        """
+        trainer = self.trainer
+        weights = [getattr(p, "to_local", lambda p=p: p)() for p in trainer.model.parameters() if p.requires_grad]
+        finite = [weight.isfinite().all() for weight in weights if weight.numel()]
+        if finite and not trainer.accelerator.gather(torch.stack(finite).all().unsqueeze(0)).all():
+            raise FloatingPointError(
+                f"The student's weights are not finite after step {trainer.state.global_step}, though the losses were: "
+                f"a gradient overflowed. The training stops, and writes no checkpoint. {self._way_out}"
+            )
+
+    @property
+    def _way_out(self) -> str:
+        checkpoint = last_whole_checkpoint(self.trainer.args.output_dir)
+        resume = "There is no earlier checkpoint" if checkpoint is None else f"The last checkpoint is {checkpoint}"
+        return f"{resume}. Lower the learning rate, clip gradients, or train with bf16 in place of fp16."

@@ -1,0 +1,170 @@
+"""The losses of one batch: each summed over its items, those over logits a piece at a time."""
+
+from collections.abc import Mapping
+
+import torch
+from transformers import PreTrainedModel
+
+from hf_distill.training.losses.base import Loss, ScoredItems, Signals
+from hf_distill.training.losses.making import how_to_leave_out
+from hf_distill.training.scoring import pieces
+from hf_distill.training.scoring.forward import ScoredOutput
+from hf_distill.training.scoring.heads import Scored
+
+
+class BatchLosses:
+    """Called with the student's forward of a batch, gives the weighted sum of the losses, and keeps each one's own.
+
+    Args:
+        losses: by name.
+        weights: `[losses]`, what the sum of each is multiplied by: its weight, divided by its items in the step.
+        teacher: what it made of the batch; None without one.
+        scored: what `head.score` says of the batch.
+        model: the student.
+        inputs: the batch.
+        num_classes: how many logits a position has, so that a chunk has as many positions as there is room for; None
+            for one chunk of all.
+        loss_scale: what gradients are kept multiplied by.
+
+    Attributes:
+        sums: `[losses]`, each summed over its items in the batch.
+    """
+
+    sums: torch.Tensor
+
+    def __init__(
+        self,
+        losses: Mapping[str, Loss],
+        weights: torch.Tensor,
+        teacher: ScoredOutput | None,
+        scored: Scored,
+        model: PreTrainedModel,
+        inputs: Mapping[str, torch.Tensor],
+        num_classes: int | None,
+        loss_scale: torch.Tensor | float = 1.0,
+    ):
+        self.losses, self.weights = losses, dict(zip(losses, weights, strict=True))
+        self.teacher, self.scored, self.model, self.inputs = teacher, scored, model, inputs
+        self.num_classes, self.loss_scale = num_classes, loss_scale
+        for loss in losses.values():
+            loss.train(model.training)
+
+    def __call__(self, student: ScoredOutput) -> torch.Tensor:
+        """The weighted sum of the losses, to be differentiated."""
+        parts, sums = [], {}
+        if of_logits := {name: loss for name, loss in self.losses.items() if loss.needs.logits}:
+            part, own_sums = self._over_logits(student, of_logits)
+            parts.append(part)
+            sums.update(zip(of_logits, own_sums, strict=True))
+        for name, loss in self.losses.items():
+            if loss.needs.last_hidden_state:
+                own_sum = self._over_states(student, name, loss)
+                parts.append(self.weights[name] * own_sum)
+                sums[name] = own_sum.detach()
+        self.sums = torch.stack([sums[name] for name in self.losses])
+        return sum(parts)
+
+    def _over_logits(self, student: ScoredOutput, losses: Mapping[str, Loss]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weighted sum of losses over logits, and `[losses]`, the sums one by one.
+
+        The heads of both models run on chunks of the scored positions, and the losses on blocks of a chunk.
+        """
+        weights = torch.stack([self.weights[name] for name in losses])
+        teacher = self.teacher if any(loss.reads_teacher for loss in losses.values()) else None
+        labels = self.scored.scored_labels
+
+        def of_chunk(student_inputs: torch.Tensor, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            student_logits = student.head(student_inputs)
+            teacher_logits = None if teacher is None else teacher.logits(chunk)
+            chunk_labels = None if labels is None else labels[chunk]
+
+            def of_block(logits: torch.Tensor, block: slice) -> tuple[torch.Tensor, torch.Tensor]:
+                block_teacher = None if teacher_logits is None else Signals(logits=teacher_logits[block])
+                block_scored = ScoredItems(labels=None if chunk_labels is None else chunk_labels[block])
+                sums = torch.stack(
+                    [
+                        checked(name, loss(Signals(logits=logits), _read(loss, block_teacher), block_scored))
+                        for name, loss in losses.items()
+                    ]
+                )
+                return sums @ weights, sums.detach()
+
+            on_cpu = student_logits.device.type == "cpu"
+            block_elements = pieces.BLOCK_ELEMENTS_ON_CPU if on_cpu else pieces.CHUNK_ELEMENTS
+            block_size = max(1, block_elements // student_logits.shape[1])
+            return pieces.sum_over_pieces(of_block, student_logits, block_size, self.loss_scale)
+
+        head_inputs = student.head_inputs
+        chunk_size = len(head_inputs) if self.num_classes is None else pieces.CHUNK_ELEMENTS // self.num_classes
+        return pieces.sum_over_pieces(of_chunk, head_inputs, max(1, chunk_size), self.loss_scale)
+
+    def _over_states(self, student: ScoredOutput, name: str, loss: Loss) -> torch.Tensor:
+        """The sum of a loss over hidden states."""
+        hidden = known_states(student, "student", name)
+        weights = state_weights(self.model, self.inputs, self.scored, hidden.shape[1], name)
+        teacher = Signals(last_hidden_state=known_states(self.teacher, "teacher", name)) if loss.reads_teacher else None
+        return checked(name, loss(Signals(last_hidden_state=hidden), teacher, ScoredItems(state_weights=weights)))
+
+
+def state_weights(
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], scored: Scored, num_states: int, name: str
+) -> torch.Tensor:
+    """`[batch, num_states]`: how much of an item each of the last hidden states is.
+
+    Args:
+        model: the student.
+        inputs: the batch.
+        scored: what `head.score` says of it.
+        num_states: how many states an example has.
+        name: the loss that reads them, for the error.
+
+    Raises:
+        ValueError: if the model's states are neither those of the tokens nor those of an image or a recording.
+    """
+    attended = scored.attended
+    if attended.shape[1] == num_states:
+        return attended.float()
+    if attended.shape[1] != 1:
+        raise ValueError(
+            f"{type(model).__name__} has {num_states} hidden states for {attended.shape[1]} tokens, so it is not known "
+            f"which of them are padding: {how_to_leave_out(name)}."
+        )
+    attended = attended.expand(-1, num_states)
+    if "attention_mask" in inputs and hasattr(model, "_get_feature_vector_attention_mask"):  # speech models
+        attended = attended & model._get_feature_vector_attention_mask(num_states, inputs["attention_mask"]).bool()
+    return attended / attended.sum(1, keepdim=True).clamp(min=1)
+
+
+def checked(name: str, value: torch.Tensor) -> torch.Tensor:
+    """What a loss returned.
+
+    Raises:
+        ValueError: if it is no sum over the items.
+    """
+    if not isinstance(value, torch.Tensor) or value.ndim:
+        returned = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise ValueError(f"The loss {name!r} returned {returned}: return the sum over its items, a tensor of shape [].")
+    return value
+
+
+def _read(loss: Loss, teacher: Signals | None) -> Signals | None:
+    return teacher if loss.reads_teacher else None
+
+
+def known_states(output: ScoredOutput, of: str, name: str) -> torch.Tensor:
+    """The last hidden states of a forward.
+
+    Args:
+        output: what the forward gave.
+        of: whose it was, for the error.
+        name: the loss that reads them, for the error.
+
+    Raises:
+        ValueError: if they are not known.
+    """
+    if output.last_hidden_state is None:
+        raise ValueError(
+            f"The {of} has no transformers model inside (a PreTrainedModel that its forward calls), so its last hidden "
+            f"states are not known: {how_to_leave_out(name)}."
+        )
+    return output.last_hidden_state

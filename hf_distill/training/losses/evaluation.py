@@ -1,0 +1,177 @@
+"""Evaluation: each loss is the mean over all its items, however they fall into batches."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Seq2SeqTrainer
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from hf_distill.training.losses.steps import means
+from hf_distill.training.losses.trainer import LossTrainer
+from hf_distill.training.scoring.heads import count_examples
+
+logger = logging.get_logger(__name__)
+
+
+class EvaluationLosses:
+    """The mean of each loss over all its items in an evaluation, however they fall into batches.
+
+    Args:
+        weights: `[losses]`, what each is multiplied by in the whole loss.
+    """
+
+    def __init__(self, weights: torch.Tensor):
+        self.weights = weights
+        self._sums_and_items = torch.zeros(2, len(weights), device=weights.device)
+        self._rest_and_examples = torch.zeros(2, device=weights.device)
+        self._runs: list[torch.Tensor] = []
+        self.has_parts, self.has_total, self._is_partial = False, False, False
+
+    def record(self, sums: torch.Tensor, items: torch.Tensor, loss: torch.Tensor) -> None:
+        """Adds what `compute_loss` computed of a batch.
+
+        Args:
+            sums: `[losses]`, each summed over its items in the batch.
+            items: `[losses]`, how many items each has.
+            loss: their weighted sum, as it was returned.
+        """
+        self._sums_and_items += torch.stack([sums, items])
+        self._runs.append(loss.detach())
+        self.has_parts = True
+
+    def end_batch(self, loss: torch.Tensor, num_examples: int) -> None:
+        """Adds what an override of `compute_loss` made of the recorded loss: its own share is averaged over examples.
+
+        Args:
+            loss: what the override returned.
+            num_examples: how many examples the batch has.
+        """
+        if self._runs:
+            rest = (loss.detach() - torch.stack(self._runs).mean()) * num_examples
+            self._rest_and_examples += torch.stack([rest, rest.new_tensor(float(num_examples))])
+            self.has_total = not self._is_partial
+        else:
+            self._is_partial, self.has_total = True, False
+        self._runs = []
+
+    def means(self, reduce) -> tuple[torch.Tensor, list[float]]:
+        """The whole loss, and `[losses]`.
+
+        Args:
+            reduce: sums a tensor over all processes.
+        """
+        sums, items = reduce(self._sums_and_items)
+        rest, examples = reduce(self._rest_and_examples)
+        losses = means(sums, items)
+        return (self.weights @ losses + rest / examples.clamp(min=1)).item(), losses.tolist()
+
+
+class EvaluatingTrainer(LossTrainer):
+    """A `Trainer` whose evaluation goes through `compute_loss`, and gives each loss beside the whole."""
+
+    _evaluation: EvaluationLosses | None = None
+    """Of the evaluation that is under way."""
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **generation_options,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """As in `Trainer`; of the outputs only the logits are returned, so that no hidden states are gathered.
+
+        Where this class comes before `Seq2SeqTrainer` and `predict_with_generate` is set, the generated tokens are
+        returned in the place of the logits.
+        """
+        inputs = self._prepare_inputs(inputs)
+        predictions = None
+        if isinstance(self, Seq2SeqTrainer) and self.args.predict_with_generate and not prediction_loss_only:
+            _, predictions, labels = super().prediction_step(model, inputs, False, ignore_keys, **generation_options)
+        else:
+            names = self.label_names
+            labels = tuple(inputs[name] for name in names) if names and has_all(names, inputs) else None
+        logits_wanted = predictions is None and not prediction_loss_only
+
+        labels_needed = self.needs_labels or (self.head.per_token and self.args.kl_positions == "labels")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            # Where predictions or accuracy alone are asked for, a stored teacher need not have read the rows.
+            has_targets = self.teacher is None or self.teacher.can_read(inputs)
+            if has_targets and (self._has_labels(inputs) or not labels_needed):
+                num_fresh = self._num_fresh(inputs)
+                loss = self.compute_loss(model, inputs, return_outputs=logits_wanted)
+                loss, outputs = loss if logits_wanted else (loss, None)
+                loss = loss.detach()
+                if self._evaluation is not None:
+                    self._evaluation.end_batch(loss, count_examples(inputs) if num_fresh is None else num_fresh)
+            else:
+                loss, outputs = None, model(**self._student_inputs(inputs)) if logits_wanted else None
+        if prediction_loss_only:
+            return loss, None, None
+        if logits_wanted:
+            predictions = self.head.predictions(outputs)
+        return loss, predictions, _one_or_all(labels)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As in `Trainer`, but each loss is the mean over all its items, however they fall into batches."""
+        if not self.is_in_train:
+            self._renew_losses()
+        # One evaluation may run within another, as where compute_metrics calls predict.
+        outer, self._evaluation = self._evaluation, EvaluationLosses(self._weights)
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+            losses = self._evaluation
+        finally:
+            self._evaluation = outer
+        total = f"{metric_key_prefix}_loss"
+        if losses.has_parts:
+            loss, parts = losses.means(partial(self.accelerator.reduce, reduction="sum"))
+            if losses.has_total:
+                output.metrics[total] = loss
+            output.metrics.update(
+                {f"{metric_key_prefix}_loss_{name}": part for name, part in zip(self.losses, parts, strict=True)}
+            )
+        elif total in output.metrics and type(self).prediction_step is not EvaluatingTrainer.prediction_step:
+            logger.warning_once(
+                f"{total} is the loss that {type(self).__name__}.prediction_step returns, not that of the training: "
+                f"call self.compute_loss there. With Seq2SeqTrainer, put DistillationTrainer before it in the bases."
+            )
+        return output
+
+    def _num_fresh(self, inputs: Mapping[str, torch.Tensor]) -> int | None:
+        """How many examples of this evaluation batch are not repeats; None if all are.
+
+        Accelerate fills the last batches up to equal size on all processes, with rows from the beginning.
+        """
+        state, processes = self.accelerator.gradient_state, self.accelerator.num_processes
+        dataloader = self.callback_handler.eval_dataloader
+        if processes == 1 or state.active_dataloader is not dataloader:
+            return None  # what Accelerate has not prepared, it does not fill up
+        if not state.end_of_dataloader or state.remainder <= 0:
+            return None
+        rows = dataloader.total_batch_size // processes
+        fresh_rows = min(max(state.remainder - self.accelerator.process_index * rows, 0), rows)
+        return fresh_rows * count_examples(inputs) // rows  # a collator may make several examples of a row
+
+
+def has_all(names: Sequence[str], inputs: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a batch has something under each of the names."""
+    return all(inputs.get(name) is not None for name in names)
+
+
+def _one_or_all(labels: tuple[torch.Tensor, ...] | None) -> torch.Tensor | tuple[torch.Tensor, ...] | None:
+    return labels[0] if labels is not None and len(labels) == 1 else labels

@@ -1,0 +1,153 @@
+"""What losses have to learn: trained beside the student, kept in checkpoints, and never saved with the student."""
+
+import os
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import Trainer, TrainerCallback
+
+from hf_distill.training.losses.base import Loss
+
+LOSS_PARAMETERS_NAME = "loss_parameters.safetensors"
+
+
+class LossParameters:
+    """The parameters and buffers of losses. Their gradients are averaged over the processes here, as the engine knows
+    the student's alone.
+
+    Args:
+        losses: by name.
+
+    Attributes:
+        trained: `[parameters]`
+        owners: the names of the losses that have some.
+    """
+
+    def __init__(self, losses: Mapping[str, Loss]):
+        self.losses = losses
+        self.owners = [name for name, loss in losses.items() if any(p.requires_grad for p in loss.parameters())]
+        self.trained = [p for name in self.owners for p in losses[name].parameters() if p.requires_grad]
+        self._are_averaged = False
+
+    def beside(self, model: nn.Module) -> nn.Module:
+        """All that the optimizer steps."""
+        return nn.ModuleList([model, *(self.losses[name] for name in self.owners)]) if self.owners else model
+
+    def join(self, optimizer: torch.optim.Optimizer) -> None:
+        """Has the optimizer step them too, with the options of the first of the student's groups."""
+        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if new := [parameter for parameter in self.trained if id(parameter) not in known]:
+            options = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+            optimizer.add_param_group({**options, "params": new})
+
+    def average_gradients(self, accelerator: Accelerator) -> None:
+        """Averages the gradients over all processes, once in an optimizer step."""
+        if not self._are_averaged:
+            for parameter in self.trained:
+                if parameter.grad is not None:
+                    parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
+        self._are_averaged = True
+
+    def zero_grad(self) -> None:
+        """Clears the gradients."""
+        for parameter in self.trained:
+            parameter.grad = None
+        self._are_averaged = False
+
+    def save(self, checkpoint: str) -> None:
+        """Writes them beside the student; nothing if there are none."""
+        if tensors := self._tensors():
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+                os.path.join(checkpoint, LOSS_PARAMETERS_NAME),
+            )
+
+    def check(self, checkpoint: str) -> None:
+        """Checks that a checkpoint has what these losses go on with, and nothing else.
+
+        Raises:
+            ValueError: if not.
+        """
+        needed, there = self._tensors().keys(), _read(checkpoint).keys()
+        if missing := sorted(needed - there):
+            raise ValueError(
+                f"{checkpoint} has no {', '.join(missing)}, which the losses of this training go on with: train anew, "
+                f"or with the losses that wrote it."
+            )
+        if unknown := sorted(there - needed):
+            raise ValueError(
+                f"{checkpoint} has {', '.join(unknown)}, which its optimizer steps and no loss of this training has: "
+                f"train anew, or with the losses that wrote it."
+            )
+
+    def load(self, checkpoint: str) -> None:
+        """Reads what `save` wrote."""
+        for name, tensor in _read(checkpoint).items():
+            self._tensors()[name].data.copy_(tensor)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {
+            f"{name}.{key}": tensor for name, loss in self.losses.items() for key, tensor in loss.state_dict().items()
+        }
+
+
+def _read(checkpoint: str) -> dict[str, torch.Tensor]:
+    path = os.path.join(checkpoint, LOSS_PARAMETERS_NAME)
+    return load_file(path) if os.path.isfile(path) else {}
+
+
+class StepWithStudent(TrainerCallback):
+    """Does for the parameters of losses what `Trainer` and the engine do for the model's: averages gradients, and
+    clears them.
+
+    Args:
+        trainer: the `DistillationTrainer`; `model_init` gives it new losses for each training.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.loss_parameters.zero_grad()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer.loss_parameters.average_gradients(self.trainer.accelerator)
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer.loss_parameters.zero_grad()
+
+
+def check_engine(parameters: LossParameters, accelerator: Accelerator) -> None:
+    """Checks that the engine's optimizer can step parameters that are not the student's.
+
+    Raises:
+        ValueError: if not.
+    """
+    if parameters.owners and accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"{_said(parameters)}, which does not work under {accelerator.distributed_type.value}: its optimizer knows "
+            f"of the student's parameters only. Use DDP, or losses without parameters."
+        )
+
+
+def check_scheduler(parameters: LossParameters, lr_scheduler: object) -> None:
+    """Checks that the parameters can join the optimizer.
+
+    Raises:
+        ValueError: if there is a scheduler already, which would not know of them.
+    """
+    if parameters.owners and lr_scheduler is not None:
+        raise ValueError(
+            f"{_said(parameters)}, which does not work with optimizers=(optimizer, scheduler): they join the "
+            f"optimizer, and this scheduler would not know of them. Pass optimizers=(optimizer, None), and choose the "
+            f"schedule with lr_scheduler_type or by overriding create_scheduler."
+        )
+
+
+def _said(parameters: LossParameters) -> str:
+    names = " and ".join(f"loss_{name}" for name in parameters.owners)
+    return f"{names} has parameters of its own (project_hidden_states=True makes some)"

@@ -1,0 +1,163 @@
+"""A trainer that has losses: makes them, and trains the parameters that they have."""
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import default_compute_objective
+
+from hf_distill.adapters import transformers_model
+from hf_distill.training.losses.base import Loss, Setup
+from hf_distill.training.losses.making import (
+    GivenLosses,
+    check_given_losses,
+    make_losses,
+    name_in_code,
+    names_of_readers,
+)
+from hf_distill.training.losses.parameters import LossParameters, StepWithStudent, check_engine
+from hf_distill.training.losses.steps import StepLosses
+from hf_distill.training.scoring.alignment import Outputs, outputs_of
+from hf_distill.training.scoring.heads import Head
+
+
+class ReadTeacher(Protocol):
+    """What losses know of the teacher, live or stored."""
+
+    outputs: Outputs
+    top_k: int | None
+
+    def prepare_for(self, losses: Mapping[str, Loss]) -> None: ...
+
+
+class LossTrainer(Trainer):
+    """A `Trainer` with losses by name, which may have parameters beside the model's.
+
+    Attributes:
+        losses: by name, those whose weight is not 0.
+        loss_weights: by name, the weights of all losses: those of the arguments, and those that were given.
+        loss_parameters: what the losses learn.
+    """
+
+    head: Head
+    teacher: ReadTeacher | None
+    losses: dict[str, Loss]
+    loss_weights: dict[str, float]
+    loss_parameters: LossParameters
+
+    def _take_losses(self, given: GivenLosses) -> None:
+        """Keeps the losses that were given, and how they begin."""
+        check_given_losses(given, self.args.loss_weights)
+        self.losses, self._given_losses = {}, dict(given)
+        self._beginnings = {name: copy.deepcopy(loss.state_dict()) for name, (loss, _) in given.items()}
+        self._step_losses = StepLosses(self)
+        self.add_callback(self._step_losses)
+        self.add_callback(StepWithStudent(self))
+
+    @property
+    def readers_of_teacher(self) -> list[str]:
+        """The losses that compare the student with a teacher, as their user wrote them."""
+        weights = self._all_weights()
+        return [name_in_code(name, weights[name]) for name in names_of_readers(weights, self._given_losses)]
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a loss reads hard labels."""
+        return any(loss.needs.labels for loss in self.losses.values())
+
+    def _all_weights(self) -> dict[str, float]:
+        return self.args.loss_weights | {name: weight for name, (_, weight) in self._given_losses.items()}
+
+    def _make_losses(self, begin_anew: bool = False) -> None:
+        """Makes the losses that the arguments ask for; `hyperparameter_search` changes those between trainings.
+
+        Args:
+            begin_anew: with parameters as they were at first, rather than as they have been trained.
+        """
+        args = self.args
+        args.check_losses([loss for loss, weight in self._given_losses.values() if weight > 0])
+        if self.teacher is None and (readers := self.readers_of_teacher):
+            raise ValueError(f"{' and '.join(readers)} need a teacher: make the trainer with one.")
+        self._arguments_of_losses = args.distillation_fields()
+        self.loss_weights = self._all_weights()
+        setup = Setup(
+            args=args,
+            head=self.head,
+            student=outputs_of(transformers_model(self.model)),
+            teacher=None if self.teacher is None else self.teacher.outputs,
+            top_k=None if self.teacher is None else self.teacher.top_k,
+        )
+        if begin_anew:
+            for name, state in self._beginnings.items():
+                self._given_losses[name][0].load_state_dict(state)
+        previous = {} if begin_anew else self.losses
+        self.losses = make_losses(self.loss_weights, self._given_losses, setup, previous)
+        for loss in self.losses.values():
+            loss.to(args.device)
+        if self.teacher is not None:
+            self.teacher.prepare_for(self.losses)
+        self.loss_parameters = LossParameters(self.losses)
+        check_engine(self.loss_parameters, self.accelerator)
+        self._weights = torch.tensor([self.loss_weights[name] for name in self.losses], device=args.device)
+        self._step_losses.reset(len(self.losses))
+
+    def _renew_losses(self) -> None:
+        """Makes the losses again if their arguments have changed."""
+        if self.args.distillation_fields() != self._arguments_of_losses:
+            self._make_losses()
+
+    def _prepare_student(self) -> None:
+        """Reads what the trainer needs to know of the student; `model_init` makes another one for each training."""
+        raise NotImplementedError
+
+    def create_scheduler(self, *args, **kwargs) -> torch.optim.lr_scheduler.LRScheduler:
+        """As in `Trainer`; whoever made the optimizer, the parameters of the losses join it before."""
+        self.loss_parameters.join(self.optimizer)
+        return super().create_scheduler(*args, **kwargs)
+
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+        return super()._clip_grad_norm(self._with_loss_parameters(model))
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor | float:
+        return super()._get_grad_norm(self._with_loss_parameters(model), grad_norm)
+
+    def _with_loss_parameters(self, model: nn.Module) -> nn.Module:
+        """All that the optimizer steps, with its gradients averaged over the processes."""
+        self.loss_parameters.average_gradients(self.accelerator)
+        return self.loss_parameters.beside(model)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.loss_parameters.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self.loss_parameters.load(self.state.best_model_checkpoint)
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        *args,
+        **kwargs,
+    ):
+        """As in `Trainer`; by default the objective is the sum of the metrics, or `eval_loss` if there are none."""
+        return super().hyperparameter_search(hp_space, compute_objective or self._default_objective, *args, **kwargs)
+
+    def _default_objective(self, metrics: dict[str, float]) -> float:
+        part = re.compile(rf"(.+_)?loss_({'|'.join(self.losses)})")
+        own = {name for name in metrics if part.fullmatch(name) or name.endswith("_model_preparation_time")}
+        return default_compute_objective({name: value for name, value in metrics.items() if name not in own})
+
+    def _hp_search_setup(self, trial) -> None:
+        super()._hp_search_setup(trial)
+        if trial is not None:
+            self.args.check_distillation_fields()
+        if self.model_init is not None:
+            self._prepare_student()
+            self._make_losses(begin_anew=True)
+            self._signature_columns = None  # the losses may read other columns now
