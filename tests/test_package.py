@@ -16,6 +16,7 @@ import transformers
 import hf_distill
 from hf_distill.student import layer_selection
 from hf_distill.training.losses import hidden_states, logits, task
+from hf_distill.training.scoring.heads import Head
 from tests.conftest import make_model
 from tests.training.teacher.test_live import make_tokenizer
 
@@ -163,6 +164,26 @@ def test_no_module_imports_itself_through_others():
             parts.setdefault(part(module), set()).update(inside - {part(module)})
     TopologicalSorter(parts).prepare()
     assert sum(map(len, parts.values())) > 20
+
+
+def subclasses_of(cls: type) -> set[type]:
+    return {kind for direct in cls.__subclasses__() for kind in {direct, *subclasses_of(direct)}}
+
+
+def test_heads_answer_for_themselves():
+    """No file outside of `training/scoring` names a kind of head, so that a new one is known everywhere."""
+    kinds = {cls.__name__ for cls in subclasses_of(Head) if cls.__module__.startswith("hf_distill.")}
+    assert len(kinds) >= 9
+    naming = {}
+    for file in (ROOT / "hf_distill").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        names |= {name.split(".")[-1] for name in imports_of(file)}
+        naming[file.relative_to(ROOT / "hf_distill")] = kinds & names
+    scoring = {file for file in naming if file.parts[:2] == ("training", "scoring")}
+    assert set().union(*(naming[file] for file in scoring)) == kinds
+    assert {file: names for file, names in naming.items() if names and file not in scoring} == {}
 
 
 def test_a_recipe_imports_only_what_the_package_exports():

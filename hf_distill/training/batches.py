@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import DataCollatorForLanguageModeling, Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_distill.training.scoring.heads import SCORED_INDICES, Head, attended_by_mask, scored_indices
+from hf_distill.training.scoring.heads import Head
+from hf_distill.training.scoring.inputs import attended_by_mask
+from hf_distill.training.scoring.known_indices import SCORED_INDICES, scored_indices
 
 RandomGenerator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 

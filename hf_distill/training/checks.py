@@ -12,7 +12,7 @@ from transformers.utils import logging
 from hf_distill.data.causal import labels_no_end
 from hf_distill.training.batches import is_of_transformers, text_in_column
 from hf_distill.training.engines import check_engine
-from hf_distill.training.scoring.heads import CausalLMHead, Head, QuestionAnsweringHead
+from hf_distill.training.scoring.heads import Head
 from hf_distill.training.teacher.columns import Source, source_of
 from hf_distill.training.training_args import DistillationTrainingArguments
 
@@ -111,7 +111,7 @@ def check_student(student: PreTrainedModel, head: Head, args: DistillationTraini
         raise ValueError(
             f"temperature={args.temperature} would have no effect for a {name} that gives numbers: leave it out."
         )
-    if args.label_smoothing_factor and (head.distribution != "categorical" or isinstance(head, QuestionAnsweringHead)):
+    if args.label_smoothing_factor and not head.takes_label_smoothing:
         raise ValueError(
             f"label_smoothing_factor={args.label_smoothing_factor} is for one class out of several, which a {name} "
             f"with problem_type={student.config.problem_type!r} does not give: leave it out."
@@ -149,7 +149,7 @@ def check_labels(train_dataset: object, eval_dataset: object, collator: object) 
 
 def warn_of_ends_without_labels(head: Head, collator: object) -> None:
     """Warns where a causal student would not learn to stop."""
-    if type(head) is CausalLMHead and labels_no_end(collator):
+    if head.learns_to_stop and labels_no_end(collator):
         logger.warning(
             f"The tokenizer's pad_token is its eos_token {collator.tokenizer.eos_token!r}, and "
             f"{type(collator).__name__} gives it no label, so nothing teaches the student to stop: use "

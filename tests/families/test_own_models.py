@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, BertConfig, BertForMaskedLM, PreTrainedModel
 
-from hf_distill.training.scoring.alignment import named_inputs, outputs_of
+from hf_distill.training.scoring.alignment import head_spec, named_inputs
 from tests.conftest import FAMILY_OF_HEAD, collate, make_config, make_model, make_rows
 from tests.training.conftest import make_trainer  # noqa: F401
 
@@ -73,7 +73,7 @@ def test_inputs_of_a_forward_that_names_none():
     assert {"input_ids", "attention_mask"} < names
     assert "token_type_ids" not in names
     assert named_inputs(dressed(model, "tuple")) == names
-    assert outputs_of(model).vocab_size == model.config.vocab_size
+    assert head_spec(model).vocab_size == model.config.vocab_size
 
 
 def test_inputs_that_a_forward_of_ones_own_passes_on(make_trainer):  # noqa: F811

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from hf_distill.training.batches import Progress, RepeatableCollator, own_generators
-from hf_distill.training.scoring.heads import find_head
+from hf_distill.training.scoring.find_head import find_head
 from tests.conftest import FAMILY_OF_HEAD, VOCAB_SIZE, make_model, make_text_tokenizer
 
 TOKENIZER = make_text_tokenizer()

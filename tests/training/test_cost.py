@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_distill import make_student
 from hf_distill.training.scoring import pieces
-from hf_distill.training.scoring.heads import find_head
+from hf_distill.training.scoring.find_head import find_head
 from tests.conftest import collate, make_model, make_rows
 
 

@@ -7,8 +7,9 @@ from typing import ClassVar, Protocol
 import torch
 from torch import nn
 
-from hf_distill.training.scoring.alignment import Outputs
-from hf_distill.training.scoring.heads import Head, Scored
+from hf_distill.training.scoring.alignment import HeadSpec
+from hf_distill.training.scoring.heads import Head
+from hf_distill.training.scoring.scored import Scored
 from hf_distill.training.scoring.top_k import TopK
 
 
@@ -81,8 +82,8 @@ class Setup:
 
     args: LossArguments
     head: Head
-    student: Outputs
-    teacher: Outputs | None
+    student: HeadSpec
+    teacher: HeadSpec | None
     top_k: int | None
 
 
@@ -130,7 +131,7 @@ class Loss(nn.Module):
         """The loss that the arguments ask for, for a loss in `LOSSES`."""
         return cls()
 
-    def check(self, student: Outputs, teacher: Outputs | None) -> None:
+    def check(self, student: HeadSpec, teacher: HeadSpec | None) -> None:
         """Checks, when the trainer is made, that student and teacher can be compared.
 
         Args:

@@ -9,7 +9,7 @@ from hf_distill.training.losses.base import Loss, ScoredItems, Signals
 from hf_distill.training.losses.making import how_to_leave_out
 from hf_distill.training.scoring import pieces
 from hf_distill.training.scoring.forward import ScoredOutput
-from hf_distill.training.scoring.heads import Scored
+from hf_distill.training.scoring.scored import Scored
 
 
 class BatchLosses:

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from hf_distill.training.losses.steps import means
 from hf_distill.training.losses.trainer import LossTrainer
-from hf_distill.training.scoring.heads import count_examples
+from hf_distill.training.scoring.inputs import count_examples
 
 logger = logging.get_logger(__name__)
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
 from hf_distill.training.losses.citations import SANH_2019
-from hf_distill.training.scoring.alignment import Outputs
+from hf_distill.training.scoring.alignment import HeadSpec
 
 
 class Projection(nn.Linear):
@@ -73,7 +73,7 @@ class CosineLoss(Loss):
             raise ValueError("project_hidden_states needs configs that say how wide the hidden states are.")
         return cls(Projection(*widths, seed=setup.args.seed))
 
-    def check(self, student: Outputs, teacher: Outputs) -> None:
+    def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         widths = [student.hidden_width, teacher.hidden_width]
         if self.projection is None and None not in widths and widths[0] != widths[1]:
             raise ValueError(

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
 from hf_distill.training.losses.citations import HINTON_2015
-from hf_distill.training.scoring.heads import MASKED_LOGIT
+from hf_distill.training.scoring.scored import MASKED_LOGIT
 from hf_distill.training.scoring.top_k import TopK
 
 

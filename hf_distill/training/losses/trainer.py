@@ -21,14 +21,14 @@ from hf_distill.training.losses.making import (
 )
 from hf_distill.training.losses.parameters import LossParameters, StepWithStudent, check_engine
 from hf_distill.training.losses.steps import StepLosses
-from hf_distill.training.scoring.alignment import Outputs, outputs_of
+from hf_distill.training.scoring.alignment import HeadSpec, head_spec
 from hf_distill.training.scoring.heads import Head
 
 
 class ReadTeacher(Protocol):
     """What losses know of the teacher, live or stored."""
 
-    outputs: Outputs
+    outputs: HeadSpec
     top_k: int | None
 
     def prepare_for(self, losses: Mapping[str, Loss]) -> None: ...
@@ -87,8 +87,8 @@ class LossTrainer(Trainer):
         setup = Setup(
             args=args,
             head=self.head,
-            student=outputs_of(transformers_model(self.model)),
-            teacher=None if self.teacher is None else self.teacher.outputs,
+            student=head_spec(transformers_model(self.model)),
+            teacher=None if self.teacher is None else self.teacher.head_spec,
             top_k=None if self.teacher is None else self.teacher.top_k,
         )
         if begin_anew:

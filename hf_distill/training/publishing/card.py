@@ -18,27 +18,10 @@ from transformers.utils import logging
 from hf_distill.adapters import transformers_model
 from hf_distill.hub.cards import RESULTS_BEGIN, RESULTS_END, layers_as_words, make_card
 from hf_distill.hub.push import is_on_hub, public_name, revision_on_hub
-from hf_distill.training.scoring.heads import auto_class_of
+from hf_distill.training.scoring.find_head import auto_class_of, is_exported, pipeline_tag_of
 from hf_distill.version import __version__
 
 logger = logging.get_logger(__name__)
-
-TASKS = {
-    "AutoModelForSequenceClassification": "text-classification",
-    "AutoModelForTokenClassification": "token-classification",
-    "AutoModelForQuestionAnswering": "question-answering",
-    "AutoModelForMultipleChoice": "multiple-choice",
-    "AutoModelForMaskedLM": "fill-mask",
-    "AutoModelForCausalLM": "text-generation",
-    "AutoModelForSpeechSeq2Seq": "automatic-speech-recognition",
-    "AutoModelForImageClassification": "image-classification",
-    "AutoModelForVideoClassification": "video-classification",
-    "AutoModelForAudioClassification": "audio-classification",
-}
-"""The Hub's name for what a head does. Of text to text it has several, and which it is cannot be told."""
-
-EXPORTED = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MaskedLM", "CausalLM")
-"""The heads that `hf-distill export` takes."""
 
 FORMATS = {"csv", "json", "parquet", "text", "arrow", "pandas", "generator", "webdataset", "xml", "sql"}
 """What `datasets` calls data sets that have no name of their own."""
@@ -116,8 +99,7 @@ def training_card(
         given: what was said of it, which goes before what is found out.
     """
     student = transformers_model(trainer.model)
-    auto_class = auto_class_of(student).__name__
-    task = _first(given.tasks) or TASKS.get(auto_class)
+    task = _first(given.tasks) or pipeline_tag_of(student)
     teacher, cut_from = teacher_of(trainer), _cut_from(student)
     # An adapter is for one base model; any other student counts as the teacher's: of the four relations that the Hub
     # knows (adapter, merge, quantized, finetune), that of a model which was trained from another.
@@ -145,7 +127,7 @@ def training_card(
         None: _summary(trainer, student, teacher, cut_from),
         "How it was trained": _training(trainer, train, given) if trainer.state.global_step else None,
         "Results": f"{RESULTS_BEGIN}\n\n{_results(trainer)}\n\n{RESULTS_END}",
-        "How to load it": _loading(trainer, student, auto_class, is_adapter),
+        "How to load it": _loading(trainer, student, is_adapter),
         "Versions": _versions(is_adapter),
         "Citation": _citations(trainer),
     }
@@ -327,7 +309,8 @@ def _eval_results(trainer: Trainer, task: str | None, given: CardOptions) -> lis
     return found
 
 
-def _loading(trainer: Trainer, student: transformers.PreTrainedModel, auto_class: str, is_adapter: bool) -> str:
+def _loading(trainer: Trainer, student: transformers.PreTrainedModel, is_adapter: bool) -> str:
+    auto_class = auto_class_of(student).__name__
     place = trainer.hub_model_id or "path/to/this/folder"
     is_text = isinstance(trainer.processing_class, PreTrainedTokenizerBase)
     processor = "AutoTokenizer" if is_text else "AutoProcessor"
@@ -342,7 +325,7 @@ def _loading(trainer: Trainer, student: transformers.PreTrainedModel, auto_class
         lines.append(f'{variable} = {processor}.from_pretrained("{place}")')
     said = "With plain transformers" + (" and PEFT, onto its base model" if is_adapter else "")
     text = f"{said}:\n\n```python\n" + "\n".join(lines) + "\n```"
-    if is_adapter or not is_text or auto_class.removeprefix("AutoModelFor") not in EXPORTED:
+    if is_adapter or not is_text or not is_exported(student):
         return text
     return (
         f"{text}\n\nWith ONNX Runtime, in int8, by hf_distill:\n\n"

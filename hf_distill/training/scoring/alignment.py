@@ -1,4 +1,4 @@
-"""What a model gives, as far as that of another can be compared with it."""
+"""What a model's head gives, and whether student and teacher can be compared."""
 
 import inspect
 from dataclasses import dataclass
@@ -7,7 +7,9 @@ from inspect import Parameter
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from hf_distill.training.scoring.heads import Distribution, Seq2SeqLMHead, find_head
+from hf_distill.training.scoring.find_head import find_head
+from hf_distill.training.scoring.heads import Distribution
+from hf_distill.training.scoring.widths import hidden_width, vocab_size
 
 logger = logging.get_logger(__name__)
 
@@ -15,13 +17,13 @@ UNNAMED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """Of a student, or of a teacher, which need not be at hand for it.
+class HeadSpec:
+    """What a model's head gives, as far as that of another can be compared with it. The model need not be at hand.
 
     Attributes:
         model: the model's class.
         auto_class: which of transformers' classes loads a model with a head of this kind.
-        per_token: whether there are logits for each token.
+        logits_per_token: how many logits of an example belong to each of its tokens; None where they are its own.
         distribution: what the logits of a position describe.
         num_labels: the config's.
         problem_type: the config's.
@@ -33,7 +35,7 @@ class Outputs:
 
     model: str
     auto_class: str
-    per_token: bool
+    logits_per_token: int | None
     distribution: Distribution
     num_labels: int | None
     problem_type: str | None
@@ -43,35 +45,33 @@ class Outputs:
     hidden_width: int | None
 
 
-def outputs_of(model: PreTrainedModel) -> Outputs:
+def head_spec(model: PreTrainedModel) -> HeadSpec:
     """
     Raises:
         ValueError: if the model has no head that can be distilled.
     """
     head, config = find_head(model), model.config
     reads_tokens = "input_ids" in named_inputs(model)
-    return Outputs(
+    return HeadSpec(
         model=type(model).__name__,
         auto_class=head.auto_class,
-        per_token=head.per_token,
+        logits_per_token=head.logits_per_token(config),
         distribution=head.distribution,
         num_labels=getattr(config, "num_labels", None),
         problem_type=getattr(config, "problem_type", None),
         labels=_labels(config) if head.named_classes else None,
         vocab_size=vocab_size(config) if reads_tokens else None,
-        decoder_start_token_id=getattr(config, "decoder_start_token_id", None)
-        if isinstance(head, Seq2SeqLMHead)
-        else None,
+        decoder_start_token_id=getattr(config, "decoder_start_token_id", None) if head.reads_labels else None,
         hidden_width=hidden_width(config),
     )
 
 
-def check_alignment(student: Outputs, teacher: Outputs, tokenizer: object = None) -> list[int] | slice | None:
-    """Checks that outputs of student and teacher can be compared class by class.
+def check_alignment(student: HeadSpec, teacher: HeadSpec, tokenizer: object = None) -> list[int] | slice | None:
+    """Checks that student and teacher can be compared class by class.
 
     Args:
-        student: what the student gives.
-        teacher: what the teacher gives.
+        student: that of the student.
+        teacher: that of the teacher.
         tokenizer: the student's, which tells how many of the vocabulary's entries are in use.
 
     Returns:
@@ -117,23 +117,12 @@ def named_inputs(model: PreTrainedModel) -> set[str]:
     return names
 
 
-def vocab_size(config: PreTrainedConfig) -> int | None:
-    """How many words are told apart; where a model is made of several, those of the one that has the head."""
-    own = getattr(config, "vocab_size", None)
-    return own if own is not None else getattr(config.get_text_config(decoder=True), "vocab_size", None)
-
-
-def hidden_width(config: PreTrainedConfig) -> int | None:
-    """The width of the last hidden states, where the config says so."""
-    return getattr(config, "hidden_size", None) or next(reversed(getattr(config, "hidden_sizes", None) or [None]))
-
-
 def _labels(config: PreTrainedConfig) -> list[str]:
     named = config.id2label or {}
     return [named.get(index, f"LABEL_{index}") for index in range(config.num_labels)]
 
 
-def _shared_vocabulary(student: Outputs, teacher: Outputs, tokenizer: object) -> slice | None:
+def _shared_vocabulary(student: HeadSpec, teacher: HeadSpec, tokenizer: object) -> slice | None:
     """The entries that both vocabularies have, where one is padded to a round number."""
     sizes = [student.vocab_size, teacher.vocab_size]
     if sizes[0] == sizes[1]:

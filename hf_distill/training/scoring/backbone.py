@@ -8,7 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from hf_distill.training.scoring.heads import Head, is_base
+from hf_distill.training.scoring.find_head import is_base
+from hf_distill.training.scoring.heads import Head
 
 
 class Backbone:

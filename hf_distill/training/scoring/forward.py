@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
 from hf_distill.training.scoring.backbone import Backbone
-from hf_distill.training.scoring.heads import Head, Scored
+from hf_distill.training.scoring.heads import Head
+from hf_distill.training.scoring.scored import Scored
 from hf_distill.training.scoring.top_k import TopK
 
 logger = logging.get_logger(__name__)

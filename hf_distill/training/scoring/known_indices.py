@@ -4,6 +4,16 @@ from collections.abc import Mapping
 
 import torch
 
+from hf_distill.training.scoring.heads import Head
+
+SCORED_INDICES = "scored_indices"
+"""In a batch: `[scored]`, which of its tokens are scored, counted through the batch."""
+
+
+def scored_indices(head: Head, kl_positions: str, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """`[scored]` of a batch, for a head with a distribution per token; None without labels."""
+    return head.score(batch, kl_positions).indices if batch.get("labels") is not None else None
+
 
 class KnownIndices:
     """The scored positions that the collator counted, so that no device is waited for.

@@ -14,8 +14,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from hf_distill.training.scoring.alignment import Outputs
-from hf_distill.training.scoring.heads import QuestionAnsweringHead
+from hf_distill.training.scoring.alignment import HeadSpec
 
 LOGITS = "teacher_logits"
 TOP_LOG_PROBS, TOP_IDS, LOG_TAIL = "teacher_top_log_probs", "teacher_top_ids", "teacher_log_tail"
@@ -34,7 +33,7 @@ class Source:
         teacher: its name on the Hub, or that of its folder.
         fingerprint: of its weights.
         dtype: in which it computed.
-        outputs: what it gives.
+        head_spec: what its head gives.
         vocabulary: the fingerprint of its tokenizer's words; None if it had none.
         reads_text: whether it read text with its own tokenizer, rather than the tokens that the student reads.
         hidden_states: whether its last hidden states are there.
@@ -45,7 +44,7 @@ class Source:
     teacher: str
     fingerprint: str
     dtype: str
-    outputs: Outputs
+    head_spec: HeadSpec
     vocabulary: str | None
     reads_text: bool
     hidden_states: bool
@@ -63,13 +62,12 @@ class Source:
 
     @property
     def has_targets_per_token(self) -> bool:
-        return self.hidden_states or has_logits_per_token(self.outputs)
+        return self.hidden_states or self.head_spec.logits_per_token is not None
 
     def width_of(self, column: str) -> int:
         """How many numbers of a column belong to one token."""
-        if column == LOGITS:
-            return 2 if self.outputs.auto_class == QuestionAnsweringHead.auto_class else self.outputs.num_labels
-        return {LOG_TAIL: 1, HIDDEN_STATES: self.outputs.hidden_width}.get(column, self.top_k)
+        widths = {LOGITS: self.head_spec.logits_per_token, LOG_TAIL: 1, HIDDEN_STATES: self.head_spec.hidden_width}
+        return widths.get(column, self.top_k)
 
     @property
     def features(self) -> Features:
@@ -88,17 +86,12 @@ def source_of(dataset: object) -> Source | None:
         return None
     try:
         values = json.loads(feature.names[0])
-        return Source(**{**values, "outputs": Outputs(**values["outputs"])})
+        return Source(**{**values, "head_spec": HeadSpec(**values["head_spec"])})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"The column {SOURCE} does not say which teacher the targets are from ({error}): remove the columns "
             f"{', '.join(name for name in TARGET_COLUMNS if name in dataset.features)}, and call add_teacher_targets."
         ) from None
-
-
-def has_logits_per_token(outputs: Outputs) -> bool:
-    """Whether there are logits for each token, or, for the start of an answer, classes."""
-    return outputs.per_token or outputs.auto_class == QuestionAnsweringHead.auto_class
 
 
 def vocabulary_fingerprint(tokenizer: object) -> str | None:

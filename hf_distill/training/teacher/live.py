@@ -13,9 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.adapters import adapters_off, transformers_model
 from hf_distill.training.losses.base import Loss
-from hf_distill.training.scoring.alignment import check_alignment, named_inputs, outputs_of
+from hf_distill.training.scoring.alignment import check_alignment, head_spec, named_inputs
+from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.forward import ScoredOutput, scored_forward
-from hf_distill.training.scoring.heads import Scored, find_head
+from hf_distill.training.scoring.scored import Scored
 
 
 class Teacher:
@@ -52,8 +53,8 @@ class Teacher:
             self._reading = lambda: adapters_off(student)
         else:
             check_no_shared_parameters(student, model)
-        self.outputs = outputs_of(self.model)
-        self._columns = check_alignment(outputs_of(transformers_model(student)), self.outputs, tokenizer)
+        self.head_spec = head_spec(self.model)
+        self._columns = check_alignment(head_spec(transformers_model(student)), self.head_spec, tokenizer)
         if model is not student:
             model.requires_grad_(False)
         self.head = find_head(self.model)

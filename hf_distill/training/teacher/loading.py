@@ -13,7 +13,7 @@ from transformers.utils import find_adapter_config_file, is_bitsandbytes_availab
 from hf_distill.adapters import transformers_model
 from hf_distill.training.engines import compiled, shard_teacher
 from hf_distill.training.losses import LOSSES
-from hf_distill.training.scoring.heads import auto_class_of
+from hf_distill.training.scoring.find_head import auto_class_of
 from hf_distill.training.teacher.columns import SOURCE, Source
 from hf_distill.training.teacher.live import Teacher, check_tokenizers
 from hf_distill.training.teacher.stored import StoredTeacher

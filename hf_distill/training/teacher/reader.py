@@ -6,26 +6,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from transformers import (
-    DataCollatorForMultipleChoice,
-    DataCollatorForSeq2Seq,
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    default_data_collator,
-)
+from transformers import PreTrainedModel
 
 from hf_distill.training.scoring import pieces
 from hf_distill.training.scoring.alignment import named_inputs
+from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.forward import ScoredOutput, scored_forward
-from hf_distill.training.scoring.heads import (
-    MASKED_LOGIT,
-    Head,
-    MultipleChoiceHead,
-    QuestionAnsweringHead,
-    Scored,
-    Seq2SeqLMHead,
-    find_head,
-)
+from hf_distill.training.scoring.scored import MASKED_LOGIT, Scored
 from hf_distill.training.teacher.columns import (
     DTYPES,
     HIDDEN_STATES,
@@ -34,7 +21,6 @@ from hf_distill.training.teacher.columns import (
     TOP_IDS,
     TOP_LOG_PROBS,
     Source,
-    has_logits_per_token,
     split,
 )
 
@@ -66,7 +52,7 @@ class TargetReader:
         self.model, self.source, self.batch_size, self.dtype = model, source, batch_size, dtype
         self.processing_class, self.text_columns = processing_class, text_columns
         self.head = find_head(model)
-        self.collator = _collator(self.head, processing_class)
+        self.collator = self.head.padding_collator(processing_class)
         self.inputs = named_inputs(model)
 
     @contextmanager
@@ -99,7 +85,7 @@ class TargetReader:
         if self.text_columns:
             texts = [rows[name] for name in self.text_columns]
             rows = self.processing_class(*texts, truncation=True)
-        kept = self.inputs - ({*self.head.label_names} if not isinstance(self.head, Seq2SeqLMHead) else set())
+        kept = self.inputs if self.head.reads_labels else self.inputs - {*self.head.label_names}
         rows = {name: values for name, values in rows.items() if name in kept}
         first = next(iter(rows.values()))
         lengths = [len(value) if hasattr(value, "__len__") else 0 for value in rows[self.model.main_input_name]]
@@ -127,10 +113,10 @@ class TargetReader:
 
         present = scored.attended.reshape(num_rows, -1)
         tokens = present.sum(1).tolist()
-        values = self._logits(output, scored, num_rows)
+        values = self._logits(output, scored)
         if self.source.hidden_states:
             values[HIDDEN_STATES] = output.last_hidden_state.reshape(*present.shape, -1)[present]
-        of_logits = tokens if has_logits_per_token(self.source.outputs) else [1] * num_rows
+        of_logits = [1] * num_rows if self.source.head_spec.logits_per_token is None else tokens
         targets = {
             name: split(value, tokens if name == HIDDEN_STATES else of_logits, DTYPES[name])
             for name, value in values.items()
@@ -143,17 +129,14 @@ class TargetReader:
                 )
         return targets
 
-    def _logits(self, output: ScoredOutput, scored: Scored, num_rows: int) -> dict[str, torch.Tensor]:
+    def _logits(self, output: ScoredOutput, scored: Scored) -> dict[str, torch.Tensor]:
         """`[tokens or rows, width]` by column."""
         if self.source.top_k is not None:
             return self._top_k(output)
-        logits = output.logits(slice(None))
-        if isinstance(self.head, QuestionAnsweringHead):
-            logits = torch.stack([logits[:num_rows], logits[num_rows:]], dim=-1)[scored.attended]
-        return {LOGITS: logits}
+        return {LOGITS: self.head.stored_logits(output.logits(slice(None)), scored)}
 
     def _top_k(self, output: ScoredOutput) -> dict[str, torch.Tensor]:
-        chunk_size = max(1, pieces.CHUNK_ELEMENTS // self.source.outputs.vocab_size)
+        chunk_size = max(1, pieces.CHUNK_ELEMENTS // self.source.head_spec.vocab_size)
         chunks = []
         for start in range(0, len(output.head_inputs), chunk_size):
             logits = output.logits(slice(start, start + chunk_size)).float()
@@ -163,12 +146,3 @@ class TargetReader:
             chunks.append((top, ids, tail))
         columns = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
         return dict(zip((TOP_LOG_PROBS, TOP_IDS, LOG_TAIL), columns, strict=True))
-
-
-def _collator(head: Head, processing_class: object) -> Callable[[Sequence], Mapping]:
-    if isinstance(head, Seq2SeqLMHead):
-        return DataCollatorForSeq2Seq(processing_class)
-    if isinstance(head, MultipleChoiceHead):
-        with_labels = DataCollatorForMultipleChoice(processing_class)
-        return lambda rows: with_labels([{**row, "labels": 0} for row in rows])
-    return DataCollatorWithPadding(processing_class) if hasattr(processing_class, "pad") else default_data_collator

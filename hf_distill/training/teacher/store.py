@@ -44,7 +44,7 @@ class TargetStore:
         self.dataset, self.source = dataset, source
         manifest = {
             "teacher": {"name": source.teacher, "fingerprint": source.fingerprint, "dtype": source.dtype}
-            | {"outputs": asdict(source.outputs)},
+            | {"head_spec": asdict(source.head_spec)},
             "tokenizer": {"vocabulary": source.vocabulary, **reading},
             "dataset": {"fingerprint": dataset._fingerprint, "rows": len(dataset)},
             "options": {name: getattr(source, name) for name in ("hidden_states", "top_k", "temperature")},

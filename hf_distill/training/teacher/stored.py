@@ -12,9 +12,11 @@ from transformers import PreTrainedModel
 from hf_distill.adapters import transformers_model
 from hf_distill.training.losses.base import Loss
 from hf_distill.training.losses.making import how_to_leave_out
-from hf_distill.training.scoring.alignment import check_alignment, outputs_of
+from hf_distill.training.scoring.alignment import check_alignment, head_spec
+from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.forward import ScoredOutput
-from hf_distill.training.scoring.heads import MASKED_LOGIT, Head, QuestionAnsweringHead, Scored, find_head
+from hf_distill.training.scoring.heads import Head
+from hf_distill.training.scoring.scored import Scored
 from hf_distill.training.scoring.top_k import TopK
 from hf_distill.training.teacher.columns import (
     HIDDEN_STATES,
@@ -24,7 +26,6 @@ from hf_distill.training.teacher.columns import (
     TOP_IDS,
     TOP_LOG_PROBS,
     Source,
-    has_logits_per_token,
     join,
     vocabulary_fingerprint,
 )
@@ -49,9 +50,9 @@ class StoredTeacher:
         tokenizer: object = None,
     ):
         student = transformers_model(student)
-        self.source, self.outputs, self.top_k = source, source.outputs, source.top_k
+        self.source, self.head_spec, self.top_k = source, source.head_spec, source.top_k
         self.head = find_head(student)
-        own = outputs_of(student)
+        own = head_spec(student)
         in_use = [vocabulary_fingerprint(tokenizer), source.vocabulary]
         if not source.reads_text:
             if None not in in_use and in_use[0] != in_use[1]:
@@ -59,14 +60,14 @@ class StoredTeacher:
                     f"The tokenizer given as processing_class is not the one that the teacher {source} read the rows "
                     f"with: student and teacher read the same input_ids, so they need one tokenizer."
                 )
-            if own.vocab_size != self.outputs.vocab_size and self.top_k is not None:
+            if own.vocab_size != self.head_spec.vocab_size and self.top_k is not None:
                 raise ValueError(
                     f"The student's vocabulary has {own.vocab_size} entries, and the targets are of one with "
-                    f"{self.outputs.vocab_size}: cut the student with make_student(teacher)."
+                    f"{self.head_spec.vocab_size}: cut the student with make_student(teacher)."
                 )
-            self._columns = check_alignment(own, self.outputs, tokenizer)
+            self._columns = check_alignment(own, self.head_spec, tokenizer)
         else:
-            self._columns = check_alignment(own, replace(self.outputs, vocab_size=own.vocab_size))
+            self._columns = check_alignment(own, replace(self.head_spec, vocab_size=own.vocab_size))
         self._reads_logits = self._reads_hidden_states = False
 
     def prepare_for(self, losses: Mapping[str, Loss]) -> None:
@@ -137,15 +138,7 @@ class StoredTeacher:
         if self.top_k is not None:
             log_probs, ids, log_tail = (scored.select(inputs[name]) for name in (TOP_LOG_PROBS, TOP_IDS, LOG_TAIL))
             return TopK(log_probs, ids, log_tail.squeeze(1))
-        logits = inputs[LOGITS]
-        if scored.per_token:
-            logits = scored.select(logits)
-        elif isinstance(self.head, QuestionAnsweringHead):
-            attended = scored.attended[: len(scored.positions) // 2]
-            logits = logits[: len(attended)].masked_fill(~attended.unsqueeze(-1), MASKED_LOGIT)
-            logits = torch.cat([logits[..., 0], logits[..., 1]])
-        else:
-            logits = logits[: len(scored.positions)]
+        logits = self.head.logits_of_stored(inputs[LOGITS], scored)
         return logits if self._columns is None else logits[:, self._columns]
 
 
@@ -175,7 +168,7 @@ class TargetsCollator:
         present = self.head.score(batch, "attended").attended.reshape(num_rows, -1)
         joined = {
             name: torch.from_numpy(np.array(values, dtype=np.float32))
-            if name == LOGITS and not has_logits_per_token(self.source.outputs)
+            if name == LOGITS and self.source.head_spec.logits_per_token is None
             else join(name, values, present, self.source.width_of(name))
             for name, values in targets.items()
         }

@@ -12,9 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.adapters import transformers_model
 from hf_distill.hub.push import public_name
-from hf_distill.training.scoring.alignment import outputs_of, vocab_size
-from hf_distill.training.scoring.heads import Head, MaskedLMHead, MultipleChoiceHead, find_head
-from hf_distill.training.teacher.columns import TARGET_COLUMNS, Source, has_logits_per_token, vocabulary_fingerprint
+from hf_distill.training.scoring.alignment import head_spec
+from hf_distill.training.scoring.find_head import find_head
+from hf_distill.training.scoring.heads import Head
+from hf_distill.training.scoring.widths import hidden_width, vocab_size
+from hf_distill.training.teacher.columns import TARGET_COLUMNS, Source, vocabulary_fingerprint
 from hf_distill.training.teacher.live import fingerprint
 from hf_distill.training.teacher.mass import MIN_MASS, StoredMass
 from hf_distill.training.teacher.reader import TargetReader
@@ -122,7 +124,7 @@ def add_teacher_targets(
         teacher=public_name(model.config._name_or_path),
         fingerprint=fingerprint(model.named_parameters()),
         dtype=str(target_dtype),
-        outputs=outputs_of(model),
+        head_spec=head_spec(model),
         vocabulary=vocabulary_fingerprint(processing_class),
         reads_text=bool(text_columns),
         hidden_states=hidden_states,
@@ -179,7 +181,7 @@ def _check_options(
     min_mass: float | None,
 ) -> None:
     name = type(model).__name__
-    if type(head) is MaskedLMHead:
+    if not head.can_be_stored:
         raise ValueError(
             f"What a {name} says of masked tokens cannot be stored, as other tokens are masked in every epoch: give "
             f"the trainer teacher_model. Stored can be what classification, token classification, question answering, "
@@ -193,14 +195,13 @@ def _check_options(
         raise ValueError(f"min_mass={min_mass} should be from 0 to 1.")
     if any(value <= 0 for option, value in set_.items() if option != "min_mass"):
         raise ValueError(f"{set_} should be above 0.")
-    per_text = not has_logits_per_token(outputs_of(model)) and not isinstance(head, MultipleChoiceHead)
-    if text_columns and (hidden_states or not per_text):
+    if text_columns and (hidden_states or not head.takes_text_columns):
         what = "Hidden states" if hidden_states else f"The logits of a {name}"
         raise ValueError(
             f"{what} belong to the teacher's tokens, which need not be the student's: tokenise the rows, and leave out "
             f"text_columns."
         )
-    if hidden_states and (model.main_input_name != "input_ids" or outputs_of(model).hidden_width is None):
+    if hidden_states and (model.main_input_name != "input_ids" or hidden_width(model.config) is None):
         raise ValueError(f"Hidden states can be stored of models that read text, and not of a {name}.")
 
 

@@ -23,8 +23,9 @@ from hf_distill.training.losses.logits import (
     top_k_kl_divergence,
 )
 from hf_distill.training.losses.task import binary_cross_entropy, cross_entropy, squared_error
-from hf_distill.training.scoring.alignment import outputs_of
-from hf_distill.training.scoring.heads import MASKED_LOGIT, Scored, find_head
+from hf_distill.training.scoring.alignment import head_spec
+from hf_distill.training.scoring.find_head import find_head
+from hf_distill.training.scoring.scored import MASKED_LOGIT, Scored
 from hf_distill.training.scoring.top_k import TopK
 from tests.conftest import make_model
 
@@ -243,7 +244,7 @@ SUMS = [*DIVERGENCES.values(), *TASK_LOSSES.values()]
 
 def make_setup(top_k=None, **arguments):
     model = make_model("bert", "classification")
-    outputs = outputs_of(model)
+    outputs = head_spec(model)
     arguments = DistillationTrainingArguments("out", **arguments)
     return Setup(arguments, find_head(model), student=outputs, teacher=outputs, top_k=top_k)
 

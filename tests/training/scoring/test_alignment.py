@@ -3,13 +3,13 @@
 import pytest
 
 from hf_distill.training.scoring import alignment
-from hf_distill.training.scoring.alignment import check_alignment, outputs_of
+from hf_distill.training.scoring.alignment import check_alignment, head_spec
 from tests.conftest import make_model
 from tests.training.teacher.test_live import NAMES, classifier, make_tokenizer
 
 
 def check(student, teacher, tokenizer=None):
-    return check_alignment(outputs_of(student), outputs_of(teacher), tokenizer)
+    return check_alignment(head_spec(student), head_spec(teacher), tokenizer)
 
 
 def test_labels_with_other_names():

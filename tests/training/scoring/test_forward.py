@@ -5,8 +5,8 @@ import torch
 from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 from hf_distill.training.losses.batch import known_states, state_weights
+from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.forward import ScoredOutput, scored_forward
-from hf_distill.training.scoring.heads import find_head
 from tests.conftest import collate, make_config, make_model, make_rows
 
 

@@ -7,17 +7,11 @@ import torch
 from transformers import AutoModel, pipeline
 
 from hf_distill import make_student
-from hf_distill.training.scoring import heads
-from hf_distill.training.scoring.heads import (
-    CausalLMHead,
-    Head,
-    MaskedLMHead,
-    PermutedLMHead,
-    Seq2SeqLMHead,
-    auto_class_of,
-    decoder_input_ids_of,
-    find_head,
-)
+from hf_distill.training.scoring import find_head as finding
+from hf_distill.training.scoring.find_head import auto_class_of, find_head, is_exported, pipeline_tag_of
+from hf_distill.training.scoring.heads import Head
+from hf_distill.training.scoring.inputs import decoder_input_ids_of
+from hf_distill.training.scoring.token_heads import CausalLMHead, MaskedLMHead, PermutedLMHead, Seq2SeqLMHead
 from tests.conftest import (
     AUTO_CLASSES,
     FAMILY_OF_HEAD,
@@ -172,7 +166,7 @@ def test_labels_of_another_kind():
 
 def test_every_head_is_tried():
     """The rows of the tests are those of the table; XLNet's head has tests of its own."""
-    assert {type(head_of(kind)) for kind in AUTO_CLASSES} >= set(heads.HEADS) - {PermutedLMHead}
+    assert {type(head_of(kind)) for kind in AUTO_CLASSES} >= set(finding.HEADS) - {PermutedLMHead}
 
 
 def test_auto_class(every_head):
@@ -235,6 +229,29 @@ def test_head_is_the_task_that_transformers_lists_the_class_for(class_name, head
         model = build(class_name, seed=None)
     assert type(find_head(model)) is head
     assert auto_class_of(model).__name__ == auto_class
+
+
+@pytest.mark.parametrize(
+    ("class_name", "tag", "exported"),
+    [
+        ("BertForSequenceClassification", "text-classification", True),
+        ("BertForTokenClassification", "token-classification", True),
+        ("BertForQuestionAnswering", "question-answering", True),
+        ("BertForMultipleChoice", "multiple-choice", False),
+        ("BertForMaskedLM", "fill-mask", True),
+        ("BertLMHeadModel", "text-generation", True),
+        ("BertForNextSentencePrediction", None, False),
+        ("ViTForImageClassification", "image-classification", False),
+        ("HubertForSequenceClassification", "audio-classification", False),
+        ("MarianMTModel", None, False),
+        ("WhisperForConditionalGeneration", "automatic-speech-recognition", False),
+        ("LlavaForConditionalGeneration", None, False),
+    ],
+)
+def test_what_the_hub_calls_it_and_what_is_exported(class_name, tag, exported):
+    with torch.device("meta"):
+        model = build(class_name, seed=None)
+    assert (pipeline_tag_of(model), is_exported(model)) == (tag, exported)
 
 
 @pytest.mark.parametrize(

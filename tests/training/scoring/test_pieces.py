@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.forward import scored_forward
-from hf_distill.training.scoring.heads import find_head
 from hf_distill.training.scoring.pieces import sum_over_pieces
 from tests.conftest import collate, make_model, make_rows
 

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from hf_distill import make_student
-from hf_distill.training.scoring.heads import find_head
+from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.teacher.live import Teacher, check_tokenizers, fingerprint
 from hf_distill.training.teacher.loading import load_teacher
 from tests.conftest import collate, make_model, make_rows

@@ -453,7 +453,7 @@ def test_a_teacher_whose_labels_were_renamed():
     rows = make_dataset("classification")
     add_teacher_targets(rows, teacher, TOKENIZER)
     teacher.config.id2label = {0: "bad", 1: "good"}
-    assert source_of(add_teacher_targets(rows, teacher, TOKENIZER)).outputs.labels == ["bad", "good"]
+    assert source_of(add_teacher_targets(rows, teacher, TOKENIZER)).head_spec.labels == ["bad", "good"]
 
 
 def test_killed_before_the_first_row(tmp_path):

@@ -1,0 +1,147 @@
+"""The heads of one distribution per token: token classification and language modelling."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from transformers import DataCollatorForSeq2Seq, EncoderDecoderModel
+
+from hf_distill.data.labels import IGNORE_INDEX
+from hf_distill.training.scoring.heads import Head
+from hf_distill.training.scoring.inputs import attended_positions, decoder_input_ids_of, first_examples
+from hf_distill.training.scoring.scored import Scored
+from hf_distill.training.scoring.widths import vocab_size
+
+
+class TokenHead(Head):
+    """One distribution per token: token classification."""
+
+    tasks = ("TOKEN_CLASSIFICATION",)
+    class_names = ("ForTokenClassification",)
+    auto_class = "AutoModelForTokenClassification"
+    pipeline_tag = "token-classification"
+    collator = "DataCollatorForTokenClassification"
+    problem_type = None
+    per_token = True
+    takes_text_columns = False
+
+    def score(self, inputs, kl_positions="labels", num_examples=None):
+        attended = first_examples(self._attended(inputs), num_examples)
+        labels = self._token_labels(inputs)
+        if kl_positions == "attended":
+            positions = attended
+        elif labels is None:
+            raise ValueError(
+                f"The batch has no labels, only {', '.join(inputs)}, so no position would be scored: use a collator "
+                f"that makes labels, such as DataCollatorForLanguageModeling, or set kl_positions='attended' and "
+                f"alpha_task=0."
+            )
+        else:
+            positions = labels.ne(IGNORE_INDEX) & attended
+        labelled = torch.zeros_like(positions) if labels is None else labels.ne(IGNORE_INDEX) & positions
+        return Scored(attended, positions, labelled, labels)
+
+    def scored_logits(self, output, scored):
+        return scored.select(output.logits)
+
+    def logits_per_token(self, config):
+        return config.num_labels
+
+    def logits_of_stored(self, stored, scored):
+        return scored.select(stored)
+
+    def _attended(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return attended_positions(inputs)
+
+    def _token_labels(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """`[batch, length]`: the class that each token should give."""
+        return inputs.get("labels")
+
+
+class MaskedLMHead(TokenHead):
+    """One distribution per token, over the vocabulary: the word that was there."""
+
+    tasks = ("MASKED_LM",)
+    class_names = ("ForMaskedLM",)
+    auto_class = "AutoModelForMaskedLM"
+    pipeline_tag = "fill-mask"
+    over_vocabulary = True
+    named_classes = False
+    can_be_stored = False  # other tokens are masked in every epoch
+
+    def logits_per_token(self, config):
+        return vocab_size(config)
+
+
+class CausalLMHead(MaskedLMHead):
+    """One distribution per token, over the vocabulary: the token that comes next.
+
+    The labels are the tokens themselves; they are shifted here, for every model.
+    """
+
+    tasks = ("CAUSAL_LM",)
+    class_names = ("ForCausalLM",)
+    auto_class = "AutoModelForCausalLM"
+    pipeline_tag = "text-generation"
+    learns_to_stop = True
+    can_be_stored = True
+
+    def _token_labels(self, inputs):
+        labels = inputs.get("labels")
+        return None if labels is None else F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+
+
+class PermutedLMHead(MaskedLMHead):
+    """XLNet's: one distribution for each token that `target_mapping` names, with its label in the same place.
+
+    `AutoModelForCausalLM` loads it, but every token reads every other, unless `perm_mask` says otherwise:
+    `DataCollatorForPermutationLanguageModeling` makes that.
+    """
+
+    tasks = ()
+    class_names = ("XLNetLMHeadModel",)
+    auto_class = "AutoModelForCausalLM"
+    pipeline_tag = "text-generation"
+    can_be_stored = True
+
+
+class Seq2SeqLMHead(MaskedLMHead):
+    """One distribution per token of the target, over the vocabulary.
+
+    It reads `decoder_input_ids`, which are one behind the labels. Where the batch has none they are made of the labels,
+    as the model would.
+    """
+
+    tasks = ("SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT")
+    class_names = ("ForConditionalGeneration",)
+    auto_class = "AutoModelForSeq2SeqLM"
+    pipeline_tag = None
+    is_exported = False
+    collator = "DataCollatorForSeq2Seq"
+    reads_labels = True
+    can_be_stored = True
+
+    def padding_collator(self, processing_class):
+        return DataCollatorForSeq2Seq(processing_class)
+
+    def complete(self, inputs, model):
+        labels = inputs.get("labels")
+        if labels is None or "decoder_input_ids" in inputs or "decoder_inputs_embeds" in inputs:
+            return inputs
+        decoder_input_ids = decoder_input_ids_of(model, labels)
+        made = {"decoder_input_ids": decoder_input_ids}
+        if isinstance(model, EncoderDecoderModel):  # the only one that makes a mask of them too
+            made["decoder_attention_mask"] = decoder_input_ids.ne(model.config.pad_token_id).long()
+        return {**made, **inputs}
+
+    def _attended(self, inputs):
+        if (attention_mask := inputs.get("decoder_attention_mask")) is not None:
+            return attention_mask.bool()
+        if (labels := inputs.get("labels")) is not None:
+            return labels.ne(IGNORE_INDEX)
+        if (decoder_input_ids := inputs.get("decoder_input_ids")) is not None:
+            return torch.ones_like(decoder_input_ids, dtype=torch.bool)
+        raise ValueError(
+            f"The batch has no labels and no decoder_input_ids, only {', '.join(inputs)}: {self.model_name} has "
+            f"nothing to score. Use a collator that makes labels, such as DataCollatorForSeq2Seq."
+        )
