@@ -1,11 +1,10 @@
 """`export.json`: what an export is, and whether all of it is there. Read without PyTorch and without transformers."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_distill.files import MANIFEST
+from hf_distill.files import MANIFEST, read_json, write_json
 
 GRAPH = "model.onnx"
 
@@ -51,7 +50,7 @@ class Manifest:
     truncation: str = "head"
 
     def write(self, folder: Path) -> None:
-        (folder / MANIFEST).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_json(folder / MANIFEST, dataclasses.asdict(self))
 
 
 def is_export(folder: Path) -> bool:
@@ -83,6 +82,6 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _read(folder: Path) -> Manifest:
     try:
-        return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        return Manifest(**read_json(folder / MANIFEST))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{folder / MANIFEST} cannot be read: {error}. Export the student again.") from error

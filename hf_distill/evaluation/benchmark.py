@@ -25,7 +25,7 @@ from hf_distill.deployment.parity_texts import TEXTS
 from hf_distill.deployment.predictor import ALONE, Predictor, load_predictor
 from hf_distill.evaluation.machine import machine, versions
 from hf_distill.evaluation.tables import markdown_table
-from hf_distill.files import write_whole
+from hf_distill.files import write_json, write_whole
 
 LENGTHS = (16, 64, 128, 256)
 """In tokens."""
@@ -75,7 +75,7 @@ class Benchmark:
         """Writes `benchmark.json` and, with the tables, `benchmark.md`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "benchmark.json", json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        write_json(folder / "benchmark.json", dataclasses.asdict(self))
         write_whole(folder / "benchmark.md", self.table() + "\n")
 
 

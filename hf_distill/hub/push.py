@@ -1,6 +1,5 @@
 """What goes to the Hub and what never does, in one commit or not at all."""
 
-import json
 import mmap
 import os
 import sysconfig
@@ -17,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from hf_distill.files import MANIFEST
+from hf_distill.files import MANIFEST, read_json
 from hf_distill.version import __version__
 
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors")
@@ -238,7 +237,7 @@ def _holds_any(path: Path, texts: Iterable[str | None]) -> bool:
 
 def _read_json(path: Path) -> object:
     try:
-        return json.loads(path.read_bytes())
+        return read_json(path)
     except ValueError as error:
         raise ValueError(f"{path} is not whole: {error}.") from None
 

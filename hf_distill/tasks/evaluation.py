@@ -1,6 +1,5 @@
 """From a model to its figures: `hf-distill evaluate`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedModel
 from hf_distill.data import encode_texts, load_labelled_texts
 from hf_distill.data.truncation import Truncation
 from hf_distill.evaluation import classification_metrics, plot_calibration
-from hf_distill.files import write_whole
+from hf_distill.files import write_json
 from hf_distill.lengths import length_of_rows, truncation_of
 from hf_distill.tasks.data import (
     columns_by_name,
@@ -94,7 +93,7 @@ def evaluate_text_classifier(
         settings = {"model": model, "teacher": teacher, "data": data}
         settings |= {"text_column": text_column, "label_column": label_column, "read": read}
         content = settings | {"metrics": metrics}
-        write_whole(Path(output, "evaluation.json"), json.dumps(content, indent=2) + "\n")
+        write_json(Path(output, "evaluation.json"), content)
     return metrics
 
 

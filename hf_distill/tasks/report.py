@@ -1,6 +1,5 @@
 """`hf-distill report`: a student and its exports beside the teacher, on one page."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from hf_distill.evaluation.report import (
     latency_length,
     report_page,
 )
-from hf_distill.files import write_whole
+from hf_distill.files import write_json, write_whole
 from hf_distill.hub.cards import around_results, put_results
 from hf_distill.tasks.data import columns_by_name, data_columns, label_names_of, load_config
 
@@ -138,7 +137,7 @@ def write_report(
     }
     output.mkdir(parents=True, exist_ok=True)
     _plot(report, logits, labels, output)
-    write_whole(output / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_json(output / "report.json", report, ensure_ascii=False)
     write_whole(output / "report.md", report_page(report))
     if card is not None:
         put_results(card, comparison_table(report), eval_results(report) or None)

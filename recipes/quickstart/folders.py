@@ -1,5 +1,6 @@
-"""Folders that are there whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,3 +22,11 @@ def written_whole(folder: Path) -> Iterator[Path]:
         if folder.exists():
             shutil.rmtree(folder)
         unfinished.rename(folder)
+
+
+def write_json(file: Path, value: object) -> None:
+    """Writes JSON, in a folder that is made if need be; whatever goes wrong, `file` is never half-written."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(file)

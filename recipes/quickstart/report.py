@@ -1,6 +1,5 @@
 """The tables, the plot and the JSON file that the quickstart ends with."""
 
-import json
 import platform
 import statistics
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 import transformers
 
 from hf_distill import __version__, plot_quality_against_latency
+from recipes.quickstart.folders import write_json
 from recipes.quickstart.train import StudentRun, bf16_is_fast
 
 COMPARED = [
@@ -63,9 +63,7 @@ def students_table(students: dict[str, StudentRun], seeds: list[dict]) -> str:
 
 def write_report(file: Path, seeds: list[dict]) -> None:
     """Everything that was measured, per seed, and on what."""
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps({"machine": machine(), "seeds": seeds}, indent=2) + "\n")
-    unfinished.replace(file)
+    write_json(file, {"machine": machine(), "seeds": seeds})
 
 
 def write_plot(file: Path, students: dict[str, StudentRun], seed: dict) -> None:

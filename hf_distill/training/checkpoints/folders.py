@@ -1,15 +1,17 @@
 """What a checkpoint says of the distillation that wrote it, and how it comes to be whole or not at all."""
 
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
+
+from hf_distill.files import read_json, write_json
 
 logger = logging.get_logger(__name__)
 
@@ -62,18 +64,16 @@ def _is_whole(checkpoint: str) -> bool:
 
 def write_distillation_state(checkpoint: str, state: Mapping[str, object]) -> None:
     """Writes beside a checkpoint what its losses depend on."""
-    with open(os.path.join(checkpoint, DISTILLATION_STATE_NAME), "w") as file:
-        json.dump(state, file, indent=2)
+    write_json(Path(checkpoint, DISTILLATION_STATE_NAME), state)
 
 
 def warn_of_differences(checkpoint: str, state: Mapping[str, object]) -> None:
     """Warns by name of what a training that resumes from a checkpoint does otherwise than the one that wrote it."""
-    path = os.path.join(checkpoint, DISTILLATION_STATE_NAME)
-    if not os.path.isfile(path):
+    path = Path(checkpoint, DISTILLATION_STATE_NAME)
+    if not path.is_file():
         logger.warning(f"{checkpoint} does not say what it was distilled with: it has no {DISTILLATION_STATE_NAME}.")
         return
-    with open(path) as file:
-        written = json.load(file)
+    written = read_json(path)
     if written.get("teacher_fingerprint") == state.get("teacher_fingerprint"):  # it may have moved
         written = {**written, "teacher": state.get("teacher")}
     if different := differences(written, state):

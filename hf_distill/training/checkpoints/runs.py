@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
-from hf_distill.files import write_whole
+from hf_distill.files import read_json, write_json
 from hf_distill.hub.push import MODEL
 from hf_distill.training.checkpoints.folders import last_whole_checkpoint
 from hf_distill.training.publishing.trainer import PublishingTrainer
@@ -149,7 +149,7 @@ class TrainingRun:
     def _write(self, finished: bool) -> None:
         if self.args.process_index == 0:
             content = {"finished": finished, "settings": self.settings}
-            write_whole(Path(self.args.output_dir, RECORD), json.dumps(content, indent=2) + "\n")
+            write_json(Path(self.args.output_dir, RECORD), content)
 
     def _take_the_folder(self, results: Sequence[str] = RESULTS) -> None:
         """Removes what another training left, and notes that this one has begun."""
@@ -214,7 +214,7 @@ def _decide(
     checkpoint = args.resume_from_checkpoint
     if checkpoint is None or checkpoint is True:
         checkpoint = last_whole_checkpoint(str(folder))
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8")) if (folder / RECORD).is_file() else None
+    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else None
     if overwrite:
         if resume or args.resume_from_checkpoint is not None:
             raise ValueError("overwrite trains anew, where resume and resume_from_checkpoint go on: give one of them.")

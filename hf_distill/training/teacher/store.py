@@ -15,6 +15,7 @@ from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import Hasher
 from datasets.utils import tqdm
 
+from hf_distill.files import read_json
 from hf_distill.training.teacher.columns import LOG_TAIL, SOURCE, Source
 from hf_distill.training.teacher.mass import StoredMass
 from hf_distill.training.teacher.reader import TargetReader, Targets
@@ -67,11 +68,11 @@ class TargetStore:
             if self.folder.exists() and any(not other.match(f"{file.stem}.*") for other in self.folder.iterdir()):
                 raise ValueError(f"{self.folder} has something else in it: choose another output_dir for the targets.")
             self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_suffix(f".{os.getpid()}")
+            unfinished = file.with_suffix(f".{os.getpid()}")  # two trainings may claim it at once
             unfinished.write_text(json.dumps(manifest, indent=2) + "\n")
             unfinished.replace(file)
             return
-        written = json.loads(file.read_text())
+        written = read_json(file)
         if different := [name for name, value in manifest.items() if written.get(name) != value]:
             differences = "; ".join(f"{name} {written.get(name)}, not {manifest[name]}" for name in different)
             raise ValueError(
