@@ -179,7 +179,11 @@ def _load(name: str, *args, **options) -> Dataset:
 
 
 def _read_csv(file: Path, columns: list[str]) -> Dataset:
-    """The columns as strings. pandas, which `datasets` asks, takes texts such as "None" and "NA" for missing ones."""
+    """The columns as strings, and errors that name the row.
+
+    `load_dataset("csv")` does not do: it fills rows that are too short with empty cells, takes the first fields for an
+    index where all rows are too long, and names lines in place of rows.
+    """
     limit = csv.field_size_limit(sys.maxsize)
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:

@@ -237,6 +237,9 @@ def test_no_header(tmp_path):
         ("data.csv", b"", "data.csv is empty"),
         ("data.csv", b"text,label\n", "data.csv has no rows"),
         ("data.csv", b"text,label\na,1\nb,c,0\n", "data.csv, row 2, has 3 fields where the header has 2"),
+        ("data.csv", b"text,label\na,b,1\nb,c,0\n", "data.csv, row 1, has 3 fields where the header has 2"),
+        ("data.csv", b'text,label\n"a\nb",1\n\nb\n', "data.csv, row 2, has 1 fields where the header has 2"),
+        ("data.csv", b'text,label\n"a"b,1\n', "Could not read .*data.csv, line 2: ',' expected after '\"'"),
         ("data.csv", b'text,label\na,1\n"b,0\n', "Could not read .*data.csv, line 3: unexpected end of data"),
         (
             "data.csv",
