@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.deployment.heads import HEADS, Reader, head_of_class
 from hf_distill.deployment.text_encoder import TextEncoder
 from hf_distill.lengths import length_of_rows, truncation_of
+from hf_distill.loading import load_config, load_pretrained
 
 INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 
@@ -18,25 +19,13 @@ def load_student(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     Raises:
         ValueError: if it is no model, has no head that can be predicted with, or has weights missing.
     """
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name} is no folder with a model, and none was found on the Hub: {error}") from error
-    architecture = (config.architectures or ["A model whose config names no class"])[0]
+    architecture = (load_config(name).architectures or ["A model whose config names no class"])[0]
     model = load_model(name, HEADS[head_of_class(architecture)].auto_class)
     return model, AutoTokenizer.from_pretrained(name)
 
 
 def load_model(name: str | Path, auto_class: str) -> PreTrainedModel:
-    model, info = getattr(transformers, auto_class).from_pretrained(
-        name, use_safetensors=True, output_loading_info=True
-    )
-    if info["missing_keys"]:
-        raise ValueError(
-            f"{name} has no weights for {', '.join(sorted(info['missing_keys']))}, which would be random numbers: "
-            f"train it first."
-        )
-    return model.eval()
+    return load_pretrained(getattr(transformers, auto_class), name)
 
 
 def encoder_of(

@@ -1,14 +1,14 @@
 """The texts that are asked for, and what their classes are called."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
 from hf_distill.data import load_labelled_texts, load_unlabelled_texts
 from hf_distill.lengths import READING
+from hf_distill.loading import load_config
 from hf_distill.tasks.arguments import TextClassificationArguments
 
 SPLIT_SEED = 0
@@ -102,13 +102,6 @@ def data_columns(
 
 def has_classification_head(config: PreTrainedConfig) -> bool:
     return any("ForSequenceClassification" in name for name in config.architectures or [])
-
-
-def load_config(name: str | Path) -> PreTrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name} is no folder with a model, and none was found on the Hub: {error}") from error
 
 
 def label_names_of(config: PreTrainedConfig) -> list[str]:

@@ -12,12 +12,12 @@ from hf_distill.data.truncation import Truncation
 from hf_distill.evaluation import classification_metrics, plot_calibration
 from hf_distill.files import write_json
 from hf_distill.lengths import length_of_rows, truncation_of
+from hf_distill.loading import load_config
 from hf_distill.tasks.data import (
     columns_by_name,
     data_columns,
     has_classification_head,
     label_names_of,
-    load_config,
 )
 from hf_distill.tasks.models import load_classifier, with_padding
 

@@ -11,9 +11,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_distill.loading import load_config, load_pretrained
 from hf_distill.student import make_student
 from hf_distill.tasks.arguments import TextClassificationArguments
-from hf_distill.tasks.data import load_config
 
 
 def load_classifier(name: str) -> PreTrainedModel:
@@ -22,15 +22,7 @@ def load_classifier(name: str) -> PreTrainedModel:
     Raises:
         ValueError: if there is none of this name, or if it has no trained head.
     """
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        name, config=load_config(name), dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )
-    if info["missing_keys"]:
-        raise ValueError(
-            f"{name} has no weights for {', '.join(sorted(info['missing_keys']))}, which would be random numbers: "
-            f"fine-tune it first."
-        )
-    return model.eval()
+    return load_pretrained(AutoModelForSequenceClassification, name, config=load_config(name), dtype=torch.float32)
 
 
 def load_model(

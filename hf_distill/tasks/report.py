@@ -25,7 +25,8 @@ from hf_distill.evaluation.report import (
 )
 from hf_distill.files import write_json, write_whole
 from hf_distill.hub.cards import around_results, put_results
-from hf_distill.tasks.data import columns_by_name, data_columns, label_names_of, load_config
+from hf_distill.loading import load_config
+from hf_distill.tasks.data import columns_by_name, data_columns, label_names_of
 
 
 def write_report(

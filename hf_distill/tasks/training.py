@@ -14,8 +14,9 @@ from hf_distill.data import encode_texts
 from hf_distill.data.truncation import Truncation
 from hf_distill.evaluation import classification_metrics
 from hf_distill.lengths import length_of_rows
+from hf_distill.loading import load_config
 from hf_distill.tasks.arguments import TextClassificationArguments
-from hf_distill.tasks.data import load_config, load_text_data, name_of_part, note_reading, noted_reading
+from hf_distill.tasks.data import load_text_data, name_of_part, note_reading, noted_reading
 from hf_distill.tasks.models import load_model, lora_config, with_padding
 from hf_distill.training import (
     DistillationTrainer,

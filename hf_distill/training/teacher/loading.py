@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
-from peft import PeftConfig, PeftModel, load_peft_weights
+from peft import PeftConfig, PeftModel
 from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
 
 from hf_distill.adapters import transformers_model
+from hf_distill.loading import load_pretrained
 from hf_distill.training.engines import compiled, shard_teacher
 from hf_distill.training.losses import LOSSES
 from hf_distill.training.scoring.find_head import auto_class_of
@@ -112,29 +113,19 @@ def load_teacher(
         ImportError: if quantisation is asked for and bitsandbytes is not installed.
         ValueError: if weights are missing, as for a teacher whose head was never trained, or if the tokenizers differ.
     """
-    options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    options = {"dtype": dtype}
     if device_map is not None:
         options["device_map"] = device_map
     if quantization is not None:
         options["quantization_config"] = _quantization_config(quantization, student)
 
     if find_adapter_config_file(name_or_path) is None:
-        teacher, loading_info = auto_class_of(student).from_pretrained(name_or_path, **options)
-        saved = set()
+        teacher = load_pretrained(auto_class_of(student), name_or_path, **options)
     else:
         base = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
         # An adapter does not say how many labels its head has.
-        teacher, loading_info = auto_class_of(student).from_pretrained(
-            base, num_labels=student.config.num_labels, **options
-        )
-        saved = {key.removeprefix("base_model.model.") for key in load_peft_weights(name_or_path, device="cpu")}
-        teacher = PeftModel.from_pretrained(teacher, name_or_path).merge_and_unload()
-
-    if missing := sorted(set(loading_info["missing_keys"]) - saved):
-        raise ValueError(
-            f"The teacher {name_or_path!r} has no weights for {', '.join(missing)}: they would be random numbers, and "
-            f"the student would learn those. Use a teacher that was trained for this task, or fine-tune it first."
-        )
+        options["num_labels"] = student.config.num_labels
+        teacher = load_pretrained(auto_class_of(student), base, adapter=name_or_path, **options)
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(name_or_path), name_or_path)
     return teacher
