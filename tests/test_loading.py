@@ -44,7 +44,10 @@ def test_code_of_the_model_is_not_run(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("it asks"))
     make_model("bert", "classification").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoModelForSequenceClassification": "own.Own", "AutoConfig": "own.C"}}
+    config |= {
+        "model_type": "own",
+        "auto_map": {"AutoModelForSequenceClassification": "own.Own", "AutoConfig": "own.C"},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "own.py").write_text("raise SystemExit('code was run')")
     with pytest.raises(ValueError, match="trust_remote_code"):

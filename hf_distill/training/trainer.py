@@ -36,12 +36,11 @@ from hf_distill.training.losses.making import GivenLosses, how_to_leave_out, nam
 from hf_distill.training.losses.parameters import check_scheduler
 from hf_distill.training.losses.steps import means
 from hf_distill.training.scoring.alignment import named_inputs
-from hf_distill.training.scoring.widths import vocab_size
-from hf_distill.training.scoring.forward import ScoredOutput, scored_forward
 from hf_distill.training.scoring.find_head import find_head
-from hf_distill.training.scoring.known_indices import SCORED_INDICES
+from hf_distill.training.scoring.forward import ScoredOutput, scored_forward
+from hf_distill.training.scoring.known_indices import SCORED_INDICES, KnownIndices
 from hf_distill.training.scoring.scored import Scored
-from hf_distill.training.scoring.known_indices import KnownIndices
+from hf_distill.training.scoring.widths import vocab_size
 from hf_distill.training.teacher.columns import TARGET_COLUMNS, as_arrays
 from hf_distill.training.teacher.live import Teacher
 from hf_distill.training.teacher.loading import prepare_teacher

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
 from hf_distill.training.losses.citations import HINTON_2015
-from hf_distill.training.scoring.scored import MASKED_LOGIT
-from hf_distill.training.scoring.top_k import TopK
+from hf_distill.training.scoring.top_k import TopK, log_tail
 
 
 def kl_divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -60,8 +59,7 @@ def top_k_kl_divergence(student_logits: torch.Tensor, teacher_logits: TopK, temp
     """
     student_log_probs = F.log_softmax(student_logits.float() / temperature, dim=-1)
     of_top = student_log_probs.gather(1, teacher_logits.ids)
-    of_tail = student_log_probs.scatter(1, teacher_logits.ids, MASKED_LOGIT).logsumexp(1, keepdim=True)
-    student = torch.cat([of_top, of_tail.clamp(min=MASKED_LOGIT)], dim=1)
+    student = torch.cat([of_top, log_tail(student_log_probs, teacher_logits.ids)], dim=1)
     teacher = torch.cat([teacher_logits.log_probs, teacher_logits.log_tail.unsqueeze(1)], dim=1)
     return temperature**2 * F.kl_div(student, teacher, reduction="sum", log_target=True)
 

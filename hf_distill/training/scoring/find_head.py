@@ -8,7 +8,13 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from hf_distill.training.scoring.heads import BinaryHead, Head, MultipleChoiceHead, QuestionAnsweringHead, RegressionHead
+from hf_distill.training.scoring.heads import (
+    BinaryHead,
+    Head,
+    MultipleChoiceHead,
+    QuestionAnsweringHead,
+    RegressionHead,
+)
 from hf_distill.training.scoring.token_heads import (
     CausalLMHead,
     MaskedLMHead,

@@ -12,7 +12,8 @@ from hf_distill.training.scoring import pieces
 from hf_distill.training.scoring.alignment import named_inputs
 from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.forward import ScoredOutput, scored_forward
-from hf_distill.training.scoring.scored import MASKED_LOGIT, Scored
+from hf_distill.training.scoring.scored import Scored
+from hf_distill.training.scoring.top_k import log_tail
 from hf_distill.training.teacher.columns import (
     DTYPES,
     HIDDEN_STATES,
@@ -142,7 +143,6 @@ class TargetReader:
             logits = output.logits(slice(start, start + chunk_size)).float()
             log_probs = (logits / self.source.temperature).log_softmax(-1)
             top, ids = log_probs.topk(self.source.top_k)
-            tail = log_probs.scatter(1, ids, MASKED_LOGIT).logsumexp(1, keepdim=True).clamp(min=MASKED_LOGIT)
-            chunks.append((top, ids, tail))
+            chunks.append((top, ids, log_tail(log_probs, ids)))
         columns = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
         return dict(zip((TOP_LOG_PROBS, TOP_IDS, LOG_TAIL), columns, strict=True))
