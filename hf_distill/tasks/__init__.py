@@ -1,11 +1,18 @@
-"""Text classification: from data to a model, and from a model to its figures."""
+"""Tasks: from data to a model, and from a model to its figures. Each is a row of `TASKS`."""
 
-from hf_distill.tasks.arguments import TextClassificationArguments
-from hf_distill.tasks.evaluation import classify_texts, evaluate_text_classifier
-from hf_distill.tasks.report import write_report
-from hf_distill.tasks.training import train_text_classifier
+from hf_distill.tasks.text_classification import (
+    TEXT_CLASSIFICATION,
+    TextClassificationArguments,
+    classify_texts,
+    evaluate_text_classifier,
+    train_text_classifier,
+    write_report,
+)
+
+TASKS = {"text-classification": TEXT_CLASSIFICATION}
 
 __all__ = [
+    "TASKS",
     "TextClassificationArguments",
     "classify_texts",
     "evaluate_text_classifier",

@@ -9,8 +9,8 @@ PARTS = ("train", "validation", "test", "unlabelled")
 
 
 @dataclass
-class TextClassificationArguments:
-    """What is trained on what; how is for `DistillationTrainingArguments`.
+class TaskArguments:
+    """What is trained on what, for every task; how is for `DistillationTrainingArguments`.
 
     Raises:
         ValueError: if options contradict each other, are out of their range, or would have no effect.
@@ -73,10 +73,6 @@ class TextClassificationArguments:
     validation_share: float | None = field(
         default=None,
         metadata={"help": "Hold out this share of the training texts as validation set, the same with every seed."},
-    )
-    text_column: str = field(default="text", metadata={"help": "The column with the texts."})
-    label_column: str = field(
-        default="label", metadata={"help": "The column with the labels: names, or numbers from 0."}
     )
 
     # Long texts

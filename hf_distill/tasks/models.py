@@ -1,47 +1,44 @@
-"""Classifiers: fine-tuned, new, cut from a teacher, or with adapters."""
+"""Models of a task: fine-tuned, new, cut from a teacher, or with adapters."""
 
 import re
 
 import torch
 from peft import LoraConfig
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.loading import load_config, load_pretrained
 from hf_distill.student import make_student
-from hf_distill.tasks.arguments import TextClassificationArguments
+from hf_distill.tasks.arguments import TaskArguments
+from hf_distill.tasks.task import Task
 
 
-def load_classifier(name: str) -> PreTrainedModel:
-    """A model that was fine-tuned to classify texts, in fp32.
+def load_trained(task: Task, name: str) -> PreTrainedModel:
+    """A model that was fine-tuned for the task, in fp32.
 
     Raises:
         ValueError: if there is none of this name, or if it has no trained head.
     """
-    return load_pretrained(AutoModelForSequenceClassification, name, config=load_config(name), dtype=torch.float32)
+    return load_pretrained(task.auto_class, name, config=load_config(name), dtype=torch.float32)
 
 
 def load_model(
-    task: TextClassificationArguments, teacher: str | None, label_names: list[str]
+    task: Task, args: TaskArguments, teacher: str | None, label_names: list[str]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """What is trained: a model with a head for the classes, or the teacher with fewer layers. In fp32."""
-    if task.model_name_or_path is None:
-        model = make_student(load_classifier(teacher), num_layers=task.num_layers, layers=_layers(task.layers))
+    if args.model_name_or_path is None:
+        model = make_student(load_trained(task, teacher), num_layers=args.num_layers, layers=_layers(args.layers))
     else:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            task.model_name_or_path,
+        model = task.auto_class.from_pretrained(
+            args.model_name_or_path,
             id2label=dict(enumerate(label_names)),
             label2id={name: number for number, name in enumerate(label_names)},
-            problem_type="single_label_classification",
+            problem_type=task.problem_type,
             ignore_mismatched_sizes=True,  # of a head for another number of classes
             dtype=torch.float32,
             use_safetensors=True,
+            trust_remote_code=False,
         )
-    tokenizer = AutoTokenizer.from_pretrained(task.model_name_or_path or teacher)
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path or teacher)
     return model, with_padding(tokenizer, model)
 
 
@@ -65,7 +62,7 @@ def with_padding(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> 
     return tokenizer
 
 
-def lora_config(model: PreTrainedModel, rank: int) -> LoraConfig:
+def lora_config(task: Task, model: PreTrainedModel, rank: int) -> LoraConfig:
     """On all linear layers, scaled by 2; the head is trained whole, as is a pooler, which may be as new as the head."""
     backbone = model.base_model_prefix
     children = dict(model.named_children())
@@ -73,7 +70,7 @@ def lora_config(model: PreTrainedModel, rank: int) -> LoraConfig:
     if getattr(model.base_model, "pooler", None) is not None:
         head.append(f"{backbone}.pooler")
     return LoraConfig(
-        task_type="SEQ_CLS",
+        task_type=task.lora_task_type,
         r=rank,
         lora_alpha=2 * rank,
         lora_dropout=0.05,

@@ -7,17 +7,16 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import get_peft_model
-from transformers import AutoTokenizer, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import find_adapter_config_file, logging
 
-from hf_distill.data import encode_texts
 from hf_distill.data.truncation import Truncation
-from hf_distill.evaluation import classification_metrics
 from hf_distill.lengths import length_of_rows
 from hf_distill.loading import load_config
-from hf_distill.tasks.arguments import TextClassificationArguments
-from hf_distill.tasks.data import load_text_data, name_of_part, note_reading, noted_reading
+from hf_distill.tasks.arguments import TaskArguments
+from hf_distill.tasks.data import load_data, name_of_part, note_reading, noted_reading
 from hf_distill.tasks.models import load_model, lora_config, with_padding
+from hf_distill.tasks.task import Task
 from hf_distill.training import (
     DistillationTrainer,
     DistillationTrainingArguments,
@@ -31,135 +30,121 @@ from hf_distill.training.teacher.loading import load_teacher
 logger = logging.get_logger(__name__)
 
 
-def train_text_classifier(
-    task: TextClassificationArguments, training: DistillationTrainingArguments
-) -> DistillationTrainer | None:
-    """Fine-tunes a text classifier, or distils one from a fine-tuned teacher, and saves it with its tokenizer.
+def train(task: Task, args: TaskArguments, training: DistillationTrainingArguments) -> DistillationTrainer | None:
+    """Fine-tunes a model of a task, or distils one from a teacher, saves it with its tokenizer and evaluates it.
 
-    Without `teacher_model_name_or_path` the labels alone are learned. With it, a student is cut from the teacher's
-    layers, or is `model_name_or_path`, such as a general student that was distilled before (the two steps of Sanh et
-    al., 2019, https://arxiv.org/abs/1910.01108). Where no hidden states are compared (`alpha_cos=0`), the teacher reads
-    each text once and is gone before the training. In `output_dir`, beside model and tokenizer, are then
-    `train_results.json`, with validation data `eval_results.json`, and with test data `test_results.json`.
-
-    A training that was stopped goes on from the last checkpoint in `output_dir`, and a finished one is left alone.
-    Compared are the task's options, the training arguments on which the result depends, and what is in the models and
-    in the data, but not their names, logging, saving or pushing. If they differ, `resume` or `overwrite` has to say
-    what to do.
+    A training that was stopped goes on from the last checkpoint in `output_dir`.
 
     Args:
-        task: what is trained on what.
-        training: how. Without a teacher its loss weights have to be the defaults, or both 0.
+        task: a row of `TASKS`.
+        args: what is trained on what, with an option for each of `task.columns`.
+        training: how. The caller's object is not changed.
 
     Returns:
         The trainer, with the trained model; None if `output_dir` has that model already.
 
     Raises:
-        ValueError: before the first step, if options or data are not as they should be, or do not fit each other, or if
-            `output_dir` has another training.
-        ImportError: with validation or test data, without scikit-learn.
-
-    Example:
-        >>> task = TextClassificationArguments(train_file="train.csv", test_file="test.csv")
-        >>> training = DistillationTrainingArguments("student", teacher_model_name_or_path="outputs/teacher")
-        >>> trainer = train_text_classifier(task, training)
+        ValueError: before the first step, if options, data and models do not fit each other, or if `output_dir` has
+            another training.
+        ImportError: if there is something to evaluate on and `task.metric_packages` are not installed.
     """
     training = copy.copy(training)  # the caller's own stays as it is
-    _check(task, training)
+    _check(task, args, training)
     with training.main_process_first():  # what it reads and tokenises, the others find in the cache
-        data, label_names = load_text_data(task, training.teacher_model_name_or_path)
-    task = replace(task, truncation=task.truncation or _truncation(task, training))
-    settings = _settings(task, training, data, label_names)
-    run = TrainingRun.begin(training, settings, resume=task.resume, overwrite=task.overwrite)
+        data, label_names = load_data(task, args, training.teacher_model_name_or_path)
+    args = replace(args, truncation=args.truncation or _truncation(args, training))
+    settings = _settings(args, training, data, label_names)
+    run = TrainingRun.begin(training, settings, resume=args.resume, overwrite=args.overwrite)
     if run is None:
         return None
     set_seed(training.seed)  # for the new head
-    model, tokenizer = load_model(task, training.teacher_model_name_or_path, label_names)
-    max_length = _max_length(task, training, model, tokenizer)
-    note_reading(task, max_length, model, tokenizer)
-    if _stores_targets(task, training):
-        rows = _rows_with_targets(task, training, data, model, tokenizer, max_length)
+    model, tokenizer = load_model(task, args, training.teacher_model_name_or_path, label_names)
+    max_length = _max_length(args, training, model, tokenizer)
+    note_reading(task.columns_of(args), args.truncation, max_length, model, tokenizer)
+    if _stores_targets(args, training):
+        rows = _rows_with_targets(task, args, training, data, model, tokenizer, max_length)
     else:
-        rows = _rows(task, training, data, tokenizer, max_length)
-    if task.lora_rank is not None:
-        model = get_peft_model(model, lora_config(model, task.lora_rank))
+        rows = _rows(task, args, training, data, tokenizer, max_length)
+    if args.lora_rank is not None:
+        model = get_peft_model(model, lora_config(task, model, args.lora_rank))
     trainer = DistillationTrainer(
         model,
         training,
         train_dataset=rows["train"],
         eval_dataset=rows.get("validation"),
-        processing_class=tokenizer,  # which pads each batch to its longest row
-        compute_metrics=compute_metrics,
+        data_collator=task.collator(tokenizer),
+        processing_class=tokenizer,
+        compute_metrics=lambda evaluated: task.metrics(evaluated.predictions, evaluated.label_ids),
     )
     _run(run, trainer, rows.get("test"))
     return trainer
 
 
-def _check(task: TextClassificationArguments, training: DistillationTrainingArguments) -> None:
+def _check(task: Task, args: TaskArguments, training: DistillationTrainingArguments) -> None:
     """What can be said of the options before anything is read; without a teacher, switches off what would read it."""
     if training.teacher_model_name_or_path is None:
-        if task.model_name_or_path is None:
+        if args.model_name_or_path is None:
             raise ValueError(
                 "There is neither model_name_or_path nor teacher_model_name_or_path: give the one to fine-tune, the "
                 "other to distil, or both."
             )
-        if task.unlabelled_file or task.unlabelled_split:
+        if args.unlabelled_file or args.unlabelled_split:
             raise ValueError("Nothing is learned from texts without labels but what a teacher says of them: give one.")
         defaults = DistillationTrainingArguments
         if (training.alpha_kl, training.alpha_cos) == (defaults.alpha_kl, defaults.alpha_cos):
             training.alpha_kl = training.alpha_cos = 0.0
             training.alpha_task = 1.0 if training.alpha_task == defaults.alpha_task else training.alpha_task
             training.check_distillation_fields()
-    for name in filter(None, (task.model_name_or_path, training.teacher_model_name_or_path)):
+    for name in filter(None, (args.model_name_or_path, training.teacher_model_name_or_path)):
         if Path(name).resolve() == Path(training.output_dir).resolve():
             raise ValueError(f"output_dir={training.output_dir} is the folder of a model that is read: choose another.")
-    labelled = task.train_file or task.train_split
-    if not labelled and not (task.unlabelled_file or task.unlabelled_split):
+    labelled = args.train_file or args.train_split
+    if not labelled and not (args.unlabelled_file or args.unlabelled_split):
         raise ValueError("There is nothing to train on: give train_file, or dataset_name and train_split.")
-    if not labelled and (training.alpha_task > 0 or task.validation_share is not None):
+    if not labelled and (training.alpha_task > 0 or args.validation_share is not None):
         raise ValueError(
             f"Without train_file or train_split there are no labels, but alpha_task={training.alpha_task} and "
-            f"validation_share={task.validation_share}: set alpha_task=0 to learn from the teacher alone."
+            f"validation_share={args.validation_share}: set alpha_task=0 to learn from the teacher alone."
         )
-    has_validation = task.validation_file or task.validation_split or task.validation_share
+    has_validation = args.validation_file or args.validation_split or args.validation_share
     if training.eval_strategy != "no" and not has_validation:
         raise ValueError(
             f"eval_strategy={training.eval_strategy.value!r} needs something to evaluate on: give validation_file, "
             f"validation_split or validation_share."
         )
-    if task.lora_rank is not None and training.push_to_hub:
+    if args.lora_rank is not None and training.push_to_hub:
         raise ValueError(
             "push_to_hub would push the adapter, where output_dir gets the plain model: leave it out, and upload "
             "output_dir at the end, with `hf-distill push`."
         )
-    if has_validation or task.test_file or task.test_split:
-        classification_metrics([[0.0, 1.0]], [1])  # what it needs should not be missed after the training
+    if has_validation or args.test_file or args.test_split:
+        task.check_packages()  # what is missing should not be missed after the training
 
 
-def _stores_targets(task: TextClassificationArguments, training: DistillationTrainingArguments) -> bool:
+def _stores_targets(args: TaskArguments, training: DistillationTrainingArguments) -> bool:
     if training.teacher_model_name_or_path is None or not training.reads_teacher:
-        if task.store_teacher_targets is not None:
+        if args.store_teacher_targets is not None:
             raise ValueError("store_teacher_targets would have no effect without a teacher: leave it out.")
         return False
-    return training.alpha_cos == 0 if task.store_teacher_targets is None else task.store_teacher_targets
+    return training.alpha_cos == 0 if args.store_teacher_targets is None else args.store_teacher_targets
 
 
-def _truncation(task: TextClassificationArguments, training: DistillationTrainingArguments) -> Truncation:
+def _truncation(args: TaskArguments, training: DistillationTrainingArguments) -> Truncation:
     """As the model was trained, or else the teacher."""
-    names = filter(None, (task.model_name_or_path, training.teacher_model_name_or_path))
+    names = filter(None, (args.model_name_or_path, training.teacher_model_name_or_path))
     configs = [load_config(name) for name in names if find_adapter_config_file(name) is None]
     return noted_reading(configs).get("truncation", "head")
 
 
 def _max_length(
-    task: TextClassificationArguments,
+    args: TaskArguments,
     training: DistillationTrainingArguments,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> int:
     """Tokens per text: by default as many as both models take or were trained with, if they read the same tokens."""
-    max_length = length_of_rows(task.max_length, tokenizer, model)
-    if task.max_length is None and training.teacher_model_name_or_path is not None and training.reads_teacher:
+    max_length = length_of_rows(args.max_length, tokenizer, model)
+    if args.max_length is None and training.teacher_model_name_or_path is not None and training.reads_teacher:
         teacher_tokenizer = AutoTokenizer.from_pretrained(training.teacher_model_name_or_path)
         if teacher_tokenizer.get_vocab() == tokenizer.get_vocab():
             max_length = min(max_length, teacher_tokenizer.model_max_length)
@@ -167,18 +152,20 @@ def _max_length(
 
 
 def _rows(
-    task: TextClassificationArguments,
+    task: Task,
+    args: TaskArguments,
     training: DistillationTrainingArguments,
     data: dict[str, Dataset],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> dict[str, Dataset]:
     with training.main_process_first():
-        return {part: encode_texts(texts, tokenizer, max_length, task.truncation) for part, texts in data.items()}
+        return {part: task.encode(own, tokenizer, max_length, args.truncation) for part, own in data.items()}
 
 
 def _rows_with_targets(
-    task: TextClassificationArguments,
+    task: Task,
+    args: TaskArguments,
     training: DistillationTrainingArguments,
     data: dict[str, Dataset],
     model: PreTrainedModel,
@@ -198,40 +185,35 @@ def _rows_with_targets(
     if tokenizer.get_vocab() == teacher_tokenizer.get_vocab():
         length_of_rows(max_length, teacher_tokenizer, teacher)  # more than it takes is an error
         stored = {"hidden_states": training.alpha_cos > 0, "batch_size": batch_size}
-        rows = _rows(task, training, data, tokenizer, max_length)
+        rows = _rows(task, args, training, data, tokenizer, max_length)
         return {part: add_teacher_targets(own, teacher, tokenizer, **stored) for part, own in rows.items()}
     if training.alpha_cos > 0:
         raise ValueError(
             f"The teacher {name} has another tokenizer, so its hidden states are of other tokens than the student's: "
             f"set alpha_cos=0."
         )
-    if task.truncation == "head_tail":
+    if args.truncation == "head_tail":
         logger.warning(f"{name} has a tokenizer of its own, and reads the tail of texts that are too long for it.")
     teacher_tokenizer.model_max_length = length_of_rows(None, teacher_tokenizer, teacher)
-    teacher_tokenizer.truncation_side = "right" if task.truncation == "head" else "left"
-    stored = {"text_columns": "text", "batch_size": batch_size}
+    teacher_tokenizer.truncation_side = "right" if args.truncation == "head" else "left"
+    stored = {"text_columns": task.text_columns, "batch_size": batch_size}
     data = {part: add_teacher_targets(own, teacher, teacher_tokenizer, **stored) for part, own in data.items()}
-    return _rows(task, training, data, tokenizer, max_length)
-
-
-def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
-    """For `Trainer`: accuracy, F1, Matthews correlation and calibration error."""
-    return classification_metrics(evaluated.predictions, evaluated.label_ids)
+    return _rows(task, args, training, data, tokenizer, max_length)
 
 
 def _settings(
-    task: TextClassificationArguments,
+    args: TaskArguments,
     training: DistillationTrainingArguments,
     data: dict[str, Dataset],
     label_names: list[str],
 ) -> dict[str, object]:
     """What the trained model depends on, beside the training arguments."""
     names = ("num_layers", "layers", "lora_rank", "max_length", "truncation")
-    settings = {name: getattr(task, name) for name in names}
-    settings["model_name_or_path"] = model_identity(task.model_name_or_path)
-    settings["store_teacher_targets"] = _stores_targets(task, training)
+    settings = {name: getattr(args, name) for name in names}
+    settings["model_name_or_path"] = model_identity(args.model_name_or_path)
+    settings["store_teacher_targets"] = _stores_targets(args, training)
     settings["classes"] = label_names
-    return settings | {f"{part}_data": data_identity(name_of_part(task, part), rows) for part, rows in data.items()}
+    return settings | {f"{part}_data": data_identity(name_of_part(args, part), rows) for part, rows in data.items()}
 
 
 def _run(run: TrainingRun, trainer: DistillationTrainer, test_rows: Dataset | None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -13,19 +14,14 @@ from huggingface_hub import ModelCard
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_distill import (
-    TextClassificationArguments,
-    classify_texts,
-    export_model,
-    load_labelled_texts,
-    write_report,
-)
+from hf_distill import classify_texts, export_model, load_labelled_texts, write_report
 from hf_distill.cli import main
 from hf_distill.evaluation import benchmark
 from hf_distill.evaluation.report import comparison_table
 from hf_distill.hub.cards import RESULTS_BEGIN, RESULTS_END
 from hf_distill.hub.push import check_nothing_private
 from hf_distill.tasks import report as report_module
+from hf_distill.tasks import text_classification
 from hf_distill.tasks.data import note_reading
 from tests.conftest import make_model, make_text_tokenizer, make_texts
 from tests.tasks.test_text_classification import make_reviews, write_reviews
@@ -236,8 +232,7 @@ def test_what_a_student_was_trained_with(models, tmp_path, no_processes):
     """Columns, length and truncation are its own, the teacher reads as it can, and so do exports."""
     folder = save(tmp_path / "ends", seed=3, num_layers=2, **LABELS)
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), make_text_tokenizer()
-    task = TextClassificationArguments(text_column="review", label_column="mood", truncation="head_tail")
-    note_reading(task, 12, model, tokenizer)
+    note_reading({"text_column": "review", "label_column": "mood"}, "head_tail", 12, model, tokenizer)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     rows = make_reviews(40, seed=1)
@@ -268,7 +263,8 @@ def test_the_card(models, tmp_path, no_processes, monkeypatch):
     assert ModelCard.load(card).data.eval_results is None
 
     rows, names = load_labelled_texts(models / "test.csv", label_names=["neg", "pos"])
-    monkeypatch.setattr("hf_distill.tasks.report.load_labelled_texts", lambda *given: (rows, names))
+    task = replace(text_classification.TEXT_CLASSIFICATION, load=lambda *given, **options: (rows, names))
+    monkeypatch.setattr(text_classification, "TEXT_CLASSIFICATION", task)
     report = write_report(models / "large", models / "small", "me/reviews", tmp_path / "report", threads=1, **options)
     results = {own.metric_type: own.metric_value for own in ModelCard.load(card).data.eval_results}
     quality = report["models"]["student"]["quality"]

@@ -570,7 +570,7 @@ def test_evaluation_of_what_does_not_fit(folder, teacher, monkeypatch, model, te
 def test_data_is_checked_before_a_model_is_loaded(folder, teacher, monkeypatch, data, message):
     monkeypatch.chdir(folder)
     write_reviews(folder / "mixed.csv", [*make_reviews(4, seed=0), ("w5", "mixed")])
-    monkeypatch.setattr(evaluation, "load_classifier", lambda name: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(evaluation, "load_trained", lambda *given: pytest.fail("a model was loaded"))
     with pytest.raises(ValueError, match=message):
         evaluate_text_classifier("teacher", **({"data": "test.csv", "teacher": "teacher"} | data))
 
