@@ -106,7 +106,7 @@ assert not {"torch", "transformers", "datasets", "onnx"} & set(sys.modules)
 
 
 FLOORS = (
-    ("version", "files", "adapters", "lengths", "loading", "config_files"),
+    ("version", "files", "adapters", "lengths", "loading", "config_files", "optional"),
     ("data", "hub"),
     ("student", "training", "deployment"),
     ("evaluation", "serving"),

@@ -402,7 +402,7 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from hf_distill.deployment.optional import optional
+    from hf_distill.optional import optional
     from hf_distill.serving.limits import Limits
 
     for module in ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "uvicorn"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from hf_distill.deployment.manifest import GRAPH, Manifest
+from hf_distill.optional import optional
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,10 +35,7 @@ class OnnxBackend:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int | None = None):
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            raise ImportError("An ONNX model needs onnxruntime: pip install 'hf_distill[onnx]'.") from error
+        onnxruntime = optional("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()
         options.log_severity_level = 3

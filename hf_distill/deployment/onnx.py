@@ -8,7 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_distill.deployment.first_token import compute_first_token_alone
-from hf_distill.deployment.optional import optional, quiet
+from hf_distill.deployment.quiet import quiet
+from hf_distill.optional import optional
 
 OPSET = 20
 """The latest that PyTorch writes of its own accord; ONNX Runtime reads it from version 1.18 on."""
@@ -43,8 +44,8 @@ def write_graph(model: PreTrainedModel, inputs: list[str], outputs: list[str], f
         ImportError: without onnx and onnxscript.
         ValueError: if PyTorch cannot export the model.
     """
-    onnx_ir = optional("onnx_ir")
-    optional("onnxscript")
+    onnx_ir = optional("onnx_ir", "onnx")
+    optional("onnxscript", "onnx")
     model = copy.deepcopy(model)
     model.set_attn_implementation("eager")  # of which ONNX Runtime's int8 is faster than of SDPA's many operators
     example = [torch.full((2, 8), int(name != "token_type_ids"), dtype=torch.int64) for name in inputs]

@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedModel, TorchAoConfig
 
 from hf_distill.deployment.backends import Arrays
-from hf_distill.deployment.optional import optional, quiet
+from hf_distill.deployment.quiet import quiet
+from hf_distill.optional import optional
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,8 +38,8 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[Arrays]) -> Non
         target: where the quantised graph is written.
         batches: inputs of the model, from which the outliers are known.
     """
-    onnx_ir, onnx = optional("onnx_ir"), optional("onnx")
-    quantization = optional("onnxruntime.quantization")
+    onnx_ir, onnx = optional("onnx_ir", "onnx"), optional("onnx", "onnx")
+    quantization = optional("onnxruntime.quantization", "onnx")
     model = onnx_ir.load(source)
     fold_transposes(model.graph)
     smooth(model.graph, _ranges(source, _products(model.graph), batches))
@@ -151,7 +152,7 @@ def _products(graph: "ir.Graph") -> dict["ir.Value", list["ir.Node"]]:
 
 def _ranges(file: Path, values: Mapping["ir.Value", object], batches: Sequence[Arrays]) -> dict[str, np.ndarray]:
     """`[channels]` for each value: the largest distance from 0 in any of the batches."""
-    onnx_ir, onnxruntime = optional("onnx_ir"), optional("onnxruntime")
+    onnx_ir, onnxruntime = optional("onnx_ir", "onnx"), optional("onnxruntime", "onnx")
     names = [value.name for value in values]
     model = onnx_ir.load(file)
     by_name = {value.name: value for node in model.graph for value in node.outputs}

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch.nn import functional as F
 
-from hf_distill.evaluation.optional import optional
+from hf_distill.optional import optional
 
 NO_LABEL = -100
 NUM_BINS = 15
@@ -75,12 +75,13 @@ def _label_metrics(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, floa
 
 
 def f1(predictions: Sequence[int], references: Sequence[int], average: str = "binary") -> float:
-    score = optional("sklearn.metrics").f1_score(references, predictions, average=average, zero_division=0)
+    metrics = optional("sklearn.metrics", "evaluation")
+    score = metrics.f1_score(references, predictions, average=average, zero_division=0)
     return float(score)
 
 
 def matthews_correlation(predictions: Sequence[int], references: Sequence[int]) -> float:
-    metrics = optional("sklearn.metrics")
+    metrics = optional("sklearn.metrics", "evaluation")
     if is_constant(predictions) or is_constant(references):
         return 0.0
     return float(metrics.matthews_corrcoef(references, predictions))

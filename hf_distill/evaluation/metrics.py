@@ -17,7 +17,7 @@ from hf_distill.evaluation.classification import (
     labelled_rows,
     matthews_correlation,
 )
-from hf_distill.evaluation.optional import optional
+from hf_distill.optional import optional
 
 
 class _Metric(evaluate.Metric):
@@ -39,7 +39,7 @@ class Accuracy(_Metric):
     """
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
-        return {"accuracy": float(optional("sklearn.metrics").accuracy_score(references, predictions))}
+        return {"accuracy": float(optional("sklearn.metrics", "evaluation").accuracy_score(references, predictions))}
 
 
 class F1(_Metric):
@@ -88,7 +88,7 @@ class Pearsonr(_Metric):
     dtype = "float64"
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
-        stats = optional("scipy.stats")
+        stats = optional("scipy.stats", "evaluation")
         undefined = is_constant(predictions) or is_constant(references)
         return {"pearsonr": 0.0 if undefined else float(stats.pearsonr(references, predictions).statistic)}
 
@@ -104,7 +104,7 @@ class Spearmanr(_Metric):
     dtype = "float64"
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
-        stats = optional("scipy.stats")
+        stats = optional("scipy.stats", "evaluation")
         undefined = is_constant(predictions) or is_constant(references)
         return {"spearmanr": 0.0 if undefined else float(stats.spearmanr(references, predictions).statistic)}
 

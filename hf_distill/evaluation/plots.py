@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from numpy.typing import ArrayLike
 
 from hf_distill.evaluation.classification import NUM_BINS, as_probabilities, calibration, labelled_rows
-from hf_distill.evaluation.optional import optional
+from hf_distill.optional import optional
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,7 +154,7 @@ def _figure(file: str | Path, width: float, height: float) -> "Figure":
     """A figure in inches, apart from pyplot and its choice of a backend."""
     if Path(file).suffix not in SUFFIXES:
         raise ValueError(f"A plot is written to a file that ends in {', '.join(SUFFIXES)}, but {file} does not.")
-    return optional("matplotlib.figure").Figure(figsize=(width, height), dpi=120, layout="constrained")
+    return optional("matplotlib.figure", "evaluation").Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
 def _save(figure: "Figure", file: str | Path) -> None:

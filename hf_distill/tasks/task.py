@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from peft import TaskType
 from transformers import PreTrainedConfig
 
-from hf_distill.evaluation.optional import optional
+from hf_distill.optional import optional
 
 
 @dataclass(frozen=True)
@@ -67,4 +67,4 @@ class Task:
             ImportError: if a package that the metrics need is not installed, or one of the others.
         """
         for module in (*self.metric_packages, *others):
-            optional(module)
+            optional(module, "evaluation")

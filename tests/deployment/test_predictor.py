@@ -240,7 +240,7 @@ assert answer["label"] in ("bad", "good")
 
 def test_without_onnxruntime(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"An ONNX model needs onnxruntime: pip install 'hf_distill\[onnx\]'"):
+    with pytest.raises(ImportError, match=r"This needs onnxruntime: pip install 'hf_distill\[onnx\]'"):
         load_predictor(exported)
 
 

@@ -123,7 +123,7 @@ def test_missing_packages_name_their_extra(monkeypatch, tmp_path):
     def missing(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr("hf_distill.deployment.optional.import_module", missing)
+    monkeypatch.setattr("hf_distill.optional.import_module", missing)
     with pytest.raises(ImportError, match=r"This needs torchao\.quantization: pip install 'hf_distill\[quant\]'"):
         quantization.save_quantized(None, tmp_path)
     with pytest.raises(ImportError, match=r"This needs onnx_ir: pip install 'hf_distill\[onnx\]'"):

@@ -1,19 +1,9 @@
-"""Packages that only an export needs, imported where they are used; and how to keep them quiet."""
+"""Keeps the exporter and the quantiser quiet."""
 
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
-from types import ModuleType
-
-
-def optional(module: str, extra: str = "onnx") -> ModuleType:
-    """The module; an `ImportError` that says what to install, if it is not there."""
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise ImportError(f"This needs {error.name}: pip install 'hf_distill[{extra}]'.") from error
 
 
 @contextmanager
