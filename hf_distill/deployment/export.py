@@ -11,14 +11,14 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.deployment.backends import Arrays
-from hf_distill.deployment.heads import HEADS
+from hf_distill.deployment.heads import PREDICTION_HEADS
 from hf_distill.deployment.manifest import GRAPH, Manifest
 from hf_distill.deployment.onnx import OPSET, write_graph
 from hf_distill.deployment.parity import Parity, measure_parity
 from hf_distill.deployment.parity_texts import QUESTIONS, TEXTS
 from hf_distill.deployment.predictor import Predictor, load_predictor, predictor_of
 from hf_distill.deployment.quantization import quantize_graph, save_quantized
-from hf_distill.deployment.text_encoder import Text
+from hf_distill.deployment.text_encoder import TextInput
 from hf_distill.deployment.transformers_model import load_student
 from hf_distill.hub.push import public_name
 from hf_distill.version import __version__
@@ -93,7 +93,7 @@ def export_model(
     format: str = "onnx-int8",
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    texts: Sequence[Text] | None = None,
+    texts: Sequence[TextInput] | None = None,
     max_length: int | None = None,
     min_agreement: float = 0.95,
 ) -> Export:
@@ -136,7 +136,7 @@ def export_model(
         raise ValueError(f"{output} exists already: choose another folder, or remove it first.")
     predictor, model, tokenizer = _student(student, tokenizer, max_length)
     if texts is None:
-        texts = _questions() if HEADS[predictor.head].reads_pairs else TEXTS
+        texts = _questions() if PREDICTION_HEADS[predictor.head].reads_pairs else TEXTS
     if not texts:
         raise ValueError("There are no texts to measure parity on: give some dozens, or leave texts out.")
     batches = [predictor.encoder.pad([encoding]) for encoding in predictor.encoder.encode(texts)]
@@ -145,7 +145,7 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
         unfinished = Path(temporary, output.name)
         unfinished.mkdir()
-        outputs = HEADS[predictor.head].outputs
+        outputs = PREDICTION_HEADS[predictor.head].outputs
         FORMATS[format].write(model, predictor.encoder.inputs, outputs, unfinished, batches)
         files = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
         tokenizer.save_pretrained(unfinished)
@@ -179,7 +179,7 @@ def _student(
     return predictor_of(model, tokenizer, public_name(name), max_length), model, tokenizer
 
 
-def _questions() -> list[Text]:
+def _questions() -> list[TextInput]:
     return [(QUESTIONS[number % len(QUESTIONS)], text) for number, text in enumerate(TEXTS)]
 
 
@@ -189,7 +189,7 @@ def _manifest(student: Predictor, format: str, files: dict[str, int]) -> Manifes
         head=student.head,
         student=student.name,
         inputs=student.encoder.inputs,
-        outputs=HEADS[student.head].outputs,
+        outputs=PREDICTION_HEADS[student.head].outputs,
         labels=student.labels,
         problem_type=student.reader.problem_type,
         max_length=student.encoder.max_length,

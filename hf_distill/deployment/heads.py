@@ -12,7 +12,7 @@ MAX_ANSWER_TOKENS = 30
 
 
 @dataclass(frozen=True)
-class Reader:
+class OutputReader:
     """What a prediction is made of, beside the model's outputs."""
 
     tokenizer: Tokenizer
@@ -21,12 +21,12 @@ class Reader:
     mask_token_id: int | None = None
 
 
-Outputs = dict[str, np.ndarray]
+TextOutputs = dict[str, np.ndarray]
 """Of one text, without padding."""
 
 
 @dataclass(frozen=True)
-class Head:
+class PredictionHead:
     """One kind of head.
 
     Attributes:
@@ -43,10 +43,10 @@ class Head:
     outputs: list[str]
     per_token: bool
     reads_pairs: bool
-    predict: Callable[[Outputs, Encoding, Any, Reader, int | None], Any]
+    predict: Callable[[TextOutputs, Encoding, Any, OutputReader, int | None], Any]
 
 
-def classify(outputs: Outputs, encoding: Encoding, text: str, reader: Reader, top_k: int | None) -> Any:
+def classify(outputs: TextOutputs, encoding: Encoding, text: str, reader: OutputReader, top_k: int | None) -> Any:
     logits = outputs["logits"]
     if reader.problem_type == "regression":
         scores = logits
@@ -55,7 +55,7 @@ def classify(outputs: Outputs, encoding: Encoding, text: str, reader: Reader, to
     return _best(scores, reader.labels.__getitem__, top_k)
 
 
-def fill_mask(outputs: Outputs, encoding: Encoding, text: str, reader: Reader, top_k: int | None) -> Any:
+def fill_mask(outputs: TextOutputs, encoding: Encoding, text: str, reader: OutputReader, top_k: int | None) -> Any:
     masks = [position for position, token in enumerate(encoding.ids) if token == reader.mask_token_id]
     if len(masks) != 1:
         mask = reader.tokenizer.id_to_token(reader.mask_token_id)
@@ -63,11 +63,13 @@ def fill_mask(outputs: Outputs, encoding: Encoding, text: str, reader: Reader, t
     return _best(_softmax(outputs["logits"][masks[0]]), lambda token: reader.tokenizer.decode([token]).strip(), top_k)
 
 
-def next_token(outputs: Outputs, encoding: Encoding, text: str, reader: Reader, top_k: int | None) -> Any:
+def next_token(outputs: TextOutputs, encoding: Encoding, text: str, reader: OutputReader, top_k: int | None) -> Any:
     return _best(_softmax(outputs["logits"][-1]), lambda token: reader.tokenizer.decode([token]), top_k)
 
 
-def find_entities(outputs: Outputs, encoding: Encoding, text: str, reader: Reader, top_k: int | None) -> list[dict]:
+def find_entities(
+    outputs: TextOutputs, encoding: Encoding, text: str, reader: OutputReader, top_k: int | None
+) -> list[dict]:
     """Neighbouring tokens of one kind are one entity, whose score is their mean; `B-` begins another, `O` is none."""
     entities: list[dict] = []
     probabilities = _softmax(outputs["logits"])
@@ -97,7 +99,9 @@ def find_entities(outputs: Outputs, encoding: Encoding, text: str, reader: Reade
     ]
 
 
-def find_answer(outputs: Outputs, encoding: Encoding, text: tuple[str, str], reader: Reader, top_k: int | None) -> Any:
+def find_answer(
+    outputs: TextOutputs, encoding: Encoding, text: tuple[str, str], reader: OutputReader, top_k: int | None
+) -> Any:
     """The likeliest span of the context, of at most 30 tokens: P(start) * P(end)."""
     in_context = np.array([sequence == 1 for sequence in encoding.sequence_ids])
     if not in_context.any():
@@ -112,8 +116,8 @@ def find_answer(outputs: Outputs, encoding: Encoding, text: tuple[str, str], rea
     return answers[0] if top_k == 1 else answers
 
 
-HEADS = {
-    "sequence classification": Head(
+PREDICTION_HEADS = {
+    "sequence classification": PredictionHead(
         auto_class="AutoModelForSequenceClassification",
         mapping="MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
         outputs=["logits"],
@@ -121,7 +125,7 @@ HEADS = {
         reads_pairs=False,
         predict=classify,
     ),
-    "token classification": Head(
+    "token classification": PredictionHead(
         auto_class="AutoModelForTokenClassification",
         mapping="MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
         outputs=["logits"],
@@ -129,7 +133,7 @@ HEADS = {
         reads_pairs=False,
         predict=find_entities,
     ),
-    "question answering": Head(
+    "question answering": PredictionHead(
         auto_class="AutoModelForQuestionAnswering",
         mapping="MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
         outputs=["start_logits", "end_logits"],
@@ -137,7 +141,7 @@ HEADS = {
         reads_pairs=True,
         predict=find_answer,
     ),
-    "masked language modelling": Head(
+    "masked language modelling": PredictionHead(
         auto_class="AutoModelForMaskedLM",
         mapping="MODEL_FOR_MASKED_LM_MAPPING_NAMES",
         outputs=["logits"],
@@ -145,7 +149,7 @@ HEADS = {
         reads_pairs=False,
         predict=fill_mask,
     ),
-    "causal language modelling": Head(
+    "causal language modelling": PredictionHead(
         auto_class="AutoModelForCausalLM",
         mapping="MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
         outputs=["logits"],
@@ -164,10 +168,10 @@ def head_of_class(model_class: str) -> str:
     """
     from transformers.models.auto import modeling_auto
 
-    for name, head in HEADS.items():
+    for name, head in PREDICTION_HEADS.items():
         if model_class in getattr(modeling_auto, head.mapping).values():
             return name
-    raise ValueError(f"{model_class} has none of the heads that can be exported: {', '.join(HEADS)}.")
+    raise ValueError(f"{model_class} has none of the heads that can be exported: {', '.join(PREDICTION_HEADS)}.")
 
 
 def _best(scores: np.ndarray, name: Callable[[int], str], top_k: int | None) -> dict | list[dict]:

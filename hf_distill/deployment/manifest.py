@@ -15,7 +15,7 @@ class Manifest:
 
     Attributes:
         format: a name in `FORMATS`.
-        head: a name in `HEADS`.
+        head: a name in `PREDICTION_HEADS`.
         student: the name of what was exported: on the Hub, or of its folder.
         inputs: the model's, in its order.
         outputs: the model's, in its order.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_distill.deployment.heads import HEADS
+from hf_distill.deployment.heads import PREDICTION_HEADS
 from hf_distill.deployment.predictor import Predictor
-from hf_distill.deployment.text_encoder import Text
+from hf_distill.deployment.text_encoder import TextInput
 
 BATCH_SIZE = 4
 
@@ -31,7 +31,7 @@ class Parity:
     agreement: float
 
 
-def measure_parity(student: Predictor, export: Predictor, texts: Sequence[Text]) -> Parity:
+def measure_parity(student: Predictor, export: Predictor, texts: Sequence[TextInput]) -> Parity:
     """Both read each text alone, and then in batches of which each has texts of all lengths.
 
     Raises:
@@ -47,8 +47,8 @@ def measure_parity(student: Predictor, export: Predictor, texts: Sequence[Text])
         inputs = student.encoder.pad(batch)
         expected, actual = student.backend(inputs), export.backend(inputs)
         for row, encoding in enumerate(batch):
-            for name in HEADS[student.head].outputs:
-                length = len(encoding) if HEADS[student.head].per_token else None
+            for name in PREDICTION_HEADS[student.head].outputs:
+                length = len(encoding) if PREDICTION_HEADS[student.head].per_token else None
                 one, other = expected[name][row][:length], actual[name][row][:length]
                 differences.append(np.abs(one - other).max())
                 largest.append(np.abs(one).max())

@@ -8,9 +8,9 @@ import numpy as np
 from tokenizers import Encoding
 
 from hf_distill.deployment.backends import Backend, OnnxBackend, TorchBackend
-from hf_distill.deployment.heads import HEADS, Outputs, Reader, head_of_class
+from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader, TextOutputs, head_of_class
 from hf_distill.deployment.manifest import format_of, is_export, read_manifest
-from hf_distill.deployment.text_encoder import Text, TextEncoder
+from hf_distill.deployment.text_encoder import TextEncoder, TextInput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +30,7 @@ class Predictor:
     Attributes:
         name: of the model.
         format: `"pytorch"`, or the format of an export.
-        head: a name in `HEADS`, such as `"sequence classification"`.
+        head: a name in `PREDICTION_HEADS`, such as `"sequence classification"`.
         labels: the classes by number; empty for a head over the vocabulary or over positions.
         num_parameters: of the model, as it was before it was exported.
         encoder: makes tokens of texts, and batches of those.
@@ -47,14 +47,14 @@ class Predictor:
         num_parameters: int,
         encoder: TextEncoder,
         backend: Backend,
-        reader: Reader,
+        reader: OutputReader,
         folder: Path | None = None,
     ):
         self.name, self.format, self.head, self.num_parameters = name, format, head, num_parameters
         self.encoder, self.backend, self.reader, self.folder = encoder, backend, reader, folder
         self.labels = list(reader.labels)
 
-    def predict(self, texts: Sequence[Text], top_k: int | None = 1) -> list:
+    def predict(self, texts: Sequence[TextInput], top_k: int | None = 1) -> list:
         """What the model says of each text.
 
         Texts of like length are run together, or in ONNX in int8 one by one; the answers are in the order of the texts.
@@ -85,28 +85,30 @@ class Predictor:
             for outputs, encoding, text in zip(self.run(encodings), encodings, texts, strict=True)
         ]
 
-    def read(self, outputs: Outputs, encoding: Encoding, text: Text, top_k: int | None = 1) -> dict | list[dict]:
+    def read(
+        self, outputs: TextOutputs, encoding: Encoding, text: TextInput, top_k: int | None = 1
+    ) -> dict | list[dict]:
         """What the model says of one text, out of what `run` gave for it.
 
         Raises:
             ValueError: if it is not a text for this head, such as one without a mask for masked language modelling.
         """
-        return HEADS[self.head].predict(outputs, encoding, text, self.reader, top_k)
+        return PREDICTION_HEADS[self.head].predict(outputs, encoding, text, self.reader, top_k)
 
-    def logits(self, texts: Sequence[Text]) -> np.ndarray:
+    def logits(self, texts: Sequence[TextInput]) -> np.ndarray:
         """`[texts, labels]` in fp32: a classifier's logits."""
         if self.head != "sequence classification":
             raise ValueError(f"{self.name} is for {self.head}: only sequence classification has logits of a text.")
         rows = [outputs["logits"] for outputs in self.run(self.encoder.encode(texts))]
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
-    def run(self, encodings: Sequence[Encoding]) -> list[Outputs]:
+    def run(self, encodings: Sequence[Encoding]) -> list[TextOutputs]:
         """The model's outputs for each text, without padding, from batches of like length."""
-        per_text: list[Outputs] = [{} for _ in encodings]
+        per_text: list[TextOutputs] = [{} for _ in encodings]
         for indices in self.encoder.batches(encodings, 1 if self.format == ALONE else BATCH_SIZE):
             outputs = self.backend(self.encoder.pad([encodings[index] for index in indices]))
             for row, index in enumerate(indices):
-                length = len(encodings[index]) if HEADS[self.head].per_token else None
+                length = len(encodings[index]) if PREDICTION_HEADS[self.head].per_token else None
                 per_text[index] = {name: array[row][:length] for name, array in outputs.items()}
         return per_text
 
@@ -160,7 +162,7 @@ def predictor_of(
     One that has no padding token in its config is told which it gets, since GPT-2's classifiers look for it.
 
     Raises:
-        ValueError: if its head is none of `HEADS`, or if its tokenizer is not a fast one.
+        ValueError: if its head is none of `PREDICTION_HEADS`, or if its tokenizer is not a fast one.
     """
     from hf_distill.deployment.transformers_model import encoder_of, reader_of
 
@@ -174,7 +176,7 @@ def predictor_of(
         head=head,
         num_parameters=model.num_parameters(),
         encoder=encoder,
-        backend=TorchBackend(model, HEADS[head].outputs),
+        backend=TorchBackend(model, PREDICTION_HEADS[head].outputs),
         reader=reader_of(model, tokenizer, head),
         folder=folder,
     )
@@ -191,7 +193,7 @@ def _export(folder: Path, threads: int | None) -> Predictor:
         from hf_distill.deployment.transformers_model import load_model
 
         _set_torch_threads(threads)
-        backend = TorchBackend(load_model(folder, HEADS[manifest.head].auto_class), manifest.outputs)
+        backend = TorchBackend(load_model(folder, PREDICTION_HEADS[manifest.head].auto_class), manifest.outputs)
     return Predictor(
         name=manifest.student,
         format=manifest.format,
@@ -199,7 +201,7 @@ def _export(folder: Path, threads: int | None) -> Predictor:
         num_parameters=manifest.num_parameters,
         encoder=encoder,
         backend=backend,
-        reader=Reader(encoder.tokenizer, manifest.labels, manifest.problem_type, manifest.mask_token_id),
+        reader=OutputReader(encoder.tokenizer, manifest.labels, manifest.problem_type, manifest.mask_token_id),
         folder=folder,
     )
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-Text = str | tuple[str, str]
+TextInput = str | tuple[str, str]
 """A text; or a question and the context that its answer is looked for in."""
 
 MAX_BATCH_TOKENS = 4096
@@ -69,7 +69,7 @@ class TextEncoder:
             raise ValueError(f"{file} is no tokenizer: {error}. Copy it again, or export again.") from error
         return cls(tokenizer, inputs, max_length, pad_token_id, truncation)
 
-    def encode(self, texts: Sequence[Text]) -> list[Encoding]:
+    def encode(self, texts: Sequence[TextInput]) -> list[Encoding]:
         """The tokens of each text. One that was cut has something in `overflowing`.
 
         Raises:
@@ -132,7 +132,7 @@ class TextEncoder:
             yield batch
 
 
-def _check(number: int, text: Text) -> None:
+def _check(number: int, text: TextInput) -> None:
     for part in text if isinstance(text, tuple) else (text,):
         if not isinstance(part, str):
             raise ValueError(f"Text {number} is {type(part).__name__}: it should be a string.")

@@ -5,7 +5,7 @@ from pathlib import Path
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.deployment.heads import HEADS, Reader, head_of_class
+from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader, head_of_class
 from hf_distill.deployment.text_encoder import TextEncoder
 from hf_distill.lengths import length_of_rows, truncation_of
 from hf_distill.loading import load_config, load_pretrained
@@ -20,7 +20,7 @@ def load_student(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         ValueError: if it is no model, has no head that can be predicted with, or has weights missing.
     """
     architecture = (load_config(name).architectures or ["A model whose config names no class"])[0]
-    model = load_model(name, HEADS[head_of_class(architecture)].auto_class)
+    model = load_model(name, PREDICTION_HEADS[head_of_class(architecture)].auto_class)
     return model, AutoTokenizer.from_pretrained(name)
 
 
@@ -53,11 +53,11 @@ def padding_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> in
     return next(token for token in known if token is not None)
 
 
-def reader_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, head: str) -> Reader:
+def reader_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, head: str) -> OutputReader:
     config = model.config
     has_labels = head in ("sequence classification", "token classification")
     problem_type = config.problem_type or ("regression" if config.num_labels == 1 else None)
-    return Reader(
+    return OutputReader(
         tokenizer=tokenizer.backend_tokenizer,
         labels=[config.id2label[number] for number in range(config.num_labels)] if has_labels else [],
         problem_type=problem_type if head == "sequence classification" else None,

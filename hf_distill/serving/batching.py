@@ -23,7 +23,7 @@ FIRST_GUESS = 300, 1000
 
 
 @dataclass(eq=False)
-class Text:
+class QueuedText:
     """A text that waits.
 
     Attributes:
@@ -69,7 +69,7 @@ class Queue:
 
     def __init__(self, limits: Limits):
         self.limits = limits
-        self.texts: deque[Text] = deque()
+        self.texts: deque[QueuedText] = deque()
         self.tokens = 0
         self.tokens_in_hand = 0
         self.workers = 0
@@ -99,7 +99,7 @@ class Queue:
         if is_late or len(self.texts) + num_texts > self.limits.max_queue:
             raise OverloadedError(max(1.0, self.expected_wait))
 
-    def put(self, texts: list[Text]) -> None:
+    def put(self, texts: list[QueuedText]) -> None:
         """Raises `OverloadedError`, in which case none of them waits."""
         self.check_room(len(texts))
         per_character = self._seen_tokens / self._seen_characters
@@ -109,7 +109,7 @@ class Queue:
         self.texts.extend(texts)
         self._arrived.set()
 
-    async def take(self) -> list[Text]:
+    async def take(self) -> list[QueuedText]:
         """The next batch, once there is one; those whose client has gone are left out. `finish` ends it."""
         while True:
             while not self.texts:
@@ -120,11 +120,11 @@ class Queue:
                 self.tokens_in_hand += sum(text.tokens for text in batch)
                 return batch
 
-    def finish(self, batch: list[Text]) -> None:
+    def finish(self, batch: list[QueuedText]) -> None:
         """Tells that a worker does not have a batch any more, whatever became of it."""
         self.tokens_in_hand -= sum(text.tokens for text in batch)
 
-    def learn(self, batch: list[Text], tokens: list[int], seconds: float) -> None:
+    def learn(self, batch: list[QueuedText], tokens: list[int], seconds: float) -> None:
         """Tells how many tokens the texts of a batch had, and how long a worker took for them."""
         for text, own in zip(batch, tokens, strict=True):
             if 0 < own < self.max_length:  # of one that was cut it is not known
@@ -146,9 +146,9 @@ class Queue:
             except TimeoutError:
                 return
 
-    def _pop(self) -> list[Text]:
+    def _pop(self) -> list[QueuedText]:
         share = math.ceil(len(self.texts) / max(1, self.workers))
-        batch: list[Text] = []
+        batch: list[QueuedText] = []
         tokens = 0
         while self.texts and len(batch) < share:
             text = self.texts[0]

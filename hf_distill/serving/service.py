@@ -8,7 +8,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_distill.serving.batching import Queue, Text
+from hf_distill.serving.batching import Queue, QueuedText
 from hf_distill.serving.limits import Limits
 from hf_distill.serving.messages import encode_message, receive_message
 from hf_distill.serving.metrics import Metrics
@@ -104,7 +104,7 @@ class Service:
             TimeoutError: if they were not answered in time.
         """
         new_future = asyncio.get_running_loop().create_future
-        waiting = [Text(text, top_k, new_future()) for text in texts]
+        waiting = [QueuedText(text, top_k, new_future()) for text in texts]
         self.queue.put(waiting)
         async with asyncio.timeout(self.limits.timeout):
             entries = await asyncio.gather(*(text.answer for text in waiting))
@@ -176,7 +176,7 @@ class Service:
             if process.returncode is None:
                 process.kill()
 
-    async def _answer(self, process: Process, batch: list[Text]) -> bool:
+    async def _answer(self, process: Process, batch: list[QueuedText]) -> bool:
         """Whether the worker can go on."""
         taken = time.perf_counter()
         request = {"texts": [text.text for text in batch], "top_k": max(text.top_k for text in batch)}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_distill import export_model, load_predictor, push_folder
-from hf_distill.deployment.heads import HEADS, Reader
+from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader
 from hf_distill.deployment.predictor import predictor_of
 from hf_distill.deployment.text_encoder import MAX_BATCH_TOKENS, TextEncoder
 from tests.conftest import make_text_tokenizer, make_texts
@@ -31,8 +31,8 @@ def encode(text):
 
 
 def predict(head, text, outputs, top_k=1, **reader):
-    reader = Reader(make_text_tokenizer().backend_tokenizer, **reader)
-    return HEADS[head].predict(outputs, encode(text), text, reader, top_k)
+    reader = OutputReader(make_text_tokenizer().backend_tokenizer, **reader)
+    return PREDICTION_HEADS[head].predict(outputs, encode(text), text, reader, top_k)
 
 
 def near(**values):

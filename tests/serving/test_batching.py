@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_distill.serving import Limits
-from hf_distill.serving.batching import OverloadedError, Queue, Text
+from hf_distill.serving.batching import OverloadedError, Queue, QueuedText
 
 
 def make_texts(sizes):
-    return [Text("x" * size, 1, asyncio.get_running_loop().create_future()) for size in sizes]
+    return [QueuedText("x" * size, 1, asyncio.get_running_loop().create_future()) for size in sizes]
 
 
 def make_queue(workers=1, tokens_per_second=1e6, **limits):
