@@ -210,6 +210,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _add_export(commands: argparse._SubParsersAction) -> None:
+    from hf_distill.deployment.formats import export_formats
+
     parser = commands.add_parser(
         "export",
         help="write a student as ONNX or in int8, and prove it beside the student",
@@ -219,7 +221,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("student", metavar="STUDENT", help="a name on the Hub or a folder")
     parser.add_argument(
         "--format",
-        choices=["onnx", "onnx-int8", "torch-int8"],
+        choices=export_formats(),
         default="onnx-int8",
         help="onnx in fp32; onnx-int8, the smallest and fastest on a CPU (the default); torch-int8 for transformers",
     )
@@ -369,6 +371,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _add_serve(commands: argparse._SubParsersAction) -> None:
+    from hf_distill.deployment.formats import FORMATS
     from hf_distill.serving.limits import Limits
 
     parser = commands.add_parser(
@@ -385,7 +388,7 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--port", metavar="N", type=int, default=8000, help="default: 8000; 0 takes one that is free")
     parser.add_argument(
         "--format",
-        choices=["auto", "pytorch", "onnx", "onnx-int8", "torch-int8"],
+        choices=["auto", *FORMATS],
         default="auto",
         help="default: ONNX in int8 where it is there, else ONNX, else PyTorch",
     )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from hf_distill.deployment.manifest import GRAPH, Manifest
-from hf_distill.optional import optional
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,12 +29,12 @@ class OnnxBackend:
         threads: by default as many as there are cores for this process.
 
     Raises:
-        ImportError: without onnxruntime.
         ValueError: if ONNX Runtime does not take the model.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int | None = None):
-        onnxruntime = optional("onnxruntime", "onnx")
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()
         options.log_severity_level = 3
@@ -79,6 +78,14 @@ class TorchBackend:
             tensors = {name: torch.from_numpy(array).to(self.model.device) for name, array in inputs.items()}
             outputs = self.model(**tensors, **self.options)
         return {name: outputs[name].float().cpu().numpy() for name in self.outputs}
+
+
+def set_torch_threads(threads: int | None) -> None:
+    """For the whole process; None leaves it as it is."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def available_cores() -> int:

@@ -3,21 +3,19 @@
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.deployment.backends import Arrays
+from hf_distill.deployment.formats import FORMATS, export_formats
 from hf_distill.deployment.heads import PREDICTION_HEADS
-from hf_distill.deployment.manifest import GRAPH, Manifest
-from hf_distill.deployment.onnx import OPSET, write_graph
+from hf_distill.deployment.manifest import Manifest
 from hf_distill.deployment.parity import Parity, measure_parity
 from hf_distill.deployment.parity_texts import QUESTIONS, TEXTS
 from hf_distill.deployment.predictor import Predictor, load_predictor, predictor_of
-from hf_distill.deployment.quantization import quantize_graph, save_quantized
 from hf_distill.deployment.text_encoder import TextInput
 from hf_distill.deployment.transformers_model import load_student
 from hf_distill.hub.push import public_name
@@ -25,48 +23,6 @@ from hf_distill.version import __version__
 
 PACKAGES = ["torch", "transformers", "onnx", "onnxscript", "onnxruntime", "torchao"]
 
-
-@dataclass(frozen=True)
-class Format:
-    """One kind of export.
-
-    Attributes:
-        write: writes the model to a folder, from `(model, inputs, outputs, folder, batches)`, the last being inputs to
-            try it on.
-        is_exact: whether logits are to be those of the student; else only its decisions.
-        opset: of ONNX; None where it is not ONNX.
-    """
-
-    write: Callable[[PreTrainedModel, list[str], list[str], Path, Sequence[Arrays]], None]
-    is_exact: bool
-    opset: int | None = None
-
-
-def _write_onnx(
-    model: PreTrainedModel, inputs: list[str], outputs: list[str], folder: Path, batches: Sequence[Arrays]
-) -> None:
-    write_graph(model, inputs, outputs, folder / GRAPH)
-
-
-def _write_onnx_int8(
-    model: PreTrainedModel, inputs: list[str], outputs: list[str], folder: Path, batches: Sequence[Arrays]
-) -> None:
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        write_graph(model, inputs, outputs, Path(temporary, GRAPH))
-        quantize_graph(Path(temporary, GRAPH), folder / GRAPH, batches)
-
-
-def _write_torch_int8(
-    model: PreTrainedModel, inputs: list[str], outputs: list[str], folder: Path, batches: Sequence[Arrays]
-) -> None:
-    save_quantized(model, folder)
-
-
-FORMATS = {
-    "onnx": Format(_write_onnx, is_exact=True, opset=OPSET),
-    "onnx-int8": Format(_write_onnx_int8, is_exact=False, opset=OPSET),
-    "torch-int8": Format(_write_torch_int8, is_exact=False),
-}
 
 LARGEST_DIFFERENCE = 1e-4
 """Between the logits of an exact export and those of the student, as a share of the largest logit if that is over 1."""
@@ -130,8 +86,8 @@ def export_model(
         [{'label': 'positive', 'score': 0.98}]
     """
     output = Path(output)
-    if format not in FORMATS:
-        raise ValueError(f"format={format!r} should be one of {', '.join(FORMATS)}.")
+    if format not in export_formats():
+        raise ValueError(f"format={format!r} should be one of {', '.join(export_formats())}.")
     if output.exists():
         raise ValueError(f"{output} exists already: choose another folder, or remove it first.")
     predictor, model, tokenizer = _student(student, tokenizer, max_length)

@@ -7,6 +7,8 @@ from pathlib import Path
 from hf_distill.files import MANIFEST, read_json, write_json
 
 GRAPH = "model.onnx"
+OPSET = 20
+"""The latest version of ONNX's operators that PyTorch writes by default; ONNX Runtime reads it from version 1.18 on."""
 
 
 @dataclass(frozen=True)

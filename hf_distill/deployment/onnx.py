@@ -8,11 +8,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_distill.deployment.first_token import compute_first_token_alone
+from hf_distill.deployment.manifest import OPSET
 from hf_distill.deployment.quiet import quiet
 from hf_distill.optional import optional
-
-OPSET = 20
-"""The latest that PyTorch writes of its own accord; ONNX Runtime reads it from version 1.18 on."""
 
 LARGEST_FILE = 1_800_000_000
 """In bytes of weights. Protocol buffers end at 2 GiB: weights beyond that are in a file beside the graph."""

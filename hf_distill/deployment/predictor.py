@@ -7,21 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tokenizers import Encoding
 
-from hf_distill.deployment.backends import Backend, OnnxBackend, TorchBackend
+from hf_distill.deployment.backends import Backend, TorchBackend, set_torch_threads
+from hf_distill.deployment.formats import FORMATS, PYTORCH, export_formats
 from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader, TextOutputs, head_of_class
 from hf_distill.deployment.manifest import format_of, is_export, read_manifest
 from hf_distill.deployment.text_encoder import TextEncoder, TextInput
+from hf_distill.optional import optional
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-PREFERRED = ["onnx-int8", "onnx"]
-"""Which of several exports in one folder is taken, if none is asked for."""
-
-BATCH_SIZE = 32
-ALONE = "onnx-int8"
-"""The format whose texts are run one by one: ONNX Runtime quantises the activations of a batch with one scale, so what
-it says of a text would depend on the others. On a CPU it takes no longer (docs/deployment.md)."""
 
 
 class Predictor:
@@ -105,7 +99,7 @@ class Predictor:
     def run(self, encodings: Sequence[Encoding]) -> list[TextOutputs]:
         """The model's outputs for each text, without padding, from batches of like length."""
         per_text: list[TextOutputs] = [{} for _ in encodings]
-        for indices in self.encoder.batches(encodings, 1 if self.format == ALONE else BATCH_SIZE):
+        for indices in self.encoder.batches(encodings, FORMATS[self.format].batch_size):
             outputs = self.backend(self.encoder.pad([encodings[index] for index in indices]))
             for row, index in enumerate(indices):
                 length = len(encodings[index]) if PREDICTION_HEADS[self.head].per_token else None
@@ -145,7 +139,7 @@ def load_predictor(model: str | Path, format: str = "auto", threads: int | None 
         is_below = found[wanted] != folder
         within = {"allow_patterns": [f"{found[wanted].name}/*"]} if is_below else {"ignore_patterns": ["*/*"]}
         _download(str(model), **within)
-    if wanted == "pytorch":
+    if wanted == PYTORCH:
         return _pytorch(found[wanted], str(model), threads)
     return _export(found[wanted], threads)
 
@@ -172,7 +166,7 @@ def predictor_of(
         model.config.pad_token_id = encoder.pad_token_id
     return Predictor(
         name=name,
-        format="pytorch",
+        format=PYTORCH,
         head=head,
         num_parameters=model.num_parameters(),
         encoder=encoder,
@@ -184,23 +178,24 @@ def predictor_of(
 
 def _export(folder: Path, threads: int | None) -> Predictor:
     manifest = read_manifest(folder)
+    if manifest.format not in export_formats():
+        raise ValueError(
+            f"{folder} has the format {manifest.format!r}, which is none of {', '.join(export_formats())}: load it "
+            f"with the version of hf_distill that wrote it, or export the student again."
+        )
+    format = FORMATS[manifest.format]
+    for package in format.packages:
+        optional(package, format.extra)
     encoder = TextEncoder.from_file(
         folder / "tokenizer.json", manifest.inputs, manifest.max_length, manifest.pad_token_id, manifest.truncation
     )
-    if manifest.format.startswith("onnx"):
-        backend = OnnxBackend(folder, manifest, threads)
-    else:
-        from hf_distill.deployment.transformers_model import load_model
-
-        _set_torch_threads(threads)
-        backend = TorchBackend(load_model(folder, PREDICTION_HEADS[manifest.head].auto_class), manifest.outputs)
     return Predictor(
         name=manifest.student,
         format=manifest.format,
         head=manifest.head,
         num_parameters=manifest.num_parameters,
         encoder=encoder,
-        backend=backend,
+        backend=format.load(folder, manifest, threads),
         reader=OutputReader(encoder.tokenizer, manifest.labels, manifest.problem_type, manifest.mask_token_id),
         folder=folder,
     )
@@ -209,27 +204,19 @@ def _export(folder: Path, threads: int | None) -> Predictor:
 def _pytorch(folder: Path, name: str, threads: int | None) -> Predictor:
     from hf_distill.deployment.transformers_model import load_student
 
-    _set_torch_threads(threads)
+    set_torch_threads(threads)
     return predictor_of(*load_student(folder), name, folder=folder)
-
-
-def _set_torch_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def _formats(folder: Path, is_here: bool) -> dict[str, Path]:
     """The formats that there are, the preferred ones first, each with its folder."""
     if is_export(folder):
         return {format_of(folder): folder}
-    exports = {format_of(own): own for own in sorted(folder.iterdir()) if own.is_dir() and is_export(own)}
-    found = {name: exports[name] for name in PREFERRED if name in exports}
+    found = {format_of(own): own for own in sorted(folder.iterdir()) if own.is_dir() and is_export(own)}
     has_weights = bool(list(folder.glob("*.safetensors"))) or not is_here  # where they are not looked for yet
     if (folder / "config.json").is_file() and has_weights:
-        found["pytorch"] = folder
-    return found | exports
+        found[PYTORCH] = folder
+    return {name: found[name] for name in FORMATS if name in found} | found
 
 
 def _download(name: str, **patterns: list[str]) -> Path:

@@ -20,9 +20,10 @@ from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 
 from hf_distill.deployment.backends import Arrays, available_cores
+from hf_distill.deployment.formats import FORMATS, PYTORCH
 from hf_distill.deployment.manifest import is_export, read_manifest
 from hf_distill.deployment.parity_texts import TEXTS
-from hf_distill.deployment.predictor import ALONE, Predictor, load_predictor
+from hf_distill.deployment.predictor import Predictor, load_predictor
 from hf_distill.evaluation.machine import machine, versions
 from hf_distill.evaluation.tables import markdown_table
 from hf_distill.files import write_json, write_whole
@@ -165,7 +166,7 @@ def locate_model(model: str | Path) -> tuple[Path, str]:
         load_predictor(model)  # brings it here, or says why not
         folder = Path(snapshot_download(str(model), local_files_only=True))
     has_weights = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-    return folder, "pytorch" if has_weights and not is_export(folder) else "auto"
+    return folder, PYTORCH if has_weights and not is_export(folder) else "auto"
 
 
 def bytes_on_disk(folder: Path) -> int:
@@ -211,7 +212,7 @@ class Runner:
     @property
     def batch_sizes(self) -> Sequence[int]:
         """Those that the predictor would use."""
-        return (1,) if self.predictor.format == ALONE else BATCH_SIZES
+        return [size for size in BATCH_SIZES if size <= FORMATS[self.predictor.format].batch_size]
 
     def burst(self, length: int) -> list[float]:
         """Milliseconds of `BURST` forwards of one text."""
