@@ -155,6 +155,20 @@ def benchmark_models(
     return Benchmark(measured, settings, machine(), versions())
 
 
+def name_models(models: Sequence[str | Path], names: Sequence[str] | None = None) -> dict[str, str | Path]:
+    """Models by the names that they get in the tables: `names`, or by default those of their folders or on the Hub.
+
+    Raises:
+        ValueError: if there are not as many names as models, or if two are the same.
+    """
+    names = names or [Path(model).absolute().name if Path(model).is_dir() else str(model) for model in models]
+    if len(names) != len(models):
+        raise ValueError(f"--name has {len(names)} names for {len(models)} models: give one for each.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two models are called the same ({', '.join(names)}): give each its own --name.")
+    return dict(zip(names, models, strict=True))
+
+
 def locate_model(model: str | Path) -> tuple[Path, str]:
     """The folder of a model or an export, and the format to load it in: its own, before that of exports within it.
 

@@ -3,6 +3,7 @@
 import json
 import math
 import secrets
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request, Response
@@ -36,6 +37,18 @@ def check_ready(service: Service) -> None:
     """Raises `RefusedError` where no worker has loaded the model."""
     if not service.is_ready:
         raise RefusedError(503, "not_ready", f"The {service.role} is not loaded yet.", _retry_after(1))
+
+
+def read_token(file: Path) -> str:
+    """The bearer token in a file.
+
+    Raises:
+        ValueError: if the file is empty.
+    """
+    token = file.read_text(encoding="utf-8").strip()
+    if not token:
+        raise ValueError(f"{file} is empty: it should have the token in it.")
+    return token
 
 
 def check_token(request: Request, token: str | None) -> None:

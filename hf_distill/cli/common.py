@@ -1,0 +1,43 @@
+"""Options that several commands have, and the files that they read."""
+
+import argparse
+from pathlib import Path
+
+MAX_LENGTH = "default: as many as the model was trained with, or takes"
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="CSV, JSON or Parquet, a folder with a folder of .txt files for each class, or a data set on the Hub",
+    )
+    parser.add_argument("--split", default="test", help="of a data set on the Hub (default: test)")
+    parser.add_argument("--config-name", metavar="NAME", help="of a data set on the Hub")
+    for name in ("text", "label"):
+        help = f"default: the one that the model was trained on, or {name}"
+        parser.add_argument(f"--{name}-column", metavar="NAME", help=help)
+
+
+def add_measuring_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lengths",
+        metavar="TOKENS",
+        nargs="+",
+        type=int,
+        help="for the latency (default: those of 16, 64, 128 and 256 that all models take)",
+    )
+    parser.add_argument("--threads", metavar="N", type=int, help="the same for all models (default: all cores)")
+    parser.add_argument("--rounds", metavar="N", type=int, default=10, help="after one that warms up (default: 10)")
+
+
+def keyword_arguments(options: argparse.Namespace) -> dict[str, object]:
+    """The options of a command, by name."""
+    return {name: value for name, value in vars(options).items() if name not in ("command", "run")}
+
+
+def lines_of(file: Path | None) -> list[str] | None:
+    """The lines of a file that are not empty; None without a file."""
+    if file is None:
+        return None
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

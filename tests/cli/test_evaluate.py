@@ -1,0 +1,8 @@
+"""`hf-distill evaluate`"""
+
+from hf_distill.cli import main
+
+
+def test_evaluate_says_what_is_wrong(reviews, capsys):
+    assert main(["evaluate", "pretrained", "--data", "test.csv"]) == 2
+    assert "pretrained has no head that was trained to classify texts" in capsys.readouterr().err.splitlines()[-1]

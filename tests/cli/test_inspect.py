@@ -1,0 +1,23 @@
+"""`hf-distill inspect`"""
+
+import pytest
+
+from hf_distill import describe
+from hf_distill.cli import main
+from tests.conftest import make_config, make_model
+
+
+def test_inspect(teacher, tmp_path, capsys):
+    """It reads the config alone."""
+    (teacher / "model.safetensors").unlink()
+    assert main(["inspect", str(teacher)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.strip() == describe(make_model("roberta", "mlm"))
+    assert "0-3: RobertaLayer x 4" in shown
+
+
+@pytest.mark.parametrize("architectures", [None, ["MyModel"]])
+def test_inspect_a_class_that_is_not_there(tmp_path, capsys, architectures):
+    make_config("bert", architectures=architectures).save_pretrained(tmp_path)
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "its config should name one under `architectures`" in capsys.readouterr().err

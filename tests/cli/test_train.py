@@ -1,0 +1,99 @@
+"""`hf-distill train`"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from hf_distill.cli import main
+from tests.training.test_engines import TORCHRUN
+
+DISTIL = """
+model_name_or_path: null
+teacher_model_name_or_path: teacher
+"""
+
+
+def test_train_and_evaluate(reviews, capsys):
+    assert main(["train", "config.yaml", "--output_dir", "teacher"]) == 0
+    (reviews / "distil.yaml").write_text(DISTIL)
+    words = ["train", "config.yaml", "distil.yaml", "--output-dir", "student", "--max_steps", "2", "--optim", "sgd"]
+    assert main(words) == 0
+    assert AutoModelForSequenceClassification.from_pretrained("student").config.num_hidden_layers == 2
+    assert json.loads(Path("student/train_results.json").read_text())["epoch"] == 0.25
+    tested = json.loads(Path("student/test_results.json").read_text())
+
+    capsys.readouterr()
+    words = ["evaluate", "student", "--data", "test.csv", "--teacher", "teacher", "--output", "report"]
+    assert main(words) == 0  # which columns there are, the student says
+    said = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert said["texts"] == "16"
+    assert float(said["accuracy"]) == pytest.approx(tested["test_accuracy"], abs=1e-4)
+    assert {"f1", "agreement", "kl_to_teacher"} <= said.keys()
+    assert Path("report/calibration.png").exists()
+
+
+def test_train_says_what_is_wrong(reviews, capsys):
+    for words, message in (
+        (["config.yaml", "--text_column", "text"], "train.csv has no column 'text', only 'review', 'mood'"),
+        (["nothing.yaml"], "There is no config file"),
+        (["config.yaml", "--model_name_or_path", "nowhere/at/all"], "nowhere/at/all"),
+        (["--model_name_or_path", "pretrained"], "There is nothing to train on"),
+    ):
+        assert main(["train", *words, "--output_dir", "out", "--use_cpu"]) == 2
+        error = capsys.readouterr().err
+        assert error.splitlines()[-1].startswith("hf-distill: ")
+        assert message in error.splitlines()[-1]
+        assert "Traceback" not in error
+    (reviews / "wrong.yaml").write_text("lerning_rate: 1.0")
+    assert main(["train", "config.yaml", "wrong.yaml"]) == 2
+    assert "wrong.yaml has options that do not exist: lerning_rate" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_code:
+        main(["train", "config.yaml", "--lerning_rate", "1"])
+    assert exit_code.value.code == 2
+    assert "hf-distill train [CONFIG.yaml ...] [--key value ...]" in capsys.readouterr().err
+
+
+def test_train_into_a_finished_folder(reviews, capsys, caplog):
+    words = ["train", "config.yaml", "--output_dir", "out", "--save_strategy", "epoch"]
+    assert main(words) == 0
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    assert main(words) == 0
+    assert "out has this model already" in caplog.text
+    assert main([*words, "--learning_rate", "0.5"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        "hf-distill: out has a finished training with other settings: learning_rate was 0.001 and is"
+    )
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+    assert main([*words, "--max_steps", "6", "--resume"]) == 0
+    assert main([*words, "--learning_rate", "0.5", "--overwrite"]) == 0
+    assert "| learning rate | 0.5," in Path("out/README.md").read_text()
+
+
+def test_train_on_two_processes(reviews):
+    """As a module, which is how `accelerate launch -m` and `torchrun -m` start it."""
+
+    def run():
+        command = ["-m", *TORCHRUN, "-m", "hf_distill.cli", "train", "config.yaml", "--ddp_backend", "gloo"]
+        return subprocess.run(
+            [sys.executable, *command],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(reviews / "cache")},
+        )
+
+    first = run()
+    results = Path("trainer_output/train_results.json")
+    assert results.exists(), first.stderr[-3000:]
+    assert json.loads(results.read_text())["epoch"] == 1  # 4 steps of 2 * 4 rows
+    assert AutoModelForSequenceClassification.from_pretrained("trainer_output").config.label2id["pos"] == 1
+
+    before = {path: path.read_bytes() for path in Path("trainer_output").rglob("*") if path.is_file()}
+    assert run().stderr.count("trainer_output has this model already") == 1
+    assert {path: path.read_bytes() for path in Path("trainer_output").rglob("*") if path.is_file()} == before
