@@ -7,7 +7,7 @@ import numpy as np
 from huggingface_hub import EvalResult
 from numpy.typing import ArrayLike
 
-from hf_distill.evaluation.benchmark import Json, describe_measuring, latency_table, size_table
+from hf_distill.evaluation.benchmark_tables import Json, describe_measuring, latency_table, size_table
 from hf_distill.evaluation.classification import agreement, as_logits, classification_metrics, kl_of_rows
 from hf_distill.evaluation.tables import markdown_table
 

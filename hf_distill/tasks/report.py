@@ -8,7 +8,8 @@ import torch
 from hf_distill.deployment.heads import head_of_class
 from hf_distill.deployment.manifest import is_export, read_manifest
 from hf_distill.deployment.predictor import load_predictor
-from hf_distill.evaluation.benchmark import NUM_TEXTS, Json, benchmark_models, locate_model
+from hf_distill.evaluation.benchmark import NUM_TEXTS, benchmark_models, locate_model
+from hf_distill.evaluation.benchmark_tables import Json
 from hf_distill.evaluation.plots import plot_quality_against_latency
 from hf_distill.evaluation.report import (
     PUBLISHED,
