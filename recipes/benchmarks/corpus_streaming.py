@@ -4,7 +4,6 @@ Made-up text is read from disk, shuffled, tokenised, packed into rows and masked
 makes of it: all of the corpus, in a process of its own for each size. There is no training step.
 """
 
-import argparse
 import multiprocessing
 import random
 import re
@@ -30,8 +29,7 @@ from hf_distill import (
     load_corpus,
     pack_documents,
 )
-from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
-from recipes.quickstart.report import machine
+from recipes.benchmarks._common import PACKAGES, QUIET, make_parser, print_machine, print_versions, table, write_json
 
 MEGABYTES = [2, 20, 200]
 BLOCK_SIZE, BATCH_SIZE, SHUFFLED = 512, 32, 1_000
@@ -81,7 +79,7 @@ def read_all(folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, floa
         trainer = DistillationTrainer(
             student,
             DistillationTrainingArguments(
-                output, max_steps=1, per_device_train_batch_size=BATCH_SIZE, use_cpu=True, report_to="none"
+                output, max_steps=1, per_device_train_batch_size=BATCH_SIZE, use_cpu=True, **QUIET
             ),
             DataCollatorForMaskedLM(tokenizer, attention=SeparateDocuments(student, teacher)),
             train_dataset=pack_documents(documents, tokenizer, BLOCK_SIZE),
@@ -119,16 +117,16 @@ def run(sizes: list[float], output: Path) -> dict[str, dict[str, float]]:
                 measured[f"{written / 1e6:.1f} MB"] = process.submit(read_all, corpus, tokenizer).result()
     header = ["corpus", *next(iter(measured.values()))]
     print(table(header, [[name, *(f"{value:,.0f}" for value in own.values())] for name, own in measured.items()]))
-    on = machine()["device"]
-    print(f"\ndevice: {on}; rows of {BLOCK_SIZE} tokens in batches of {BATCH_SIZE}, one process without workers")
-    write_json(output, {"machine": on, "versions": print_versions([*PACKAGES, "datasets"]), "corpora": measured})
+    print(f"\nRows of {BLOCK_SIZE} tokens in batches of {BATCH_SIZE}, one process without workers")
+    on = print_machine("device")
+    write_json(
+        output, {"machine": on["device"], "versions": print_versions([*PACKAGES, "datasets"]), "corpora": measured}
+    )
     return measured
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.corpus_streaming", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/corpus_streaming.json"))
-    output = parser.parse_args().output
+    output = make_parser("corpus_streaming", __doc__).parse_args().output
     transformers.logging.set_verbosity_error()
     run(MEGABYTES, output)
 

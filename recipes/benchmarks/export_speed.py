@@ -9,7 +9,6 @@ With `--real outputs/quickstart` also what int8 costs: exports of the quickstart
 the 2,000 sentences that it was not trained on.
 """
 
-import argparse
 import dataclasses
 import sys
 import tempfile
@@ -17,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig, RobertaConfig
 
 from hf_distill import (
@@ -28,7 +26,16 @@ from hf_distill import (
     load_predictor,
     make_student,
 )
-from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.benchmarks._common import (
+    PACKAGES,
+    add_fetched,
+    all_exist,
+    make_parser,
+    print_versions,
+    silence,
+    table,
+    write_json,
+)
 from recipes.quickstart.data import Corpus, load_corpus
 
 LENGTH = 128
@@ -169,28 +176,18 @@ def _cells(name: str, own: Mapping[str, object], shares: Figures, length: int) -
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.benchmarks.export_speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="what the quickstart fetched"
-    )
+    parser = make_parser("export_speed", __doc__)
+    add_fetched(parser)
     parser.add_argument("--real", metavar="FOLDER", type=Path, help="what the quickstart wrote, for accuracy")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, help="the same for all models (default: all cores)")
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/export_speed.json"))
     options = parser.parse_args()
     needed = [options.fetched / "minilm", options.fetched / "sentences"]
     needed += [options.real / "student"] if options.real else []
-    for folder in needed:
-        if not folder.exists():
-            print(f"There is no {folder}: run `make quickstart` first.", file=sys.stderr)
-            return 1
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    if not all_exist(*needed):
+        return 1
+    silence()
     given = {name: getattr(options, name) for name in ("fetched", "output", "formats", "rounds", "threads", "real")}
     run(**given)
     return 0

@@ -5,7 +5,6 @@ statically (calibrated on 128 training sentences), by `export_model` to `onnx-in
 2,000 test sentences one by one, taking turns.
 """
 
-import argparse
 import json
 import shutil
 import statistics
@@ -16,11 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import transformers
 from onnxruntime import quantization
 
 from hf_distill import Predictor, export_model, load_predictor
-from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.benchmarks._common import (
+    PACKAGES,
+    add_fetched,
+    make_parser,
+    median_ratio,
+    print_versions,
+    silence,
+    table,
+    write_json,
+)
 from recipes.quickstart.data import Corpus, load_corpus
 from recipes.quickstart.fetch import fetch
 
@@ -98,14 +105,13 @@ def run(student: Path, corpus: Corpus, threads: int, output: Path, num_texts: in
     measured = {}
     for name, own in logits.items():
         own = np.stack(own)
-        ratios = [first / other for first, other in zip(seconds["fp32"], seconds[name], strict=True)]
         measured[name] = {
             "bytes": num_bytes[name],
             "accuracy": float((own.argmax(-1) == labels).mean()),
             "agreement": float((own.argmax(-1) == reference.argmax(-1)).mean()),
             "root_mean_square_error": float(np.sqrt(((own - reference) ** 2).mean())),
             "milliseconds": 1000 * statistics.median(seconds[name]) / BURST,
-            "times_as_fast": statistics.median(ratios),
+            "times_as_fast": median_ratio(seconds["fp32"], seconds[name]),
         }
     heading = ["", "MB", "accuracy", "same decision as fp32", "error of a logit", "ms", "times as fast"]
     print(table(heading, [_row(*item) for item in measured.items()]))
@@ -130,15 +136,12 @@ def _row(name: str, own: dict[str, float]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.int8_variants", description=__doc__)
+    parser = make_parser("int8_variants", __doc__)
     parser.add_argument("student", type=Path, help="such as outputs/quickstart/student")
-    parser.add_argument(
-        "--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="the quickstart's data"
-    )
+    add_fetched(parser)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("outputs/int8_variants.json"))
     options = parser.parse_args()
-    transformers.logging.set_verbosity_error()
+    silence()
     _, sentences = fetch(options.fetched)
     run(options.student, load_corpus(sentences), options.threads, options.output)
     return 0

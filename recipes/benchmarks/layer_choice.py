@@ -5,17 +5,13 @@ the students of each strategy, trained like those of the quickstart on the same 
 budget, with several seeds.
 """
 
-import argparse
 import itertools
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import datasets
 import torch
-import transformers
 from datasets import Dataset
 from torch.nn import functional as F
 from transformers import (
@@ -23,15 +19,24 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
     set_seed,
 )
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, make_student
-from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.benchmarks._common import (
+    PACKAGES,
+    all_exist,
+    make_parser,
+    print_machine,
+    print_versions,
+    silence,
+    spread,
+    table,
+    train_quietly,
+    write_json,
+)
 from recipes.quickstart.data import Corpus, load_corpus, tokenize
 from recipes.quickstart.measure import predict, quality
-from recipes.quickstart.report import machine
 from recipes.quickstart.train import STUDENT_LEARNING_RATE, common_options
 
 RULES = ["alternate", "spread", "first", "last"]
@@ -75,8 +80,7 @@ def train(
         trainer = DistillationTrainer(
             student, args, teacher_model=teacher, train_dataset=rows, processing_class=tokenizer
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        train_quietly(trainer)
     return student
 
 
@@ -131,10 +135,9 @@ def run(
                 ],
             )
         )
-    on = {name: machine()[name] for name in ("device", "threads")}
-    print("\n" + ", ".join(f"{name}: {value}" for name, value in on.items()))
+    print()
     measured = {
-        "machine": on,
+        "machine": print_machine("device", "threads"),
         "versions": print_versions(PACKAGES),
         "seeds": seeds,
         "untrained": {_name(layers): own for layers, own in untrained.items()},
@@ -151,37 +154,26 @@ def _name(layers: tuple[int, ...] | list[int]) -> str:
 
 
 def _cells(own: Figures, names: list[str]) -> list[str]:
-    return [_cell(name, own[name]) for name in names]
-
-
-def _cell(name: str, value: float) -> str:
-    return f"{value:.4f}" if name == "KL" else f"{100 * value:.1f}"
+    return _spread([own], names)
 
 
 def _spread(runs: list[Figures], names: list[str]) -> list[str]:
-    cells = []
-    for name in names:
-        values = [own[name] for own in runs]
-        cells.append(_cell(name, statistics.mean(values)))
-        if len(values) > 1:
-            cells[-1] += f" ± {_cell(name, statistics.stdev(values))}"
-    return cells
+    """The divergence in nats, all else in percent."""
+    return [
+        spread([own[name] for own in runs], ".4f") if name == "KL" else spread([100 * own[name] for own in runs])
+        for name in names
+    ]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.layer_choice", description=__doc__)
+    parser = make_parser("layer_choice", __doc__)
     parser.add_argument("--quickstart", type=Path, default=Path("outputs/quickstart"), help="what the quickstart wrote")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="one training for each")
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/layer_choice.json"))
     options = parser.parse_args()
     folder, sentences = options.quickstart / "teacher", options.quickstart.parent / "quickstart-fetched" / "sentences"
-    for needed in (folder, sentences):
-        if not needed.exists():
-            print(f"There is no {needed}: run `make quickstart` first.", file=sys.stderr)
-            return 1
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    if not all_exist(folder, sentences):
+        return 1
+    silence()
     teacher = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     if torch.accelerator.is_available():
         teacher.to(torch.accelerator.current_accelerator())

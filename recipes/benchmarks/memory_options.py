@@ -6,7 +6,6 @@ short rows, in which AdamW makes its state. On a GPU the memory is that of tenso
 PyTorch included.
 """
 
-import argparse
 import multiprocessing
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -16,8 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import transformers
-from datasets import Dataset, disable_progress_bars, load_from_disk
+from datasets import Dataset, load_from_disk
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -28,15 +26,23 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     PreTrainedTokenizerFast,
-    PrinterCallback,
     Trainer,
     TrainingArguments,
 )
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, add_teacher_targets, make_student
+from recipes.benchmarks._common import (
+    PACKAGES,
+    QUIET,
+    make_parser,
+    print_machine,
+    print_versions,
+    silence,
+    table,
+    train_quietly,
+    write_json,
+)
 from recipes.benchmarks.corpus_streaming import peak_of_process
-from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
-from recipes.quickstart.report import machine
 
 ROWS_PER_STEP, SHORT = 16, 8
 ENOUGH = 8e9
@@ -150,9 +156,7 @@ def make_trainer(line: Line, models: Path, rows_folder: Path, output: str) -> Tr
         "train_sampling_strategy": "sequential",
         "use_cpu": not torch.accelerator.is_available(),
         "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
+        **QUIET,
         **line.options,
     }
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -174,13 +178,11 @@ def make_trainer(line: Line, models: Path, rows_folder: Path, output: str) -> Tr
 
 def measure(line: Line, models: Path, rows_folder: Path) -> Figures:
     """The bytes of a training at most, and those of the weights of all models and of the optimizer's state."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    silence()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as output:
         trainer = make_trainer(line, models, rows_folder, output)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        train_quietly(trainer)
     has_teacher = line.trains == "student" and not line.stored
     trained_and_teacher = [trainer.model, trainer.teacher.model] if has_teacher else [trainer.model]
     weights = [parameter for model in trained_and_teacher for parameter in model.parameters()]
@@ -212,8 +214,8 @@ def run(shape: str, length: int, names: list[str], output: Path) -> dict[str, Fi
             save_rows(LINES[name], length, models, rows_folder)
             measured[name] = measure_alone(LINES[name], models, rows_folder)
             print(f"| {' | '.join(_cells(name, measured[name], measured[names[0]]))} |", flush=True)
-    on = {name: machine()[name] for name in ("device", "threads")}
-    print("\n" + ", ".join(f"{name}: {value}" for name, value in on.items()))
+    print()
+    on = print_machine("device", "threads")
     versions = print_versions([*PACKAGES, "peft"])
     write_json(output, {"of": title, "machine": on, "versions": versions, "lines": measured})
     return measured
@@ -228,18 +230,12 @@ def _cells(name: str, own: Figures | None, reference: Figures | None) -> list[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.benchmarks.memory_options",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("memory_options", __doc__)
     parser.add_argument("--shape", choices=SHAPES, default="bert-base")
     parser.add_argument("--length", type=int, default=512, help="tokens per row at most")
     parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES), help="by default all")
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/memory_options.json"))
     options = parser.parse_args()
-    transformers.logging.disable_progress_bar()
-    disable_progress_bars()
+    silence()
     run(options.shape, options.length, options.lines, options.output)
 
 

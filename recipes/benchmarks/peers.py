@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
+from recipes.benchmarks._common import QUIET, train_quietly
 
 TEMPERATURE, ALPHA_KL, ALPHA_TASK, ALPHA_COS = 2.0, 5.0, 2.0, 1.0
 
@@ -19,9 +20,7 @@ OPTIONS = {
     "lr_scheduler_type": "constant",
     "max_steps": 1,
     "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
+    **QUIET,
 }
 
 
@@ -30,8 +29,7 @@ class TrainerSide:
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()  # one step, which makes everything ready
+        train_quietly(trainer)  # one step, which makes everything ready
 
     def forward_and_backward(self, batch: Batch) -> float:
         """The loss."""

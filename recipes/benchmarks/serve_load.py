@@ -13,7 +13,6 @@ process (`http_load.py`), over loopback, on the same cores as what is measured. 
 - with `--soak SECONDS`: errors, and the growth of memory, at 70% of the saturation rate.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -34,8 +33,8 @@ from pathlib import Path
 import psutil
 
 from hf_distill import export_model, load_predictor
+from recipes.benchmarks._common import PACKAGES, add_fetched, all_exist, make_parser, print_versions, table, write_json
 from recipes.benchmarks.http_load import Answer, Load
-from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
 from recipes.quickstart.data import load_corpus
 
 OURS, FLASK, FLASK_ALONE, LITSERVE = "hf-distill serve", "Flask", "Flask, one at a time", "LitServe"
@@ -323,25 +322,16 @@ def _latency_cells(name: str, own: Figures) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.benchmarks.serve_load",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("serve_load", __doc__)
     parser.add_argument("--student", type=Path, default=Path("outputs/quickstart/student"), help="of the quickstart")
-    parser.add_argument(
-        "--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="what the quickstart fetched"
-    )
+    add_fetched(parser)
     parser.add_argument("--rivals", nargs="*", choices=[FLASK, FLASK_ALONE, LITSERVE], default=[FLASK, FLASK_ALONE])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of a turn (default: 10)")
     parser.add_argument("--soak", metavar="SECONDS", type=float, default=0.0, help="of steady load (default: none)")
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/serve_load.json"))
     options = parser.parse_args()
-    for folder in (options.student, options.fetched / "sentences"):
-        if not folder.exists():
-            print(f"There is no {folder}: run `make quickstart` first.", file=sys.stderr)
-            return 1
+    if not all_exist(options.student, options.fetched / "sentences"):
+        return 1
     texts = list(load_corpus(options.fetched / "sentences").test["text"])
     run(options.student, texts, options.output, options.rivals, options.rounds, options.seconds, options.soak)
     return 0

@@ -4,18 +4,16 @@ It is the same step of training, so its loss and its gradient should be the same
 weights. The rows are of unequal length; those of heads per token also have unequal numbers of labels.
 """
 
-import argparse
 import gc
-import json
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
+from recipes.benchmarks._common import PACKAGES, QUIET, make_parser, print_versions, table, train_quietly, write_json
 
 SPLITS = {"16x1": (16, 1), "4x4": (4, 4)}
 """Batch size, and number of accumulated batches."""
@@ -24,7 +22,6 @@ TRAINERS = {
     "Trainer": (Trainer, TrainingArguments),
     "DistillationTrainer": (DistillationTrainer, DistillationTrainingArguments),
 }
-PACKAGES = ["hf_distill", "torch", "transformers", "accelerate"]
 VOCAB_SIZE, NUM_LABELS = 61, 3
 
 HEADS = {
@@ -126,7 +123,7 @@ def one_step(head: str, trainer_name: str, batch_size: int, num_batches: int) ->
     options = {"teacher_model": make_model(head, seed=0)} if trainer_class is DistillationTrainer else {}
     keeper = KeepGradient()
     shared = {"max_steps": 1, "max_grad_norm": 0.0, "train_sampling_strategy": "sequential", "use_cpu": True}
-    shared |= {"logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    shared |= {"logging_steps": 1, **QUIET}
     with tempfile.TemporaryDirectory() as folder:
         args = arguments_class(
             output_dir=folder,
@@ -136,8 +133,7 @@ def one_step(head: str, trainer_name: str, batch_size: int, num_batches: int) ->
         )
         model = make_model(head, seed=1)
         trainer = trainer_class(model, args, collate, make_rows(head), callbacks=[keeper], **options)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        train_quietly(trainer)
     return trainer.state.log_history[0]["loss"], keeper.gradient
 
 
@@ -167,29 +163,8 @@ def _cells(figures: dict[str, float]) -> list[str]:
     return [f"{value:.2g}" if name == "gradient" else f"{value:.4f}" for name, value in figures.items()]
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
-
-
-def print_versions(packages: list[str]) -> dict[str, str]:
-    versions = {name: version(name) for name in packages}
-    print(", ".join(f"{name} {number}" for name, number in versions.items()))
-    return versions
-
-
-def write_json(file: Path, content: dict[str, object]) -> None:
-    """Writes beside the file first, so that it is never half-written."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(file)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.split_invariance", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/split_invariance.json"))
-    output = parser.parse_args().output
+    output = make_parser("split_invariance", __doc__).parse_args().output
     gc.freeze()  # Trainer collects garbage after each training, most of which would go over what was imported
     torch.set_num_threads(1)  # tiny models run slower on more
     run(output)

@@ -4,7 +4,6 @@ The teacher is the fine-tuned one of `make quickstart`, the student is cut from 
 A step is the teacher's forward pass and the student's forward and backward pass on one batch, without the optimizer.
 """
 
-import argparse
 import logging
 import statistics
 import sys
@@ -12,17 +11,27 @@ import tempfile
 import time
 from pathlib import Path
 
-import datasets
 import torch
-import transformers
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback, set_seed
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from transformers.utils import is_bitsandbytes_available
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, make_student
-from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.benchmarks._common import (
+    PACKAGES,
+    QUIET,
+    all_exist,
+    make_parser,
+    median_ratio,
+    print_machine,
+    print_versions,
+    silence,
+    synchronise,
+    table,
+    train_quietly,
+    write_json,
+)
 from recipes.quickstart.data import load_corpus, tokenize
-from recipes.quickstart.report import machine
 
 BATCH_SIZE = 64
 TEACHERS = {
@@ -53,17 +62,14 @@ def make_trainer(teacher_folder: Path, rows: Dataset, autocast: str, teacher: st
         train_sampling_strategy="sequential",
         use_cpu=not torch.accelerator.is_available(),
         logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **QUIET,
         **TEACHERS[teacher],
     )
     student = make_student(AutoModelForSequenceClassification.from_pretrained(teacher_folder))
     tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
     trainer = DistillationTrainer(student, args, train_dataset=rows, processing_class=tokenizer)
-    trainer.remove_callback(PrinterCallback)
     set_seed(0)  # beside every teacher the student drops out the same
-    trainer.train()
+    train_quietly(trainer)
     return trainer
 
 
@@ -83,8 +89,7 @@ def step_seconds(trainer: DistillationTrainer, batch: dict[str, torch.Tensor]) -
     start = time.perf_counter()
     loss = trainer.compute_loss(trainer.model_wrapped, batch)
     trainer.accelerator.backward(loss)
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
+    synchronise()
     seconds = time.perf_counter() - start
     trainer.model.zero_grad()
     return seconds
@@ -121,7 +126,7 @@ def measure(teacher_folder: Path, rows: Dataset, rounds: int = 7) -> dict[str, d
             logged, expected = (running[autocast, name].state.log_history[0] for name in (teacher, "float32"))
             measured[autocast][teacher] = {
                 "ms per step": 1000 * statistics.median(own),
-                "ratio": statistics.median(a / b for a, b in zip(own, reference, strict=True)),
+                "ratio": median_ratio(own, reference),
                 **{name: logged[name] for name in ("loss_kl", "loss_task", "loss_cos")},
                 **{f"deviation of {name}": logged[name] / expected[name] - 1 for name in ("loss_kl", "loss_cos")},
             }
@@ -144,8 +149,7 @@ def run(teacher_folder: Path, rows: Dataset, rounds: int, output: Path) -> dict[
     print(
         f"\nOne step of {len(rows)} rows, median of {rounds} rounds; ratios and deviations are to the float32 teacher"
     )
-    on = {name: machine()[name] for name in ("device", "threads")}
-    print(", ".join(f"{name}: {value}" for name, value in on.items()))
+    on = print_machine("device", "threads")
     versions = print_versions([*PACKAGES, *(["bitsandbytes"] if is_bitsandbytes_available() else [])])
     write_json(output, {"machine": on, "versions": versions, "rounds": rounds, "teachers": measured})
     return measured
@@ -159,19 +163,14 @@ def _cells(own: Figures) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.teacher_dtype", description=__doc__)
+    parser = make_parser("teacher_dtype", __doc__)
     parser.add_argument("--quickstart", type=Path, default=Path("outputs/quickstart"), help="what the quickstart wrote")
     parser.add_argument("--rounds", type=int, default=7, help="how many steps of each teacher are timed")
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/teacher_dtype.json"))
     options = parser.parse_args()
     teacher, sentences = options.quickstart / "teacher", options.quickstart.parent / "quickstart-fetched" / "sentences"
-    for folder in (teacher, sentences):
-        if not folder.exists():
-            print(f"There is no {folder}: run `make quickstart` first.", file=sys.stderr)
-            return 1
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    if not all_exist(teacher, sentences):
+        return 1
+    silence()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of each cast to float16 in each layer
     rows = tokenize(load_corpus(sentences).train.select(range(BATCH_SIZE)), AutoTokenizer.from_pretrained(teacher))
     run(teacher, rows, options.rounds, options.output)

@@ -13,7 +13,6 @@ measured in the same rounds: the forward pass of the teacher and three times tha
 to inputs and to weights), with vocabulary logits for the positions that our losses read.
 """
 
-import argparse
 import copy
 import statistics
 import tempfile
@@ -30,9 +29,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForMaskedLM, BertConfig, PreTrainedConfig, RobertaConfig
 
 from hf_distill import make_student
+from recipes.benchmarks._common import (
+    PACKAGES,
+    make_parser,
+    median_ratio,
+    print_machine,
+    print_versions,
+    synchronise,
+    table,
+    write_json,
+)
 from recipes.benchmarks.peers import TextBrewerSide, TrainerSide, common, ours, scored_positions
-from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
-from recipes.quickstart.report import machine
 
 MASKED = 0.15
 
@@ -118,20 +125,20 @@ def matmul_rate(dtype: torch.dtype, device: str) -> float:
     size = MATRIX_SIZES[device]
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
     a @ b
-    _synchronise()
+    synchronise()
     start = time.perf_counter()
     repeats = 2 if device == "cpu" else 20
     for _ in range(repeats):
         a @ b
-    _synchronise()
+    synchronise()
     return repeats * 2 * size**3 / (time.perf_counter() - start)
 
 
 def seconds_of(call) -> tuple[float, object]:
-    _synchronise()
+    synchronise()
     start = time.perf_counter()
     value = call()
-    _synchronise()
+    synchronise()
     return time.perf_counter() - start, value
 
 
@@ -150,11 +157,6 @@ def peak_memory(call) -> int:
         allocated += event.nbytes()
         peak = max(peak, allocated)
     return peak
-
-
-def _synchronise() -> None:
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
 
 
 def make_sides(
@@ -194,8 +196,8 @@ def measure(shape: Shape, kl_positions: str, names: Sequence[str], rounds: int, 
     for name, own in measured.items():
         side = sides[name]
         own |= {
-            "times as fast": _median_ratio(measured[names[0]]["steps"], own["steps"]),
-            "times the floor": _median_ratio(own["passes"], [flops / rate for rate in own["rates"]]),
+            "times as fast": median_ratio(measured[names[0]]["steps"], own["steps"]),
+            "times the floor": median_ratio(own["passes"], [flops / rate for rate in own["rates"]]),
             "tokens per second": batch["input_ids"].numel() / statistics.median(own["steps"]),
             "memory": peak_memory(lambda side=side: side.forward_and_backward(batch)),
         }
@@ -219,8 +221,7 @@ def run(shape_name: str, kl_positions: str, names: Sequence[str], rounds: int, o
         for name, own in measured.items():
             share, days = 1 / own["times the floor"], own["days of the full run"]
             print(f"{name}: {share:.0%} of that rate, {days:.1f} days for the full run")
-    on = {name: machine()[name] for name in ("device", "threads")}
-    print(", ".join(f"{name}: {value}" for name, value in on.items()))
+    on = print_machine("device", "threads")
     versions = print_versions([*PACKAGES, *(["textbrewer"] if "TextBrewer" in names else [])])
     write_json(output, {"of": title, "machine": on, "versions": versions, "rounds": rounds, "sides": measured})
     return measured
@@ -239,21 +240,12 @@ def _cells(name: str, own: Figures, reference: Figures) -> list[str]:
     ]
 
 
-def _median_ratio(numerators: list[float], denominators: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.benchmarks.training_step",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("training_step", __doc__)
     parser.add_argument("--shape", choices=SHAPES, default="gpu" if torch.cuda.is_available() else "roberta-base")
     parser.add_argument("--kl-positions", choices=["labels", "attended"], default="labels")
     parser.add_argument("--sides", nargs="+", choices=SIDES, help="by default all; TextBrewer if it is installed")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/training_step.json"))
     options = parser.parse_args()
     names = options.sides or [name for name in SIDES if name != "TextBrewer" or find_spec("textbrewer")]
     if options.kl_positions == "attended" and not options.sides:

@@ -4,14 +4,11 @@ The quickstart's MiniLM is fine-tuned on its 5,000 sentences, and tested on 2,00
 tokens, special ones included, with several seeds.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-import datasets
-import transformers
 from transformers import AutoTokenizer
 
 from hf_distill import (
@@ -20,7 +17,17 @@ from hf_distill import (
     evaluate_text_classifier,
     train_text_classifier,
 )
-from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.benchmarks._common import (
+    PACKAGES,
+    add_fetched,
+    all_exist,
+    make_parser,
+    print_versions,
+    silence,
+    spread,
+    table,
+    write_json,
+)
 from recipes.quickstart.data import LABELS, Corpus, load_corpus
 from recipes.quickstart.train import TEACHER_OPTIONS, common_options
 
@@ -79,27 +86,19 @@ def run(
 
 def _row(name: str, figures: dict[str, object]) -> list[str]:
     max_length, kind = name.split()
-    scores = [100 * score for score in figures["accuracy"]]
-    spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
     kept = "all" if figures["cut"] == 0 else kind
-    return [max_length, kept, f"{figures['cut']:.0%}", f"{statistics.mean(scores):.1f}{spread}"]
+    return [max_length, kept, f"{figures['cut']:.0%}", spread([100 * score for score in figures["accuracy"]])]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m recipes.benchmarks.truncation", description=__doc__)
-    parser.add_argument(
-        "--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="what the quickstart fetched"
-    )
+    parser = make_parser("truncation", __doc__)
+    add_fetched(parser)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="to how many tokens texts are cut")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training for each")
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/truncation.json"))
     options = parser.parse_args()
-    for needed in (options.fetched / "minilm", options.fetched / "sentences"):
-        if not needed.exists():
-            print(f"There is no {needed}: run `make quickstart` first.", file=sys.stderr)
-            return 1
-    transformers.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
+    if not all_exist(options.fetched / "minilm", options.fetched / "sentences"):
+        return 1
+    silence()
     corpus = load_corpus(options.fetched / "sentences")
     run(options.fetched / "minilm", corpus, options.lengths, options.seeds, options.output)
     return 0

