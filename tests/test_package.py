@@ -186,6 +186,14 @@ def test_heads_answer_for_themselves():
     assert {file: names for file, names in naming.items() if names and file not in scoring} == {}
 
 
+def test_files_stay_small():
+    files = list((ROOT / "hf_distill").rglob("*.py"))
+    assert len(files) > 100
+    assert {file.name: lines for file in files if (lines := len(file.read_text().splitlines())) > 400} == {}
+    entries = [path for path in (ROOT / "hf_distill" / "training").iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 12
+
+
 def test_a_recipe_imports_only_what_the_package_exports():
     files = list((ROOT / "recipes").rglob("*.py"))
     assert len(files) > 20

@@ -90,18 +90,15 @@ def _check(task: Task, args: TaskArguments, training: DistillationTrainingArgume
             )
         if args.unlabelled_file or args.unlabelled_split:
             raise ValueError("Nothing is learned from texts without labels but what a teacher says of them: give one.")
-        defaults = DistillationTrainingArguments
-        if (training.alpha_kl, training.alpha_cos) == (defaults.alpha_kl, defaults.alpha_cos):
-            training.alpha_kl = training.alpha_cos = 0.0
-            training.alpha_task = 1.0 if training.alpha_task == defaults.alpha_task else training.alpha_task
-            training.check_distillation_fields()
+        training.leave_out_teacher()
+    training.check_losses()
     for name in filter(None, (args.model_name_or_path, training.teacher_model_name_or_path)):
         if Path(name).resolve() == Path(training.output_dir).resolve():
             raise ValueError(f"output_dir={training.output_dir} is the folder of a model that is read: choose another.")
     labelled = args.train_file or args.train_split
     if not labelled and not (args.unlabelled_file or args.unlabelled_split):
         raise ValueError("There is nothing to train on: give train_file, or dataset_name and train_split.")
-    if not labelled and (training.alpha_task > 0 or args.validation_share is not None):
+    if not labelled and (training.reads_labels or args.validation_share is not None):
         raise ValueError(
             f"Without train_file or train_split there are no labels, but alpha_task={training.alpha_task} and "
             f"validation_share={args.validation_share}: set alpha_task=0 to learn from the teacher alone."
@@ -126,7 +123,7 @@ def _stores_targets(args: TaskArguments, training: DistillationTrainingArguments
         if args.store_teacher_targets is not None:
             raise ValueError("store_teacher_targets would have no effect without a teacher: leave it out.")
         return False
-    return training.alpha_cos == 0 if args.store_teacher_targets is None else args.store_teacher_targets
+    return not training.reads_hidden_states if args.store_teacher_targets is None else args.store_teacher_targets
 
 
 def _truncation(args: TaskArguments, training: DistillationTrainingArguments) -> Truncation:
@@ -184,10 +181,10 @@ def _rows_with_targets(
 
     if tokenizer.get_vocab() == teacher_tokenizer.get_vocab():
         length_of_rows(max_length, teacher_tokenizer, teacher)  # more than it takes is an error
-        stored = {"hidden_states": training.alpha_cos > 0, "batch_size": batch_size}
+        stored = {"hidden_states": training.reads_hidden_states, "batch_size": batch_size}
         rows = _rows(task, args, training, data, tokenizer, max_length)
         return {part: add_teacher_targets(own, teacher, tokenizer, **stored) for part, own in rows.items()}
-    if training.alpha_cos > 0:
+    if training.reads_hidden_states:
         raise ValueError(
             f"The teacher {name} has another tokenizer, so its hidden states are of other tokens than the student's: "
             f"set alpha_cos=0."

@@ -175,8 +175,33 @@ class DistillationTrainingArguments(TrainingArguments):
 
     @property
     def reads_teacher(self) -> bool:
-        """Whether any of the losses in the arguments compares the student with a teacher."""
-        return any(weight > 0 and LOSSES[name].reads_teacher for name, weight in self.loss_weights.items())
+        """Whether any of the losses compares the student with a teacher."""
+        return any(loss.reads_teacher for loss in self._losses_in_use)
+
+    @property
+    def reads_hidden_states(self) -> bool:
+        """Whether any of the losses compares hidden states."""
+        return any(loss.needs.last_hidden_state for loss in self._losses_in_use)
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether any of the losses reads hard labels."""
+        return any(loss.needs.labels for loss in self._losses_in_use)
+
+    def leave_out_teacher(self) -> None:
+        """Sets the weights of the losses that read a teacher to 0, and the others to 1, where they are the defaults."""
+        defaults = {name: self.__dataclass_fields__[f"alpha_{name}"].default for name in LOSSES}
+        readers = [name for name, loss in LOSSES.items() if loss.reads_teacher]
+        if any(self.loss_weights[name] != defaults[name] for name in readers):
+            return
+        for name, weight in self.loss_weights.items():
+            if weight == defaults[name]:
+                setattr(self, f"alpha_{name}", 0.0 if name in readers else 1.0)
+        self.check_distillation_fields()
+
+    @property
+    def _losses_in_use(self) -> list[type[Loss]]:
+        return [LOSSES[name] for name, weight in self.loss_weights.items() if weight > 0]
 
     def _refuse(self, unread: dict[str, object]) -> None:
         if unread:

@@ -1,5 +1,8 @@
 """Each loss against a second implementation, written with numpy in float64 from the formula alone."""
 
+from dataclasses import dataclass, field
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,8 @@ from hf_distill.training.losses import (
     LOSSES,
     TASK_LOSSES,
     CosineLoss,
+    Loss,
+    Needs,
     ScoredItems,
     Setup,
     Signals,
@@ -27,7 +32,7 @@ from hf_distill.training.scoring.alignment import head_spec
 from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.scored import MASKED_LOGIT, Scored
 from hf_distill.training.scoring.top_k import TopK
-from tests.conftest import make_model
+from tests.conftest import collate, make_model, make_rows
 
 
 def softmax(logits):
@@ -273,3 +278,61 @@ def test_setup_says_which_loss():
     assert smoothed.state() == {"label_smoothing": 0.1}
     assert LOSSES["kl"].from_setup(make_setup(temperature=3.0)).state() == {"temperature": 3.0}
     assert LOSSES["cos"].from_setup(make_setup(project_hidden_states=True)).projection is not None
+
+
+class AbsoluteDifference(Loss):
+    """The absolute difference of logits.
+
+    Reference: none
+    """
+
+    needs = Needs(logits=True)
+    description = "the absolute difference of logits"
+
+    def forward(self, student, teacher, scored):
+        return (student.logits - teacher.logits).abs().sum()
+
+
+@dataclass
+class MoreArguments(DistillationTrainingArguments):
+    alpha_absolute: float = field(default=0.5, metadata={"help": "Weight of the absolute difference of logits."})
+
+
+def test_a_loss_is_a_class_a_row_and_a_field(make_trainer, monkeypatch):
+    """Nothing else names it: arguments, teacher, log, checkpoint and card know of it."""
+    monkeypatch.setitem(LOSSES, "absolute", AbsoluteDifference)
+    monkeypatch.setattr("tests.training.conftest.DistillationTrainingArguments", MoreArguments)
+    rows = make_rows("classification")
+    teacher, student = make_model("bert", "classification"), make_model("bert", "classification", seed=1)
+    trainer = make_trainer(student, teacher, rows, rows, max_steps=1, alpha_kl=0.0, alpha_cos=0.0)
+    expected = (collated_logits(student, rows) - collated_logits(teacher, rows)).abs().sum(1).mean().item()
+    assert trainer.evaluate()["eval_loss_absolute"] == pytest.approx(expected, rel=1e-5)
+    trainer.train()
+    log = trainer.state.log_history[-2]
+    assert log["loss"] == pytest.approx(0.5 * log["loss_absolute"] + 2 * log["loss_task"], rel=1e-6)
+    trainer.save_model()
+    card = Path(trainer.args.output_dir, "README.md").read_text()
+    assert "loss = 2 * L_task + 0.5 * L_absolute" in card
+    assert "- `L_absolute`: the absolute difference of logits" in card
+    with pytest.raises(ValueError, match=r"alpha_absolute=0\.5 need a teacher"):
+        make_trainer(student, None, rows, alpha_kl=0.0, alpha_cos=0.0)
+    with pytest.raises(ValueError, match=r"alpha_absolute=-1 should be 0 \(off\) or above"):
+        MoreArguments("out", alpha_absolute=-1)
+
+
+def test_a_divergence_is_a_function_and_a_row(make_trainer, monkeypatch):
+    def difference(student_logits, teacher_logits, temperature):
+        return (student_logits - teacher_logits).abs().sum() / temperature
+
+    monkeypatch.setitem(DIVERGENCES, "categorical", difference)
+    rows = make_rows("classification")
+    teacher, student = make_model("bert", "classification"), make_model("bert", "classification", seed=1)
+    trainer = make_trainer(student, teacher, eval_rows=rows, temperature=4.0)
+    expected = (collated_logits(student, rows) - collated_logits(teacher, rows)).abs().sum(1).mean().item() / 4
+    assert trainer.evaluate()["eval_loss_kl"] == pytest.approx(expected, rel=1e-5)
+
+
+def collated_logits(model, rows):
+    batch = collate(rows)
+    with torch.no_grad():
+        return model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
