@@ -84,11 +84,11 @@ def test_no_synchronisation_for_the_losses(make_trainer, head, kl_positions):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_no_synchronisation_on_a_gpu(make_trainer, head):
-    """CUDA itself says so. Without a mask, which transformers would wait for."""
+    """CUDA itself says so. Without a mask, which transformers would wait for; images have none."""
     teacher, student = make_model("bert", head), make_student(make_model("bert", head, seed=1))
     trainer = make_trainer(student, teacher, make_rows(head), use_cpu=False)
     batch = next(iter(trainer.get_train_dataloader()))
-    batch.pop("attention_mask")
+    batch.pop("attention_mask", None)
     trainer.compute_loss(student, batch).backward()  # the first call of a kernel may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
