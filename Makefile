@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-seeds test test-gpu test-deepspeed test-browser test-families lint format clean
+.PHONY: help install quickstart quickstart-seeds test test-gpu gpu-report test-deepspeed test-browser test-families lint format clean
 
 help:  ## Show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: install lint  ## Check style and run the tests: no network, no GPU
 
 test-gpu: install  ## Run the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu
+
+gpu-report: install  ## Run those tests and measure on the GPU: docs/gpu.md and docs/gpu.json (less than 9 minutes)
+	@$(BIN)/python -m recipes.benchmarks.gpu_report
 
 test-deepspeed: install  ## Run the tests that need DeepSpeed, on two CPU processes; installs it first
 	@DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(INSTALL) --no-build-isolation wheel setuptools deepspeed

@@ -1,19 +1,26 @@
-"""Ways to make one optimizer step of the same distillation: ours, the common pattern, and TextBrewer's."""
+"""Ways to make one optimizer step of the same distillation: ours, the common pattern, TextBrewer's and TRL's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments, default_data_collator
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
 from recipes.benchmarks._common import QUIET, train_quietly
 
 TEMPERATURE, ALPHA_KL, ALPHA_TASK, ALPHA_COS = 2.0, 5.0, 2.0, 1.0
 
+DIVERGENCE_ALONE = {"temperature": 1.0, "alpha_kl": 1.0, "alpha_task": 0.0, "alpha_cos": 0.0}
+"""The loss of TRL's `GKDTrainer` with `beta=0`."""
+
 Batch = Mapping[str, torch.Tensor]
+Rows = Sequence[Mapping[str, torch.Tensor]]
 
 OPTIONS = {
     "learning_rate": 0.0,  # so that every step starts from the same weights
@@ -48,8 +55,14 @@ def ours(
     teacher: PreTrainedModel, student: PreTrainedModel, batch: Batch, folder: Path, kl_positions: str, **options
 ) -> TrainerSide:
     """`DistillationTrainer`."""
-    args = DistillationTrainingArguments(str(folder), kl_positions=kl_positions, **OPTIONS, **_of(batch), **options)
-    return TrainerSide(DistillationTrainer(student, args, train_dataset=_rows(batch), teacher_model=teacher))
+    return TrainerSide(our_trainer(teacher, student, rows_of(batch), folder, kl_positions, **_of(batch), **options))
+
+
+def our_trainer(
+    teacher: PreTrainedModel, student: PreTrainedModel, rows: Rows, folder: Path, kl_positions: str, **options
+) -> DistillationTrainer:
+    args = DistillationTrainingArguments(str(folder), kl_positions=kl_positions, **(OPTIONS | options))
+    return DistillationTrainer(student, args, train_dataset=rows, teacher_model=teacher)
 
 
 class CommonTrainer(Trainer):
@@ -85,22 +98,42 @@ def common(
     teacher: PreTrainedModel, student: PreTrainedModel, batch: Batch, folder: Path, kl_positions: str, **options
 ) -> TrainerSide:
     """The common pattern."""
-    args = TrainingArguments(str(folder), **OPTIONS, **_of(batch), **options)
-    rows = _rows(batch)
-    return TrainerSide(CommonTrainer(student, args, train_dataset=rows, teacher=teacher, kl_positions=kl_positions))
+    return TrainerSide(common_trainer(teacher, student, rows_of(batch), folder, kl_positions, **_of(batch), **options))
+
+
+def common_trainer(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    rows: Rows,
+    folder: Path,
+    kl_positions: str,
+    teacher_dtype: str = "float32",
+    **options,
+) -> CommonTrainer:
+    args = TrainingArguments(str(folder), **(OPTIONS | options))
+    teacher = teacher.to(getattr(torch, teacher_dtype))
+    return CommonTrainer(student, args, train_dataset=rows, teacher=teacher, kl_positions=kl_positions)
 
 
 class TextBrewerSide:
     """`textbrewer.GeneralDistiller`, which is given the same losses and the optimizer that `Trainer` takes."""
 
     def __init__(
-        self, teacher: PreTrainedModel, student: PreTrainedModel, batch: Batch, folder: Path, kl_positions: str
+        self,
+        teacher: PreTrainedModel,
+        student: PreTrainedModel,
+        batch: Batch,
+        folder: Path,
+        kl_positions: str,
+        bf16: bool = False,
+        teacher_dtype: str = "float32",
     ):
         from textbrewer import DistillationConfig, GeneralDistiller
         from textbrewer import TrainingConfig as TextBrewerTrainingConfig
 
         self.student, device = student, batch["input_ids"].device
-        self.teacher, self.kl_positions = teacher.to(device).eval(), kl_positions
+        self.teacher = teacher.to(device, getattr(torch, teacher_dtype)).eval()
+        self.kl_positions, self.bf16 = kl_positions, bf16
         student.to(device).train()
         # Its loss is the cross-entropy of the two softened distributions, without the factor T^2.
         distillation = DistillationConfig(
@@ -135,7 +168,8 @@ class TextBrewerSide:
 
     def forward_and_backward(self, batch: Batch) -> float:
         """The loss, of which the entropy of the teacher's distribution is no part, as in the divergence."""
-        loss, _ = self.distiller.train_on_batch(dict(batch), {"output_hidden_states": True})
+        with torch.autocast(self.student.device.type, torch.bfloat16, enabled=self.bf16):
+            loss, _ = self.distiller.train_on_batch(dict(batch), {"output_hidden_states": True})
         loss.backward()
         return loss.item()
 
@@ -147,9 +181,41 @@ class TextBrewerSide:
     def entropy(self, batch: Batch) -> float:
         """What its loss is above ours: the weighted entropy of the teacher's softened distribution, in nats."""
         with torch.no_grad():
-            logits = self.teacher(**batch).logits[scored_positions(batch, self.kl_positions)]
+            logits = self.teacher(**batch).logits[scored_positions(batch, self.kl_positions)].float()
             entropy = torch.distributions.Categorical(logits=logits / TEMPERATURE).entropy().mean().item()
         return ALPHA_KL * TEMPERATURE**2 * entropy
+
+
+def trl(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    batch: Batch,
+    folder: Path,
+    kl_positions: str,
+    teacher_dtype: str = "float32",
+    **options,
+) -> TrainerSide:
+    """TRL's `GKDTrainer` on given text, for causal language models: it generates nothing, and has the divergence alone.
+
+    Dropout is off, as it is there by default.
+    """
+    from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+    as_given = {"lmbda": 0.0, "beta": 0.0, "temperature": 1.0, "gradient_checkpointing": False}
+    args = GKDConfig(str(folder), **as_given, **(OPTIONS | _of(batch) | options))
+    tokenizer = PreTrainedTokenizerFast(  # which reads no text here
+        tokenizer_object=Tokenizer(WordLevel({"<eos>": 0}, "<eos>")), eos_token="<eos>", pad_token="<eos>"
+    )
+    return TrainerSide(
+        GKDTrainer(
+            student,
+            teacher.to(getattr(torch, teacher_dtype)),
+            args,
+            default_data_collator,
+            Dataset.from_list([{name: values.tolist() for name, values in row.items()} for row in rows_of(batch)]),
+            processing_class=tokenizer,
+        )
+    )
 
 
 def scored_positions(batch: Batch, kl_positions: str) -> torch.Tensor:
@@ -157,7 +223,7 @@ def scored_positions(batch: Batch, kl_positions: str) -> torch.Tensor:
     return batch["labels"].ne(-100) if kl_positions == "labels" else batch["attention_mask"].bool()
 
 
-def _rows(batch: Batch) -> list[dict[str, torch.Tensor]]:
+def rows_of(batch: Batch) -> list[dict[str, torch.Tensor]]:
     return [{name: values[i].cpu() for name, values in batch.items()} for i in range(len(batch["input_ids"]))]
 
 
