@@ -58,7 +58,6 @@ def test_help_imports_nothing_that_takes_long():
     code = """
 import sys
 from hf_distill.cli import main
-from hf_distill.cli.main import COMMANDS
 try:
     main(["--help"])
 except SystemExit:
