@@ -32,8 +32,7 @@ from recipes.benchmarks.gpu_checks import (
     count_synchronisations,
     run_tests,
 )
-from recipes.benchmarks.training_step import SHAPES, Shape, is_installed, release_memory
-from recipes.quickstart.report import machine
+from recipes.benchmarks.training_step import CAUSAL_SIDES, SHAPES, Shape, is_installed, release_memory
 
 MAX_ROUNDS = 40
 SECONDS = {"tests": 130, "steps": 60, "short steps": 40, "causal": 40, "precision": 60, "synchronisations": 40}
@@ -44,7 +43,6 @@ TOTAL, ENOUGH = 470, 30
 """Seconds after which no section goes on, and those that a section needs to begin."""
 
 MASKED_LM_SIDES = ["common pattern, bf16", "common pattern, same positions, bf16", "TextBrewer, bf16", "ours, bf16"]
-CAUSAL_SIDES = ["TRL, bf16", "ours, divergence alone, bf16"]
 OPTIONAL_PACKAGES = ["textbrewer", "trl"]
 
 READING = """\
@@ -234,7 +232,7 @@ def about(settings: Settings) -> Figures:
             versions[name] = "not installed"
     memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else None
     return {
-        "card": torch.cuda.get_device_name() if on_gpu else f"none, on the CPU: {machine()['device']}",
+        "card": torch.cuda.get_device_name() if on_gpu else "none: on the CPU",
         "card memory": f"{memory / 2**30:.0f} GiB" if on_gpu else NEEDS_CUDA,
         "driver": _driver() if on_gpu else NEEDS_CUDA,
         "CUDA": torch.version.cuda if on_gpu else NEEDS_CUDA,

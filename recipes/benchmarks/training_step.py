@@ -126,6 +126,8 @@ SIDES = {
 }
 BY_DEFAULT = list(SIDES)[:6]
 """The first is what the others are compared with."""
+CAUSAL_SIDES = ["TRL, bf16", "ours, divergence alone, bf16"]
+"""For causal language models: the common pattern here is for masked ones."""
 
 PACKAGES_OF_PEERS = {"TextBrewer": "textbrewer", "TRL": "trl"}
 """By the first word of a side."""
@@ -359,9 +361,10 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, help=f"by default {', '.join(BY_DEFAULT)}")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    names = options.sides or [name for name in BY_DEFAULT if is_installed(name)]
+    by_default = CAUSAL_SIDES if SHAPES[options.shape].is_causal else BY_DEFAULT
+    names = options.sides or [name for name in by_default if is_installed(name)]
     if options.kl_positions == "attended" and not options.sides:
-        names.remove("common pattern, same positions")  # which is the common pattern
+        names = [name for name in names if name != "common pattern, same positions"]  # which is the common pattern
     run(options.shape, options.kl_positions, names, options.rounds, options.output)
 
 

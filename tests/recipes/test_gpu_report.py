@@ -35,7 +35,7 @@ def test_dry_run(report, tmp_path, monkeypatch):
     text, written = Path("made/gpu.md").read_text(), json.loads(Path("made/gpu.json").read_text())
 
     assert "    python -m recipes.benchmarks.gpu_report --device cpu --tiny\n" in text
-    assert "| card | none, on the CPU: " in text
+    assert "| card | none: on the CPU |" in text
     assert f"| torch | {torch.__version__} |" in text
     sections = written["sections"]
     assert list(sections) == list(gpu_report.SECTIONS)
