@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
 from hf_distill.training.scoring import pieces
 from tests.conftest import collate
+from tests.training.losses.test_given import Mapped
 from tests.training.test_split_invariance import LOSS_NAMES, KeepGradient, make_pair, make_sparse_rows
 
 torch.set_num_threads(1)
@@ -124,7 +125,21 @@ def step_and_evaluation(head: str, family: str, teacher: PreTrainedModel, studen
     }
 
 
+def beginnings_of_a_loss() -> list[list[float]]:
+    """The weights that a loss has on each process, where it was made with other random numbers on each."""
+    torch.manual_seed(int(os.environ["RANK"]))
+    loss = Mapped()
+    torch.nn.init.normal_(loss.map.weight)
+    teacher, student = make_pair("mlm", "bert/narrow")
+    trainer = DistillationTrainer(
+        model=student, teacher_model=teacher, args=arguments_of(ENGINE, alpha_cos=0.0), losses={"mapped": (loss, 1.0)}
+    )
+    return trainer.accelerator.gather(loss.map.weight.detach().flatten().unsqueeze(0)).tolist()
+
+
 pairs = [make_pair(head, family) for head, family in CASES]  # before ZeRO-3 is on, which shards what is made
 results = [step_and_evaluation(*case, *pair) for case, pair in zip(CASES, pairs, strict=True)]
+if ENGINE == "ddp":
+    results[0]["beginnings"] = beginnings_of_a_loss()
 if os.environ["RANK"] == "0":
     RESULT_FILE.write_text(json.dumps(results))

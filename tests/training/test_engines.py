@@ -59,7 +59,10 @@ def assert_equal_to_one_process(make_trainer, result, head, family):
 
 def test_ddp(make_trainer, tmp_path):
     """Every case in one pair of processes, since starting them takes longer than their work."""
-    for (head, family), result in zip(CASES, run_on_two_processes(tmp_path, "ddp", CASES), strict=True):
+    results = run_on_two_processes(tmp_path, "ddp", CASES)
+    first, second = results[0]["beginnings"]  # of a loss with parameters, which begin as on the first process
+    assert first == second
+    for (head, family), result in zip(CASES, results, strict=True):
         assert result["wrapper"] == "DistributedDataParallel"
         assert_equal_to_one_process(make_trainer, result, head, family)
         # 15 rows on 2 processes: one row is repeated to fill the last batch, and must not be counted twice.

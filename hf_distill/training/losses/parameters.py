@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer, TrainerCallback
@@ -32,6 +32,12 @@ class LossParameters:
         self.owners = [name for name, loss in losses.items() if any(p.requires_grad for p in loss.parameters())]
         self.trained = [p for name in self.owners for p in losses[name].parameters() if p.requires_grad]
         self._are_averaged = False
+
+    def begin_alike(self, accelerator: Accelerator) -> None:
+        """Gives all processes the numbers of the first."""
+        if accelerator.num_processes > 1:
+            for tensor in self._tensors().values():
+                tensor.data.copy_(broadcast(tensor.detach(), from_process=0))
 
     def beside(self, model: nn.Module) -> nn.Module:
         """All that the optimizer steps."""

@@ -102,6 +102,7 @@ class LossTrainer(Trainer):
             self.teacher.prepare_for(self.losses)
         self.loss_parameters = LossParameters(self.losses)
         check_engine(self.loss_parameters, self.accelerator)
+        self.loss_parameters.begin_alike(self.accelerator)
         self._weights = torch.tensor([self.loss_weights[name] for name in self.losses], device=args.device)
         self._step_losses.reset(len(self.losses))
 
