@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from hf_distill.cli import main
+from tests.processes import run_on_two_processes
 from tests.training.test_engines import TORCHRUN
 
 DISTIL = """
@@ -77,23 +78,20 @@ def test_train_into_a_finished_folder(reviews, capsys, caplog):
 
 def test_train_on_two_processes(reviews):
     """As a module, which is how `accelerate launch -m` and `torchrun -m` start it."""
-
-    def run():
-        command = ["-m", *TORCHRUN, "-m", "hf_distill.cli", "train", "config.yaml", "--ddp_backend", "gloo"]
-        return subprocess.run(
-            [sys.executable, *command],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(reviews / "cache")},
-        )
-
-    first = run()
+    words = ["-m", "hf_distill.cli", "train", "config.yaml", "--ddp_backend", "gloo"]
+    own = {"HF_DATASETS_CACHE": str(reviews / "cache")}
+    first = subprocess.run(
+        [sys.executable, "-m", *TORCHRUN, *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **own},
+    )
     results = Path("trainer_output/train_results.json")
     assert results.exists(), first.stderr[-3000:]
     assert json.loads(results.read_text())["epoch"] == 1  # 4 steps of 2 * 4 rows
     assert AutoModelForSequenceClassification.from_pretrained("trainer_output").config.label2id["pos"] == 1
 
     before = {path: path.read_bytes() for path in Path("trainer_output").rglob("*") if path.is_file()}
-    assert run().stderr.count("trainer_output has this model already") == 1
+    assert run_on_two_processes(words, own).stderr.count("trainer_output has this model already") == 1
     assert {path: path.read_bytes() for path in Path("trainer_output").rglob("*") if path.is_file()} == before

@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -19,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, parse_config
 from recipes.distilroberta import train
 from tests.conftest import make_model, make_text_tokenizer, make_texts
-from tests.training.test_engines import TORCHRUN
+from tests.processes import run_on_two_processes
 
 RECIPE = Path(train.__file__).parent
 CONFIG, SMOKE = str(RECIPE / "config.yaml"), str(RECIPE / "smoke.yaml")
@@ -144,14 +141,8 @@ def test_errors_before_the_first_step(given, words, message):
 
 def test_two_processes(given, tmp_path):
     """As a script, away from the repository's root; the first process says how many there are."""
-    run = subprocess.run(
-        [sys.executable, "-m", *TORCHRUN, str(RECIPE / "train.py"), *given, "--ddp_backend", "gloo"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")},
-    )
+    words = [RECIPE / "train.py", *given, "--ddp_backend", "gloo"]
+    run = run_on_two_processes(words, env={"HF_DATASETS_CACHE": str(tmp_path / "cache")}, cwd=tmp_path)
     assert (tmp_path / "student" / "eval_results.json").exists(), run.stderr[-3000:]
     (said,) = re.findall(r"rows of 32 tokens, .*", run.stdout)
     assert said == "rows of 32 tokens, 16 per step on 2 process(es)"

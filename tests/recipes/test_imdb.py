@@ -1,11 +1,8 @@
 """The stages of the recipe on tiny models and made-up reviews, with the options of the real run."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -15,8 +12,8 @@ from transformers import AutoModelForSequenceClassification
 from hf_distill import make_student
 from recipes.imdb import train
 from tests.conftest import make_model, make_text_tokenizer
+from tests.processes import run_on_two_processes
 from tests.tasks.test_text_classification import assert_equal_weights, make_reviews, weights, write_reviews
-from tests.training.test_engines import TORCHRUN
 
 RECIPE = Path(train.__file__).parent
 CONFIG, SMOKE = str(RECIPE / "config.yaml"), str(RECIPE / "smoke.yaml")
@@ -80,20 +77,15 @@ def test_a_stage_resumes_by_itself(folder):
     assert_equal_weights(weights("out/teacher"), expected)
 
 
-def run_on_two_processes(folder, stage):
+def run_stage_on_two_processes(folder, stage):
     """As a script. Its exit status is not looked at: gloo's threads sometimes abort when all is done."""
-    run = subprocess.run(
-        [sys.executable, "-m", *TORCHRUN, str(RECIPE / "train.py"), stage, *WORDS, "--ddp_backend", "gloo"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "cache")},
-    )
+    words = [RECIPE / "train.py", stage, *WORDS, "--ddp_backend", "gloo"]
+    run = run_on_two_processes(words, env={"HF_DATASETS_CACHE": str(folder / "cache")})
     assert Path("out", stage.replace("_", "-"), "test_results.json").exists(), run.stderr[-3000:]
 
 
 def test_two_processes(folder):
-    run_on_two_processes(folder, "teacher")
+    run_stage_on_two_processes(folder, "teacher")
     assert json.loads(Path("out/teacher/trainer_state.json").read_text())["max_steps"] == 6  # 48 / (2 * 2 * 4) * 2
     assert AutoModelForSequenceClassification.from_pretrained("out/teacher").config.label2id == {"neg": 0, "pos": 1}
 
@@ -104,7 +96,7 @@ def test_two_processes_share_the_teachers_reading(folder):
     make_text_tokenizer().save_pretrained("out/teacher")
     for name in ("train.csv", "test.csv"):
         write_reviews(Path(name), make_reviews(48, seed=0, names=("0", "1")))
-    run_on_two_processes(folder, "two_step")
+    run_stage_on_two_processes(folder, "two_step")
     written = json.loads(Path("out/two-step/test_results.json").read_text())
     assert {"test_loss_kl", "test_accuracy"} <= written.keys()
 

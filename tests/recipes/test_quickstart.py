@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import random
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -23,6 +22,7 @@ from recipes.quickstart.folders import written_whole
 from recipes.quickstart.measure import quality, speed
 from recipes.quickstart.train import MORE_TEXT, STUDENTS
 from tests.conftest import make_config
+from tests.processes import run_python
 
 GOOD, BAD = ["lovely", "funny", "moving"], ["dull", "loud", "broken"]
 
@@ -214,7 +214,6 @@ def test_spread_over_seeds():
 
 
 def test_help():
-    command = [sys.executable, "-m", "recipes.quickstart", "--help"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    run = run_python(["-m", "recipes.quickstart", "--help"], cwd=Path(__file__).parents[2])
     assert run.returncode == 0
     assert "--seeds" in run.stdout

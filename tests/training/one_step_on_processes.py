@@ -1,4 +1,4 @@
-"""Run by `test_engines.py` under torchrun: one optimizer step and one evaluation of each case, as JSON.
+"""Run by `test_engines.py` on two processes: one optimizer step and one evaluation of each case, as JSON.
 
 python -m torch.distributed.run --nproc_per_node 2 one_step_on_processes.py ENGINE RESULT_FILE HEAD:FAMILY...
 """

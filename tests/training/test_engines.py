@@ -11,6 +11,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.conftest import HEADS, make_model
+from tests.processes import run_on_two_processes
 from tests.training.test_split_invariance import (
     CASES,
     LOSS_NAMES,
@@ -28,17 +29,21 @@ SCRIPT = Path(__file__).with_name("one_step_on_processes.py")
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
-def run_on_two_processes(tmp_path, engine, cases, launcher=TORCHRUN):
+def run_script(tmp_path, engine, cases, launcher=None):
     """The script's results. Its exit status is not looked at: gloo's threads sometimes abort when all is done."""
     result_file = tmp_path / "result.json"
-    run = subprocess.run(
-        [sys.executable, "-m", *launcher, str(SCRIPT), engine, str(result_file), *(":".join(case) for case in cases)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=400,
-        env={**os.environ, "DS_ACCELERATOR": "cpu"},
-    )
+    words = [str(SCRIPT), engine, str(result_file), *(":".join(case) for case in cases)]
+    if launcher is None:
+        run = run_on_two_processes(words, cwd=ROOT, timeout=400)
+    else:
+        run = subprocess.run(
+            [sys.executable, "-m", *launcher, *words],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=400,
+            env={**os.environ, "DS_ACCELERATOR": "cpu"},
+        )
     assert result_file.exists(), run.stderr[-3000:]
     results = json.loads(result_file.read_text())
     assert len(results) == len(cases)
@@ -59,7 +64,7 @@ def assert_equal_to_one_process(make_trainer, result, head, family):
 
 def test_ddp(make_trainer, tmp_path):
     """Every case in one pair of processes, since starting them takes longer than their work."""
-    results = run_on_two_processes(tmp_path, "ddp", CASES)
+    results = run_script(tmp_path, "ddp", CASES)
     first, second = results[0]["beginnings"]  # of a loss with parameters, which begin as on the first process
     assert first == second
     for (head, family), result in zip(CASES, results, strict=True):
@@ -76,7 +81,7 @@ def test_ddp(make_trainer, tmp_path):
 
 def test_accelerate_launch(make_trainer, tmp_path):
     launcher = ("accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu.yaml"))
-    (result,) = run_on_two_processes(tmp_path, "ddp", [("mlm", "bert")], launcher)
+    (result,) = run_script(tmp_path, "ddp", [("mlm", "bert")], launcher)
     assert result["wrapper"] == "DistributedDataParallel"
     assert_equal_to_one_process(make_trainer, result, "mlm", "bert")
 
@@ -112,9 +117,7 @@ SHARDED_CASES = [
 
 
 def test_fsdp2(make_trainer, tmp_path):
-    for (head, family), result in zip(
-        SHARDED_CASES, run_on_two_processes(tmp_path, "fsdp2", SHARDED_CASES), strict=True
-    ):
+    for (head, family), result in zip(SHARDED_CASES, run_script(tmp_path, "fsdp2", SHARDED_CASES), strict=True):
         assert result["wrapper"] == "FSDP" + type(make_model(family, head)).__name__
         assert result["teacher_is_sharded"]
         assert_equal_to_one_process(make_trainer, result, head, family)
@@ -124,7 +127,7 @@ def test_fsdp2(make_trainer, tmp_path):
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed(make_trainer, tmp_path, stage):
     for (head, family), result in zip(
-        SHARDED_CASES, run_on_two_processes(tmp_path, f"zero{stage}", SHARDED_CASES), strict=True
+        SHARDED_CASES, run_script(tmp_path, f"zero{stage}", SHARDED_CASES, TORCHRUN), strict=True
     ):
         assert result["wrapper"] == "DeepSpeedEngine"
         assert result["teacher_is_sharded"] == (stage == 3)

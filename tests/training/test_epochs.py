@@ -1,8 +1,6 @@
 """Every row is seen once in an epoch, and a resumed training sees the batches, and the masks, that were to come."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from functools import partial
 from itertools import chain, islice
@@ -22,7 +20,7 @@ from hf_distill import (
     truncate_documents,
 )
 from tests.conftest import make_model, make_text_tokenizer, make_texts
-from tests.training.test_engines import TORCHRUN
+from tests.processes import run_on_two_processes
 
 TOKENIZER = make_text_tokenizer()
 BATCH_SIZE, ACCUMULATED = 4, 2
@@ -163,9 +161,7 @@ def on_two_processes(tmp_path_factory):
     """For each case, what each of the two processes saw."""
     folder = tmp_path_factory.mktemp("processes")
     script = Path(__file__).with_name("batches_on_processes.py")
-    run = subprocess.run(
-        [sys.executable, "-m", *TORCHRUN, str(script), str(folder)], capture_output=True, text=True, timeout=300
-    )
+    run = run_on_two_processes([script, folder])
     results = [folder / f"{rank}.json" for rank in range(2)]
     assert all(result.exists() for result in results), run.stderr[-3000:]
     ranks = [json.loads(result.read_text()) for result in results]

@@ -1,7 +1,5 @@
 """What depends on the machine: bfloat16 on CPUs that do not compute in it, and processes that do not see each other."""
 
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +8,8 @@ import torch
 from hf_distill.training import checks
 from hf_distill.training.checks import check_processes
 from tests.conftest import make_model
-from tests.training.test_engines import ROOT, TORCHRUN
+from tests.processes import run_on_two_processes
+from tests.training.test_engines import ROOT
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ DistillationTrainer(make_model("bert", "classification"), args)
 def test_processes_on_the_cpu_that_do_not_see_each_other(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})" + SCRIPT.format(folder=str(tmp_path / "out")))
-    run = subprocess.run([sys.executable, "-m", *TORCHRUN, str(script)], capture_output=True, text=True, timeout=200)
+    run = run_on_two_processes([script])
     assert run.returncode != 0
     assert "ValueError: 2 processes were started, but without an accelerator each would train a student" in run.stderr
     assert "set use_cpu=True to train one on 2 CPU processes" in run.stderr

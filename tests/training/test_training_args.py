@@ -1,13 +1,12 @@
 """Every option is read, checked, and told from the command line and from YAML."""
 
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 from hf_distill import DistillationTrainingArguments
+from tests.processes import run_python
 
 OWN_FIELDS = {
     *(field.name for field in dataclasses.fields(DistillationTrainingArguments)),
@@ -62,9 +61,7 @@ def test_yaml(tmp_path):
 
 def test_help_on_the_command_line():
     code = "from transformers import HfArgumentParser; from hf_distill import DistillationTrainingArguments as A; "
-    run = subprocess.run(
-        [sys.executable, "-c", code + "HfArgumentParser(A).parse_args(['--help'])"], capture_output=True, text=True
-    )
+    run = run_python(["-c", code + "HfArgumentParser(A).parse_args(['--help'])"])
     assert run.returncode == 0
     assert all(f"--{name}" in run.stdout for name in OWN_FIELDS)
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_distill import make_student
 from hf_distill.training.checkpoints import folders
 from tests.conftest import make_model, make_rows
+from tests.processes import run_python
 
 EVERY_STEP = {"save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 4}
 
@@ -33,9 +32,7 @@ def warnings(monkeypatch):
 def test_ten_kills_and_resumes(tmp_path, head):
     """With dropout, accumulation and, for "mlm", dynamic masks, killed anywhere: the weights are those of one go."""
     script = Path(__file__).with_name("kill_and_resume.py")
-    run = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "runs"), head, "10"], capture_output=True, text=True, timeout=400
-    )
+    run = run_python([script, tmp_path / "runs", head, "10"], timeout=400)
     assert run.returncode == 0, run.stderr[-3000:]
     results = json.loads((tmp_path / "runs" / "results.json").read_text())
     assert [result["identical"] for result in results] == [True] * 10

@@ -2,9 +2,6 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -21,6 +18,7 @@ from hf_distill.training.teacher import reader as target_reader
 from hf_distill.training.teacher import store as target_store
 from hf_distill.training.teacher.columns import source_of
 from tests.conftest import FAMILY_OF_HEAD, HEADS, collate, make_model, make_rows, make_text_tokenizer, make_texts
+from tests.processes import run_on_two_processes, run_python
 
 TOKENIZER = make_text_tokenizer()
 PER_TEXT = ["classification", "multi_label", "regression"]
@@ -485,8 +483,7 @@ except OSError as error:
     rows = make_dataset("causal", num_rows=12)
     lengths = [sum(map(len, rows["input_ids"][start : start + 4])) for start in range(0, 12, 4)]
     limit = 8 * 61 * max(lengths) - 1  # the largest shard does not fit
-    words = [sys.executable, "-c", script, str(tmp_path), str(limit), str(folder)]
-    run = subprocess.run(words, capture_output=True, text=True)
+    run = run_python(["-c", script, tmp_path, limit, folder])
     assert "could not be written" in run.stdout, run.stderr
     assert "call add_teacher_targets again" in run.stdout
     assert not list(folder.glob("unfinished*"))
@@ -508,9 +505,7 @@ def test_two_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(target_store, "ROWS_PER_SHARD", 4)
     script = tmp_path / "script.py"
     script.write_text(PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "ACCELERATE_USE_CPU": "true"}
-    run = subprocess.run([*command, str(script), str(tmp_path)], capture_output=True, text=True, env=environment)
+    run = run_on_two_processes([script, tmp_path], env={"ACCELERATE_USE_CPU": "true"})
     assert run.returncode == 0, run.stderr
     teacher, _ = make_pair("classification")
     alone = add_teacher_targets(make_dataset("classification", num_rows=18), teacher, TOKENIZER)
