@@ -9,6 +9,7 @@ import sys
 import tarfile
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,10 @@ def sentences(number):
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """Archives laid out like the real ones, in a folder of downloads; the pinned hashes are those of these."""
+    """Archives laid out like the real ones, in a folder of downloads; the pinned hashes are those of these.
+
+    The job is cut short: a student of few labels reads 20, one of more text makes 3 steps, and one round is timed.
+    """
     model = tmp_path / "made-model"
     BertModel(make_config("bert", num_layers=4)).save_pretrained(model)
     words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *GOOD, *BAD, "film", "plot", "actor"])}
@@ -71,6 +75,10 @@ def packages(tmp_path, monkeypatch):
         _add(archive, "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz", inner.getvalue())
     few_labels = "student-no-teacher-few-labels"
     monkeypatch.setitem(STUDENTS, few_labels, replace(STUDENTS[few_labels], num_sentences=20))
+    (more_text,) = MORE_TEXT
+    options = MORE_TEXT[more_text].options | {"max_steps": 3}
+    monkeypatch.setitem(MORE_TEXT, more_text, replace(MORE_TEXT[more_text], options=options))
+    monkeypatch.setattr(quickstart, "speed", partial(speed, rounds=1))
     for name in ("MINILM", "SENTENCES"):
         package = getattr(fetch, name)
         digest = hashlib.sha256((downloads / package.archive).read_bytes()).hexdigest()
