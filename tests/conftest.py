@@ -26,8 +26,12 @@ settings.load_profile("repeatable")
 torch.set_num_threads(1)  # tiny models run slower on more
 
 
-def pytest_collection_finish() -> None:
-    """Every training collects garbage first: half of a tiny one's time, if it goes through all that was imported."""
+@pytest.fixture(scope="module", autouse=True)
+def _little_garbage() -> None:
+    """Every training collects garbage first: half of a tiny one's time, if it goes through all that was imported.
+
+    For each module anew, as what is compiled or exported in one imports some more.
+    """
     gc.collect()
     gc.freeze()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import gc
 import io
 import json
 import statistics
@@ -41,14 +40,6 @@ from recipes.benchmarks.where_distilling_pays import NO_TEACHER, SAME_LABELS, TE
 from recipes.quickstart.data import Corpus
 from recipes.quickstart.measure import predict
 from tests.conftest import HEADS, VOCAB_SIZE, make_config, make_model, make_rows, make_text_tokenizer, make_texts
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _little_garbage():
-    """`Trainer` collects garbage after each training; what was imported need not be gone over each time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
