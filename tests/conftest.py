@@ -17,7 +17,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from hf_distill.deployment import export
 from tests.loopback_hub import LoopbackHub
+from tests.written_graphs import written_once
 
 # Every run tries the same examples, so that what passed once passes again.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -34,6 +36,15 @@ def _little_garbage() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _graphs_written_once(tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # which all processes of this run share
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "write_graph", written_once(export.write_graph, folder))
+        yield
 
 
 VOCAB_SIZE = 61

@@ -1,0 +1,38 @@
+"""Graphs are written once for each model in a run of the tests: PyTorch's exporter takes seconds, a copy none."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from hf_distill.deployment import onnx
+
+
+def written_once(write_graph: Callable, folder: Path) -> Callable:
+    """`write_graph`, which for the same model, inputs and outputs gives the same graph, from `folder` the next time."""
+    exporter = (onnx.LARGEST_FILE, onnx.compute_first_token_alone)
+
+    def write(model: PreTrainedModel, inputs: list[str], outputs: list[str], file: Path) -> None:
+        known = folder / _key(model, inputs, outputs)
+        if exporter != (onnx.LARGEST_FILE, onnx.compute_first_token_alone):  # a test has changed it
+            write_graph(model, inputs, outputs, file)
+        elif known.exists():
+            shutil.copyfile(known, file)
+        else:
+            write_graph(model, inputs, outputs, file)
+            unfinished = known.with_suffix(f".{os.getpid()}")
+            shutil.copyfile(file, unfinished)
+            unfinished.rename(known)  # as other processes look for it too
+
+    return write
+
+
+def _key(model: PreTrainedModel, inputs: list[str], outputs: list[str]) -> str:
+    key = hashlib.sha256(f"{type(model)} {inputs} {outputs} {model.config.to_json_string(use_diff=False)}".encode())
+    for name, tensor in model.state_dict().items():
+        key.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        key.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    return key.hexdigest()
