@@ -28,6 +28,12 @@ settings.load_profile("repeatable")
 torch.set_num_threads(1)  # tiny models run slower on more
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, since what tests a service mostly waits for it."""
+    return os.cpu_count() + 1
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _little_garbage() -> None:
     """Every training collects garbage first: half of a tiny one's time, if it goes through all that was imported.
