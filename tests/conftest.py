@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from hf_distill.deployment import export
+from hf_distill.deployment import onnx
 from tests.loopback_hub import LoopbackHub
 from tests.written_graphs import written_once
 
@@ -49,7 +49,7 @@ def _graphs_written_once(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # which all processes of this run share
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "write_graph", written_once(export.write_graph, folder))
+        patch.setattr(onnx, "write_graph", written_once(onnx.write_graph, folder))
         yield
 
 
