@@ -14,6 +14,8 @@ from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 from types import ModuleType
 
+import torch
+
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.imported_before_forking"])
 
@@ -60,6 +62,7 @@ def _python(words: list[str], own: dict[str, str], cwd: Path, outputs: list[Path
     """Does as `python` does with these words, of which the first is a script, or `-m` or `-c` before one."""
     for descriptor, output in enumerate(outputs, start=1):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    torch.set_num_threads(1)  # before several threads make PyTorch's pool anew at once, of which one finds none
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(own)
