@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -62,7 +62,7 @@ def parse_config(
     numeric = {action.dest for action in fields._actions if action.type in (int, float)}
 
     names = {action.dest for action in fields._actions} - {"help", "config"}
-    values = {}
+    values: dict[str, object] = {}
     for name in named_files.config:
         values |= _read(Path(name), names, numeric, sections, section)
     required = [action.dest for action in fields._actions if action.required]
@@ -87,7 +87,7 @@ def _optional_fields(dataclass_types: Sequence[type]) -> set[str]:
 
 def _take_null(action: argparse.Action) -> None:
     """Makes an option read `null` as None, as YAML does."""
-    read: Callable[[str], object] | None = action.type
+    read: Any = action.type  # a function or None
 
     def read_or_null(word: str) -> object:
         return None if word == "null" else read(word) if read else word
@@ -106,10 +106,10 @@ def _read(
     by_section = {name: content.pop(name) for name in sections if name in content}
     for part in (content, *by_section.values()):
         _check(file, part, fields, numeric)
-    return content | by_section.get(section, {})
+    return content | by_section.get(section or "", {})
 
 
-def _mapping(file: Path) -> dict[str, object]:
+def _mapping(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(
             f"There is no config file {file.absolute()}: --config takes YAML files, as recipes/*/config.yaml."

@@ -1,6 +1,7 @@
 """How many tokens a model takes, and which part of a text that has more."""
 
 import math
+from typing import Literal
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +12,9 @@ UNLIMITED = 10**9
 READING = "text_classification"
 """In the config of a classifier that `hf-distill train` trained: its text column, its label column, its truncation. How
 many tokens it reads is in its tokenizer, as `model_max_length`."""
+
+Truncation = Literal["head", "tail", "head_tail"]
+"""Which part of a text that is too long a model reads: its beginning, its end, or some of both."""
 
 
 def length_of_rows(max_length: int | None, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int:
@@ -30,7 +34,7 @@ def length_of_rows(max_length: int | None, tokenizer: PreTrainedTokenizerBase, m
     return max_length
 
 
-def truncation_of(config: PreTrainedConfig) -> str:
+def truncation_of(config: PreTrainedConfig) -> Truncation:
     """Which part of long texts a model was trained on: `head`, `tail` or `head_tail`; `head` if it does not say."""
     return (getattr(config, READING, None) or {}).get("truncation", "head")
 

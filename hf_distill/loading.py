@@ -1,6 +1,7 @@
 """Models from a folder or the Hub: with all their weights, from safetensors, and without code of their own."""
 
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel, load_peft_weights
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
@@ -19,7 +20,7 @@ def load_config(name: str | Path) -> PreTrainedConfig:
 
 
 def load_pretrained(
-    model_class: type, name: str | Path, adapter: str | Path | None = None, **options: object
+    model_class: type[Any], name: str | Path, adapter: str | Path | None = None, **options: Any
 ) -> PreTrainedModel:
     """A model as it was trained, in evaluation mode.
 

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 MAX_LENGTH = "default: as many as the model was trained with, or takes"
 
@@ -31,7 +32,7 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", metavar="N", type=int, default=10, help="after one that warms up (default: 10)")
 
 
-def keyword_arguments(options: argparse.Namespace) -> dict[str, object]:
+def keyword_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """The options of a command, by name."""
     return {name: value for name, value in vars(options).items() if name not in ("command", "run")}
 

@@ -3,6 +3,9 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -54,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     )
 
 
-def _by_stack(option: str, words: list[str] | None, parse: Callable[[str, list[str]], object]) -> object:
+def _by_stack(option: str, words: list[str] | None, parse: Callable[[str, list[str]], T]) -> T | dict[str, T] | None:
     """`["6"]` as `parse` has it, `["encoder=6", "decoder=2"]` as a mapping of it."""
     if words is None:
         return None

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
@@ -109,11 +110,11 @@ def may_be_on_the_hub(source: str) -> bool:
     return is_name and not is_path and not os.path.exists(source)
 
 
-def not_found(source: str, error: OSError) -> ValueError:
+def not_found(source: str | Sequence[str], error: OSError) -> ValueError:
     return ValueError(f"There is no file or folder {source}, nor could it be read from the Hub: {error}")
 
 
-def _load_files(files: list[str], split: str, streaming: bool, options: dict[str, object]) -> Dataset | IterableDataset:
+def _load_files(files: list[str], split: str, streaming: bool, options: dict[str, Any]) -> Dataset | IterableDataset:
     kinds = {KINDS.get(Path(file).suffix, "text") for file in files}
     if len(kinds) > 1:
         raise ValueError(f"Files of one kind make a corpus, but here are {' and '.join(sorted(kinds))} files: {files}.")

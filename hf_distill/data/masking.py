@@ -68,7 +68,8 @@ class DataCollatorForMaskedLM(DataCollatorForLanguageModeling):
                 f"with count_tokens(rows, len(tokenizer))."
             )
         self._weights = counts.clamp(min=1) ** -RARITY_EXPONENT
-        self._mask_chosen = replace(self, token_counts=None, attention=None, mlm_probability=1.0)
+        # `mlm_probability` is a field of the class above, whose types are not read.
+        self._mask_chosen = replace(self, token_counts=None, attention=None, mlm_probability=1.0)  # type: ignore[call-arg]
 
     def torch_call(self, examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         batch = dict(super().torch_call(examples))

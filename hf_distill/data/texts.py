@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import ClassLabel, Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
@@ -122,7 +123,8 @@ def _class_folders(source: str | Path) -> list[Path]:
 
 
 def _read_class_folders(folder: Path) -> Dataset:
-    texts, labels = [], []
+    texts: list[str] = []
+    labels: list[str] = []
     for of_class in _class_folders(folder):
         if of_class.name != WITHOUT_LABELS:
             files = sorted(of_class.glob("*.txt"))
@@ -260,7 +262,7 @@ def _labels_of(rows: Dataset, column: str, source: str | Path) -> tuple[list[Lab
     return values, feature.names if is_class else None
 
 
-def _as_numbers(values: list[str]) -> list[object]:
+def _as_numbers(values: list[str]) -> list[Any]:
     """What a CSV file spells: numbers, if all that is not blank are some."""
     try:
         return [_as_number(value) if value.strip() else None for value in values]
@@ -284,7 +286,7 @@ def _name_classes(labels: set[Label], where: str) -> list[str]:
     if len(found) < 2:
         raise ValueError(f"{where} has one class only, {found[0]!r}: there is nothing to tell apart.")
     if isinstance(found[0], str):
-        return found
+        return list(map(str, found))
     if found != list(range(len(found))):
         raise ValueError(
             f"{where} has the labels {_listed(found)}: numbers should be 0 to {len(found) - 1}, each of them at least "
@@ -295,16 +297,17 @@ def _name_classes(labels: set[Label], where: str) -> list[str]:
 
 def _number_by_name(labels: set[Label], own_names: list[str] | None, names: list[str], where: str) -> dict[Label, int]:
     """The number that each label has among the names."""
-    called = {label: own_names[label] if own_names else str(label) for label in labels}
-    unknown = sorted(name for name in called.values() if name not in names)
+    called = {label: own_names[int(label)] if own_names else str(label) for label in labels}
+    unknown: Sequence[Label] = sorted(name for name in called.values() if name not in names)
     if not unknown:
         return {label: names.index(name) for label, name in called.items()}
     names_say_nothing = names == [f"LABEL_{number}" for number in range(len(names))]
     has_numbers = not own_names or (names_say_nothing and len(own_names) == len(names))
-    if has_numbers and all(isinstance(label, int) for label in labels):
-        unknown = sorted(label for label in labels if not 0 <= label < len(names))
+    numbers = [label for label in labels if isinstance(label, int)]
+    if has_numbers and len(numbers) == len(labels):
+        unknown = sorted(number for number in numbers if not 0 <= number < len(names))
         if not unknown:
-            return {label: label for label in labels}
+            return {number: number for number in numbers}
     raise ValueError(
         f"{where} has labels that training or the model never had: {_listed(unknown)}. The classes are "
         f"{', '.join(f'{number}: {name}' for number, name in enumerate(names))}."

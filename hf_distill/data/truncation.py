@@ -1,11 +1,11 @@
 """Which part of a text that is too long a model reads: its beginning, its end, or some of both."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-Truncation = Literal["head", "tail", "head_tail"]
+from hf_distill.lengths import Truncation
 
 
 def encode_texts(

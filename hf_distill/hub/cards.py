@@ -59,6 +59,7 @@ def put_results(readme: str | Path, markdown: str, eval_results: Sequence[EvalRe
     content = f"{before}{RESULTS_BEGIN}\n\n{markdown.strip()}\n\n{RESULTS_END}{after}"
     if eval_results is not None:
         card = ModelCard(content)
+        assert isinstance(card.data, ModelCardData)
         card.data.model_name = card.data.model_name or _title(card.text) or readme.absolute().parent.name
         card.data.eval_results = list(eval_results)
         content = str(card)

@@ -3,11 +3,12 @@
 import mmap
 import os
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError
@@ -63,7 +64,7 @@ def files_to_push(folder: str | Path) -> list[str]:
     chosen = []
     for path in files:
         if path.parent == folder:
-            patterns = IN_FOLDER
+            patterns: Sequence[str] = IN_FOLDER
         elif path.parent.name.startswith((".", "_", "checkpoint-")):
             patterns = ()
         else:
@@ -235,7 +236,7 @@ def _holds_any(path: Path, texts: Iterable[str | None]) -> bool:
         return any(text and content.find(text.encode()) >= 0 for text in texts)
 
 
-def _read_json(path: Path) -> object:
+def _read_json(path: Path) -> Any:
     try:
         return read_json(path)
     except ValueError as error:
@@ -247,8 +248,9 @@ def _local_paths(value: object) -> list[str]:
     if isinstance(value, dict | list):
         inside = value.values() if isinstance(value, dict) else value
         return [path for own in inside for path in _local_paths(own)]
-    is_path = isinstance(value, str) and len(value) < 4096 and "\0" not in value and Path(value).is_absolute()
-    return [value] if is_path and len(Path(value).parts) > 2 and os.path.exists(value) else []
+    if not isinstance(value, str) or len(value) >= 4096 or "\0" in value or not Path(value).is_absolute():
+        return []
+    return [value] if len(Path(value).parts) > 2 and os.path.exists(value) else []
 
 
 def _reason(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import get_args
 
-from hf_distill.data.truncation import Truncation
+from hf_distill.lengths import Truncation
 
 PARTS = ("train", "validation", "test", "unlabelled")
 

@@ -1,12 +1,13 @@
 """The rows that are asked for, and what their classes are called."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
-from hf_distill.lengths import READING
+from hf_distill.lengths import READING, Truncation
 from hf_distill.loading import load_config
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.task import Task
@@ -71,7 +72,7 @@ def name_of_part(args: TaskArguments, part: str) -> str:
 
 def note_reading(
     columns: Mapping[str, str],
-    truncation: str,
+    truncation: Truncation,
     max_length: int,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -81,7 +82,7 @@ def note_reading(
     tokenizer.model_max_length = max_length
 
 
-def noted_reading(configs: Sequence[PreTrainedConfig]) -> dict[str, str]:
+def noted_reading(configs: Sequence[PreTrainedConfig]) -> dict[str, Any]:
     """What the first of the models notes which does so; nothing if none does."""
     return next(filter(None, (getattr(config, READING, None) for config in configs)), {})
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from hf_distill.data.truncation import Truncation
 from hf_distill.files import write_json
-from hf_distill.lengths import length_of_rows, truncation_of
+from hf_distill.lengths import Truncation, length_of_rows, truncation_of
 from hf_distill.loading import load_config
 from hf_distill.tasks.data import columns_by_name, data_columns, label_names_of
 from hf_distill.tasks.models import load_trained

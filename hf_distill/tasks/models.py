@@ -26,6 +26,7 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """What is trained: a model with a head for the classes, or the teacher with fewer layers. In fp32."""
     if args.model_name_or_path is None:
+        assert teacher is not None  # the options are checked
         model = make_student(load_trained(task, teacher), num_layers=args.num_layers, layers=_layers(args.layers))
     else:
         model = task.auto_class.from_pretrained(

@@ -158,7 +158,7 @@ def _labels_of(task: Task, model: str | Path) -> list[str]:
         labels = label_names_of(config)
         problem = config.problem_type or ("regression" if config.num_labels == 1 else None)
     if head != task.head or problem not in (None, task.problem_type):
-        what = problem.replace("_", " ") if head == task.head else head
+        what = problem.replace("_", " ") if problem is not None and head == task.head else head
         raise ValueError(f"{model} is for {what}: a report is of {task.models}.")
     return labels
 

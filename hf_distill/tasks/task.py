@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from peft import TaskType
 from transformers import PreTrainedConfig
@@ -34,7 +35,7 @@ class Task:
         plot: `(logits by model, labels, folder)` writes plots.
     """
 
-    auto_class: type
+    auto_class: type[Any]
     head: str
     problem_type: str
     lora_task_type: TaskType

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -15,10 +16,9 @@ from transformers import (
 )
 
 from hf_distill.data import encode_texts, load_labelled_texts, load_unlabelled_texts
-from hf_distill.data.truncation import Truncation
 from hf_distill.evaluation import classification_metrics, plot_calibration
 from hf_distill.evaluation.benchmark import Json
-from hf_distill.lengths import length_of_rows, truncation_of
+from hf_distill.lengths import Truncation, length_of_rows, truncation_of
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.data import columns_by_name, label_names_of
 from hf_distill.tasks.evaluation import evaluate
@@ -264,13 +264,11 @@ def _columns(model: PreTrainedModel, label_names: Sequence[str] | None) -> list[
     return columns_by_name(own, own if label_names is None else label_names, model.name_or_path)
 
 
-def _load_unlabelled(source: str, text_column: str, label_column: str, **options: str | None) -> Dataset:
+def _load_unlabelled(source: str, text_column: str, label_column: str, **options: Any) -> Dataset:
     return load_unlabelled_texts(source, text_column, **options)
 
 
-def _predict(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, **options: object
-) -> torch.Tensor:
+def _predict(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, **options: Any) -> torch.Tensor:
     return classify_texts(model, tokenizer, rows["text"], **options)
 
 

@@ -10,8 +10,7 @@ from peft import get_peft_model
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import find_adapter_config_file, logging
 
-from hf_distill.data.truncation import Truncation
-from hf_distill.lengths import length_of_rows
+from hf_distill.lengths import Truncation, length_of_rows
 from hf_distill.loading import load_config
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.data import load_data, name_of_part, note_reading, noted_reading
@@ -52,7 +51,8 @@ def train(task: Task, args: TaskArguments, training: DistillationTrainingArgumen
     _check(task, args, training)
     with training.main_process_first():  # what it reads and tokenises, the others find in the cache
         data, label_names = load_data(task, args, training.teacher_model_name_or_path)
-    args = replace(args, truncation=args.truncation or _truncation(args, training))
+    truncation = args.truncation or _truncation(args, training)
+    args = replace(args, truncation=truncation)
     settings = _settings(args, training, data, label_names)
     run = TrainingRun.begin(training, settings, resume=args.resume, overwrite=args.overwrite)
     if run is None:
@@ -60,7 +60,7 @@ def train(task: Task, args: TaskArguments, training: DistillationTrainingArgumen
     set_seed(training.seed)  # for the new head
     model, tokenizer = load_model(task, args, training.teacher_model_name_or_path, label_names)
     max_length = _max_length(args, training, model, tokenizer)
-    note_reading(task.columns_of(args), args.truncation, max_length, model, tokenizer)
+    note_reading(task.columns_of(args), truncation, max_length, model, tokenizer)
     if _stores_targets(args, training):
         rows = _rows_with_targets(task, args, training, data, model, tokenizer, max_length)
     else:
@@ -171,6 +171,7 @@ def _rows_with_targets(
 ) -> dict[str, Dataset]:
     """Rows with what the teacher says of each. The teacher itself is then none of the training's business."""
     name = training.teacher_model_name_or_path
+    assert name is not None  # else there is nothing to store
     dtype = "auto" if training.teacher_dtype is None else getattr(torch, training.teacher_dtype)
     options = (dtype, training.teacher_quantization, training.teacher_device_map)
     teacher = load_teacher(name, model, None, *options)
