@@ -102,7 +102,9 @@ def export_model(
         unfinished = Path(temporary, output.name)
         unfinished.mkdir()
         outputs = PREDICTION_HEADS[predictor.head].outputs
-        FORMATS[format].write(model, predictor.encoder.inputs, outputs, unfinished, batches)
+        write = FORMATS[format].write
+        assert write is not None  # as for every name in export_formats()
+        write(model, predictor.encoder.inputs, outputs, unfinished, batches)
         files = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
         tokenizer.save_pretrained(unfinished)
         if "config.json" not in files:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from hf_distill.deployment.text_encoder import Encoded
+
 MAX_ANSWER_TOKENS = 30
 """As in the question-answering pipeline of transformers 4."""
 
@@ -43,10 +45,10 @@ class PredictionHead:
     outputs: list[str]
     per_token: bool
     reads_pairs: bool
-    predict: Callable[[TextOutputs, Encoding, Any, OutputReader, int | None], Any]
+    predict: Callable[[TextOutputs, Any, Any, OutputReader, int | None], Any]
 
 
-def classify(outputs: TextOutputs, encoding: Encoding, text: str, reader: OutputReader, top_k: int | None) -> Any:
+def classify(outputs: TextOutputs, encoding: Encoded, text: str, reader: OutputReader, top_k: int | None) -> Any:
     logits = outputs["logits"]
     if reader.problem_type == "regression":
         scores = logits
@@ -55,20 +57,21 @@ def classify(outputs: TextOutputs, encoding: Encoding, text: str, reader: Output
     return _best(scores, reader.labels.__getitem__, top_k)
 
 
-def fill_mask(outputs: TextOutputs, encoding: Encoding, text: str, reader: OutputReader, top_k: int | None) -> Any:
+def fill_mask(outputs: TextOutputs, encoding: Encoded, text: str, reader: OutputReader, top_k: int | None) -> Any:
     masks = [position for position, token in enumerate(encoding.ids) if token == reader.mask_token_id]
     if len(masks) != 1:
+        assert reader.mask_token_id is not None  # a fill-mask model has one
         mask = reader.tokenizer.id_to_token(reader.mask_token_id)
         raise ValueError(f"{text[:40]!r} has {len(masks)} times {mask}: it should have it once, within what is read.")
     return _best(_softmax(outputs["logits"][masks[0]]), lambda token: reader.tokenizer.decode([token]).strip(), top_k)
 
 
-def next_token(outputs: TextOutputs, encoding: Encoding, text: str, reader: OutputReader, top_k: int | None) -> Any:
+def next_token(outputs: TextOutputs, encoding: Encoded, text: str, reader: OutputReader, top_k: int | None) -> Any:
     return _best(_softmax(outputs["logits"][-1]), lambda token: reader.tokenizer.decode([token]), top_k)
 
 
 def find_entities(
-    outputs: TextOutputs, encoding: Encoding, text: str, reader: OutputReader, top_k: int | None
+    outputs: TextOutputs, encoding: Encoded, text: str, reader: OutputReader, top_k: int | None
 ) -> list[dict]:
     """Neighbouring tokens of one kind are one entity, whose score is their mean; `B-` begins another, `O` is none."""
     entities: list[dict] = []

@@ -64,6 +64,7 @@ def write_graph(model: PreTrainedModel, inputs: list[str], outputs: list[str], f
             raise ValueError(
                 f"PyTorch {torch.__version__} cannot export {type(model).__name__}: {error.__cause__ or error}"
             ) from error
+    assert program is not None  # as with dynamo=True it always is
     graph = program.model
     for node in graph.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, with the paths of this machine

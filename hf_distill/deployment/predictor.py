@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import Encoding
 
 from hf_distill.deployment.backends import Backend, TorchBackend, set_torch_threads
 from hf_distill.deployment.formats import FORMATS, PYTORCH, export_formats
 from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader, TextOutputs, head_of_class
 from hf_distill.deployment.manifest import format_of, is_export, read_manifest
-from hf_distill.deployment.text_encoder import TextEncoder, TextInput
+from hf_distill.deployment.text_encoder import Encoded, TextEncoder, TextInput
 from hf_distill.optional import optional
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class Predictor:
         ]
 
     def read(
-        self, outputs: TextOutputs, encoding: Encoding, text: TextInput, top_k: int | None = 1
+        self, outputs: TextOutputs, encoding: Encoded, text: TextInput, top_k: int | None = 1
     ) -> dict | list[dict]:
         """What the model says of one text, out of what `run` gave for it.
 
@@ -96,7 +95,7 @@ class Predictor:
         rows = [outputs["logits"] for outputs in self.run(self.encoder.encode(texts))]
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
-    def run(self, encodings: Sequence[Encoding]) -> list[TextOutputs]:
+    def run(self, encodings: Sequence[Encoded]) -> list[TextOutputs]:
         """The model's outputs for each text, without padding, from batches of like length."""
         per_text: list[TextOutputs] = [{} for _ in encodings]
         for indices in self.encoder.batches(encodings, FORMATS[self.format].batch_size):
@@ -184,7 +183,9 @@ def _export(folder: Path, threads: int | None) -> Predictor:
             f"with the version of hf_distill that wrote it, or export the student again."
         )
     format = FORMATS[manifest.format]
+    assert format.load is not None  # as every format that is exported
     for package in format.packages:
+        assert format.extra is not None  # whatever has packages has an extra
         optional(package, format.extra)
     encoder = TextEncoder.from_file(
         folder / "tokenizer.json", manifest.inputs, manifest.max_length, manifest.pad_token_id, manifest.truncation
@@ -219,7 +220,7 @@ def _formats(folder: Path, is_here: bool) -> dict[str, Path]:
     return {name: found[name] for name in FORMATS if name in found} | found
 
 
-def _download(name: str, **patterns: list[str]) -> Path:
+def _download(name: str, **patterns: Any) -> Path:
     """Some files of a repository on the Hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

@@ -32,6 +32,10 @@ class HeadAndTail:
         return len(self.ids)
 
 
+Encoded = Encoding | HeadAndTail
+"""The tokens of one text."""
+
+
 @dataclass
 class TextEncoder:
     """Makes inputs of texts.
@@ -46,7 +50,7 @@ class TextEncoder:
     """
 
     tokenizer: Tokenizer
-    inputs: Sequence[str]
+    inputs: list[str]
     max_length: int
     pad_token_id: int
     truncation: str = "head"
@@ -61,7 +65,7 @@ class TextEncoder:
 
     @classmethod
     def from_file(
-        cls, file: Path, inputs: Sequence[str], max_length: int, pad_token_id: int, truncation: str = "head"
+        cls, file: Path, inputs: list[str], max_length: int, pad_token_id: int, truncation: str = "head"
     ) -> "TextEncoder":
         try:
             tokenizer = Tokenizer.from_file(str(file))
@@ -69,7 +73,7 @@ class TextEncoder:
             raise ValueError(f"{file} is no tokenizer: {error}. Copy it again, or export again.") from error
         return cls(tokenizer, inputs, max_length, pad_token_id, truncation)
 
-    def encode(self, texts: Sequence[TextInput]) -> list[Encoding]:
+    def encode(self, texts: Sequence[TextInput]) -> list[Encoded]:
         """The tokens of each text. One that was cut has something in `overflowing`.
 
         Raises:
@@ -79,7 +83,7 @@ class TextEncoder:
             raise ValueError(f"texts should be a list of texts, but is one: give [{texts[:40]!r}].")
         for number, text in enumerate(texts):
             _check(number, text)
-        encodings = self.tokenizer.encode_batch(list(texts))
+        encodings: list[Encoded] = [*self.tokenizer.encode_batch(list(texts))]
         if self.truncation == "head_tail":
             encodings = [self._head_and_tail(encoding) for encoding in encodings]
         for number, encoding in enumerate(encodings):
@@ -87,7 +91,7 @@ class TextEncoder:
                 raise ValueError(f"Text {number} has no tokens: {texts[number][:40]!r}.")
         return encodings
 
-    def _head_and_tail(self, encoding: Encoding) -> "Encoding | HeadAndTail":
+    def _head_and_tail(self, encoding: "Encoded") -> "Encoded":
         if len(encoding) <= self.max_length:
             return encoding
         num_special = self.tokenizer.num_special_tokens_to_add(False)
@@ -102,7 +106,7 @@ class TextEncoder:
             }
         )
 
-    def pad(self, encodings: Sequence[Encoding]) -> dict[str, np.ndarray]:
+    def pad(self, encodings: Sequence[Encoded]) -> dict[str, np.ndarray]:
         """`[texts, tokens]` for each input of the model, in int64."""
         shape = len(encodings), max(len(encoding) for encoding in encodings)
         values = {name: np.zeros(shape, np.int64) for name in self.inputs}
@@ -119,7 +123,7 @@ class TextEncoder:
         return values
 
     @staticmethod
-    def batches(encodings: Sequence[Encoding], max_size: int) -> Iterator[list[int]]:
+    def batches(encodings: Sequence[Encoded], max_size: int) -> Iterator[list[int]]:
         """The indices of at most `max_size` texts of like length, the shortest first."""
         batch: list[int] = []
         for index in sorted(range(len(encodings)), key=lambda index: len(encodings[index])):

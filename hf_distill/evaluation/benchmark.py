@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -215,7 +216,7 @@ class Runner:
         self.predictor.encoder.encode(texts)  # what is wrong with them is said before the work
         for length in lengths:
             self.batches[length] = [
-                exact_input(self.predictor, texts[number:] + texts[:number], length, self.name)
+                exact_input(self.predictor, [*texts[number:], *texts[:number]], length, self.name)
                 for number in range(BURST + 1)
             ]
 
@@ -226,7 +227,7 @@ class Runner:
 
     def burst(self, length: int) -> list[float]:
         """Milliseconds of `BURST` forwards of one text."""
-        seconds = [_seconds(lambda batch=batch: self.predictor.backend(batch)) for batch in self.batches[length]]
+        seconds = [_seconds(partial(self.predictor.backend, batch)) for batch in self.batches[length]]
         # The threads of PyTorch and those of ONNX Runtime spin for a while when a forward is over, which slows the next
         # model's first one, whose own threads sleep by then: it does not count.
         return [1000 * own for own in seconds[1:]]

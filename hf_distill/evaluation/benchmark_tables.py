@@ -1,10 +1,11 @@
 """The figures of a benchmark as tables in Markdown."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from hf_distill.evaluation.tables import markdown_table
 
-Json = dict[str, object]
+Json = dict[str, Any]
 
 PERCENTILES = (50, 95, 99)
 """Of a latency."""

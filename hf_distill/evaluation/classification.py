@@ -49,7 +49,7 @@ def classification_metrics(
         ...     return classification_metrics(evaluated.predictions, evaluated.label_ids)
     """
     student = as_logits(logits, "logits")
-    scores = {}
+    scores: dict[str, float] = {}
     if labels is not None:
         labelled = labelled_rows(student, labels)
         if len(labelled[0]) > 0:

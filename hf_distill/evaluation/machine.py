@@ -4,13 +4,14 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from hf_distill.version import __version__
 
 PACKAGES = ["torch", "transformers", "tokenizers", "onnxruntime", "torchao"]
 
 
-def machine() -> dict[str, str | int]:
+def machine() -> dict[str, Any]:
     """The CPU's name, its cores, and the operating system; the machine itself is not named."""
     return {"cpu": _cpu_name(), "cores": os.cpu_count() or 1, "system": f"{platform.system()} {platform.machine()}"}
 

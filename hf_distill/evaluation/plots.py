@@ -53,9 +53,9 @@ def plot_training_curves(log_history: Sequence[Mapping[str, float]], file: str |
     _save(figure, file)
 
 
-def _curves(log_history: Sequence[Mapping[str, float]], loss: str) -> dict[str, list[tuple[int, float]]]:
+def _curves(log_history: Sequence[Mapping[str, float]], loss: str) -> dict[str, list[tuple[float, float]]]:
     """Steps and values of a loss in training, then of those evaluations that end in its name."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
     for entry in log_history:
         for name, value in entry.items():
             if name == loss or (name.startswith("eval_") and name.endswith(f"_{loss}")):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MethodType
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -20,7 +21,7 @@ from hf_distill.training.training_args import DistillationTrainingArguments
 POSITIONS_PER_PIECE = 4
 """That a loss over logits gets at a time, where it is tried on small pieces."""
 
-ARGUMENTS = {
+ARGUMENTS: dict[str, Any] = {
     "use_cpu": True,
     "report_to": "none",
     "disable_tqdm": True,
@@ -59,7 +60,7 @@ def check_split_invariance(
     data_collator: Callable | None = None,
     processing_class: object = None,
     tolerance: float = 1e-6,
-    **arguments: object,
+    **arguments: Any,
 ) -> SplitInvariance:
     """Checks that a loss and its gradient do not depend on how an optimizer step is split into micro-batches.
 
@@ -113,7 +114,9 @@ def check_split_invariance(
                 losses={"checked": (copy.deepcopy(loss), 1.0)},
                 **options,
             )
-            with _small_pieces(trainer._num_classes) if in_small_pieces else nullcontext():
+            num_classes = trainer._num_classes
+            assert num_classes is not None  # as without ZeRO-3
+            with _small_pieces(num_classes) if in_small_pieces else nullcontext():
                 return _one_step(trainer, num_rows // num_parts)
 
     whole = compute(1)
@@ -130,16 +133,16 @@ def check_split_invariance(
     if loss.needs.logits:
         splits[f"with {POSITIONS_PER_PIECE} positions at a time"] = compute(1, in_small_pieces=True), 1
     worst_loss = worst_gradient = 0.0
-    for split, (step, part) in splits.items():
-        if step.items != whole.items:
+    for split, (own, part) in splits.items():
+        if own.items != whole.items:
             raise ValueError(
-                f"{name} counts {whole.items:g} items in one batch of {num_rows} rows, and {step.items:g} {split}: an "
+                f"{name} counts {whole.items:g} items in one batch of {num_rows} rows, and {own.items:g} {split}: an "
                 f"item should not depend on the rest of its batch."
             )
-        off = abs(step.loss - whole.loss) / abs(whole.loss)
-        gradient_off = ((step.gradient - whole.gradient).norm() / whole.gradient.norm()).item()
+        off = abs(own.loss - whole.loss) / abs(whole.loss)
+        gradient_off = ((own.gradient - whole.gradient).norm() / whole.gradient.norm()).item()
         if off > tolerance or gradient_off > tolerance:
-            looks_like_a_mean = part > 1 and abs(step.loss / whole.loss - part) < 0.3 * part
+            looks_like_a_mean = part > 1 and abs(own.loss / whole.loss - part) < 0.3 * part
             hint = (
                 "It seems to return a mean: return the sum over the items."
                 if looks_like_a_mean
@@ -147,7 +150,7 @@ def check_split_invariance(
             )
             raise ValueError(
                 f"{name} depends on how a step is split: it is {whole.loss:.6g} in one batch of {num_rows} rows, and "
-                f"{step.loss:.6g} {split} (off by {off:.2g} of its size, its gradient by {gradient_off:.2g}; allowed "
+                f"{own.loss:.6g} {split} (off by {off:.2g} of its size, its gradient by {gradient_off:.2g}; allowed "
                 f"is {tolerance:g}). {hint}"
             )
         worst_loss, worst_gradient = max(worst_loss, off), max(worst_gradient, gradient_off)

@@ -18,7 +18,7 @@ RESERVE = 0.2
 """Share of the longest wait that is kept for a speed that falls meanwhile."""
 KEPT = 0.99
 """How much of what was seen of characters and tokens still counts after another text."""
-FIRST_GUESS = 300, 1000
+FIRST_GUESS: tuple[float, float] = 300, 1000
 """Tokens and characters, as in English with WordPiece."""
 
 

@@ -3,9 +3,10 @@
 import argparse
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 
-def _bound(default: int | float, unit: str, help: str) -> int | float:
+def _bound(default: int | float, unit: str, help: str) -> Any:  # a field of either type
     return field(default=default, metadata={"unit": unit, "help": help})
 
 

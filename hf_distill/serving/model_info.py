@@ -55,6 +55,7 @@ def model_info(predictor: Predictor, model: str) -> ModelInfo:
             f"{model} has no names for its classes, only {', '.join(placeholders[:3]) or 'none'}: write them as "
             f"id2label and label2id into its config.json; if it is an export, export it again."
         )
+    assert predictor.folder is not None  # it was loaded from one
     return ModelInfo(
         name=Path(model).resolve().name if Path(model).is_dir() else model,
         revision=revision_of(predictor.folder),

@@ -116,6 +116,7 @@ class Service:
 
     async def _spawn(self) -> tuple[Process, ModelInfo]:
         process = await asyncio.create_subprocess_exec(*self.command, stdin=PIPE, stdout=PIPE, start_new_session=True)
+        assert process.stdout is not None  # it is a pipe
         try:
             hello = await receive_message(process.stdout)
         except asyncio.IncompleteReadError:
@@ -178,6 +179,8 @@ class Service:
 
     async def _answer(self, process: Process, batch: list[QueuedText]) -> bool:
         """Whether the worker can go on."""
+        assert process.stdin is not None  # both are pipes
+        assert process.stdout is not None
         taken = time.perf_counter()
         request = {"texts": [text.text for text in batch], "top_k": max(text.top_k for text in batch)}
         try:

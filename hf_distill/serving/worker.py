@@ -14,10 +14,9 @@ import sys
 import traceback
 from typing import Any
 
-from tokenizers import Encoding
-
 from hf_distill.deployment.heads import TextOutputs
 from hf_distill.deployment.predictor import Predictor, load_predictor
+from hf_distill.deployment.text_encoder import Encoded
 from hf_distill.serving.messages import encode_message, read_message
 from hf_distill.serving.model_info import model_info
 
@@ -65,7 +64,7 @@ def _encode(predictor: Predictor, text: str) -> dict[str, Any]:
     return {"encoding": encoding, "tokens": len(encoding), "truncated": bool(encoding.overflowing)}
 
 
-def _read(predictor: Predictor, outputs: TextOutputs, encoding: Encoding, text: str, top_k: int) -> dict[str, Any]:
+def _read(predictor: Predictor, outputs: TextOutputs, encoding: Encoded, text: str, top_k: int) -> dict[str, Any]:
     try:
         read = predictor.read(outputs, encoding, text, top_k)
     except ValueError as error:  # such as a text without the mask
