@@ -1,9 +1,10 @@
 """Where a model keeps its stacks of layers, and what its config says layer by layer. The one file with such names."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -176,10 +177,10 @@ def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """
     config, name = model.config, model.main_input_name
     inner_first = reversed([part for _, part in _parts(config)])
-    size_of = {key: value for part in inner_first for key, value in vars(part).items()}.get
+    size_of: Callable[..., Any] = {key: value for part in inner_first for key, value in vars(part).items()}.get
     image_size = size_of("image_size", 224)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    image = (1, size_of("num_channels", 3), height, width)
+    image: tuple[int, ...] = (1, size_of("num_channels", 3), height, width)
     if size_of("num_frames"):
         image = (1, size_of("num_frames"), *image[1:])
     if size_of("max_source_positions") and size_of("num_mel_bins"):  # Whisper

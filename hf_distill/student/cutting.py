@@ -140,9 +140,11 @@ def _blocks(
 def _blocks_of_kept_layers(
     weight: torch.Tensor, shape: torch.Size, stacks: Mapping[str, LayerStack], kept: Mapping[str, Sequence[int]]
 ) -> torch.Tensor:
-    dim, name = _blocks(weight.shape, shape, stacks, kept)
-    blocks = weight.unflatten(dim, (stacks[name].num_layers, -1))
-    return blocks.index_select(dim, torch.tensor(kept[name], device=weight.device)).flatten(dim, dim + 1)
+    blocks = _blocks(weight.shape, shape, stacks, kept)
+    assert blocks is not None  # `_sources` has checked it
+    dim, name = blocks
+    by_layer = weight.unflatten(dim, (stacks[name].num_layers, -1))
+    return by_layer.index_select(dim, torch.tensor(kept[name], device=weight.device)).flatten(dim, dim + 1)
 
 
 def _misfit(teacher: PreTrainedModel, kept: Mapping[str, Sequence[int]], what: str) -> str:

@@ -54,7 +54,7 @@ def describe(model: PreTrainedModel) -> str:
 
 def possible_students(model: PreTrainedModel, stacks: dict[str, LayerStack]) -> list[StudentSize]:
     """Students with some shares of the layers, the deepest first; for a BERT also as DistilBERT, with half of them."""
-    students = {}
+    students: dict[tuple[int, ...] | str, StudentSize] = {}
     for share in SHARES:
         num_layers = {name: max(1, int(stack.num_layers * share)) for name, stack in stacks.items()}
         if all(num_layers[name] == stack.num_layers for name, stack in stacks.items()):
@@ -147,7 +147,8 @@ def _branches(module: nn.Module, path: str, indent: str, first_names: dict[int, 
                 remarks.append(f"{name} is {first}")
         times = f" x {len(names)}" if len(names) > 1 else ""
         number = names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}"
-        shape = f" {list(child.weight.shape)}" if _is_leaf(child) and hasattr(child, "weight") else ""
+        own = getattr(child, "weight", None) if _is_leaf(child) else None
+        shape = "" if own is None else f" {list(own.shape)}"
         yield f"{indent}{number}: {type(child).__name__}{shape}{times}", f"{count * len(names):,}", ", ".join(remarks)
         yield from _branches(child, f"{path}{names[0]}.", indent + "  ", first_names)
 

@@ -1,6 +1,7 @@
 """BERT as DistilBERT: the same layers, without token types and without a pooler."""
 
 import re
+from collections.abc import Callable
 
 import transformers
 from transformers import BertConfig, DistilBertConfig, PreTrainedModel
@@ -19,7 +20,7 @@ HEADS = (
 POOLED_HEADS = ("ForSequenceClassification", "ForMultipleChoice")
 """Those that read the pooler. In DistilBERT it is theirs, is called `pre_classifier`, and has ReLU in place of tanh."""
 
-RENAMED = {
+RENAMED: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"(bert\.)?pooler\.dense": "pre_classifier",
     r"bert\.": "distilbert.",
     r"encoder\.layer\.": "transformer.layer.",

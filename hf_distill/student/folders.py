@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -116,7 +117,7 @@ def _model_class(name: str | Path, config: PreTrainedConfig) -> type[PreTrainedM
     return model_class
 
 
-def _load_processor(name: str | Path, **options: object) -> object:
+def _load_processor(name: str | Path, **options: object) -> Any:
     """The model's tokenizer, image processor or feature extractor, or the processor that unites them."""
     try:
         return AutoProcessor.from_pretrained(name, **options)

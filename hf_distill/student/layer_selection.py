@@ -64,8 +64,8 @@ def requests_of_stacks(
         >>> requests_of_stacks({"encoder": 12, "decoder": 12}, num_layers={"decoder": 3})
         {'encoder': (12, 'alternate'), 'decoder': (3, 'alternate')}
     """
-    by_name = {"num_layers": num_layers, "layers": layers}
-    by_name = {option: value for option, value in by_name.items() if isinstance(value, Mapping)}
+    given = {"num_layers": num_layers, "layers": layers}
+    by_name = {option: value for option, value in given.items() if isinstance(value, Mapping)}
     for option, value in by_name.items():
         if unknown := sorted(set(value) - set(num_teacher_layers)):
             raise ValueError(
@@ -80,11 +80,8 @@ def requests_of_stacks(
 
     requests = {}
     for name, whole in num_teacher_layers.items():
-        number, which = num_layers, layers
-        if "num_layers" in by_name:
-            number = num_layers.get(name)
-        if "layers" in by_name:
-            which = layers.get(name)
+        number = num_layers.get(name) if isinstance(num_layers, Mapping) else num_layers
+        which = layers.get(name) if isinstance(layers, Mapping) else layers
         if by_name and not any(name in value for value in by_name.values()):
             number, which = whole, None
         requests[name] = (number, "alternate" if which is None else which)

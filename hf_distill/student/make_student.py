@@ -145,7 +145,7 @@ def _choose(
             f"{[which for _, which in requests.values()]}: the one needs the other, as in make_student(teacher, "
             f"layers='calibrated', calibration_data=batches)."
         )
-    return calibrate(base, stacks, kept, to_calibrate, calibration_data) if to_calibrate else kept
+    return kept if calibration_data is None else calibrate(base, stacks, kept, to_calibrate, calibration_data)
 
 
 def _provenance(
@@ -157,7 +157,7 @@ def _provenance(
     base = transformers_model(teacher)
     methods = {name: which if isinstance(which, str) else "explicit" for name, (_, which) in requests.items()}
     methods |= {name: "all" for name, stack in stacks.items() if len(kept[name]) == stack.num_layers}
-    provenance = {
+    provenance: dict[str, object] = {
         "teacher": public_name(base.name_or_path),
         "revision": revision_on_hub(base),
         "layers": kept if len(kept) > 1 else next(iter(kept.values())),

@@ -89,7 +89,7 @@ def prove(
     whole = not below.issuperset(skipped)
     with evaluating(teacher), evaluating(student), skipping(skipped) as calls, torch.random.fork_rng():
         made_up = inputs is None
-        if made_up:
+        if inputs is None:
             torch.manual_seed(0)
             inputs = example_inputs(teacher)
         outputs = []
