@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -78,7 +79,8 @@ class RepeatableCollator:
         self.progress, self.count_scored = progress, count_scored
         # With the state that each is in now, so that the seed that the collator was made with makes a difference.
         self._own = [(generator, _digest(generator)) for generator in own_generators(collator)]
-        self._beginning, self._num_made = None, 0
+        self._beginning: tuple[int, int, int] | None = None
+        self._num_made = 0
 
     def __call__(self, rows: Sequence) -> dict[str, torch.Tensor]:
         seed = [*self.seed, *self._next_batch()]
@@ -170,9 +172,11 @@ def own_generators(collator: object) -> list[RandomGenerator]:
 
     They are searched for in its attributes, in what it wraps, and in what a function refers to by name.
     """
-    found, seen, parts = [], set(), [collator]
+    found, parts = [], [collator]
+    seen: set[int] = set()
     for _ in range(SEARCH_DEPTH + 1):
-        parts = [part for part in parts if id(part) not in seen and not seen.add(id(part))]
+        parts = list({id(part): part for part in parts if id(part) not in seen}.values())
+        seen.update(map(id, parts))
         for part in parts:
             if isinstance(part, DataCollatorForLanguageModeling) and part.seed is not None and part.generator is None:
                 part.generator = part.get_generator(part.seed)  # it would do that in its first batch, in each worker
@@ -220,7 +224,7 @@ def _state(generator: RandomGenerator | ModuleType) -> object:
     return generator.getstate() if hasattr(generator, "getstate") else generator.get_state()
 
 
-def _set_state(generator: RandomGenerator | ModuleType, state: object) -> None:
+def _set_state(generator: RandomGenerator | ModuleType, state: Any) -> None:
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
     elif hasattr(generator, "setstate"):
@@ -235,7 +239,8 @@ def _seed(generator: RandomGenerator | ModuleType, seed: np.random.SeedSequence)
     elif isinstance(generator, torch.Generator):
         generator.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
     elif hasattr(generator, "get_state"):
-        generator.seed(seed.generate_state(4))
+        words: Any = seed.generate_state(4)  # `random` takes none, and has no `get_state`
+        generator.seed(words)
     else:
         generator.seed(int(seed.generate_state(1, np.uint64)[0]))
 
@@ -245,12 +250,22 @@ def _digest(generator: RandomGenerator) -> int:
     return zlib.crc32(bytes(state) if isinstance(state, torch.Tensor) else repr(state).encode())
 
 
+class BatchTeacher(Protocol):
+    """What batches know of the teacher, live or stored."""
+
+    def collator(self, collator: Callable[[Sequence], dict]) -> Callable[[Sequence], dict]: ...
+
+
 class BatchTrainer(Trainer):
     """A `Trainer` that makes the same batches after a resume, and loses none at the end of a stream.
 
     Attributes:
         left_over_batches: those at the end of a stream that are too few for a step, for the next pass.
     """
+
+    head: Head
+    teacher: BatchTeacher | None
+    data_collator: Callable[[Any], dict]
 
     def __init__(self, *args, **kwargs):
         self._train_progress, self._eval_progress = Progress(), Progress()

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -147,7 +148,7 @@ def check_labels(train_dataset: object, eval_dataset: object, collator: object) 
                 raise ValueError(f"{name}: {text_in_column(column)}")
 
 
-def warn_of_ends_without_labels(head: Head, collator: object) -> None:
+def warn_of_ends_without_labels(head: Head, collator: Any) -> None:
     """Warns where a causal student would not learn to stop."""
     if head.learns_to_stop and labels_no_end(collator):
         logger.warning(
@@ -165,8 +166,10 @@ def find_source(train_dataset: object, eval_dataset: object) -> Source | None:
     """
     named = _named(train_dataset, eval_dataset)
     sources = {name: source_of(dataset) for name, dataset in named.items()}
-    first, *others = sources or [None]
-    source = sources.get(first)
+    if not sources:
+        return None
+    first, *others = sources
+    source = sources[first]
     for name in others if source is not None else []:
         if sources[name] != source:
             has = "no targets" if sources[name] is None else f"targets of the teacher {sources[name]}"
@@ -191,7 +194,7 @@ def check_targets(dataset: object, source: Source) -> None:
         )
 
 
-def _named(train_dataset: object, eval_dataset: object) -> dict[str, object]:
+def _named(train_dataset: object, eval_dataset: object) -> dict[str, Any]:
     evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
     named = {"train_dataset": train_dataset, **evaluated}
     return {name: dataset for name, dataset in named.items() if dataset is not None}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -42,7 +43,7 @@ def loss_scale(accelerator: Accelerator) -> torch.Tensor | float:
 def compiled(accelerator: Accelerator, model: PreTrainedModel) -> nn.Module:
     """The model, compiled as the student will be, if it will be."""
     plugin = accelerator.state.dynamo_plugin
-    return model if plugin.backend == DynamoBackend.NO else torch.compile(model, **plugin.to_kwargs())
+    return model if plugin.backend == DynamoBackend.NO else cast(nn.Module, torch.compile(model, **plugin.to_kwargs()))
 
 
 def shard_teacher(accelerator: Accelerator, teacher: PreTrainedModel) -> nn.Module | None:

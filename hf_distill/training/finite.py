@@ -1,6 +1,6 @@
 """The stop at a loss or a weight that is not finite."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import torch
 from transformers import Trainer, TrainerCallback
@@ -34,7 +34,7 @@ class FiniteGuard(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.reset()
 
-    def check_losses(self, names: Sequence[str]) -> None:
+    def check_losses(self, names: Collection[str]) -> None:
         """
         Raises:
             FloatingPointError: if a loss of any process was not finite in a step since the training began.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from datasets import Dataset
@@ -31,7 +32,7 @@ from hf_distill.training.checks import (
 from hf_distill.training.engines import is_zero3, loss_scale, one_group_for_head_and_embeddings
 from hf_distill.training.finite import FiniteGuard
 from hf_distill.training.losses.batch import BatchLosses
-from hf_distill.training.losses.evaluation import EvaluatingTrainer, has_all
+from hf_distill.training.losses.evaluation import EvaluatingTrainer
 from hf_distill.training.losses.making import GivenLosses, how_to_leave_out, name_in_code
 from hf_distill.training.losses.parameters import check_scheduler
 from hf_distill.training.losses.steps import means
@@ -178,7 +179,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, torch.Tensor],
+        inputs: Mapping[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
@@ -198,10 +199,8 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             The loss, a scalar; with `return_outputs`, also what the student's forward returned, logits of all positions
             among it.
         """
-        evaluated = self._evaluation is not None
-        scored = self._score(inputs, self._num_fresh(inputs) if evaluated else None)
-        own_items = self._count_items(scored) if evaluated or num_items_in_batch is None else None
-        items = own_items if num_items_in_batch is None else num_items_in_batch
+        scored = self._score(inputs, None if self._evaluation is None else self._num_fresh(inputs))
+        items = self._count_items(scored) if num_items_in_batch is None else num_items_in_batch
 
         student = transformers_model(self.accelerator.unwrap_model(model, keep_torch_compile=False))
         inputs = self.head.complete(inputs, student)
@@ -219,7 +218,8 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         _, output = scored_forward(model, student, self.head, student_inputs, scored, losses, return_outputs)
         loss = output.loss
 
-        if evaluated:
+        if self._evaluation is not None:
+            own_items = items if num_items_in_batch is None else self._count_items(scored)
             self._evaluation.record(losses.sums, own_items, loss)
         elif num_items_in_batch is not None:
             shares = means(losses.sums, items)
@@ -257,9 +257,6 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         """`[losses]`: how many items each loss has in a batch."""
         return torch.stack([loss.items(scored) for loss in self.losses.values()])
 
-    def _student_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: value for name, value in inputs.items() if name not in self._not_for_student}
-
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
         """`[losses]`: their items in all micro-batches of an optimizer step, on all processes."""
         if (
@@ -283,7 +280,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
                 f"{', '.join(batch_samples[0])}, but {' and '.join(in_code)}: add labels, or "
                 f"{' and '.join(map(how_to_leave_out, readers))} to learn from the teacher alone."
             )
-        items = sum(self._count_items(self._score(batch)) for batch in batch_samples)
+        items = reduce(torch.add, (self._count_items(self._score(batch)) for batch in batch_samples))
         return self.accelerator.reduce(items.to(device), reduction="sum")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -297,7 +294,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
     def _set_signature_columns_if_needed(self) -> None:
         """Keeps the columns of the data set that only the teacher reads."""
         super()._set_signature_columns_if_needed()
-        if self.teacher is not None:
+        if self.teacher is not None and self._signature_columns is not None:
             self._signature_columns = sorted({*self._signature_columns, *self.teacher.inputs})
 
     def _get_dataloader(self, dataset: object, *args, **kwargs) -> DataLoader:
@@ -329,9 +326,6 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
 
     def _write_beside_checkpoint(self, checkpoint: str) -> None:
         self.loss_parameters.save(checkpoint)
-
-    def _has_labels(self, inputs: Mapping[str, torch.Tensor]) -> bool:
-        return has_all(self.head.label_names, inputs)
 
     @property
     def _num_classes(self) -> int | None:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -106,7 +106,7 @@ class DistillationTrainingArguments(TrainingArguments):
         metric = self.metric_for_best_model or ""
         is_loss = re.fullmatch(r"(.+_)?loss_\w+", metric)  # such as eval_loss_kl
         if self.greater_is_better is None and (is_loss or metric.endswith(LOWER_IS_BETTER)):
-            self.greater_is_better = False
+            self.greater_is_better: bool | None = False
         super().__post_init__()
 
     def distillation_fields(self) -> dict[str, object]:
@@ -161,7 +161,7 @@ class DistillationTrainingArguments(TrainingArguments):
         alphas = {f"alpha_{name}": weight for name, weight in self.loss_weights.items()}
         if not any(alphas.values()) and not given:
             raise ValueError(f"{_as_text(alphas)} leave nothing to train on: set at least one above 0.")
-        unread = {}
+        unread: dict[str, object] = {}
         if self.alpha_kl == 0 and not given:
             unread |= self._set_by_user("kl_positions")
         if not self.reads_teacher and not any(loss.reads_teacher for loss in given):
@@ -215,5 +215,5 @@ class DistillationTrainingArguments(TrainingArguments):
         return {name: getattr(self, name) for name in names if getattr(self, name) != fields[name].default}
 
 
-def _as_text(values: dict[str, object]) -> str:
+def _as_text(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in values.items())

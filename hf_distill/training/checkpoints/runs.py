@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
@@ -70,7 +71,7 @@ class TrainingRun:
     """
 
     args: DistillationTrainingArguments
-    settings: dict[str, object]
+    settings: Mapping[str, object]
     checkpoint: str | None = None
     goes_on_unchanged: bool = False
 
@@ -107,7 +108,7 @@ class TrainingRun:
             ...     run.finish()
         """
         settings = json.loads(json.dumps(_settings_of(args) | dict(settings), default=str))  # as they will be read
-        decided = [None]
+        decided: list[Any] = [None]
         if args.process_index == 0:
             try:
                 decided = [_decide(args, settings, resume, overwrite)]
@@ -207,7 +208,7 @@ def _settings_of(args: DistillationTrainingArguments) -> dict[str, object]:
 
 
 def _decide(
-    args: DistillationTrainingArguments, settings: dict[str, object], resume: bool, overwrite: bool
+    args: DistillationTrainingArguments, settings: Mapping[str, object], resume: bool, overwrite: bool
 ) -> tuple[str | None, bool] | None:
     """The checkpoint, and whether it is of the same training; None if there is nothing to do."""
     folder = Path(args.output_dir)
@@ -247,7 +248,7 @@ def _decide(
     raise ValueError(f"{folder} has {what} with other settings: {said}. {ways} with --overwrite.")
 
 
-def _differences(written: dict[str, object], settings: dict[str, object]) -> dict[str, str]:
+def _differences(written: dict[str, object], settings: Mapping[str, object]) -> dict[str, str]:
     """By name, what is said of each setting that differs."""
     pairs = {name: (written.get(name), settings.get(name)) for name in {**written, **settings}}
     return {
@@ -264,7 +265,7 @@ def _compared(value: object) -> object:
     return value["sha256"] or value["name"] if isinstance(value, dict) and value.keys() == {"name", "sha256"} else value
 
 
-def _shown(value: object) -> str:
+def _shown(value: Any) -> str:
     return value["name"] if _compared(value) != value else repr(value)
 
 

@@ -1,6 +1,7 @@
 """The losses of one batch: each summed over its items, those over logits a piece at a time."""
 
 from collections.abc import Mapping
+from functools import reduce
 
 import torch
 from transformers import PreTrainedModel
@@ -51,7 +52,8 @@ class BatchLosses:
 
     def __call__(self, student: ScoredOutput) -> torch.Tensor:
         """The weighted sum of the losses, to be differentiated."""
-        parts, sums = [], {}
+        parts: list[torch.Tensor] = []
+        sums: dict[str, torch.Tensor] = {}
         if of_logits := {name: loss for name, loss in self.losses.items() if loss.needs.logits}:
             part, own_sums = self._over_logits(student, of_logits)
             parts.append(part)
@@ -62,7 +64,7 @@ class BatchLosses:
                 parts.append(self.weights[name] * own_sum)
                 sums[name] = own_sum.detach()
         self.sums = torch.stack([sums[name] for name in self.losses])
-        return sum(parts)
+        return reduce(torch.add, parts)
 
     def _over_logits(self, student: ScoredOutput, losses: Mapping[str, Loss]) -> tuple[torch.Tensor, torch.Tensor]:
         """The weighted sum of losses over logits, and `[losses]`, the sums one by one.
@@ -75,6 +77,7 @@ class BatchLosses:
 
         def of_chunk(student_inputs: torch.Tensor, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
             student_logits = student.head(student_inputs)
+            assert isinstance(student_logits, torch.Tensor)  # a `TopK` is a stored teacher's
             teacher_logits = None if teacher is None else teacher.logits(chunk)
             chunk_labels = None if labels is None else labels[chunk]
 
@@ -95,6 +98,7 @@ class BatchLosses:
             return pieces.sum_over_pieces(of_block, student_logits, block_size, self.loss_scale)
 
         head_inputs = student.head_inputs
+        assert isinstance(head_inputs, torch.Tensor)
         chunk_size = len(head_inputs) if self.num_classes is None else pieces.CHUNK_ELEMENTS // self.num_classes
         return pieces.sum_over_pieces(of_chunk, head_inputs, max(1, chunk_size), self.loss_scale)
 
@@ -102,7 +106,10 @@ class BatchLosses:
         """The sum of a loss over hidden states."""
         hidden = known_states(student, "student", name)
         weights = state_weights(self.model, self.inputs, self.scored, hidden.shape[1], name)
-        teacher = Signals(last_hidden_state=known_states(self.teacher, "teacher", name)) if loss.reads_teacher else None
+        teacher = None
+        if loss.reads_teacher:
+            assert self.teacher is not None  # it was asked for when the losses were made
+            teacher = Signals(last_hidden_state=known_states(self.teacher, "teacher", name))
         return checked(name, loss(Signals(last_hidden_state=hidden), teacher, ScoredItems(state_weights=weights)))
 
 

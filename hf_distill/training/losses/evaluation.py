@@ -16,6 +16,8 @@ from hf_distill.training.scoring.inputs import count_examples
 
 logger = logging.get_logger(__name__)
 
+Tensors = torch.Tensor | tuple[torch.Tensor, ...] | None
+
 
 class EvaluationLosses:
     """The mean of each loss over all its items in an evaluation, however they fall into batches.
@@ -75,6 +77,8 @@ class EvaluatingTrainer(LossTrainer):
 
     _evaluation: EvaluationLosses | None = None
     """Of the evaluation that is under way."""
+    _not_for_student: set[str]
+    """The entries of a batch that the student does not read."""
 
     def prediction_step(
         self,
@@ -83,7 +87,7 @@ class EvaluatingTrainer(LossTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
         **generation_options,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor | None, Tensors, Tensors]:
         """As in `Trainer`; of the outputs only the logits are returned, so that no hidden states are gathered.
 
         Where this class comes before `Seq2SeqTrainer` and `predict_with_generate` is set, the generated tokens are
@@ -152,6 +156,12 @@ class EvaluatingTrainer(LossTrainer):
             )
         return output
 
+    def _student_inputs(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in inputs.items() if name not in self._not_for_student}
+
+    def _has_labels(self, inputs: Mapping[str, torch.Tensor]) -> bool:
+        return has_all(self.head.label_names, inputs)
+
     def _num_fresh(self, inputs: Mapping[str, torch.Tensor]) -> int | None:
         """How many examples of this evaluation batch are not repeats; None if all are.
 
@@ -173,5 +183,5 @@ def has_all(names: Sequence[str], inputs: Mapping[str, torch.Tensor]) -> bool:
     return all(inputs.get(name) is not None for name in names)
 
 
-def _one_or_all(labels: tuple[torch.Tensor, ...] | None) -> torch.Tensor | tuple[torch.Tensor, ...] | None:
+def _one_or_all(labels: tuple[torch.Tensor, ...] | None) -> Tensors:
     return labels[0] if labels is not None and len(labels) == 1 else labels

@@ -147,5 +147,6 @@ class DivergenceLoss(Loss):
     def state(self) -> dict[str, object]:
         return {} if self.divergence is squared_difference else {"temperature": self.temperature}
 
-    def forward(self, student: Signals, teacher: Signals, scored: ScoredItems) -> torch.Tensor:
+    def forward(self, student: Signals, teacher: Signals | None, scored: ScoredItems) -> torch.Tensor:
+        assert teacher is not None
         return self.divergence(student.logits, teacher.logits, self.temperature)

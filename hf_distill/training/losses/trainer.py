@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 import torch
@@ -11,7 +11,7 @@ from transformers import Trainer
 from transformers.trainer_utils import default_compute_objective
 
 from hf_distill.adapters import transformers_model
-from hf_distill.training.losses.base import Loss, Setup
+from hf_distill.training.losses.base import Loss, LossArguments, Setup
 from hf_distill.training.losses.making import (
     GivenLosses,
     check_given_losses,
@@ -28,10 +28,33 @@ from hf_distill.training.scoring.heads import Head
 class ReadTeacher(Protocol):
     """What losses know of the teacher, live or stored."""
 
-    outputs: HeadSpec
-    top_k: int | None
+    head_spec: HeadSpec
+
+    @property
+    def top_k(self) -> int | None: ...
+
+    def can_read(self, inputs: Mapping[str, torch.Tensor]) -> bool: ...
 
     def prepare_for(self, losses: Mapping[str, Loss]) -> None: ...
+
+
+class LossTrainerArguments(LossArguments, Protocol):
+    """What a trainer that has losses reads of its arguments."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def kl_positions(self) -> str: ...
+
+    @property
+    def loss_weights(self) -> dict[str, float]: ...
+
+    def check_losses(self, given: Collection[Loss] = ()) -> None: ...
+
+    def check_distillation_fields(self) -> None: ...
+
+    def distillation_fields(self) -> dict[str, object]: ...
 
 
 class LossTrainer(Trainer):
@@ -43,11 +66,13 @@ class LossTrainer(Trainer):
         loss_parameters: what the losses learn.
     """
 
+    args: LossTrainerArguments
     head: Head
     teacher: ReadTeacher | None
     losses: dict[str, Loss]
     loss_weights: dict[str, float]
     loss_parameters: LossParameters
+    _signature_columns: list[str] | None
 
     def _take_losses(self, given: GivenLosses) -> None:
         """Keeps the losses that were given, and how they begin."""

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import accelerate
 import datasets
@@ -87,7 +88,7 @@ class Data:
 
 
 def training_card(
-    trainer: Trainer, name: str, license: Mapping[str, str], is_adapter: bool, given: CardOptions
+    trainer: Trainer, name: str, license: Mapping[str, Any], is_adapter: bool, given: CardOptions
 ) -> ModelCard:
     """The card of the student in its present state.
 
@@ -168,9 +169,9 @@ def license_of(origin: Origin | None) -> dict[str, str]:
     return {name: value for name, value in license.items() if value}
 
 
-def data_of(dataset: object) -> Data:
+def data_of(dataset: Any) -> Data:
     """What a data set says of itself; where it is from on the Hub is in the name of the folder it is cached in."""
-    info = getattr(dataset, "info", None)
+    info: Any = getattr(dataset, "info", None)
     rows = len(dataset) if dataset is not None and has_length(dataset) else None
     name = getattr(info, "dataset_name", None)
     if name is None or name in FORMATS:
@@ -225,7 +226,7 @@ def _summary(
         said = f"A `{kind}` that was trained on labels, without a teacher."
     else:
         said = f"A `{kind}` that learned from {teacher if teacher.name else 'a teacher'} by knowledge distillation."
-    rows = {}
+    rows: dict[str, object] = {}
     if teacher is not None and teacher.name:
         rows |= {"teacher": f"`{teacher.name}`", "its revision": teacher.revision}
     if provenance := getattr(student.config, "distilled_from", None):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo
 from peft import PeftModel
@@ -40,11 +41,13 @@ class StepsOfTraining(TrainerCallback):
         self.made = 0
 
     def on_step_end(self, *args, **kwargs) -> None:
-        self.made += 1
+        self.made = (self.made or 0) + 1
 
 
 class PublishingTrainer(Trainer):
     """A `Trainer` that writes a card beside each student that it saves, and pushes both and nothing of its own."""
+
+    push_in_progress: PushInProgress | None
 
     _card_options = CardOptions()
     _unfinished_run_dir: str | None = None
@@ -79,7 +82,7 @@ class PublishingTrainer(Trainer):
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
-    def create_model_card(self, *args: str | list[str] | None, **options: str | list[str] | None) -> None:
+    def create_model_card(self, *args: Any, **options: Any) -> None:
         """Writes the model card into `output_dir`: the teacher, the losses, the data, the results, how to load it.
 
         `docs/publishing.md` says what is in the card. A card that a person wrote or edited is left as it is.
@@ -220,7 +223,8 @@ class PublishingTrainer(Trainer):
 
     def _tell_of_failed_pushes(self) -> None:
         """Warns of pushes that failed while the training went on, which `Trainer` does not."""
-        jobs = [] if getattr(self, "push_in_progress", None) is None else self.push_in_progress.jobs
+        push = getattr(self, "push_in_progress", None)
+        jobs = [] if push is None else push.jobs
         for job in jobs:
             if job.done() and (error := job.exception()) is not None:
                 logger.warning(f"A push during the training did not succeed. {error}")

@@ -96,7 +96,10 @@ def check_alignment(student: HeadSpec, teacher: HeadSpec, tokenizer: object = No
             f"decoder_start_token_id in both configs."
         )
     columns = _shared_vocabulary(student, teacher, tokenizer)
-    return columns if student.labels is None else _label_order(student.labels, teacher.labels)
+    if student.labels is None:
+        return columns
+    assert teacher.labels is not None  # their heads are of one kind
+    return _label_order(student.labels, teacher.labels)
 
 
 def named_inputs(model: PreTrainedModel) -> set[str]:
@@ -124,13 +127,13 @@ def _labels(config: PreTrainedConfig) -> list[str]:
 
 def _shared_vocabulary(student: HeadSpec, teacher: HeadSpec, tokenizer: object) -> slice | None:
     """The entries that both vocabularies have, where one is padded to a round number."""
-    sizes = [student.vocab_size, teacher.vocab_size]
-    if sizes[0] == sizes[1]:
+    own, other = student.vocab_size, teacher.vocab_size
+    if own == other:
         return None
     in_use = len(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else None
-    if None in sizes or in_use is None or in_use > min(sizes):
+    if own is None or other is None or in_use is None or in_use > min(own, other):
         raise ValueError(
-            f"The student's vocabulary has {sizes[0]} entries and the teacher's {sizes[1]}: both read the same "
+            f"The student's vocabulary has {own} entries and the teacher's {other}: both read the same "
             f"input_ids, so they need one tokenizer. "
             + (
                 f"That given as processing_class has {in_use} entries. Cut the student with make_student(teacher)."
@@ -139,7 +142,7 @@ def _shared_vocabulary(student: HeadSpec, teacher: HeadSpec, tokenizer: object) 
                 "make_student(teacher)."
             )
         )
-    return slice(min(sizes))
+    return slice(min(own, other))
 
 
 def _label_order(student: list[str], teacher: list[str]) -> list[int] | None:

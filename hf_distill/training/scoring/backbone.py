@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,8 +24,11 @@ class Backbone:
 
     def __init__(self, model: PreTrainedModel, head: Head, inputs: Mapping[str, torch.Tensor], narrowed: bool):
         self.model, self.head, self.inputs, self.narrowed = model, head, inputs, narrowed
-        self.output, self.ran, self.running, self.encoder_output = None, None, None, None
-        self.encoder = model.get_encoder() if model.config.is_encoder_decoder else None
+        self.output: Any = None
+        self.encoder_output: Any = None
+        self.ran: nn.Module | None = None
+        self.running: nn.Module | None = None
+        self.encoder: Any = model.get_encoder() if model.config.is_encoder_decoder else None
         self.hooks = []
         if self.encoder is not None and self.encoder is not model:
             self.hooks.append(self.encoder.register_forward_hook(self._after_encoder))
@@ -44,6 +48,7 @@ class Backbone:
 
     def run_head(self, hidden: torch.Tensor) -> torch.Tensor:
         """What the model makes of hidden states `[piece, width]`: its own forward, with the backbone left out."""
+        assert self.ran is not None
         with ExitStack() as stack:
             stack.enter_context(_forward_returns(self.ran, _replaced(self.output, hidden.unsqueeze(0))))
             if self.encoder_output is not None:

@@ -151,4 +151,4 @@ def _names(model: PreTrainedModel) -> tuple[str, str | None]:
     head = find_head(model)
     known = (*head.tasks, *OTHER_AUTO_CLASSES)
     tasks = (task for cls in type(model).__mro__ for task in known if cls.__name__ in MAPPINGS.get(task, ()))
-    return OTHER_AUTO_CLASSES.get(next(tasks, None), (head.auto_class, head.pipeline_tag))
+    return OTHER_AUTO_CLASSES.get(next(tasks, ""), (head.auto_class, head.pipeline_tag))

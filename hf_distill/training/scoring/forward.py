@@ -7,6 +7,7 @@ positions.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,10 +36,11 @@ class ScoredOutput:
 
     last_hidden_state: torch.Tensor | None
     head_inputs: torch.Tensor | TopK | None
-    head: Callable[[torch.Tensor | TopK], torch.Tensor | TopK]
+    head: Callable[[Any], torch.Tensor | TopK]
 
     def logits(self, piece: slice) -> torch.Tensor | TopK:
         """`[piece, classes]`, or the likeliest of them."""
+        assert self.head_inputs is not None  # a loss reads it
         return self.head(self.head_inputs[piece])
 
 
@@ -106,7 +108,7 @@ def _forward(
 ) -> tuple[ScoredOutput, ModelOutput]:
     """As `scored_forward`."""
     backbone = Backbone(model, head, inputs, narrowed)
-    scored_outputs = []
+    scored_outputs: list[ScoredOutput] = []
 
     @torch.compiler.disable  # it calls the model from within the model
     def after_model(module, args, output):

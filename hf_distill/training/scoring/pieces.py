@@ -7,6 +7,7 @@ whatever head and losses there are.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -42,19 +43,22 @@ def sum_over_pieces(
         scalars, figures = zip(*(of_piece(values[piece], piece) for piece in pieces), strict=True)
         return sum(scalars), sum(figures)
 
-    total, total_figures, parameters, gradients = 0.0, 0.0, None, []
+    total: Any = 0.0
+    total_figures: Any = 0.0
+    parameters: list[torch.Tensor] = []
+    gradients: list[torch.Tensor] = []
     value_gradients = torch.empty_like(values)
     for piece in pieces:
         own_values = values[piece].detach().requires_grad_()
-        scalar, figures = of_piece(own_values, piece)
-        if parameters is None:
+        scalar, own_figures = of_piece(own_values, piece)
+        if piece is pieces[0]:
             parameters = [leaf for leaf in _leaves(scalar) if leaf is not own_values]
         value_gradients[piece], *own_gradients = torch.autograd.grad(
             scalar, [own_values, *parameters], torch.ones_like(scalar) * loss_scale
         )
         gradients = [a.add_(b) for a, b in zip(gradients, own_gradients, strict=True)] if gradients else own_gradients
         del own_gradients  # as large as the head: the next piece needs the room
-        total, total_figures = total + scalar.detach(), total_figures + figures
+        total, total_figures = total + scalar.detach(), total_figures + own_figures
     gradients = [value_gradients, *gradients]
     return _Differentiated.apply(total, gradients, loss_scale, values, *parameters), total_figures
 

@@ -16,10 +16,10 @@ from hf_distill.training.scoring.widths import vocab_size
 class TokenHead(Head):
     """One distribution per token: token classification."""
 
-    tasks = ("TOKEN_CLASSIFICATION",)
+    tasks: tuple[str, ...] = ("TOKEN_CLASSIFICATION",)
     class_names = ("ForTokenClassification",)
     auto_class = "AutoModelForTokenClassification"
-    pipeline_tag = "token-classification"
+    pipeline_tag: str | None = "token-classification"
     collator = "DataCollatorForTokenClassification"
     problem_type = None
     per_token = True
@@ -61,10 +61,10 @@ class TokenHead(Head):
 class MaskedLMHead(TokenHead):
     """One distribution per token, over the vocabulary: the word that was there."""
 
-    tasks = ("MASKED_LM",)
+    tasks: tuple[str, ...] = ("MASKED_LM",)
     class_names = ("ForMaskedLM",)
     auto_class = "AutoModelForMaskedLM"
-    pipeline_tag = "fill-mask"
+    pipeline_tag: str | None = "fill-mask"
     over_vocabulary = True
     named_classes = False
     can_be_stored = False  # other tokens are masked in every epoch

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +68,9 @@ class Source:
     def width_of(self, column: str) -> int:
         """How many numbers of a column belong to one token."""
         widths = {LOGITS: self.head_spec.logits_per_token, LOG_TAIL: 1, HIDDEN_STATES: self.head_spec.hidden_width}
-        return widths.get(column, self.top_k)
+        width = widths.get(column, self.top_k)
+        assert width is not None  # it is one of the columns
+        return width
 
     @property
     def features(self) -> Features:
@@ -75,7 +78,7 @@ class Source:
         return Features({**of_targets, SOURCE: ClassLabel(names=[json.dumps(asdict(self), sort_keys=True)])})
 
 
-def source_of(dataset: object) -> Source | None:
+def source_of(dataset: Any) -> Source | None:
     """Which teacher's targets a data set has; None if it has none.
 
     Raises:

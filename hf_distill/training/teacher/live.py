@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -60,7 +61,7 @@ class Teacher:
         self.head = find_head(self.model)
         self.inputs = named_inputs(self.model)
         # Nothing is generated, so the keys and values of the tokens need not be kept.
-        self._constants = {"use_cache": False} if "use_cache" in self.inputs else {}
+        self._constants: dict[str, Any] = {"use_cache": False} if "use_cache" in self.inputs else {}
         self.name = self.model.config._name_or_path
         # Beside its own adapters, the student's base is what is frozen.
         self.fingerprint = fingerprint((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
@@ -107,7 +108,9 @@ class Teacher:
 
         def logits(head_inputs: torch.Tensor) -> torch.Tensor:
             with torch.no_grad(), self._reading(), autocast():
-                logits = output.head(head_inputs).to(scored.positions.device)
+                logits = output.head(head_inputs)
+                assert isinstance(logits, torch.Tensor)  # a `TopK` is a stored teacher's
+                logits = logits.to(scored.positions.device)
             return logits if self._columns is None else logits[:, self._columns]
 
         hidden = output.last_hidden_state

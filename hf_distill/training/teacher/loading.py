@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -113,7 +114,7 @@ def load_teacher(
         ImportError: if quantisation is asked for and bitsandbytes is not installed.
         ValueError: if weights are missing, as for a teacher whose head was never trained, or if the tokenizers differ.
     """
-    options = {"dtype": dtype}
+    options: dict[str, Any] = {"dtype": dtype}
     if device_map is not None:
         options["device_map"] = device_map
     if quantization is not None:

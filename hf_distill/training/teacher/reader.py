@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class TargetReader:
         self,
         model: PreTrainedModel,
         source: Source,
-        processing_class: object,
+        processing_class: Any,
         text_columns: Sequence[str],
         batch_size: int,
         dtype: torch.dtype,
@@ -92,7 +93,7 @@ class TargetReader:
         lengths = [len(value) if hasattr(value, "__len__") else 0 for value in rows[self.model.main_input_name]]
         order = sorted(range(len(first)), key=lambda index: -lengths[index])  # what needs most memory comes first
 
-        targets: Targets = {name: [None] * len(first) for name in self.source.columns}
+        targets: dict[str, list[Any]] = {name: [None] * len(first) for name in self.source.columns}
         for start in range(0, len(order), self.batch_size):
             indices = order[start : start + self.batch_size]
             batch = self.collator([{name: values[index] for name, values in rows.items()} for index in indices])
@@ -107,7 +108,7 @@ class TargetReader:
         batch = {name: values.to(self.model.device) for name, values in batch.items()}
         batch = self.head.complete(batch, self.model)
         scored = self.head.score(batch, "attended")
-        inputs = {name: values for name, values in batch.items() if name not in self.head.label_names}
+        inputs: dict[str, Any] = {name: values for name, values in batch.items() if name not in self.head.label_names}
         if "use_cache" in self.inputs:
             inputs["use_cache"] = False
         output, _ = scored_forward(self.model, self.model, self.head, inputs, scored)
@@ -116,6 +117,7 @@ class TargetReader:
         tokens = present.sum(1).tolist()
         values = self._logits(output, scored)
         if self.source.hidden_states:
+            assert output.last_hidden_state is not None
             values[HIDDEN_STATES] = output.last_hidden_state.reshape(*present.shape, -1)[present]
         of_logits = [1] * num_rows if self.source.head_spec.logits_per_token is None else tokens
         targets = {
@@ -134,15 +136,23 @@ class TargetReader:
         """`[tokens or rows, width]` by column."""
         if self.source.top_k is not None:
             return self._top_k(output)
-        return {LOGITS: self.head.stored_logits(output.logits(slice(None)), scored)}
+        logits = output.logits(slice(None))
+        assert isinstance(logits, torch.Tensor)  # the teacher is at hand
+        return {LOGITS: self.head.stored_logits(logits, scored)}
 
     def _top_k(self, output: ScoredOutput) -> dict[str, torch.Tensor]:
-        chunk_size = max(1, pieces.CHUNK_ELEMENTS // self.source.head_spec.vocab_size)
+        num_words, top_k, temperature = self.source.head_spec.vocab_size, self.source.top_k, self.source.temperature
+        assert num_words is not None  # as of every language model
+        assert top_k is not None
+        assert temperature is not None
+        assert isinstance(output.head_inputs, torch.Tensor)  # the teacher is at hand
+        chunk_size = max(1, pieces.CHUNK_ELEMENTS // num_words)
         chunks = []
         for start in range(0, len(output.head_inputs), chunk_size):
-            logits = output.logits(slice(start, start + chunk_size)).float()
-            log_probs = (logits / self.source.temperature).log_softmax(-1)
-            top, ids = log_probs.topk(self.source.top_k)
+            logits = output.logits(slice(start, start + chunk_size))
+            assert isinstance(logits, torch.Tensor)
+            log_probs = (logits.float() / temperature).log_softmax(-1)
+            top, ids = log_probs.topk(top_k)
             chunks.append((top, ids, log_tail(log_probs, ids)))
         columns = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
         return dict(zip((TOP_LOG_PROBS, TOP_IDS, LOG_TAIL), columns, strict=True))

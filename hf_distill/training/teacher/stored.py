@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,7 +158,7 @@ class TargetsCollator:
     def __call__(self, rows: Sequence[Mapping[str, object]] | Mapping[str, Sequence]) -> dict[str, torch.Tensor]:
         if isinstance(rows, Mapping):  # of a data set that gives several rows by column
             targets = {name: rows[name] for name in self.source.columns if name in rows}
-            rest = _without_targets(rows)
+            rest: Any = _without_targets(rows)
         else:
             targets = {name: [row[name] for row in rows] for name in self.source.columns if name in rows[0]}
             rest = [_without_targets(row) for row in rows]

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -92,7 +92,7 @@ def add_teacher_targets(
         >>> DistillationTrainer(make_student(teacher), args, train_dataset=train, processing_class=tokenizer).train()
     """
     if isinstance(dataset, DatasetDict):
-        options = {"text_columns": text_columns, "hidden_states": hidden_states, "top_k": top_k}
+        options: dict[str, Any] = {"text_columns": text_columns, "hidden_states": hidden_states, "top_k": top_k}
         options |= {"temperature": temperature, "min_mass": min_mass, "batch_size": batch_size, "dtype": dtype}
         folders = {split: None if output_dir is None else Path(output_dir, split) for split in dataset}
         return DatasetDict(
@@ -120,6 +120,7 @@ def add_teacher_targets(
     _check_options(head, model, text_columns, hidden_states, top_k, temperature, min_mass)
 
     target_dtype = model.dtype if dtype is None else getattr(torch, dtype)
+    num_words = vocab_size(model.config) if head.over_vocabulary else None
     source = Source(
         teacher=public_name(model.config._name_or_path),
         fingerprint=fingerprint(model.named_parameters()),
@@ -128,7 +129,7 @@ def add_teacher_targets(
         vocabulary=vocabulary_fingerprint(processing_class),
         reads_text=bool(text_columns),
         hidden_states=hidden_states,
-        top_k=min(top_k or TOP_K, vocab_size(model.config)) if head.over_vocabulary else None,
+        top_k=None if num_words is None else min(top_k or TOP_K, num_words),
         temperature=(temperature or DistillationTrainingArguments.temperature) if head.over_vocabulary else None,
     )
     store = TargetStore(output_dir, dataset, source, {"text_columns": text_columns, **_limits(processing_class)})
