@@ -25,7 +25,7 @@ quickstart: install  ## Distil a real teacher on real data and print the compari
 quickstart-seeds: install  ## The same with three seeds: mean and spread, as in the README (about a quarter of an hour)
 	@$(BIN)/python -m recipes.quickstart --seeds 0 1 2 --more-text --output outputs/quickstart-seeds
 
-test: install lint  ## Check style and run the tests: no network, no GPU
+test: install lint  ## Check style and types, and run the tests: no network, no GPU
 	@$(BIN)/python -m pytest -m 'not gpu and not deepspeed and not browser and not families' --numprocesses auto --dist worksteal
 
 test-gpu: install  ## Run the tests that need a GPU
@@ -45,9 +45,10 @@ test-browser: install  ## Run the tests of the page in Chromium (Debian's packag
 test-families: install  ## Distil a step of every family that transformers has, against the losses by hand (some minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m families
 
-lint: install  ## Check style
+lint: install  ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 format: install  ## Put the code into style
 	@$(BIN)/ruff check --fix .
