@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -10,7 +10,6 @@ from torch import nn
 from hf_distill.training.scoring.alignment import HeadSpec
 from hf_distill.training.scoring.heads import Head
 from hf_distill.training.scoring.scored import Scored
-from hf_distill.training.scoring.top_k import TopK
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Signals:
         last_hidden_state: `[batch, length, width]`; for images and audio `[batch, states, width]`.
     """
 
-    logits: torch.Tensor | TopK | None = None
-    last_hidden_state: torch.Tensor | None = None
+    logits: Any = None
+    last_hidden_state: Any = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class ScoredItems:
             In images and audio, where an example is one item, each state's share of it.
     """
 
-    labels: torch.Tensor | None = None
-    state_weights: torch.Tensor | None = None
+    labels: Any = None
+    state_weights: Any = None
 
 
 class LossArguments(Protocol):
@@ -76,14 +75,14 @@ class Setup:
         args: the training arguments.
         head: the student's.
         student: what the student gives.
-        teacher: what the teacher gives; None without one.
+        teacher: what the teacher gives, a `HeadSpec`; None without one.
         top_k: how many tokens of the teacher's vocabulary are stored; None where all logits are known.
     """
 
     args: LossArguments
     head: Head
     student: HeadSpec
-    teacher: HeadSpec | None
+    teacher: Any
     top_k: int | None
 
 
@@ -131,12 +130,12 @@ class Loss(nn.Module):
         """The loss that the arguments ask for, for a loss in `LOSSES`."""
         return cls()
 
-    def check(self, student: HeadSpec, teacher: HeadSpec | None) -> None:
+    def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         """Checks, when the trainer is made, that student and teacher can be compared.
 
         Args:
             student: what the student gives.
-            teacher: what the teacher gives; None without one.
+            teacher: what the teacher gives; None without one, if `reads_teacher` is False.
 
         Raises:
             ValueError: if they cannot.
@@ -156,6 +155,6 @@ class Loss(nn.Module):
             return scored.labelled.sum()
         return scored.positions.sum() if self.needs.logits else scored.attended.sum()
 
-    def forward(self, student: Signals, teacher: Signals | None, scored: ScoredItems) -> torch.Tensor:
+    def forward(self, student: Signals, teacher: Signals, scored: ScoredItems) -> torch.Tensor:
         """The sum over the items."""
         raise NotImplementedError(f"{type(self).__name__} has no forward, which returns the sum over its items.")

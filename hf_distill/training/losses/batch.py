@@ -77,7 +77,6 @@ class BatchLosses:
 
         def of_chunk(student_inputs: torch.Tensor, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
             student_logits = student.head(student_inputs)
-            assert isinstance(student_logits, torch.Tensor)  # a `TopK` is a stored teacher's
             teacher_logits = None if teacher is None else teacher.logits(chunk)
             chunk_labels = None if labels is None else labels[chunk]
 
@@ -98,7 +97,6 @@ class BatchLosses:
             return pieces.sum_over_pieces(of_block, student_logits, block_size, self.loss_scale)
 
         head_inputs = student.head_inputs
-        assert isinstance(head_inputs, torch.Tensor)
         chunk_size = len(head_inputs) if self.num_classes is None else pieces.CHUNK_ELEMENTS // self.num_classes
         return pieces.sum_over_pieces(of_chunk, head_inputs, max(1, chunk_size), self.loss_scale)
 
@@ -106,10 +104,7 @@ class BatchLosses:
         """The sum of a loss over hidden states."""
         hidden = known_states(student, "student", name)
         weights = state_weights(self.model, self.inputs, self.scored, hidden.shape[1], name)
-        teacher = None
-        if loss.reads_teacher:
-            assert self.teacher is not None  # it was asked for when the losses were made
-            teacher = Signals(last_hidden_state=known_states(self.teacher, "teacher", name))
+        teacher = Signals(last_hidden_state=known_states(self.teacher, "teacher", name)) if loss.reads_teacher else None
         return checked(name, loss(Signals(last_hidden_state=hidden), teacher, ScoredItems(state_weights=weights)))
 
 
@@ -158,7 +153,7 @@ def _read(loss: Loss, teacher: Signals | None) -> Signals | None:
     return teacher if loss.reads_teacher else None
 
 
-def known_states(output: ScoredOutput, of: str, name: str) -> torch.Tensor:
+def known_states(output: ScoredOutput | None, of: str, name: str) -> torch.Tensor:
     """The last hidden states of a forward.
 
     Args:
@@ -169,7 +164,7 @@ def known_states(output: ScoredOutput, of: str, name: str) -> torch.Tensor:
     Raises:
         ValueError: if they are not known.
     """
-    if output.last_hidden_state is None:
+    if output is None or output.last_hidden_state is None:
         raise ValueError(
             f"The {of} has no transformers model inside (a PreTrainedModel that its forward calls), so its last hidden "
             f"states are not known: {how_to_leave_out(name)}."

@@ -68,14 +68,12 @@ class CosineLoss(Loss):
     def from_setup(cls, setup: Setup) -> "CosineLoss":
         if not setup.args.project_hidden_states:
             return cls()
-        assert setup.teacher is not None  # it was asked for before
         student_width, teacher_width = setup.student.hidden_width, setup.teacher.hidden_width
         if student_width is None or teacher_width is None:
             raise ValueError("project_hidden_states needs configs that say how wide the hidden states are.")
         return cls(Projection(student_width, teacher_width, seed=setup.args.seed))
 
-    def check(self, student: HeadSpec, teacher: HeadSpec | None) -> None:
-        assert teacher is not None
+    def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         widths = [student.hidden_width, teacher.hidden_width]
         if self.projection is None and None not in widths and widths[0] != widths[1]:
             raise ValueError(
@@ -87,13 +85,8 @@ class CosineLoss(Loss):
     def state(self) -> dict[str, object]:
         return {"project_hidden_states": self.projection is not None}
 
-    def forward(self, student: Signals, teacher: Signals | None, scored: ScoredItems) -> torch.Tensor:
-        assert teacher is not None
+    def forward(self, student: Signals, teacher: Signals, scored: ScoredItems) -> torch.Tensor:
         student_hidden, teacher_hidden = student.last_hidden_state, teacher.last_hidden_state
-        weights = scored.state_weights
-        assert student_hidden is not None
-        assert teacher_hidden is not None
-        assert weights is not None
         if self.projection is not None:
             student_hidden = self.projection(student_hidden.to(self.projection.weight.dtype))
         if student_hidden.shape != teacher_hidden.shape:
@@ -103,8 +96,8 @@ class CosineLoss(Loss):
             )
         # Filling padding with one constant on both sides makes its cosine 1 and its gradient 0, and unlike indexing
         # with the mask does not wait for the device to count it.
-        padding = weights.eq(0)
+        padding = scored.state_weights.eq(0)
         student_hidden = student_hidden.float().masked_fill(padding.unsqueeze(-1), 1.0)
         teacher_hidden = teacher_hidden.float().masked_fill(padding.unsqueeze(-1), 1.0)
         distance = 1 - F.cosine_similarity(student_hidden, teacher_hidden, dim=-1)
-        return (weights * distance).masked_fill(padding, 0.0).sum()
+        return (scored.state_weights * distance).masked_fill(padding, 0.0).sum()

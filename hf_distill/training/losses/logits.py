@@ -147,6 +147,5 @@ class DivergenceLoss(Loss):
     def state(self) -> dict[str, object]:
         return {} if self.divergence is squared_difference else {"temperature": self.temperature}
 
-    def forward(self, student: Signals, teacher: Signals | None, scored: ScoredItems) -> torch.Tensor:
-        assert teacher is not None
+    def forward(self, student: Signals, teacher: Signals, scored: ScoredItems) -> torch.Tensor:
         return self.divergence(student.logits, teacher.logits, self.temperature)

@@ -17,7 +17,6 @@ from transformers.utils import ModelOutput, logging
 from hf_distill.training.scoring.backbone import Backbone
 from hf_distill.training.scoring.heads import Head
 from hf_distill.training.scoring.scored import Scored
-from hf_distill.training.scoring.top_k import TopK
 
 logger = logging.get_logger(__name__)
 
@@ -29,18 +28,17 @@ class ScoredOutput:
     Attributes:
         last_hidden_state: `[batch, length, width]`, of all positions; None where no loss reads it, and where no
             transformers model was seen to run inside the model.
-        head_inputs: `[scored, width]` hidden states of a vocabulary head, else `[scored, classes]` logits, or what is
-            stored of them; None where no loss reads it.
-        head: gives the logits `[piece, classes]` of some of the head inputs.
+        head_inputs: `[scored, width]` hidden states of a vocabulary head, else `[scored, classes]` logits; of a stored
+            teacher a `TopK`, where that is what is stored; None where no loss reads it.
+        head: gives the logits `[piece, classes]` of some of the head inputs, or a `TopK`.
     """
 
     last_hidden_state: torch.Tensor | None
-    head_inputs: torch.Tensor | TopK | None
-    head: Callable[[Any], torch.Tensor | TopK]
+    head_inputs: Any
+    head: Callable[[Any], Any]
 
-    def logits(self, piece: slice) -> torch.Tensor | TopK:
-        """`[piece, classes]`, or the likeliest of them."""
-        assert self.head_inputs is not None  # a loss reads it
+    def logits(self, piece: slice) -> Any:
+        """`[piece, classes]`, or a `TopK`."""
         return self.head(self.head_inputs[piece])
 
 

@@ -109,7 +109,6 @@ class Teacher:
         def logits(head_inputs: torch.Tensor) -> torch.Tensor:
             with torch.no_grad(), self._reading(), autocast():
                 logits = output.head(head_inputs)
-                assert isinstance(logits, torch.Tensor)  # a `TopK` is a stored teacher's
                 logits = logits.to(scored.positions.device)
             return logits if self._columns is None else logits[:, self._columns]
 

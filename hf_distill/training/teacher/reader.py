@@ -137,7 +137,6 @@ class TargetReader:
         if self.source.top_k is not None:
             return self._top_k(output)
         logits = output.logits(slice(None))
-        assert isinstance(logits, torch.Tensor)  # the teacher is at hand
         return {LOGITS: self.head.stored_logits(logits, scored)}
 
     def _top_k(self, output: ScoredOutput) -> dict[str, torch.Tensor]:
@@ -145,12 +144,10 @@ class TargetReader:
         assert num_words is not None  # as of every language model
         assert top_k is not None
         assert temperature is not None
-        assert isinstance(output.head_inputs, torch.Tensor)  # the teacher is at hand
         chunk_size = max(1, pieces.CHUNK_ELEMENTS // num_words)
         chunks = []
         for start in range(0, len(output.head_inputs), chunk_size):
             logits = output.logits(slice(start, start + chunk_size))
-            assert isinstance(logits, torch.Tensor)
             log_probs = (logits.float() / temperature).log_softmax(-1)
             top, ids = log_probs.topk(top_k)
             chunks.append((top, ids, log_tail(log_probs, ids)))
