@@ -4,7 +4,15 @@ import argparse
 import re
 import sys
 
-from hf_distill.cli import benchmark, evaluate, export, inspect, make_student, push, report, serve, train
+import hf_distill.cli.benchmark as benchmark
+import hf_distill.cli.evaluate as evaluate
+import hf_distill.cli.export as export
+import hf_distill.cli.inspect as inspect
+import hf_distill.cli.make_student as make_student
+import hf_distill.cli.push as push
+import hf_distill.cli.report as report
+import hf_distill.cli.serve as serve
+import hf_distill.cli.train as train
 from hf_distill.version import __version__
 
 COMMANDS = [inspect, make_student, train, evaluate, export, push, benchmark, report, serve]
