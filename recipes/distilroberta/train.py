@@ -165,6 +165,7 @@ def settings_of(recipe: RecipeArguments) -> dict[str, object]:
 def main(argv: Sequence[str] | None = None) -> DistillationTrainer | None:
     """Trains, unless `output_dir` has that student already; then there is no trainer."""
     recipe, training = parse_config([RecipeArguments, DistillationTrainingArguments], argv, description=__doc__)
+    training.check_losses()
     run = TrainingRun.begin(training, settings_of(recipe), resume=recipe.resume, overwrite=recipe.overwrite)
     if run is None:
         return None

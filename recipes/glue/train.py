@@ -334,6 +334,7 @@ def results_table(results: dict[str, list[Scores]], compare_with: str | None) ->
 
 def main(argv: Sequence[str] | None = None) -> dict[str, list[Scores]]:
     glue, training = parse_config([GlueArguments, DistillationTrainingArguments], argv, description=__doc__)
+    training.check_losses()
     if training.seed != DistillationTrainingArguments.seed:
         raise ValueError(f"seed={training.seed} would have no effect: use --seeds {training.seed}.")
     arguments = {task: [arguments_of(training, task, seed) for seed in glue.seeds] for task in glue.tasks}

@@ -1,7 +1,5 @@
 """A loss of one's own, with its own parameters, from outside the package."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -15,6 +13,7 @@ from hf_distill import DistillationTrainingArguments, Loss, Needs, add_teacher_t
 from hf_distill.training.checkpoints import folders
 from hf_distill.training.losses.parameters import LOSS_PARAMETERS_NAME
 from tests.conftest import HEADS, collate, make_model, make_rows
+from tests.processes import run_python
 from tests.training.teacher.test_targets import TOKENIZER
 
 ROOT = Path(__file__).parents[3]
@@ -217,8 +216,7 @@ print("equal")
 def test_a_kill_and_a_resume_end_in_the_same_weights(tmp_path):
     """Those of the student and those of the loss."""
     for what in ("kill", "resume"):
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path), what]
-        run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        run = run_python(["-c", SCRIPT, tmp_path, what], cwd=ROOT)
         if what == "kill":
             assert run.returncode == -9, run.stderr
             assert (tmp_path / "checkpoint-4" / LOSS_PARAMETERS_NAME).is_file()
