@@ -252,16 +252,9 @@ def _training(trainer: Trainer, train: Data, given: CardOptions) -> str:
     processes, accumulated = args.world_size, args.gradient_accumulation_steps
     sizes = {"rows": args.per_device_train_batch_size, "processes": processes, "accumulated": accumulated}
     split = " x ".join(f"{size} {what}" for what, size in sizes.items()) if processes * accumulated > 1 else None
-    losses = trainer.losses.values()
-    compares_logits = any(loss.needs.logits and loss.reads_teacher for loss in losses)
-    settings = {
-        name.replace("_", " "): f"{value:g}" if isinstance(value, float) else value
-        for loss in losses
-        for name, value in loss.state().items()
-        if value
-    }
+    compares_logits = any(loss.needs.logits and loss.reads_teacher for loss in trainer.losses.values())
     rows = {
-        **settings,
+        **_settings_of_losses(trainer),
         "positions compared": args.kl_positions if compares_logits and trainer.head.per_token else None,
         "data": named and ", ".join([named, *filter(None, details)]),
         "rows": None if train.rows is None else f"{train.rows:,}",
@@ -274,6 +267,18 @@ def _training(trainer: Trainer, train: Data, given: CardOptions) -> str:
         "seed": args.seed,
     }
     return f"    loss = {equation}\n\n{symbols}\n\n{_table(rows)}"
+
+
+def _settings_of_losses(trainer: Trainer) -> dict[str, object]:
+    """What the losses depend on, without what is off; two settings of one name are told apart by their loss."""
+    settings: dict[str, object] = {}
+    for name, loss in trainer.losses.items():
+        for setting, value in loss.state().items():
+            label = setting.replace("_", " ")
+            if value:
+                label = f"{label} of L_{name}" if label in settings else label
+                settings[label] = f"{value:g}" if isinstance(value, float) else value
+    return settings
 
 
 def _results(trainer: Trainer) -> str:

@@ -150,13 +150,14 @@ def test_is_in_the_checkpoint_and_not_in_the_student(make_trainer, tmp_path):
 
 
 def test_card(make_trainer, tmp_path):
-    trainer = trainer_with(
-        make_trainer, {"reverse": (ReverseKL(), 0.5), "quiet": (Confident(), 0.1)}, max_steps=1, **TASK_ALONE
-    )
+    losses = {"reverse": (ReverseKL(), 0.5), "quiet": (Confident(), 0.1)}
+    losses |= {"mapped": (Mapped(scale=2.0), 1.0), "far": (Mapped(scale=3.0), 1.0)}
+    trainer = trainer_with(make_trainer, losses, max_steps=1, **TASK_ALONE)
     trainer.train()
     trainer.save_model(str(tmp_path / "student"))
     card = (tmp_path / "student" / "README.md").read_text()
-    assert "loss = 2 * L_task + 0.5 * L_reverse + 0.1 * L_quiet" in card
+    assert "loss = 2 * L_task + 0.5 * L_reverse + 0.1 * L_quiet + 1 * L_mapped + 1 * L_far" in card
+    assert "| scale | 2 |\n| scale of L_far | 3 |" in card
     assert "- `L_reverse`: the KL divergence from the student's distribution to the teacher's" in card
     assert "- `L_quiet`: Confident" in card
     assert "@article{gu2023minillm" in card
