@@ -4,9 +4,11 @@ Every training collects garbage first, which takes another second where it goes 
 """
 
 import gc
+import threading
 from tempfile import TemporaryDirectory
 
 import torch
+import tqdm
 
 import hf_distill
 from tests.conftest import make_model
@@ -14,6 +16,8 @@ from tests.conftest import make_model
 for name in hf_distill.__all__:
     getattr(hf_distill, name)
 
+# tqdm's own lock is one for all processes that are forked: one that is killed while it holds it stops the others.
+tqdm.tqdm.set_lock(threading.RLock())
 torch.set_num_threads(1)
 with TemporaryDirectory() as folder, torch.random.fork_rng():
     make_model("bert", "classification").save_pretrained(folder)
