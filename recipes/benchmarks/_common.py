@@ -1,7 +1,6 @@
 """What the benchmarks share: their command lines, quiet trainings, interleaved times, and the tables and files."""
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import transformers
 from transformers import PrinterCallback, Trainer
 
 from hf_distill import __version__
+from recipes.quickstart.folders import write_json as write_json
 from recipes.quickstart.report import machine
 
 PACKAGES = ["hf_distill", "torch", "transformers", "accelerate"]
@@ -95,11 +95,3 @@ def print_versions(packages: Sequence[str]) -> dict[str, str]:
     versions = {name: __version__ if name == "hf_distill" else version(name) for name in packages}
     print(", ".join(f"{name} {number}" for name, number in versions.items()))
     return versions
-
-
-def write_json(file: Path, content: dict[str, object]) -> None:
-    """Writes beside the file first, so that it is never half-written."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(file)
