@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 
 from hf_distill.training.losses import LOSSES, Loss
 from hf_distill.training.scoring import pieces
@@ -182,6 +182,7 @@ def _one_step(trainer: DistillationTrainer, batch_size: int) -> _Step:
     rows = list(trainer.train_dataset)
     keeper = _KeepGradient([*trainer.model.parameters(), *trainer.loss_parameters.trained])
     trainer.add_callback(keeper)
+    trainer.remove_callback(PrinterCallback)
 
     def count_items() -> float:
         batches = (trainer.data_collator(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size))

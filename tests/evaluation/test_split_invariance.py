@@ -145,7 +145,7 @@ def test_a_mean_over_a_piece_is_found():
     assert pieces.BLOCK_ELEMENTS_ON_CPU == 2**20
 
 
-def test_nothing_that_is_given_is_changed():
+def test_nothing_that_is_given_is_changed_and_nothing_is_printed(capsys):
     loss, student, teacher = Mapped(), make_model("bert", "mlm", seed=1, width=8), make_model("bert", "mlm")
     before = {name: value.clone() for m in (loss, student, teacher) for name, value in m.state_dict().items()}
     student.train()
@@ -154,6 +154,7 @@ def test_nothing_that_is_given_is_changed():
     )
     after = {name: value for m in (loss, student, teacher) for name, value in m.state_dict().items()}
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert capsys.readouterr().out == ""
     assert student.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in student.parameters())
     assert all(parameter.requires_grad for parameter in teacher.parameters())
