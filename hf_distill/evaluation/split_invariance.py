@@ -117,7 +117,7 @@ def check_split_invariance(
             num_classes = trainer._num_classes
             assert num_classes is not None  # as without ZeRO-3
             with _small_pieces(num_classes) if in_small_pieces else nullcontext():
-                return _one_step(trainer, num_rows // num_parts)
+                return _one_step(trainer)
 
     whole = compute(1)
     if whole.items_after != whole.items:
@@ -139,8 +139,7 @@ def check_split_invariance(
                 f"{name} counts {whole.items:g} items in one batch of {num_rows} rows, and {own.items:g} {split}: an "
                 f"item should not depend on the rest of its batch."
             )
-        off = abs(own.loss - whole.loss) / abs(whole.loss)
-        gradient_off = ((own.gradient - whole.gradient).norm() / whole.gradient.norm()).item()
+        off, gradient_off = _distance(own, whole)
         if off > tolerance or gradient_off > tolerance:
             looks_like_a_mean = part > 1 and abs(own.loss / whole.loss - part) < 0.3 * part
             hint = (
@@ -178,14 +177,19 @@ class _KeepGradient(TrainerCallback):
         self.gradient = torch.cat([gradient.flatten() for gradient in gradients]).clone()
 
 
-def _one_step(trainer: DistillationTrainer, batch_size: int) -> _Step:
-    rows = list(trainer.train_dataset)
+def _distance(step: _Step, whole: _Step) -> tuple[float, float]:
+    """How far loss and gradient are from those of one whole batch, relative to their size."""
+    gradient_off = (step.gradient - whole.gradient).norm() / whole.gradient.norm()
+    return abs(step.loss - whole.loss) / abs(whole.loss), gradient_off.item()
+
+
+def _one_step(trainer: DistillationTrainer) -> _Step:
     keeper = _KeepGradient([*trainer.model.parameters(), *trainer.loss_parameters.trained])
     trainer.add_callback(keeper)
     trainer.remove_callback(PrinterCallback)
+    batches = list(trainer.get_train_dataloader())
 
     def count_items() -> float:
-        batches = (trainer.data_collator(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size))
         return sum(trainer._count_items(trainer._score(batch)).item() for batch in batches)
 
     items = count_items()

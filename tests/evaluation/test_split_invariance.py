@@ -1,5 +1,6 @@
 """`check_split_invariance`: what it accepts, and what it finds."""
 
+import datasets
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from hf_distill.training.losses.task import cross_entropy
 from hf_distill.training.scoring import pieces
 from tests.conftest import collate, make_model, make_rows
 from tests.training.losses.test_given import Mapped, ReverseKL
+from tests.training.teacher.test_targets import TOKENIZER
 
 
 def check(loss, head="mlm", width=16, with_teacher=True, **options):
@@ -164,3 +166,16 @@ def test_nothing_that_is_given_is_changed_and_nothing_is_printed(capsys):
 def test_too_few_or_too_many_rows(num_rows):
     with pytest.raises(ValueError, match=f"train_dataset has {num_rows} rows: give 4 to 64"):
         check_split_invariance(ReverseKL(), model=None, train_dataset=[{}] * num_rows)
+
+
+def test_columns_that_no_model_reads():
+    """They are left out as in a training."""
+    rows = datasets.Dataset.from_list([{**row, "note": "a text"} for row in make_rows("classification")])
+    measured = check_split_invariance(
+        ReverseKL(),
+        model=make_model("bert", "classification", seed=1, num_layers=2),
+        teacher_model=make_model("bert", "classification"),
+        train_dataset=rows,
+        processing_class=TOKENIZER,
+    )
+    assert measured.parts == (2, 4, 8, 16)
