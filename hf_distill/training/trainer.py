@@ -273,12 +273,13 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         if not batch_samples:
             return None
         if self.needs_labels and not self._has_labels(batch_samples[0]):
-            readers = [name for name, loss in self.losses.items() if loss.needs.labels]
-            in_code = [name_in_code(name, self.loss_weights[name]) for name in readers]
+            readers = {name: loss for name, loss in self.losses.items() if loss.needs.labels}
+            in_code = [name_in_code(name, loss, self.loss_weights[name]) for name, loss in readers.items()]
+            ways = [how_to_leave_out(name, loss) for name, loss in readers.items()]
             raise ValueError(
                 f"The training batches have no {' and '.join(self.head.label_names)}, only "
                 f"{', '.join(batch_samples[0])}, but {' and '.join(in_code)}: add labels, or "
-                f"{' and '.join(map(how_to_leave_out, readers))} to learn from the teacher alone."
+                f"{' and '.join(ways)} to learn from the teacher alone."
             )
         items = reduce(torch.add, (self._count_items(self._score(batch)) for batch in batch_samples))
         return self.accelerator.reduce(items.to(device), reduction="sum")

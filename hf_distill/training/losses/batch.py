@@ -102,14 +102,16 @@ class BatchLosses:
 
     def _over_states(self, student: ScoredOutput, name: str, loss: Loss) -> torch.Tensor:
         """The sum of a loss over hidden states."""
-        hidden = known_states(student, "student", name)
-        weights = state_weights(self.model, self.inputs, self.scored, hidden.shape[1], name)
-        teacher = Signals(last_hidden_state=known_states(self.teacher, "teacher", name)) if loss.reads_teacher else None
+        hidden = known_states(student, "student", name, loss)
+        weights = state_weights(self.model, self.inputs, self.scored, hidden.shape[1], name, loss)
+        teacher = None
+        if loss.reads_teacher:
+            teacher = Signals(last_hidden_state=known_states(self.teacher, "teacher", name, loss))
         return checked(name, loss(Signals(last_hidden_state=hidden), teacher, ScoredItems(state_weights=weights)))
 
 
 def state_weights(
-    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], scored: Scored, num_states: int, name: str
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], scored: Scored, num_states: int, name: str, loss: Loss
 ) -> torch.Tensor:
     """`[batch, num_states]`: how much of an item each of the last hidden states is.
 
@@ -118,7 +120,8 @@ def state_weights(
         inputs: the batch.
         scored: what `head.score` says of it.
         num_states: how many states an example has.
-        name: the loss that reads them, for the error.
+        name: of the loss that reads them, for the error.
+        loss: that loss.
 
     Raises:
         ValueError: if the model's states are neither those of the tokens nor those of an image or a recording.
@@ -129,7 +132,7 @@ def state_weights(
     if attended.shape[1] != 1:
         raise ValueError(
             f"{type(model).__name__} has {num_states} hidden states for {attended.shape[1]} tokens, so it is not known "
-            f"which of them are padding: {how_to_leave_out(name)}."
+            f"which of them are padding: {how_to_leave_out(name, loss)}."
         )
     attended = attended.expand(-1, num_states)
     if "attention_mask" in inputs and hasattr(model, "_get_feature_vector_attention_mask"):  # speech models
@@ -141,7 +144,7 @@ def checked(name: str, value: torch.Tensor) -> torch.Tensor:
     """What a loss returned.
 
     Raises:
-        ValueError: if it is no sum over the items.
+        ValueError: if it is not a scalar tensor.
     """
     if not isinstance(value, torch.Tensor) or value.ndim:
         returned = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
@@ -153,13 +156,14 @@ def _read(loss: Loss, teacher: Signals | None) -> Signals | None:
     return teacher if loss.reads_teacher else None
 
 
-def known_states(output: ScoredOutput | None, of: str, name: str) -> torch.Tensor:
+def known_states(output: ScoredOutput | None, of: str, name: str, loss: Loss) -> torch.Tensor:
     """The last hidden states of a forward.
 
     Args:
         output: what the forward gave.
         of: whose it was, for the error.
-        name: the loss that reads them, for the error.
+        name: of the loss that reads them, for the error.
+        loss: that loss.
 
     Raises:
         ValueError: if they are not known.
@@ -167,6 +171,6 @@ def known_states(output: ScoredOutput | None, of: str, name: str) -> torch.Tenso
     if output is None or output.last_hidden_state is None:
         raise ValueError(
             f"The {of} has no transformers model inside (a PreTrainedModel that its forward calls), so its last hidden "
-            f"states are not known: {how_to_leave_out(name)}."
+            f"states are not known: {how_to_leave_out(name, loss)}."
         )
     return output.last_hidden_state

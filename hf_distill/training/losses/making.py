@@ -77,17 +77,23 @@ def make_losses(
     return losses
 
 
-def names_of_readers(weights: Mapping[str, float], given: GivenLosses) -> list[str]:
-    """The names of the losses that compare the student with a teacher."""
-    used = [name for name, weight in weights.items() if weight > 0]
-    return [name for name in used if (given[name][0] if name in given else LOSSES[name]).reads_teacher]
+def readers_of_teacher(weights: Mapping[str, float], given: GivenLosses) -> list[str]:
+    """The losses that compare the student with a teacher, as their user wrote them."""
+    losses = {name: given[name][0] if name in given else LOSSES[name] for name, weight in weights.items() if weight > 0}
+    return [name_in_code(name, loss, weights[name]) for name, loss in losses.items() if loss.reads_teacher]
 
 
-def name_in_code(name: str, weight: float) -> str:
+def name_in_code(name: str, loss: Loss | type[Loss], weight: float) -> str:
     """A loss as its user wrote it."""
-    return f"alpha_{name}={weight}" if name in LOSSES else f"losses[{name!r}]"
+    return f"alpha_{name}={weight}" if _is_of_arguments(name, loss) else f"losses[{name!r}]"
 
 
-def how_to_leave_out(name: str) -> str:
+def how_to_leave_out(name: str, loss: Loss) -> str:
     """What to do without a loss."""
-    return f"set alpha_{name}=0" if name in LOSSES else f"leave out losses[{name!r}]"
+    return f"set alpha_{name}=0" if _is_of_arguments(name, loss) else f"leave out losses[{name!r}]"
+
+
+def _is_of_arguments(name: str, loss: Loss | type[Loss]) -> bool:
+    """Whether it is the loss of an `alpha_...`, and not one that was given in its place."""
+    cls = loss if isinstance(loss, type) else type(loss)
+    return issubclass(cls, LOSSES.get(name, ()))

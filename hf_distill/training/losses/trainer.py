@@ -16,8 +16,7 @@ from hf_distill.training.losses.making import (
     GivenLosses,
     check_given_losses,
     make_losses,
-    name_in_code,
-    names_of_readers,
+    readers_of_teacher,
 )
 from hf_distill.training.losses.parameters import LossParameters, StepWithStudent, check_engine
 from hf_distill.training.losses.steps import StepLosses
@@ -86,8 +85,7 @@ class LossTrainer(Trainer):
     @property
     def readers_of_teacher(self) -> list[str]:
         """The losses that compare the student with a teacher, as their user wrote them."""
-        weights = self._all_weights()
-        return [name_in_code(name, weights[name]) for name in names_of_readers(weights, self._given_losses)]
+        return readers_of_teacher(self._all_weights(), self._given_losses)
 
     @property
     def needs_labels(self) -> bool:

@@ -82,7 +82,7 @@ class StoredTeacher:
             if loss.needs.last_hidden_state and not self.source.hidden_states:
                 raise ValueError(
                     f"The loss {name!r} reads hidden states, and the data set has none of the teacher's: "
-                    f"{how_to_leave_out(name)}, or store them with add_teacher_targets(..., hidden_states=True)."
+                    f"{how_to_leave_out(name, loss)}, or store them with add_teacher_targets(..., hidden_states=True)."
                 )
             temperature = loss.state().get("temperature")
             if loss.needs.logits and temperature and self.source.temperature not in (None, temperature):

@@ -366,3 +366,24 @@ def test_arguments_alone_still_have_to_train_something():
     with pytest.raises(ValueError, match="leave nothing to train on"):
         DistillationTrainingArguments("out", **NOTHING_ELSE).check_losses()
     DistillationTrainingArguments("out", **NOTHING_ELSE).check_losses([ReverseKL()])
+
+
+class OfLabels(ReverseKL):
+    needs = Needs(logits=True, labels=True)
+
+
+IN_PLACE_OF_OURS = {"trainer_options": {"losses": {"kl": (OfLabels(), 1.0)}}, "max_steps": 1, **NOTHING_ELSE}
+"""An error should not say `alpha_kl`, which is 0 already."""
+
+
+def test_one_in_place_of_ours_without_a_teacher(make_trainer):
+    with pytest.raises(ValueError, match=r"losses\['kl'\] need a teacher"):
+        make_trainer(make_pair("classification")[1], None, **IN_PLACE_OF_OURS)
+
+
+def test_one_in_place_of_ours_without_labels(make_trainer):
+    _, student = make_pair("classification")
+    rows = [{"input_ids": [5, 6]}]
+    trainer = make_trainer(student, make_model("bert", "classification"), rows, data_collator=None, **IN_PLACE_OF_OURS)
+    with pytest.raises(ValueError, match=r"labels, only .* but losses\['kl'\]: .*leave out losses\['kl'\]"):
+        trainer.train()
