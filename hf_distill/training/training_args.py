@@ -116,14 +116,13 @@ class DistillationTrainingArguments(TrainingArguments):
 
     def check_distillation_fields(self) -> None:
         """Raises a `ValueError` for a value that is out of its range, or that nothing would read."""
-        alphas = {f"alpha_{name}": weight for name, weight in self.loss_weights.items()}
-        for name, value in {"temperature": self.temperature, **alphas}.items():
+        for name, value in {"temperature": self.temperature, **self._alphas}.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 hint = " (YAML reads 1e-1 as a string: write 1.0e-1)" if isinstance(value, str) else ""
                 raise ValueError(f"{name}={value!r} should be a finite number{hint}.")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature} should be above 0; 2.0 is usual.")
-        if negative := {name: value for name, value in alphas.items() if value < 0}:
+        if negative := {name: value for name, value in self._alphas.items() if value < 0}:
             raise ValueError(f"{_as_text(negative)} should be 0 (off) or above.")
         choices = {
             "kl_positions": get_args(KLPositions),
@@ -158,9 +157,8 @@ class DistillationTrainingArguments(TrainingArguments):
         Raises:
             ValueError: if not.
         """
-        alphas = {f"alpha_{name}": weight for name, weight in self.loss_weights.items()}
-        if not any(alphas.values()) and not given:
-            raise ValueError(f"{_as_text(alphas)} leave nothing to train on: set at least one above 0.")
+        if not any(self._alphas.values()) and not given:
+            raise ValueError(f"{_as_text(self._alphas)} leave nothing to train on: set at least one above 0.")
         unread: dict[str, object] = {}
         if self.alpha_kl == 0 and not given:
             unread |= self._set_by_user("kl_positions")
@@ -189,7 +187,10 @@ class DistillationTrainingArguments(TrainingArguments):
         return any(loss.needs.labels for loss in self._losses_in_use)
 
     def leave_out_teacher(self) -> None:
-        """Sets the weights of the losses that read a teacher to 0, and the others to 1, where they are the defaults."""
+        """Sets the weights of the losses that read a teacher to 0, and default weights of the others to 1.
+
+        If a loss that reads a teacher has a weight other than its default, nothing is changed.
+        """
         defaults = {name: self.__dataclass_fields__[f"alpha_{name}"].default for name in LOSSES}
         readers = [name for name, loss in LOSSES.items() if loss.reads_teacher]
         if any(self.loss_weights[name] != defaults[name] for name in readers):
@@ -200,14 +201,19 @@ class DistillationTrainingArguments(TrainingArguments):
         self.check_distillation_fields()
 
     @property
+    def _alphas(self) -> dict[str, float]:
+        """By the names of their fields, the weights of the losses."""
+        return {f"alpha_{name}": weight for name, weight in self.loss_weights.items()}
+
+    @property
     def _losses_in_use(self) -> list[type[Loss]]:
         return [LOSSES[name] for name, weight in self.loss_weights.items() if weight > 0]
 
     def _refuse(self, unread: dict[str, object]) -> None:
         if unread:
-            alphas = {f"alpha_{name}": weight for name, weight in self.loss_weights.items()}
             raise ValueError(
-                f"{_as_text(unread)} would have no effect with {_as_text(alphas)}: leave one out or raise the other."
+                f"{_as_text(unread)} would have no effect with {_as_text(self._alphas)}: leave one out or raise the "
+                f"other."
             )
 
     def _set_by_user(self, *names: str) -> dict[str, object]:

@@ -92,8 +92,9 @@ class LossParameters:
 
     def load(self, checkpoint: str) -> None:
         """Reads what `save` wrote."""
+        tensors = self._tensors()
         for name, tensor in _read(checkpoint).items():
-            self._tensors()[name].data.copy_(tensor)
+            tensors[name].data.copy_(tensor)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         return {
