@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-seeds test test-gpu gpu-report test-deepspeed test-browser test-families lint format clean
+.PHONY: help install quickstart quickstart-seeds test test-gpu gpu-report test-deepspeed test-browser test-families lint format dist clean
 
 help:  ## Show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,17 @@ lint: install  ## Check style and types
 format: install  ## Put the code into style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+dist:  ## Build sdist and wheel, check them, and try the wheel in an empty environment
+	@rm -rf dist build
+	@$(PYTHON) -m venv build/tools
+	@build/tools/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt build twine
+	@build/tools/bin/python -m build
+	@build/tools/bin/python -m twine check --strict dist/*
+	@$(PYTHON) -m venv build/empty
+	@build/empty/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	@cd build && empty/bin/hf-distill --version
+	@cd build && empty/bin/python -c "import hf_distill; hf_distill.DistillationTrainer; print('imported', hf_distill.__file__)"
 
 clean:  ## Remove .venv; what was trained stays in outputs
 	@rm -rf .venv
