@@ -1,4 +1,4 @@
-"""How student and teacher are given to the engines that shard parameters: FSDP2 and DeepSpeed ZeRO-3."""
+"""Student and teacher under the engines that shard parameters: FSDP2 and DeepSpeed ZeRO-3."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,15 +12,15 @@ from transformers import PreTrainedModel
 
 
 def check_engine(accelerator: Accelerator) -> None:
-    """Checks that the engine is one that works here.
+    """Checks that the trainer supports the engine.
 
     Raises:
-        ValueError: if it is FSDP1.
+        ValueError: if the engine is FSDP1.
     """
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError(
-            "FSDP1 flattens parameters, so that the head cannot be run on its own: set fsdp_version: 2 in the config "
-            "of `accelerate launch`, or fsdp_config={'version': 2} in the arguments."
+            "FSDP1 is not supported: it flattens parameters, so the head cannot be run on its own. Use FSDP2: set "
+            "fsdp_version: 2 in the config of `accelerate launch`, or fsdp_config={'version': 2} in the arguments."
         )
 
 
@@ -32,7 +32,7 @@ def is_zero3(accelerator: Accelerator) -> bool:
 
 
 def loss_scale(accelerator: Accelerator) -> torch.Tensor | float:
-    """What the engine multiplies the loss by before the backward pass, so that small gradients survive in fp16."""
+    """The factor by which the engine multiplies the loss before the backward pass, so small fp16 gradients survive."""
     if accelerator.scaler is not None:
         return accelerator.scaler.scale(torch.ones((), device=accelerator.device))
     if accelerator.distributed_type == DistributedType.DEEPSPEED and accelerator.mixed_precision == "fp16":
@@ -41,16 +41,16 @@ def loss_scale(accelerator: Accelerator) -> torch.Tensor | float:
 
 
 def compiled(accelerator: Accelerator, model: PreTrainedModel) -> nn.Module:
-    """The model, compiled as the student will be, if it will be."""
+    """Compiles the model if Accelerate compiles the student, with the same options."""
     plugin = accelerator.state.dynamo_plugin
     return model if plugin.backend == DynamoBackend.NO else cast(nn.Module, torch.compile(model, **plugin.to_kwargs()))
 
 
 def shard_teacher(accelerator: Accelerator, teacher: PreTrainedModel) -> nn.Module | None:
-    """Shards a frozen model over the processes if the engine shards the student.
+    """Shards the frozen teacher over the processes if the engine shards the student.
 
     Returns:
-        What to call in place of `teacher`, or None if the engine shards no parameters.
+        The module to call instead of `teacher`; None if the engine does not shard parameters.
     """
     if accelerator.is_fsdp2:
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
@@ -73,10 +73,10 @@ def shard_teacher(accelerator: Accelerator, teacher: PreTrainedModel) -> nn.Modu
 
 
 def one_group_for_head_and_embeddings(accelerator: Accelerator, model: PreTrainedModel) -> AbstractContextManager[None]:
-    """While open, Accelerate leaves embeddings and head to the root group of FSDP2.
+    """While open, Accelerate puts embeddings and head into FSDP2's root group.
 
-    It would shard them in a group of their own: torch refuses that for a head whose bias is tied too (BERT's and
-    RoBERTa's), and running the head on its own would drop the gradient of tied embeddings without a word.
+    By default Accelerate shards them in a group of their own. torch refuses that for a head whose bias is tied too
+    (BERT, RoBERTa), and running the head on its own would silently drop the gradient of tied embeddings.
     """
     return _without_embeddings(model) if accelerator.is_fsdp2 else nullcontext()
 

@@ -63,7 +63,7 @@ def test_fsdp1(make_trainer, monkeypatch):
     from accelerate.utils import DistributedType
 
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
-    with pytest.raises(ValueError, match=r"FSDP1 flattens parameters.*fsdp_version: 2"):
+    with pytest.raises(ValueError, match=r"FSDP1 is not supported.*fsdp_version: 2"):
         make_trainer(make_model("bert", "mlm"), make_model("bert", "mlm", seed=1))
 
 
