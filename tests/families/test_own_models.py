@@ -169,7 +169,7 @@ def test_model_without_a_transformers_model_inside(make_trainer):  # noqa: F811
     teacher, student = (OfTorchForMaskedLM(make_config("bert")).eval() for _ in range(2))
     batch = collate(make_rows("mlm"))
     trainer = make_trainer(student, teacher)
-    with pytest.raises(ValueError, match=r"The student has no transformers model inside.*set alpha_cos=0"):
+    with pytest.raises(ValueError, match=r"The student's forward calls no transformers model.*set alpha_cos=0"):
         trainer.compute_loss(student, batch)
     chosen = batch["labels"] != -100
     expected = torch.nn.functional.cross_entropy(

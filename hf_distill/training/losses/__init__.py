@@ -1,6 +1,7 @@
-"""The losses: one class each, which returns a sum over its own items; the trainer makes it a mean.
+"""The losses, one class each. A loss returns the sum over its items; the trainer turns sums into means.
 
-To add one: a class in a file beside these, a row in `LOSSES`, an `alpha_...` field in the arguments, a row in the test.
+To add a loss: write a class in a file of this folder, and add a row to `LOSSES`, an `alpha_...` field to the arguments
+and a row to the parametrised test.
 """
 
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
@@ -23,4 +24,4 @@ __all__ = [
 ]
 
 LOSSES: dict[str, type[Loss]] = {"kl": DivergenceLoss, "task": TaskLoss, "cos": CosineLoss}
-"""By its name in `alpha_<name>` and, in the log, `loss_<name>`. `from_setup` makes each of a `Setup`."""
+"""Loss classes by name: `alpha_<name>` is the weight, `loss_<name>` the log entry. `from_setup` creates an instance."""

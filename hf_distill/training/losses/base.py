@@ -1,4 +1,4 @@
-"""The contract of a loss: what it reads, how many items it has, and the sum over them."""
+"""The contract of a loss: what it reads, how many items a batch has, and the sum over them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +16,17 @@ from hf_distill.training.scoring.scored import Scored
 class Needs:
     """What a loss reads. The trainer computes and keeps nothing else.
 
-    A loss reads logits or hidden states, not both: logits come a piece at a time.
+    A loss reads either logits or hidden states, not both, because logits are computed in pieces.
 
     Attributes:
-        logits: of the scored positions, `[scored, classes]`. They are computed a piece at a time, and so is the loss:
-            a sum over pieces is the sum.
-        last_hidden_state: of all positions, `[batch, length, width]`.
-        labels: the hard labels. The batches must then have some.
+        logits: logits of the scored positions, `[scored, classes]`. They are computed in pieces and the loss is called
+            once per piece: the sums of the pieces add up to the whole sum.
+        last_hidden_state: last hidden states of all positions, `[batch, length, width]`.
+        labels: hard labels, for a loss that reads logits. Every training batch must then have labels.
+
+    Example:
+        >>> Needs(logits=True, labels=True)
+        Needs(logits=True, last_hidden_state=False, labels=True)
     """
 
     logits: bool = False
@@ -32,11 +36,11 @@ class Needs:
 
 @dataclass(frozen=True)
 class Signals:
-    """What a loss gets of the student or of the teacher: what it needs. The rest is None.
+    """What a loss reads from the student or from the teacher. Whatever it does not need is None.
 
     Attributes:
-        logits: `[scored, classes]`; of a teacher whose targets are stored, it may be a `TopK`.
-        last_hidden_state: `[batch, length, width]`; for images and audio `[batch, states, width]`.
+        logits: `[scored, classes]`; a `TopK` if only the likeliest tokens of the teacher are stored.
+        last_hidden_state: `[batch, length, width]`; `[batch, states, width]` for images and audio.
     """
 
     logits: Any = None
@@ -48,10 +52,11 @@ class ScoredItems:
     """The items that a loss sums over.
 
     Attributes:
-        labels: for a loss over logits, `[scored]` class indices or -100; `[scored, classes]` of 0.0, 1.0 and -100 for a
-            yes or no per class, and of numbers for a regression, NaN where unknown. None if the batch has no labels.
-        state_weights: for a loss over hidden states, `[batch, length]`: 1 for an attended position and 0 for padding.
-            In images and audio, where an example is one item, each state's share of it.
+        labels: for a loss that reads logits; None if the batch has no labels. One class: `[scored]` class indices, -100
+            where there is no label. Multi-label: `[scored, classes]` of 0.0, 1.0, and -100 where unknown. Regression:
+            `[scored, classes]` numbers, NaN where unknown.
+        state_weights: for a loss that reads hidden states, `[batch, length]`: 1 for an attended position, 0 for
+            padding. For images and audio, an example is one item and each state has its share of it.
     """
 
     labels: Any = None
@@ -59,7 +64,7 @@ class ScoredItems:
 
 
 class LossArguments(Protocol):
-    """The training arguments that losses are made from."""
+    """The training arguments that the losses read."""
 
     temperature: float
     label_smoothing_factor: float
@@ -69,14 +74,14 @@ class LossArguments(Protocol):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a loss of `LOSSES` is made from.
+    """What `Loss.from_setup` creates a loss from.
 
     Attributes:
         args: the training arguments.
-        head: the student's.
-        student: what the student gives.
-        teacher: what the teacher gives, a `HeadSpec`; None without one.
-        top_k: how many tokens of the teacher's vocabulary are stored; None where all logits are known.
+        head: the student's head.
+        student: a description of the student's outputs.
+        teacher: a description of the teacher's outputs, a `HeadSpec`; None without a teacher.
+        top_k: how many tokens per position are stored of the teacher's vocabulary; None if all logits are known.
     """
 
     args: LossArguments
@@ -87,25 +92,20 @@ class Setup:
 
 
 class Loss(nn.Module):
-    """A loss that a `DistillationTrainer` adds to the others, weighted: subclass it, and pass an instance in `losses`.
+    """Base class of losses. To add your own, subclass it and pass an instance to `DistillationTrainer(losses=...)`.
 
-    `forward` returns the SUM over its items. The trainer divides by the number of items in the whole optimizer step,
-    over all micro-batches and processes, so that the loss does not depend on how a step is split: the contract of
-    `check_split_invariance`.
+    `forward` returns the SUM over the loss's items. The trainer divides it by the number of items in the whole
+    optimizer step, over all micro-batches and processes, so the loss does not depend on how a step is split. Test your
+    own loss with `check_split_invariance`.
 
-    A loss may have parameters of its own, such as a projection. They are trained with the student's optimizer, saved in
-    checkpoints, and never saved with the student.
+    A loss may have its own parameters, such as a projection. They are trained by the student's optimizer and saved in
+    checkpoints, but never saved with the student.
 
     Attributes:
-        needs: what it reads.
-        reads_teacher: whether it compares the student with a teacher.
+        needs: what the loss reads.
+        reads_teacher: whether the loss compares the student with a teacher.
         description: what the loss is, in half a sentence, for the model card.
         citation: BibTeX for the model card, or "".
-
-    Shapes:
-        student, teacher: `Signals` with what `needs` names; `teacher` is None if `reads_teacher` is False
-        scored: `ScoredItems`
-        returns: a scalar in fp32, the sum over items
 
     Example:
         >>> class ReverseKL(Loss):
@@ -127,34 +127,53 @@ class Loss(nn.Module):
 
     @classmethod
     def from_setup(cls, setup: Setup) -> "Loss":
-        """The loss that the arguments ask for, for a loss in `LOSSES`."""
+        """Creates the loss from the training arguments. Only the losses in `LOSSES` need it."""
         return cls()
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
-        """Checks, when the trainer is made, that student and teacher can be compared.
+        """Checks that student and teacher can be compared. Called when the trainer is created.
 
         Args:
-            student: what the student gives.
-            teacher: what the teacher gives; None without one, if `reads_teacher` is False.
+            student: a description of the student's outputs.
+            teacher: a description of the teacher's outputs; None if there is no teacher.
 
         Raises:
-            ValueError: if they cannot.
+            ValueError: if they cannot be compared.
         """
 
     def state(self) -> Mapping[str, object]:
-        """What the loss depends on, as JSON has it. A training that resumes with another state warns."""
+        """The settings of the loss, as JSON values. Resuming a checkpoint with other settings logs a warning."""
         return {}
 
     def items(self, scored: Scored) -> torch.Tensor:
-        """`[]`: how many items a batch has. It follows from the batch alone, not from what a model makes of it.
+        """Counts the items of a batch. Override it if `forward` sums over something else.
 
-        By default the labelled positions if `needs` has labels, the scored positions if it has logits, and the attended
-        positions if it has hidden states.
+        By default the items are the labelled positions if the loss needs labels, else the scored positions if it needs
+        logits, else the attended positions.
+
+        Args:
+            scored: the positions and labels of the batch. The count must follow from these alone, not from a model's
+                outputs.
+
+        Returns:
+            The number of items, a tensor of shape `[]`.
         """
         if self.needs.labels:
             return scored.labelled.sum()
         return scored.positions.sum() if self.needs.logits else scored.attended.sum()
 
     def forward(self, student: Signals, teacher: Signals, scored: ScoredItems) -> torch.Tensor:
-        """The sum over the items."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward, which returns the sum over its items.")
+        """Computes the sum of the loss over the items.
+
+        Args:
+            student: the student's signals that `needs` names.
+            teacher: the teacher's signals that `needs` names; None if `reads_teacher` is False.
+            scored: the items.
+
+        Returns:
+            The sum, an fp32 tensor of shape `[]`.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no forward: define forward(student, teacher, scored) and return the sum over "
+            f"the items."
+        )

@@ -1,4 +1,4 @@
-"""The losses of one batch: each summed over its items, those over logits a piece at a time."""
+"""The losses of one batch, each summed over its items. Losses that read logits are computed in pieces."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -14,18 +14,17 @@ from hf_distill.training.scoring.scored import Scored
 
 
 class BatchLosses:
-    """Called with the student's forward of a batch, gives the weighted sum of the losses, and keeps each one's own.
+    """Computes the weighted sum of all losses from the student's outputs, and keeps the sum of each loss.
 
     Args:
-        losses: by name.
-        weights: `[losses]`, what the sum of each is multiplied by: its weight, divided by its items in the step.
-        teacher: what it made of the batch; None without one.
-        scored: what `head.score` says of the batch.
+        losses: losses by name.
+        weights: `[losses]`, the factor of each sum: the weight of the loss, divided by its items in the step.
+        teacher: the teacher's outputs for the batch; None without a teacher.
+        scored: the scored positions of the batch, from `head.score`.
         model: the student.
         inputs: the batch.
-        num_classes: how many logits a position has, so that a chunk has as many positions as there is room for; None
-            for one chunk of all.
-        loss_scale: what gradients are kept multiplied by.
+        num_classes: logits per position, which limits how many positions fit into a chunk; None for a single chunk.
+        loss_scale: the factor of the stored gradients.
 
     Attributes:
         sums: `[losses]`, each summed over its items in the batch.
@@ -51,7 +50,7 @@ class BatchLosses:
             loss.train(model.training)
 
     def __call__(self, student: ScoredOutput) -> torch.Tensor:
-        """The weighted sum of the losses, to be differentiated."""
+        """The weighted sum of the losses, for the backward pass."""
         parts: list[torch.Tensor] = []
         sums: dict[str, torch.Tensor] = {}
         if of_logits := {name: loss for name, loss in self.losses.items() if loss.needs.logits}:
@@ -67,9 +66,9 @@ class BatchLosses:
         return reduce(torch.add, parts)
 
     def _over_logits(self, student: ScoredOutput, losses: Mapping[str, Loss]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weighted sum of losses over logits, and `[losses]`, the sums one by one.
+        """The weighted sum of the losses that read logits, and `[losses]`, the sum of each.
 
-        The heads of both models run on chunks of the scored positions, and the losses on blocks of a chunk.
+        Both heads run on chunks of the scored positions, the losses on blocks of a chunk.
         """
         weights = torch.stack([self.weights[name] for name in losses])
         teacher = self.teacher if any(loss.reads_teacher for loss in losses.values()) else None
@@ -101,7 +100,7 @@ class BatchLosses:
         return pieces.sum_over_pieces(of_chunk, head_inputs, max(1, chunk_size), self.loss_scale)
 
     def _over_states(self, student: ScoredOutput, name: str, loss: Loss) -> torch.Tensor:
-        """The sum of a loss over hidden states."""
+        """The sum of a loss that reads hidden states."""
         hidden = known_states(student, "student", name, loss)
         weights = state_weights(self.model, self.inputs, self.scored, hidden.shape[1], name, loss)
         teacher = None
@@ -113,26 +112,28 @@ class BatchLosses:
 def state_weights(
     model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], scored: Scored, num_states: int, name: str, loss: Loss
 ) -> torch.Tensor:
-    """`[batch, num_states]`: how much of an item each of the last hidden states is.
+    """The weight of each last hidden state: `[batch, num_states]`.
+
+    A token's state is one item. An image or a recording is one item, shared equally by its states.
 
     Args:
         model: the student.
         inputs: the batch.
-        scored: what `head.score` says of it.
-        num_states: how many states an example has.
-        name: of the loss that reads them, for the error.
-        loss: that loss.
+        scored: the scored positions of the batch, from `head.score`.
+        num_states: hidden states per example.
+        name: name of the loss that reads the states, for the error.
+        loss: the loss that reads the states.
 
     Raises:
-        ValueError: if the model's states are neither those of the tokens nor those of an image or a recording.
+        ValueError: if the model reads tokens and does not have one hidden state per token.
     """
     attended = scored.attended
     if attended.shape[1] == num_states:
         return attended.float()
     if attended.shape[1] != 1:
         raise ValueError(
-            f"{type(model).__name__} has {num_states} hidden states for {attended.shape[1]} tokens, so it is not known "
-            f"which of them are padding: {how_to_leave_out(name, loss)}."
+            f"{type(model).__name__} has {num_states} hidden states for {attended.shape[1]} tokens, so it is unknown "
+            f"which states are padding: {how_to_leave_out(name, loss)}."
         )
     attended = attended.expand(-1, num_states)
     if "attention_mask" in inputs and hasattr(model, "_get_feature_vector_attention_mask"):  # speech models
@@ -141,10 +142,10 @@ def state_weights(
 
 
 def checked(name: str, value: torch.Tensor) -> torch.Tensor:
-    """What a loss returned.
+    """Returns the value of a loss after checking its shape.
 
     Raises:
-        ValueError: if it is not a scalar tensor.
+        ValueError: if the value is not a scalar tensor.
     """
     if not isinstance(value, torch.Tensor) or value.ndim:
         returned = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
@@ -157,20 +158,20 @@ def _read(loss: Loss, teacher: Signals | None) -> Signals | None:
 
 
 def known_states(output: ScoredOutput | None, of: str, name: str, loss: Loss) -> torch.Tensor:
-    """The last hidden states of a forward.
+    """Returns the last hidden states of a forward.
 
     Args:
-        output: what the forward gave.
-        of: whose it was, for the error.
-        name: of the loss that reads them, for the error.
-        loss: that loss.
+        output: the outputs of the forward.
+        of: "student" or "teacher", for the error.
+        name: name of the loss that reads the states, for the error.
+        loss: the loss that reads the states.
 
     Raises:
-        ValueError: if they are not known.
+        ValueError: if the forward captured no hidden states.
     """
     if output is None or output.last_hidden_state is None:
         raise ValueError(
-            f"The {of} has no transformers model inside (a PreTrainedModel that its forward calls), so its last hidden "
-            f"states are not known: {how_to_leave_out(name, loss)}."
+            f"The {of}'s forward calls no transformers model (PreTrainedModel), so its last hidden states cannot be "
+            f"read: {how_to_leave_out(name, loss)}."
         )
     return output.last_hidden_state

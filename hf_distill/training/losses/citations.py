@@ -1,4 +1,4 @@
-"""The papers that losses are from, in BibTeX, for the model card."""
+"""The papers behind the losses, in BibTeX, for the model card."""
 
 HINTON_2015 = """@article{hinton2015distilling,
   title   = {Distilling the Knowledge in a Neural Network},

@@ -1,4 +1,4 @@
-"""Evaluation: each loss is the mean over all its items, however they fall into batches."""
+"""Evaluation: each loss is the mean over all its items, independent of the batch size."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -20,10 +20,10 @@ Tensors = torch.Tensor | tuple[torch.Tensor, ...] | None
 
 
 class EvaluationLosses:
-    """The mean of each loss over all its items in an evaluation, however they fall into batches.
+    """The mean of each loss over all its items in an evaluation, independent of the batch size.
 
     Args:
-        weights: `[losses]`, what each is multiplied by in the whole loss.
+        weights: `[losses]`, the weight of each in the total loss.
     """
 
     def __init__(self, weights: torch.Tensor):
@@ -34,22 +34,22 @@ class EvaluationLosses:
         self.has_parts, self.has_total, self._is_partial = False, False, False
 
     def record(self, sums: torch.Tensor, items: torch.Tensor, loss: torch.Tensor) -> None:
-        """Adds what `compute_loss` computed of a batch.
+        """Adds the losses that `compute_loss` computed for a batch.
 
         Args:
             sums: `[losses]`, each summed over its items in the batch.
-            items: `[losses]`, how many items each has.
-            loss: their weighted sum, as it was returned.
+            items: `[losses]`, how many items each has in the batch.
+            loss: `[]`, the loss that `compute_loss` returned.
         """
         self._sums_and_items += torch.stack([sums, items])
         self._runs.append(loss.detach())
         self.has_parts = True
 
     def end_batch(self, loss: torch.Tensor, num_examples: int) -> None:
-        """Adds what an override of `compute_loss` made of the recorded loss: its own share is averaged over examples.
+        """Adds what an override of `compute_loss` added to the recorded loss. That part is averaged over examples.
 
         Args:
-            loss: what the override returned.
+            loss: `[]`, the loss that the override returned.
             num_examples: how many examples the batch has.
         """
         if self._runs:
@@ -61,7 +61,7 @@ class EvaluationLosses:
         self._runs = []
 
     def means(self, reduce) -> tuple[torch.Tensor, list[float]]:
-        """The whole loss, and `[losses]`.
+        """The total loss, and the mean of each loss.
 
         Args:
             reduce: sums a tensor over all processes.
@@ -73,12 +73,12 @@ class EvaluationLosses:
 
 
 class EvaluatingTrainer(LossTrainer):
-    """A `Trainer` whose evaluation goes through `compute_loss`, and gives each loss beside the whole."""
+    """A `Trainer` that evaluates through `compute_loss` and reports each loss next to the total."""
 
     _evaluation: EvaluationLosses | None = None
-    """Of the evaluation that is under way."""
+    """The losses of the running evaluation."""
     _not_for_student: set[str]
-    """The entries of a batch that the student does not read."""
+    """The entries of a batch that are not passed to the student."""
 
     def prediction_step(
         self,
@@ -88,10 +88,10 @@ class EvaluatingTrainer(LossTrainer):
         ignore_keys: list[str] | None = None,
         **generation_options,
     ) -> tuple[torch.Tensor | None, Tensors, Tensors]:
-        """As in `Trainer`; of the outputs only the logits are returned, so that no hidden states are gathered.
+        """As in `Trainer`, but of the outputs returns only the logits, so no hidden states are gathered.
 
-        Where this class comes before `Seq2SeqTrainer` and `predict_with_generate` is set, the generated tokens are
-        returned in the place of the logits.
+        If this class comes before `Seq2SeqTrainer` in the bases and `predict_with_generate` is set, the generated
+        tokens are returned instead of the logits.
         """
         inputs = self._prepare_inputs(inputs)
         predictions = None
@@ -104,7 +104,7 @@ class EvaluatingTrainer(LossTrainer):
 
         labels_needed = self.needs_labels or (self.head.per_token and self.args.kl_positions == "labels")
         with torch.no_grad(), self.compute_loss_context_manager():
-            # Where predictions or accuracy alone are asked for, a stored teacher need not have read the rows.
+            # Predictions and accuracy need no teacher, so rows without stored targets are fine here.
             has_targets = self.teacher is None or self.teacher.can_read(inputs)
             if has_targets and (self._has_labels(inputs) or not labels_needed):
                 num_fresh = self._num_fresh(inputs)
@@ -129,10 +129,10 @@ class EvaluatingTrainer(LossTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As in `Trainer`, but each loss is the mean over all its items, however they fall into batches."""
+        """As in `Trainer`, but each loss is the mean over all its items, independent of the batch size."""
         if not self.is_in_train:
             self._renew_losses()
-        # One evaluation may run within another, as where compute_metrics calls predict.
+        # Evaluations may be nested, for instance when compute_metrics calls predict.
         outer, self._evaluation = self._evaluation, EvaluationLosses(self._weights)
         try:
             output = super().evaluation_loop(
@@ -151,8 +151,8 @@ class EvaluatingTrainer(LossTrainer):
             )
         elif total in output.metrics and type(self).prediction_step is not EvaluatingTrainer.prediction_step:
             logger.warning_once(
-                f"{total} is the loss that {type(self).__name__}.prediction_step returns, not that of the training: "
-                f"call self.compute_loss there. With Seq2SeqTrainer, put DistillationTrainer before it in the bases."
+                f"{total} is the loss that {type(self).__name__}.prediction_step returns, not the training loss: call "
+                f"self.compute_loss there. With Seq2SeqTrainer, put DistillationTrainer before it in the bases."
             )
         return output
 
@@ -163,23 +163,23 @@ class EvaluatingTrainer(LossTrainer):
         return has_all(self.head.label_names, inputs)
 
     def _num_fresh(self, inputs: Mapping[str, torch.Tensor]) -> int | None:
-        """How many examples of this evaluation batch are not repeats; None if all are.
+        """How many examples of this evaluation batch are not repeats; None if there are no repeats.
 
-        Accelerate fills the last batches up to equal size on all processes, with rows from the beginning.
+        Accelerate fills up the last batches to the same size on all processes, with rows from the beginning.
         """
         state, processes = self.accelerator.gradient_state, self.accelerator.num_processes
         dataloader = self.callback_handler.eval_dataloader
         if processes == 1 or state.active_dataloader is not dataloader:
-            return None  # what Accelerate has not prepared, it does not fill up
+            return None  # Accelerate fills up only data loaders that it has prepared
         if not state.end_of_dataloader or state.remainder <= 0:
             return None
         rows = dataloader.total_batch_size // processes
         fresh_rows = min(max(state.remainder - self.accelerator.process_index * rows, 0), rows)
-        return fresh_rows * count_examples(inputs) // rows  # a collator may make several examples of a row
+        return fresh_rows * count_examples(inputs) // rows  # a collator may make several examples from a row
 
 
 def has_all(names: Sequence[str], inputs: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a batch has something under each of the names."""
+    """Whether a batch has a value for each of the names."""
     return all(inputs.get(name) is not None for name in names)
 
 

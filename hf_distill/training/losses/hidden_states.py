@@ -1,4 +1,4 @@
-"""How far the student's hidden states point away from the teacher's."""
+"""The cosine loss: the angle between the student's and the teacher's last hidden states."""
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +10,14 @@ from hf_distill.training.scoring.alignment import HeadSpec
 
 
 class Projection(nn.Linear):
-    """Maps hidden states `[batch, length, student width]` to `[batch, length, teacher width]`, without a bias.
+    """A linear map from `[batch, length, student width]` to `[batch, length, teacher width]`, without a bias.
 
-    Reference: Jiao et al., 2020, TinyBERT, https://arxiv.org/abs/1909.10351 (there `W_h`)
+    Reference: Jiao et al., 2020, TinyBERT, https://arxiv.org/abs/1909.10351 (`W_h` in the paper)
 
     Args:
-        student_width: of the student's hidden states.
-        teacher_width: of the teacher's.
-        seed: of the random numbers that it begins with.
+        student_width: width of the student's hidden states.
+        teacher_width: width of the teacher's hidden states.
+        seed: random seed of the initial weights.
 
     Example:
         >>> Projection(16, 32, seed=0)(torch.randn(2, 7, 16)).shape
@@ -33,21 +33,16 @@ class Projection(nn.Linear):
 class CosineLoss(Loss):
     """One minus the cosine between the last hidden states of student and teacher: `alpha_cos`.
 
-    Summed over the attended positions, in fp32. Padding is left out, whatever its hidden states hold.
+    `forward` reads hidden states `[batch, length, width]` and `state_weights` `[batch, length]`, and returns the
+    weighted sum in fp32. Padding has no effect, even if its hidden states are not finite.
 
-    Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108 (there `L_cos`)
+    Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108 (`L_cos` in the paper)
 
     Args:
-        projection: maps the student's states to the teacher's width, and is trained; None where the widths are equal.
-
-    Shapes:
-        student.last_hidden_state, teacher.last_hidden_state: `[batch, length, width]`, of one width
-        scored.state_weights: `[batch, length]`, how much of an item each position is: 1, or 0 for padding; in images
-            and audio, where an example is one item, its share of that
-        returns: a scalar in fp32, the weighted sum
+        projection: a trained map from the student's width to the teacher's; None if the widths are equal.
 
     Raises:
-        ValueError: if the states are of different width or number.
+        ValueError: in `forward`, if the states of student and teacher differ in width or number.
 
     Example:
         >>> hidden = torch.randn(2, 7, 16)
@@ -70,15 +65,17 @@ class CosineLoss(Loss):
             return cls()
         student_width, teacher_width = setup.student.hidden_width, setup.teacher.hidden_width
         if student_width is None or teacher_width is None:
-            raise ValueError("project_hidden_states needs configs that say how wide the hidden states are.")
+            raise ValueError(
+                "project_hidden_states=True needs hidden_size or hidden_sizes in the configs of student and teacher."
+            )
         return cls(Projection(student_width, teacher_width, seed=setup.args.seed))
 
     def check(self, student: HeadSpec, teacher: HeadSpec) -> None:
         widths = [student.hidden_width, teacher.hidden_width]
         if self.projection is None and None not in widths and widths[0] != widths[1]:
             raise ValueError(
-                f"The cosine loss compares states of one width: the student's are {widths[0]} wide and the teacher's "
-                f"{widths[1]}: set project_hidden_states=True, set alpha_cos=0, or cut the student with "
+                f"The cosine loss needs hidden states of equal width, but the student's are {widths[0]} wide and the "
+                f"teacher's {widths[1]}: set project_hidden_states=True, set alpha_cos=0, or cut the student with "
                 f"make_student(teacher)."
             )
 
@@ -91,11 +88,11 @@ class CosineLoss(Loss):
             student_hidden = self.projection(student_hidden.to(self.projection.weight.dtype))
         if student_hidden.shape != teacher_hidden.shape:
             raise ValueError(
-                f"The cosine loss compares states one by one: the student's are {list(student_hidden.shape)} and the "
-                f"teacher's {list(teacher_hidden.shape)}: set alpha_cos=0."
+                f"The cosine loss needs hidden states of equal shape, but the student's are "
+                f"{list(student_hidden.shape)} and the teacher's {list(teacher_hidden.shape)}: set alpha_cos=0."
             )
-        # Filling padding with one constant on both sides makes its cosine 1 and its gradient 0, and unlike indexing
-        # with the mask does not wait for the device to count it.
+        # Filling padding with the same constant on both sides makes its cosine 1 and its gradient 0. Unlike indexing
+        # with the mask, it does not wait for the device.
         padding = scored.state_weights.eq(0)
         student_hidden = student_hidden.float().masked_fill(padding.unsqueeze(-1), 1.0)
         teacher_hidden = teacher_hidden.float().masked_fill(padding.unsqueeze(-1), 1.0)

@@ -1,4 +1,4 @@
-"""How far the student's logits are from the teacher's: one function per divergence, and the loss that they are."""
+"""Divergences between the student's and the teacher's logits, one function each, and the loss that uses them."""
 
 from collections.abc import Callable
 
@@ -14,15 +14,17 @@ def kl_divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, te
     """The KL divergence from the teacher's softened distribution to the student's, times temperature squared.
 
     `T^2 * KL(softmax(teacher_logits / T) || softmax(student_logits / T))`, summed over the scored positions. The factor
-    keeps the gradient's size independent of the temperature. Softmax is taken in fp32 from the logits of both sides.
+    `T^2` keeps the size of the gradient independent of the temperature. Both softmaxes are computed in fp32.
 
     Reference: Hinton et al., 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531
 
-    Shapes:
-        student_logits: `[scored, classes]`, or more where the student's vocabulary is padded further; these are left
-            out
-        teacher_logits: `[scored, classes]`
-        returns: a scalar in fp32, the sum over the scored positions
+    Args:
+        student_logits: `[scored, classes]`. Further columns, from a vocabulary that is padded further, are ignored.
+        teacher_logits: `[scored, classes]`.
+        temperature: divides the logits of both sides.
+
+    Returns:
+        The sum over the scored positions, an fp32 tensor of shape `[]`.
 
     Example:
         >>> kl_divergence(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), temperature=2.0)
@@ -36,19 +38,22 @@ def kl_divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, te
 
 
 def top_k_kl_divergence(student_logits: torch.Tensor, teacher_logits: TopK, temperature: float) -> torch.Tensor:
-    """The KL divergence where only the likeliest tokens of the teacher's distribution are known.
+    """The KL divergence for a teacher of which only the k likeliest tokens are stored.
 
-    `T^2 * KL(p || q)` over k + 1 events, the k tokens and all others together, summed over the scored positions, in
-    fp32. It is the whole divergence where the teacher spreads the rest as the student does, and less where it does not;
-    with k the size of the vocabulary nothing is left out.
+    `T^2 * KL(p || q)` over k + 1 events, the k tokens and all other tokens together, summed over the scored positions
+    in fp32. It equals the full divergence if student and teacher distribute the remaining probability alike, and is
+    smaller otherwise. If k is the size of the vocabulary, it is the full divergence.
 
     Reference: Hinton et al., 2015, https://arxiv.org/abs/1503.02531, over fewer events; Anshumann et al., 2025, Sparse
-    Logit Sampling, https://arxiv.org/abs/2503.16870, on what is lost
+    Logit Sampling, https://arxiv.org/abs/2503.16870, on the information that top k loses
 
-    Shapes:
-        student_logits: `[scored, classes]`
-        teacher_logits: a `TopK` of as many positions
-        returns: a scalar in fp32, the sum over the scored positions
+    Args:
+        student_logits: `[scored, classes]`.
+        teacher_logits: a `TopK` with the same number of positions.
+        temperature: divides the logits of both sides. The `TopK` must be stored at this temperature.
+
+    Returns:
+        The sum over the scored positions, an fp32 tensor of shape `[]`.
 
     Example:
         >>> logits = torch.tensor([[2.0, 1.0, 0.0]])
@@ -67,16 +72,20 @@ def top_k_kl_divergence(student_logits: torch.Tensor, teacher_logits: TopK, temp
 def bernoulli_kl_divergence(
     student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """The KL divergence for a yes or no per class, times temperature squared: for multi-label classification.
+    """The KL divergence for multi-label classification, times temperature squared.
 
     `T^2 * mean over classes of KL(Bernoulli(sigmoid(teacher_logits / T)) || Bernoulli(sigmoid(student_logits / T)))`,
-    summed over the scored positions, in fp32.
+    summed over the scored positions in fp32.
 
     Reference: Hinton et al., 2015, https://arxiv.org/abs/1503.02531, with two classes for each label
 
-    Shapes:
-        student_logits, teacher_logits: `[scored, classes]`
-        returns: a scalar in fp32, the sum over the scored positions
+    Args:
+        student_logits: `[scored, classes]`.
+        teacher_logits: `[scored, classes]`.
+        temperature: divides the logits of both sides.
+
+    Returns:
+        The sum over the scored positions, an fp32 tensor of shape `[]`.
 
     Example:
         >>> bernoulli_kl_divergence(torch.tensor([[1.0, 0.0, 3.0]]), torch.tensor([[1.0, 0.0, 3.0]]), temperature=2.0)
@@ -89,16 +98,20 @@ def bernoulli_kl_divergence(
 
 
 def squared_difference(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The squared difference between the student's numbers and the teacher's: for regression.
+    """The squared difference between the student's and the teacher's outputs, for regression.
 
-    The mean over the numbers of an example, summed over the examples, in fp32. The temperature has no effect: divided
-    by it and multiplied by its square, the difference is what it was.
+    The mean over the outputs of an example, summed over the examples in fp32. The temperature has no effect: dividing
+    both sides by T and multiplying the square by T^2 cancels out.
 
     Reference: Ba and Caruana, 2014, Do Deep Nets Really Need to be Deep?, https://arxiv.org/abs/1312.6184
 
-    Shapes:
-        student_logits, teacher_logits: `[scored, numbers]`
-        returns: a scalar in fp32, the sum over the examples
+    Args:
+        student_logits: `[scored, outputs]`.
+        teacher_logits: `[scored, outputs]`.
+        temperature: ignored.
+
+    Returns:
+        The sum over the examples, an fp32 tensor of shape `[]`.
 
     Example:
         >>> squared_difference(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]]), temperature=2.0)
@@ -113,16 +126,16 @@ DIVERGENCES: dict[str, Callable[..., torch.Tensor]] = {
     "real": squared_difference,
     "top k": top_k_kl_divergence,
 }
-"""By what the logits describe, or by what is stored of them."""
+"""Divergences by what the logits describe (`Head.distribution`); "top k" for stored top-k targets."""
 
 
 class DivergenceLoss(Loss):
-    """One of `DIVERGENCES` between the softened outputs of teacher and student: `alpha_kl`.
+    """The divergence between the softened outputs of teacher and student: `alpha_kl`.
 
     Reference: Hinton et al., 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531
 
     Args:
-        divergence: a function of `DIVERGENCES`.
+        divergence: a function from `DIVERGENCES`.
         temperature: divides the logits of both sides.
 
     Example:

@@ -1,4 +1,4 @@
-"""What losses have to learn: trained beside the student, kept in checkpoints, and never saved with the student."""
+"""Parameters of losses: trained with the student, saved in checkpoints, and never saved with the student."""
 
 import os
 from collections.abc import Mapping
@@ -16,15 +16,16 @@ LOSS_PARAMETERS_NAME = "loss_parameters.safetensors"
 
 
 class LossParameters:
-    """The parameters and buffers of losses. Their gradients are averaged over the processes here, as the engine knows
-    the student's alone.
+    """The parameters and buffers of losses.
+
+    Their gradients are averaged over the processes here, because the engine only knows the student's parameters.
 
     Args:
-        losses: by name.
+        losses: losses by name.
 
     Attributes:
-        trained: `[parameters]`
-        owners: the names of the losses that have some.
+        trained: the parameters that require gradients.
+        owners: the names of the losses that have such parameters.
     """
 
     def __init__(self, losses: Mapping[str, Loss]):
@@ -34,24 +35,24 @@ class LossParameters:
         self._are_averaged = False
 
     def begin_alike(self, accelerator: Accelerator) -> None:
-        """Gives all processes the numbers of the first."""
+        """Copies the values of the first process to all others."""
         if accelerator.num_processes > 1:
             for tensor in self._tensors().values():
                 tensor.data.copy_(broadcast(tensor.detach(), from_process=0))
 
     def beside(self, model: nn.Module) -> nn.Module:
-        """All that the optimizer steps."""
+        """The model together with the losses that have parameters: everything that the optimizer updates."""
         return nn.ModuleList([model, *(self.losses[name] for name in self.owners)]) if self.owners else model
 
     def join(self, optimizer: torch.optim.Optimizer) -> None:
-        """Has the optimizer step them too, with the options of the first of the student's groups."""
+        """Adds the parameters to the optimizer, with the options of the student's first parameter group."""
         known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         if new := [parameter for parameter in self.trained if id(parameter) not in known]:
             options = {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
             optimizer.add_param_group({**options, "params": new})
 
     def average_gradients(self, accelerator: Accelerator) -> None:
-        """Averages the gradients over all processes, once in an optimizer step."""
+        """Averages the gradients over all processes, once per optimizer step."""
         if not self._are_averaged:
             for parameter in self.trained:
                 if parameter.grad is not None:
@@ -65,7 +66,7 @@ class LossParameters:
         self._are_averaged = False
 
     def save(self, checkpoint: str) -> None:
-        """Writes them beside the student; nothing if there are none."""
+        """Writes them into the checkpoint; writes no file if there are none."""
         if tensors := self._tensors():
             save_file(
                 {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
@@ -73,25 +74,25 @@ class LossParameters:
             )
 
     def check(self, checkpoint: str) -> None:
-        """Checks that a checkpoint has what these losses go on with, and nothing else.
+        """Checks that a checkpoint has exactly the parameters of these losses.
 
         Raises:
-            ValueError: if not.
+            ValueError: if parameters are missing or unknown.
         """
         needed, there = self._tensors().keys(), _read(checkpoint).keys()
         if missing := sorted(needed - there):
             raise ValueError(
-                f"{checkpoint} has no {', '.join(missing)}, which the losses of this training go on with: train anew, "
-                f"or with the losses that wrote it."
+                f"{checkpoint} lacks {', '.join(missing)}, which the losses of this training need: use the losses that "
+                f"the checkpoint was trained with, or train without resume_from_checkpoint."
             )
         if unknown := sorted(there - needed):
             raise ValueError(
-                f"{checkpoint} has {', '.join(unknown)}, which its optimizer steps and no loss of this training has: "
-                f"train anew, or with the losses that wrote it."
+                f"{checkpoint} has {', '.join(unknown)}, which no loss of this training has: use the losses that the "
+                f"checkpoint was trained with, or train without resume_from_checkpoint."
             )
 
     def load(self, checkpoint: str) -> None:
-        """Reads what `save` wrote."""
+        """Loads the values that `save` wrote."""
         tensors = self._tensors()
         for name, tensor in _read(checkpoint).items():
             tensors[name].data.copy_(tensor)
@@ -108,11 +109,11 @@ def _read(checkpoint: str) -> dict[str, torch.Tensor]:
 
 
 class StepWithStudent(TrainerCallback):
-    """Does for the parameters of losses what `Trainer` and the engine do for the model's: averages gradients, and
-    clears them.
+    """Averages and clears the gradients of the losses' parameters, as `Trainer` and the engine do for the model's.
 
     Args:
-        trainer: the `DistillationTrainer`; `model_init` gives it new losses for each training.
+        trainer: the `DistillationTrainer`. The callback keeps it rather than its losses, because `model_init` makes new
+            losses for each training.
     """
 
     def __init__(self, trainer: Trainer):
@@ -129,32 +130,32 @@ class StepWithStudent(TrainerCallback):
 
 
 def check_engine(parameters: LossParameters, accelerator: Accelerator) -> None:
-    """Checks that the engine's optimizer can step parameters that are not the student's.
+    """Checks that the engine's optimizer can update the parameters of losses.
 
     Raises:
-        ValueError: if not.
+        ValueError: if a loss has parameters and the engine is FSDP or DeepSpeed.
     """
     if parameters.owners and accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError(
-            f"{_said(parameters)}, which does not work under {accelerator.distributed_type.value}: its optimizer knows "
-            f"of the student's parameters only. Use DDP, or losses without parameters."
+            f"{_said(parameters)}, which does not work under {accelerator.distributed_type.value}: its optimizer only "
+            f"knows the student's parameters. Use DDP, or losses without parameters."
         )
 
 
 def check_scheduler(parameters: LossParameters, lr_scheduler: object) -> None:
-    """Checks that the parameters can join the optimizer.
+    """Checks that the parameters can be added to the optimizer.
 
     Raises:
-        ValueError: if there is a scheduler already, which would not know of them.
+        ValueError: if a scheduler was passed, which would not schedule them.
     """
     if parameters.owners and lr_scheduler is not None:
         raise ValueError(
-            f"{_said(parameters)}, which does not work with optimizers=(optimizer, scheduler): they join the "
-            f"optimizer, and this scheduler would not know of them. Pass optimizers=(optimizer, None), and choose the "
-            f"schedule with lr_scheduler_type or by overriding create_scheduler."
+            f"{_said(parameters)}, which does not work with optimizers=(optimizer, scheduler): the scheduler would not "
+            f"apply to them. Pass optimizers=(optimizer, None), and choose the schedule with lr_scheduler_type or by "
+            f"overriding create_scheduler."
         )
 
 
 def _said(parameters: LossParameters) -> str:
     names = " and ".join(f"loss_{name}" for name in parameters.owners)
-    return f"{names} has parameters of its own (project_hidden_states=True makes some)"
+    return f"{names} has trainable parameters (project_hidden_states=True adds some)"

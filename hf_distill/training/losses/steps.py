@@ -1,4 +1,4 @@
-"""What the losses amount to over the optimizer steps since the last log."""
+"""The mean of each loss over the optimizer steps since the last log, and the division of sums by items."""
 
 import torch
 from transformers import Trainer, TrainerCallback
@@ -7,9 +7,9 @@ from transformers import Trainer, TrainerCallback
 class StepLosses(TrainerCallback):
     """The mean of each loss over the optimizer steps since the last log.
 
-    The sums stay on the device until they are logged, so no micro-batch waits for them. If `compute_loss` runs several
-    times on one micro-batch, the mean of its runs counts. A step that is left before its last micro-batch is undone: it
-    is not logged, and its gradient does not go into the next step.
+    The sums stay on the device until they are logged, so no micro-batch waits for the device. If `compute_loss` runs
+    several times on one micro-batch, the mean of its runs counts. A step that stops before its last micro-batch is
+    discarded: it is not logged, and its gradient does not go into the next step.
 
     Args:
         trainer: the `DistillationTrainer`.
@@ -19,7 +19,7 @@ class StepLosses(TrainerCallback):
         self.trainer = trainer
 
     def reset(self, num_losses: int) -> None:
-        """Forgets everything."""
+        """Clears all sums, for `num_losses` losses."""
         device = self.trainer.args.device
         self.sums = torch.zeros(num_losses, device=device)
         self.steps, self.micro_batches = 0, 0
@@ -28,11 +28,11 @@ class StepLosses(TrainerCallback):
         self._first_step_of_pass = 0
 
     def record(self, losses: torch.Tensor) -> None:
-        """Adds `[losses]`, the share that one micro-batch has in the losses of its optimizer step."""
+        """Adds the share of one micro-batch in the losses of its optimizer step, `[losses]`."""
         self._runs.append(losses)
 
     def take(self) -> torch.Tensor | None:
-        """`[losses]`: their means since the last call, over all processes; None if nothing was recorded."""
+        """The means since the last call, over all processes, `[losses]`; None if nothing was recorded."""
         if not self.steps or not self.micro_batches:
             return None
         means = self.trainer.accelerator.reduce(self.sums, reduction="sum") / self.steps
@@ -41,7 +41,7 @@ class StepLosses(TrainerCallback):
         return means
 
     def on_train_begin(self, args, state, control, **kwargs):
-        # auto_find_batch_size begins anew after an attempt that ran out of memory.
+        # auto_find_batch_size starts over after running out of memory.
         self.reset(len(self.sums))
         self.trainer.left_over_batches = []
 
@@ -64,8 +64,8 @@ class StepLosses(TrainerCallback):
         too_few = self.trainer.left_over_batches
         if too_few and control.should_training_stop and state.global_step == self._first_step_of_pass:
             raise ValueError(
-                f"A pass over the training data has {len(too_few)} batches, too few for one step with "
-                f"gradient_accumulation_steps={args.gradient_accumulation_steps}: lower it, or give more data."
+                f"One pass over the training data has {len(too_few)} batches, too few for an optimizer step with "
+                f"gradient_accumulation_steps={args.gradient_accumulation_steps}: lower it, or provide more data."
             )
         if self._before_step is None:
             return
@@ -83,5 +83,5 @@ class StepLosses(TrainerCallback):
 
 
 def means(sums: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-    """`sums / items`, where a loss without any item is 0 rather than NaN."""
+    """`sums / items`. A loss without items is 0, not NaN."""
     return sums / items.clamp(min=1)

@@ -1,4 +1,4 @@
-"""What the student would be trained on without a teacher: a function per kind of label, and the loss that they are."""
+"""The task loss on hard labels, as in training without a teacher: one function per kind of label."""
 
 from collections.abc import Callable
 
@@ -10,18 +10,21 @@ from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Sig
 
 
 def cross_entropy(student_logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """The cross-entropy of the student with the hard labels, at temperature 1.
+    """The cross-entropy between the student's outputs and hard labels, at temperature 1.
 
-    Summed over the positions that have a label: those labelled -100 take no part, so a batch may mix labelled and
-    unlabelled ones. Softmax is taken in fp32 from the logits.
+    Positions with label -100 are ignored, so a batch may mix labelled and unlabelled ones. The softmax is computed in
+    fp32.
 
-    Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108 (there `L_mlm`); label smoothing as in
-    Szegedy et al., 2016, https://arxiv.org/abs/1512.00567
+    Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108 (`L_mlm` in the paper); label smoothing
+    as in Szegedy et al., 2016, https://arxiv.org/abs/1512.00567
 
-    Shapes:
-        student_logits: `[scored, classes]`
-        labels: `[scored]`, class indices or -100
-        returns: a scalar in fp32, the sum over labelled positions
+    Args:
+        student_logits: `[scored, classes]`.
+        labels: `[scored]`, class indices, or -100.
+        label_smoothing: how much of each label is spread over all classes, from 0 to 1.
+
+    Returns:
+        The sum over the labelled positions, an fp32 tensor of shape `[]`.
 
     Example:
         >>> cross_entropy(torch.zeros(2, 4), torch.tensor([3, -100]))
@@ -39,17 +42,19 @@ def cross_entropy(student_logits: torch.Tensor, labels: torch.Tensor, label_smoo
 def binary_cross_entropy(
     student_logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """The cross-entropy of the student with a hard yes or no for each class: for multi-label classification.
+    """The binary cross-entropy for multi-label classification.
 
-    Summed over the labels that are known: those of -100 take no part. In fp32, from the logits. Labels are not
-    smoothed.
+    Labels of -100 are ignored. Computed in fp32 from the logits.
 
     Reference: Nam et al., 2014, Large-scale Multi-label Text Classification, https://arxiv.org/abs/1312.5419
 
-    Shapes:
-        student_logits: `[scored, classes]`
-        labels: `[scored, classes]`, 0, 1 or -100
-        returns: a scalar in fp32, the sum over known labels
+    Args:
+        student_logits: `[scored, classes]`.
+        labels: `[scored, classes]` of 0, 1 or -100.
+        label_smoothing: ignored.
+
+    Returns:
+        The sum over the known labels, an fp32 tensor of shape `[]`.
 
     Example:
         >>> binary_cross_entropy(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, -100.0]]))
@@ -60,16 +65,19 @@ def binary_cross_entropy(
 
 
 def squared_error(student_logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """The squared difference between the student's numbers and the right ones: for regression.
+    """The squared error between the student's outputs and the labels, for regression.
 
-    Summed over the numbers that are known: those that are NaN take no part. In fp32. Labels are not smoothed.
+    Labels that are NaN are ignored. Computed in fp32.
 
-    Reference: that of `problem_type="regression"` in transformers, `torch.nn.MSELoss`
+    Reference: `torch.nn.MSELoss`, which transformers uses for `problem_type="regression"`
 
-    Shapes:
-        student_logits: `[scored, numbers]`
-        labels: `[scored, numbers]`, NaN where unknown
-        returns: a scalar in fp32, the sum over known numbers
+    Args:
+        student_logits: `[scored, outputs]`.
+        labels: `[scored, outputs]`, NaN where unknown.
+        label_smoothing: ignored.
+
+    Returns:
+        The sum over the known labels, an fp32 tensor of shape `[]`.
 
     Example:
         >>> squared_error(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [float("nan")]]))
@@ -83,16 +91,16 @@ TASK_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "binary": binary_cross_entropy,
     "real": squared_error,
 }
-"""By what the logits describe."""
+"""Task losses by what the logits describe (`Head.distribution`)."""
 
 
 class TaskLoss(Loss):
-    """The head's own loss on hard labels, one of `TASK_LOSSES`: `alpha_task`.
+    """The task loss on hard labels: `alpha_task`.
 
-    Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108 (there `L_mlm`)
+    Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108 (`L_mlm` in the paper)
 
     Args:
-        of_labels: a function of `TASK_LOSSES`.
+        of_labels: a function from `TASK_LOSSES`.
         label_smoothing: how much of each label is spread over all classes.
 
     Example:

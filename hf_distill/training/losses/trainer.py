@@ -1,4 +1,4 @@
-"""A trainer that has losses: makes them, and trains the parameters that they have."""
+"""A trainer with losses: creates them, and trains their parameters."""
 
 import copy
 import re
@@ -25,7 +25,7 @@ from hf_distill.training.scoring.heads import Head
 
 
 class ReadTeacher(Protocol):
-    """What losses know of the teacher, live or stored."""
+    """What this trainer needs to know about the teacher, live or stored."""
 
     head_spec: HeadSpec
 
@@ -38,7 +38,7 @@ class ReadTeacher(Protocol):
 
 
 class LossTrainerArguments(LossArguments, Protocol):
-    """What a trainer that has losses reads of its arguments."""
+    """The training arguments that `LossTrainer` reads."""
 
     @property
     def device(self) -> torch.device: ...
@@ -57,12 +57,12 @@ class LossTrainerArguments(LossArguments, Protocol):
 
 
 class LossTrainer(Trainer):
-    """A `Trainer` with losses by name, which may have parameters beside the model's.
+    """A `Trainer` with named losses, which may have parameters of their own.
 
     Attributes:
-        losses: by name, those whose weight is not 0.
-        loss_weights: by name, the weights of all losses: those of the arguments, and those that were given.
-        loss_parameters: what the losses learn.
+        losses: the losses whose weight is not 0, by name.
+        loss_weights: the weights of all losses, by name: of the `alpha_...` arguments and of `losses`.
+        loss_parameters: the parameters of the losses.
     """
 
     args: LossTrainerArguments
@@ -74,7 +74,7 @@ class LossTrainer(Trainer):
     _signature_columns: list[str] | None
 
     def _take_losses(self, given: GivenLosses) -> None:
-        """Keeps the losses that were given, and how they begin."""
+        """Keeps the user's losses and their initial parameters."""
         check_given_losses(given, self.args.loss_weights)
         self.losses, self._given_losses = {}, dict(given)
         self._beginnings = {name: copy.deepcopy(loss.state_dict()) for name, (loss, _) in given.items()}
@@ -84,7 +84,7 @@ class LossTrainer(Trainer):
 
     @property
     def readers_of_teacher(self) -> list[str]:
-        """The losses that compare the student with a teacher, as their user wrote them."""
+        """The losses that compare the student with a teacher, as written in the user's code."""
         return readers_of_teacher(self._all_weights(), self._given_losses)
 
     @property
@@ -96,15 +96,15 @@ class LossTrainer(Trainer):
         return self.args.loss_weights | {name: weight for name, (_, weight) in self._given_losses.items()}
 
     def _make_losses(self, begin_anew: bool = False) -> None:
-        """Makes the losses that the arguments ask for; `hyperparameter_search` changes those between trainings.
+        """Creates the losses. `hyperparameter_search` changes the arguments that they depend on between trainings.
 
         Args:
-            begin_anew: with parameters as they were at first, rather than as they have been trained.
+            begin_anew: reset the losses' parameters to their initial values instead of keeping the trained ones.
         """
         args = self.args
         args.check_losses([loss for loss, weight in self._given_losses.values() if weight > 0])
         if self.teacher is None and (readers := self.readers_of_teacher):
-            raise ValueError(f"{' and '.join(readers)} need a teacher: make the trainer with one.")
+            raise ValueError(f"{' and '.join(readers)} need a teacher: pass teacher_model to the trainer.")
         self._arguments_of_losses = args.distillation_fields()
         self.loss_weights = self._all_weights()
         setup = Setup(
@@ -130,16 +130,16 @@ class LossTrainer(Trainer):
         self._step_losses.reset(len(self.losses))
 
     def _renew_losses(self) -> None:
-        """Makes the losses again if their arguments have changed."""
+        """Creates the losses again if their arguments have changed."""
         if self.args.distillation_fields() != self._arguments_of_losses:
             self._make_losses()
 
     def _prepare_student(self) -> None:
-        """Reads what the trainer needs to know of the student; `model_init` makes another one for each training."""
+        """Reads what the trainer must know about the student. `model_init` makes a new one for each training."""
         raise NotImplementedError
 
     def create_scheduler(self, *args, **kwargs) -> torch.optim.lr_scheduler.LRScheduler:
-        """As in `Trainer`; whoever made the optimizer, the parameters of the losses join it before."""
+        """As in `Trainer`, but first adds the losses' parameters to the optimizer, whoever created it."""
         self.loss_parameters.join(self.optimizer)
         return super().create_scheduler(*args, **kwargs)
 
@@ -150,7 +150,7 @@ class LossTrainer(Trainer):
         return super()._get_grad_norm(self._with_loss_parameters(model), grad_norm)
 
     def _with_loss_parameters(self, model: nn.Module) -> nn.Module:
-        """All that the optimizer steps, with its gradients averaged over the processes."""
+        """Everything that the optimizer updates, with gradients averaged over the processes."""
         self.loss_parameters.average_gradients(self.accelerator)
         return self.loss_parameters.beside(model)
 
@@ -169,7 +169,7 @@ class LossTrainer(Trainer):
         *args,
         **kwargs,
     ):
-        """As in `Trainer`; by default the objective is the sum of the metrics, or `eval_loss` if there are none."""
+        """As in `Trainer`. The default objective is the sum of the metrics, or `eval_loss` if there are none."""
         return super().hyperparameter_search(hp_space, compute_objective or self._default_objective, *args, **kwargs)
 
     def _default_objective(self, metrics: dict[str, float]) -> float:

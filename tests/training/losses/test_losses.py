@@ -256,7 +256,7 @@ def make_setup(top_k=None, **arguments):
 
 @pytest.mark.parametrize("described", [*SUMS, *LOSSES.values()], ids=lambda described: described.__name__)
 def test_every_loss_is_complete(described):
-    needed = {"Reference:", "Example:"} | ({"Shapes:"} if described in SUMS else set())
+    needed = {"Reference:", "Example:"} | ({"Args:", "Returns:"} if described in SUMS else set())
     assert needed <= set(described.__doc__.split())
 
 

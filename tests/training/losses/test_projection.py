@@ -71,7 +71,7 @@ def test_resume_without_one(make_trainer):
     teacher, student = make_pair()
     make_trainer(student, teacher, rows, alpha_cos=0.0, **options).train()
     trainer = make_trainer(student, teacher, rows, project_hidden_states=True, **options)
-    with pytest.raises(ValueError, match=r"has no cos\.projection\.weight, which the losses of this"):
+    with pytest.raises(ValueError, match=r"lacks cos\.projection\.weight, which the losses of this"):
         trainer.train(resume_from_checkpoint=True)
 
 
@@ -81,7 +81,7 @@ def test_resume_with_one_that_is_not_wanted(make_trainer):
     teacher, student = make_pair()
     make_trainer(student, teacher, rows, project_hidden_states=True, **options).train()
     trainer = make_trainer(student, teacher, rows, alpha_cos=0.0, **options)
-    with pytest.raises(ValueError, match=r"has cos\.projection\.weight, which its optimizer steps and no loss"):
+    with pytest.raises(ValueError, match=r"has cos\.projection\.weight, which no loss of this training has"):
         trainer.train(resume_from_checkpoint=True)
 
 

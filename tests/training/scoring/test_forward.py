@@ -171,7 +171,7 @@ def test_values_that_are_not_those_of_the_tokens():
 
 
 def test_states_that_are_not_known():
-    with pytest.raises(ValueError, match=r"The student has no transformers model inside.*set alpha_cos=0"):
+    with pytest.raises(ValueError, match=r"The student's forward calls no transformers model.*set alpha_cos=0"):
         known_states(ScoredOutput(None, None, None), "student", "cos", CosineLoss())
 
 
