@@ -64,7 +64,7 @@ def test_train_into_a_finished_folder(reviews, capsys, caplog):
     assert main(words) == 0
     before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
     assert main(words) == 0
-    assert "out has this model already" in caplog.text
+    assert "out already has a model trained with the same settings" in caplog.text
     assert main([*words, "--learning_rate", "0.5"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(
@@ -93,5 +93,5 @@ def test_train_on_two_processes(reviews):
     assert AutoModelForSequenceClassification.from_pretrained("trainer_output").config.label2id["pos"] == 1
 
     before = {path: path.read_bytes() for path in Path("trainer_output").rglob("*") if path.is_file()}
-    assert run_on_two_processes(words, own).stderr.count("trainer_output has this model already") == 1
+    assert run_on_two_processes(words, own).stderr.count("trainer_output already has a model trained") == 1
     assert {path: path.read_bytes() for path in Path("trainer_output").rglob("*") if path.is_file()} == before

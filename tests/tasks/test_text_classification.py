@@ -349,16 +349,20 @@ def test_a_second_training_into_a_finished_folder(folder, teacher, caplog):
     copied = {"train_file": str(folder / "copy.csv")}
     assert distil(folder, task, logging_steps=1, **options) is None
     assert train(folder, task | copied, teacher_model_name_or_path=str(folder / "copy"), **options) is None
-    assert "out has this model already" in caplog.text
+    assert "out already has a model trained with the same settings" in caplog.text
 
     write_reviews(folder / "train.csv", make_reviews(96, seed=4))
     for other, training, message in (
         (
             {},
             {},
-            r"train_data, .*train.csv \(72 rows\), has changed; validation_data, .*, has changed\. With another train",
+            r"train_data, .*train.csv \(72 rows\), has changed; validation_data, .*, has changed\. It cannot",
         ),
-        ({**copied, "test_file": None}, {}, r"test_data was .*test.csv \(32 rows\) and is None. Go on from the last"),
+        (
+            {**copied, "test_file": None},
+            {},
+            r"test_data was .*test.csv \(32 rows\) and is None. Continue from the last",
+        ),
         ({**copied, "truncation": "tail"}, {}, "truncation was 'head' and is 'tail'"),
         ({**copied, "num_layers": 1}, {}, "num_layers was None and is 1"),
         (copied, {"temperature": 3.0}, "temperature was 2.0 and is 3.0"),

@@ -1,1 +1,1 @@
-"""What is in an output folder: checkpoints that are complete, and which training they belong to."""
+"""The output folder: complete checkpoints, and the training that they belong to."""

@@ -1,4 +1,4 @@
-"""What a checkpoint says of the distillation that wrote it, and how it comes to be whole or not at all."""
+"""Checkpoint folders: written completely or not at all, with a record of the distillation settings."""
 
 import os
 import re
@@ -17,14 +17,14 @@ logger = logging.get_logger(__name__)
 
 DISTILLATION_STATE_NAME = "distillation_state.json"
 UNFINISHED_NAME = "_unfinished_checkpoint"
-"""No checkpoint for who looks for one, and, with its underscore, nothing that `Trainer` pushes."""
+"""Does not look like a checkpoint to anyone, and `Trainer` does not push names that begin with an underscore."""
 
 SENTINEL_NAME = "checkpoint-is-incomplete.txt"
-"""What `Trainer` writes into the folder of a just-in-time checkpoint before the checkpoint itself."""
+"""`Trainer` writes this file into a just-in-time checkpoint first, and removes it once the checkpoint is complete."""
 
 
 def last_whole_checkpoint(output_dir: str) -> str | None:
-    """The last checkpoint in `output_dir` that can be resumed from; None if there is none. Warns of those it skips."""
+    """Finds the last complete checkpoint in `output_dir`; None if there is none. Logs a warning for each it skips."""
     if not os.path.isdir(output_dir):
         return None
     steps = [re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", name) for name in os.listdir(output_dir)]
@@ -32,27 +32,25 @@ def last_whole_checkpoint(output_dir: str) -> str | None:
         checkpoint = os.path.join(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}")
         if _is_whole(checkpoint):
             return checkpoint
-        logger.warning(
-            f"{checkpoint} is not a whole checkpoint, and is skipped: it was interrupted while it was saved."
-        )
+        logger.warning(f"{checkpoint} is incomplete and is skipped: the training was interrupted while saving it.")
     return None
 
 
 def whole_checkpoint(checkpoint: str | None) -> str:
-    """The checkpoint.
+    """Returns the checkpoint after checking that it is complete.
 
     Raises:
-        ValueError: if it cannot be resumed from.
+        ValueError: if there is no checkpoint, or if it is incomplete.
     """
     if checkpoint is None:
         raise ValueError(
-            "There is no checkpoint in output_dir to resume from: train without resume_from_checkpoint, or give the "
-            "folder of a checkpoint."
+            "There is no checkpoint in output_dir to resume from: train without resume_from_checkpoint, or set it to "
+            "the folder of a checkpoint."
         )
     if not _is_whole(checkpoint):
         raise ValueError(
-            f"{checkpoint} is not a whole checkpoint: it does not exist, has no {TRAINER_STATE_NAME}, or saving it was "
-            f"interrupted. Resume from another one."
+            f"{checkpoint} is not a complete checkpoint: it does not exist, has no {TRAINER_STATE_NAME}, or saving it "
+            f"was interrupted. Resume from another one."
         )
     return checkpoint
 
@@ -63,38 +61,38 @@ def _is_whole(checkpoint: str) -> bool:
 
 
 def write_distillation_state(checkpoint: str, state: Mapping[str, object]) -> None:
-    """Writes beside a checkpoint what its losses depend on."""
+    """Writes the distillation settings into a checkpoint."""
     write_json(Path(checkpoint, DISTILLATION_STATE_NAME), state)
 
 
 def warn_of_differences(checkpoint: str, state: Mapping[str, object]) -> None:
-    """Warns by name of what a training that resumes from a checkpoint does otherwise than the one that wrote it."""
+    """Logs a warning that lists the settings in which a resumed training differs from its checkpoint."""
     path = Path(checkpoint, DISTILLATION_STATE_NAME)
     if not path.is_file():
-        logger.warning(f"{checkpoint} does not say what it was distilled with: it has no {DISTILLATION_STATE_NAME}.")
+        logger.warning(f"{checkpoint} has no {DISTILLATION_STATE_NAME}, so its settings cannot be compared.")
         return
     written = read_json(path)
-    if written.get("teacher_fingerprint") == state.get("teacher_fingerprint"):  # it may have moved
+    if written.get("teacher_fingerprint") == state.get("teacher_fingerprint"):  # the teacher's folder may differ
         written = {**written, "teacher": state.get("teacher")}
     if different := differences(written, state):
-        logger.warning(f"The training goes on from {checkpoint} in another way: {'; '.join(different)}.")
+        logger.warning(f"The training resumes from {checkpoint} with other settings: {'; '.join(different)}.")
 
 
 def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """What differs, in words, a name each."""
+    """The differing settings as sentences, such as "temperature was 2.0 and is 4.0"."""
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return [f"{name} was {before.get(name)!r} and is {after.get(name)!r}" for name in names]
 
 
 @contextmanager
 def named_when_whole(folder: str, is_writer: bool, wait_for_everyone) -> Iterator[str]:
-    """Gives another folder to write to, which gets the name `folder` at the end, in place of one that is there.
+    """Yields a temporary folder to write to, and renames it to `folder` at the end. An existing `folder` is replaced.
 
-    A process that is killed meanwhile leaves nothing of that name behind.
+    If the process is killed in between, there is no incomplete `folder`.
 
     Args:
-        folder: the name that it will have.
-        is_writer: whether this process is the one that renames.
+        folder: the final name.
+        is_writer: whether this process does the renaming.
         wait_for_everyone: waits until all processes have called it.
     """
     unfinished = os.path.join(os.path.dirname(folder), UNFINISHED_NAME)

@@ -1,4 +1,4 @@
-"""One training per output folder: what it was trained with, whether it is finished, and how it goes on."""
+"""One training per output folder: its settings, whether it is finished, and how it resumes."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from hf_distill.training.training_args import DistillationTrainingArguments
 logger = logging.get_logger(__name__)
 
 RECORD = "training_run.json"
-"""In the output folder: the settings of its training, and whether it is finished. It is not pushed."""
+"""In the output folder: the settings of the training, and whether it is finished. It is not pushed to the Hub."""
 
 MEASURED = ("eval_results.json", "test_results.json", "all_results.json")
 RESULTS = ("train_results.json", *MEASURED)
@@ -41,33 +41,34 @@ WITHOUT_EFFECT = {
     *("dataloader_multiprocessing_context", "ddp_timeout", "ddp_backend", "torch_empty_cache_steps", "use_cache"),
     *("gradient_checkpointing", "gradient_checkpointing_kwargs"),
     *("activation_checkpointing", "activation_checkpointing_kwargs"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps"),  # their product is compared, as `rows_per_step`
+    *("per_device_train_batch_size", "gradient_accumulation_steps"),  # compared by their product, `rows_per_step`
 }
-"""Training arguments on which the trained weights and their results do not depend."""
+"""Training arguments that change neither the trained weights nor their results."""
 
 MAY_CHANGE = {
     *("num_train_epochs", "max_steps", "save_strategy", "save_steps", "load_best_model_at_end"),
     *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size"),
     *("metric_for_best_model", "greater_is_better", "prediction_loss_only", "validation_data", "test_data"),
 }
-"""What a training that goes on can do otherwise. The rest is in the checkpoint, or would make two trainings of it."""
+"""Settings that `resume` may change. All others are fixed by the checkpoint, or would mix two trainings."""
 
 ONLY_MEASURED = {"test_data", "per_device_eval_batch_size", "prediction_loss_only"}
-"""Of these, what does not change the weights. Where no best model is chosen, the validation data does not either."""
+"""The part of `MAY_CHANGE` that does not affect the weights. Without a best model, validation data does not either."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """The training of an output folder, whose settings are kept beside it in `training_run.json`.
+    """A training tied to its output folder. Its settings are recorded there in `training_run.json`.
 
-    A training that was stopped goes on from its last checkpoint. One that is finished is left alone, and one with other
-    settings is refused, so that a folder never holds a model of one training and the card or the results of another.
+    A stopped training resumes from its last checkpoint. A finished training is not repeated. Other settings in the same
+    folder are an error, so a folder never mixes the model of one training with the card or the results of another.
+    Start with `TrainingRun.begin`.
 
     Attributes:
-        args: of the trainer.
-        settings: by name, all that the result depends on.
-        checkpoint: where the training goes on; None if it starts anew.
-        goes_on_unchanged: whether that checkpoint was written with the same settings, but for what is measured then.
+        args: the trainer's arguments.
+        settings: everything that the result depends on, by name.
+        checkpoint: the checkpoint to resume from; None to start from scratch.
+        goes_on_unchanged: whether that checkpoint was written with the same settings, except for what is measured.
     """
 
     args: DistillationTrainingArguments
@@ -84,21 +85,26 @@ class TrainingRun:
         resume: bool = False,
         overwrite: bool = False,
     ) -> "TrainingRun | None":
-        """Decides what there is to train in `args.output_dir`. Nothing is written or removed before the first step.
+        """Decides whether to start, resume or skip the training in `args.output_dir`.
+
+        Nothing is written or removed before the first optimizer step.
 
         Args:
-            args: of the trainer. Those that change the result are compared; not the output folder, logging, pushing,
-                saving, or how the rows of a step are split into batches and processes.
-            settings: what else the result depends on, such as models (`model_identity`) and data (`data_identity`).
-            resume: go on from the last checkpoint although the settings differ, if they do so only in how long is
-                trained (`num_train_epochs`, `max_steps`) and in what is evaluated and saved.
-            overwrite: train anew, in place of what is there.
+            args: the trainer's arguments. Arguments that change the result are compared with the recorded ones. The
+                output folder, logging, pushing, saving, and the split of a step's rows into batches and processes are
+                not.
+            settings: everything else that the result depends on, such as models (`model_identity`) and data
+                (`data_identity`).
+            resume: continue from the last checkpoint although settings differ. Only the length of the training
+                (`num_train_epochs`, `max_steps`) and what is evaluated and saved may differ.
+            overwrite: train from scratch and replace what is in the folder.
 
         Returns:
             The run, or None if the folder has a finished training with the same settings.
 
         Raises:
-            ValueError: if the folder has a training with other settings, unless `resume` or `overwrite` allow it.
+            ValueError: if the folder has a training with other settings that `resume` or `overwrite` does not allow, or
+                if both are given.
 
         Example:
             >>> run = TrainingRun.begin(args, {"model": model_identity("outputs/teacher"), "block_size": 512})
@@ -107,7 +113,7 @@ class TrainingRun:
             ...     trainer.save_model()
             ...     run.finish()
         """
-        settings = json.loads(json.dumps(_settings_of(args) | dict(settings), default=str))  # as they will be read
+        settings = json.loads(json.dumps(_settings_of(args) | dict(settings), default=str))  # as read back
         decided: list[Any] = [None]
         if args.process_index == 0:
             try:
@@ -120,15 +126,18 @@ class TrainingRun:
         return None if decision is None else cls(args, settings, *decision)
 
     def train(self, trainer: PublishingTrainer) -> TrainOutput:
-        """Trains, from the checkpoint if there is one.
+        """Trains, starting from the checkpoint if there is one.
+
+        Args:
+            trainer: the trainer, created with `args`.
 
         Returns:
-            As `trainer.train`. Where `trainer.steps_made` is 0, since a training was stopped after its last step, there
-            are no metrics in it that are worth keeping.
+            The output of `trainer.train`. If `trainer.steps_made` is 0, because the training was stopped after its last
+            step, its metrics are meaningless.
 
         Raises:
-            ValueError: if there is no step to make, as with `num_train_epochs=0`, or where `resume` finds the last
-                checkpoint at the end.
+            ValueError: if there is no step to train, for instance with `num_train_epochs=0`, or if `resume` continues
+                from a checkpoint of the last step.
         """
         trainer.goes_on_unchanged = self.goes_on_unchanged
         trainer.add_callback(_TakeTheFolder(self))
@@ -136,15 +145,15 @@ class TrainingRun:
         if trainer.steps_made == 0 and self.goes_on_unchanged:
             self._take_the_folder(MEASURED)
         elif trainer.steps_made == 0:
-            where = f"{self.checkpoint} is at step {output.global_step} of {trainer.state.max_steps}, the last one. "
+            where = f"{self.checkpoint} is already at step {output.global_step} of {trainer.state.max_steps}. "
             raise ValueError(
-                f"Nothing was trained: {where if self.checkpoint else ''}Raise num_train_epochs="
-                f"{self.args.num_train_epochs:g} or max_steps={self.args.max_steps}, or train anew with --overwrite."
+                f"There is nothing to train: {where if self.checkpoint else ''}Raise num_train_epochs="
+                f"{self.args.num_train_epochs:g} or max_steps={self.args.max_steps}, or start over with --overwrite."
             )
         return output
 
     def finish(self) -> None:
-        """Notes that the model and its results are saved."""
+        """Records that the training is finished. Call it after saving the model and its results."""
         self._write(finished=True)
 
     def _write(self, finished: bool) -> None:
@@ -153,7 +162,7 @@ class TrainingRun:
             write_json(Path(self.args.output_dir, RECORD), content)
 
     def _take_the_folder(self, results: Sequence[str] = RESULTS) -> None:
-        """Removes what another training left, and notes that this one has begun."""
+        """Removes results and checkpoints of an earlier training, and records that this one has started."""
         if self.args.process_index == 0:
             folder = Path(self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +174,7 @@ class TrainingRun:
 
 
 class _TakeTheFolder(TrainerCallback):
-    """At the end of the first step: what fails before leaves all as it was."""
+    """Takes the folder at the end of the first step, so an earlier failure leaves the folder unchanged."""
 
     def __init__(self, run: TrainingRun):
         self.run, self.is_taken = run, False
@@ -177,7 +186,20 @@ class _TakeTheFolder(TrainerCallback):
 
 
 def model_identity(name: str | None) -> dict[str, str | None] | None:
-    """A name on the Hub; of a folder, a digest of the files of the model, wherever it is."""
+    """Identifies a model for `TrainingRun`: by its files if it is a folder, else by its name on the Hub.
+
+    The same files give the same digest in any folder.
+
+    Args:
+        name: a folder or a name on the Hub; None for no model.
+
+    Returns:
+        A dict with "name" and "sha256", which is None for a name on the Hub; None if `name` is None.
+
+    Example:
+        >>> model_identity("distilbert/distilroberta-base")
+        {'name': 'distilbert/distilroberta-base', 'sha256': None}
+    """
     if name is None:
         return None
     if not Path(name).is_dir():
@@ -191,7 +213,7 @@ def model_identity(name: str | None) -> dict[str, str | None] | None:
 
 
 def data_identity(name: str, rows: Dataset) -> dict[str, str]:
-    """What a data set is called, and a digest of its rows."""
+    """Identifies a data set for `TrainingRun`: by its name, its number of rows and a digest of the rows."""
     digest = hashlib.sha256()
     for batch in rows.iter(1000):
         digest.update(json.dumps(batch).encode())
@@ -202,7 +224,7 @@ def _settings_of(args: DistillationTrainingArguments) -> dict[str, object]:
     settings = {name: value for name, value in args.to_dict().items() if name not in WITHOUT_EFFECT}
     settings["rows_per_step"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     settings["teacher_model_name_or_path"] = model_identity(args.teacher_model_name_or_path)
-    if not args.load_best_model_at_end:  # then it does not matter which weights are saved in between
+    if not args.load_best_model_at_end:  # then the saved checkpoints do not affect the result
         del settings["save_strategy"], settings["save_steps"]
     return settings
 
@@ -210,7 +232,7 @@ def _settings_of(args: DistillationTrainingArguments) -> dict[str, object]:
 def _decide(
     args: DistillationTrainingArguments, settings: Mapping[str, object], resume: bool, overwrite: bool
 ) -> tuple[str | None, bool] | None:
-    """The checkpoint, and whether it is of the same training; None if there is nothing to do."""
+    """The checkpoint, and whether its settings are the same; None if there is nothing to train."""
     folder = Path(args.output_dir)
     checkpoint = args.resume_from_checkpoint
     if checkpoint is None or checkpoint is True:
@@ -218,7 +240,7 @@ def _decide(
     record = read_json(folder / RECORD) if (folder / RECORD).is_file() else None
     if overwrite:
         if resume or args.resume_from_checkpoint is not None:
-            raise ValueError("overwrite trains anew, where resume and resume_from_checkpoint go on: give one of them.")
+            raise ValueError("overwrite starts over, resume and resume_from_checkpoint continue: choose one of them.")
         return None, False
     if record is None:
         return checkpoint, False
@@ -228,28 +250,28 @@ def _decide(
         if not is_finished:
             return checkpoint, checkpoint is not None and args.resume_from_checkpoint is None
         logger.warning(
-            f"{folder} has this model already: it was trained with the same settings, models and data. Nothing is done."
+            f"Nothing to train: {folder} already has a model trained with the same settings, models and data."
         )
         return None
     if not is_finished and checkpoint is None:
-        return None, False  # nothing is lost
+        return None, False  # nothing to lose
     fixed = {name: said for name, said in different.items() if name not in MAY_CHANGE}
     if resume and not fixed:
         if checkpoint is None:
-            raise ValueError(f"There is no checkpoint in {folder} to go on from: train anew with --overwrite.")
+            raise ValueError(f"There is no checkpoint in {folder} to resume from: start over with --overwrite.")
         measured = ONLY_MEASURED if args.load_best_model_at_end else {*ONLY_MEASURED, "validation_data"}
         return checkpoint, different.keys() <= measured
-    what = "a finished training" if is_finished else "a training that was stopped"
+    what = "a finished training" if is_finished else "a stopped training"
     said = "; ".join((fixed if resume else different).values())
     if fixed:
-        ways = f"With another {' and '.join(fixed)} a training cannot go on: choose another output_dir, or train anew"
+        ways = f"It cannot resume with another {' and '.join(fixed)}: choose another output_dir, or start over"
     else:
-        ways = "Go on from the last checkpoint with --resume, choose another output_dir, or train anew"
+        ways = "Continue from the last checkpoint with --resume, choose another output_dir, or start over"
     raise ValueError(f"{folder} has {what} with other settings: {said}. {ways} with --overwrite.")
 
 
 def _differences(written: dict[str, object], settings: Mapping[str, object]) -> dict[str, str]:
-    """By name, what is said of each setting that differs."""
+    """A sentence for each setting that differs, by name."""
     pairs = {name: (written.get(name), settings.get(name)) for name in {**written, **settings}}
     return {
         name: f"{name} was {_shown(was)} and is {_shown(now)}"
@@ -261,7 +283,7 @@ def _differences(written: dict[str, object], settings: Mapping[str, object]) -> 
 
 
 def _compared(value: object) -> object:
-    """Of a model or data, what is in it; of one on the Hub, its name."""
+    """The digest of a model or data set, or its name if there is no digest; any other value unchanged."""
     return value["sha256"] or value["name"] if isinstance(value, dict) and value.keys() == {"name", "sha256"} else value
 
 
@@ -270,7 +292,7 @@ def _shown(value: Any) -> str:
 
 
 def _remove_checkpoints(folder: Path) -> None:
-    """The last one first; a process that is killed meanwhile leaves no half of one that has the name of a whole one."""
+    """Removes the last checkpoint first. Each is renamed before, so a kill leaves no incomplete `checkpoint-*`."""
     checkpoints = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.split("-")[-1]))
     for checkpoint in reversed(checkpoints):
         removed = folder / "_removed_checkpoint"

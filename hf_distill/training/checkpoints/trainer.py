@@ -1,4 +1,4 @@
-"""A trainer whose checkpoints are complete, or not there."""
+"""A trainer that never leaves an incomplete checkpoint."""
 
 import os
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ from hf_distill.training.publishing.trainer import PublishingTrainer
 
 
 class CheckpointingTrainer(PublishingTrainer):
-    """A `Trainer` that gives a checkpoint its name once all of it is written, and says how a resume differs from it."""
+    """A `Trainer` that names a checkpoint once it is complete, and logs how a resumed training differs from it."""
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs) -> TrainOutput:
-        """As in `Trainer`; warns where a checkpoint was written by a training with another teacher or other losses."""
+        """As in `Trainer`, but warns if the checkpoint was written with another teacher or other losses."""
         if resume_from_checkpoint:
             if resume_from_checkpoint is True:
                 resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
@@ -31,7 +31,7 @@ class CheckpointingTrainer(PublishingTrainer):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
-        """As in `Trainer`, but a checkpoint has its name once it is whole."""
+        """As in `Trainer`, but a checkpoint gets its name only once it is complete."""
         run_dir = self._get_output_dir(trial)
         checkpoint = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
 
@@ -43,7 +43,7 @@ class CheckpointingTrainer(PublishingTrainer):
             finally:
                 self._unfinished_run_dir = None
             if self.state.best_global_step == self.state.global_step:
-                self.state.best_model_checkpoint = checkpoint  # which is not its name yet
+                self.state.best_model_checkpoint = checkpoint  # its final name
             if writer:
                 self.state.save_to_json(os.path.join(unfinished, TRAINER_STATE_NAME))
                 write_distillation_state(unfinished, self._distillation_state())
@@ -63,13 +63,13 @@ class CheckpointingTrainer(PublishingTrainer):
         return self._unfinished_run_dir or super()._get_output_dir(trial)
 
     def _distillation_state(self) -> Mapping[str, object]:
-        """What a resume is compared with."""
+        """The distillation settings, which a resumed training is compared with."""
         raise NotImplementedError
 
     def _check_checkpoint(self, checkpoint: str) -> None:
-        """Checks that the training can go on from a checkpoint."""
+        """Checks that the training can resume from a checkpoint."""
         raise NotImplementedError
 
     def _write_beside_checkpoint(self, checkpoint: str) -> None:
-        """Writes what a resume needs beside what `Trainer` writes."""
+        """Writes what a resumed training needs in addition to `Trainer`'s files."""
         raise NotImplementedError

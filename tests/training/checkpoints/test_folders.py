@@ -137,7 +137,7 @@ def test_resume_from_a_checkpoint_of_trainers_own(make_trainer, warnings):
     trainer.train()
     os.remove(f"{trainer.args.output_dir}/checkpoint-1/distillation_state.json")
     trainer.train(resume_from_checkpoint=True)
-    assert "does not say what it was distilled with" in warnings[0]
+    assert "so its settings cannot be compared" in warnings[0]
 
 
 class Spoil(TrainerCallback):
@@ -219,8 +219,8 @@ def test_a_just_in_time_checkpoint_that_was_interrupted(make_trainer, warnings):
     resumed = make_trainer(student, teacher, make_rows("classification"), max_steps=4, **EVERY_STEP)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 4
-    assert any(f"{interrupted} is not a whole checkpoint, and is skipped" in warning for warning in warnings)
-    with pytest.raises(ValueError, match="checkpoint-30 is not a whole checkpoint"):
+    assert any(f"{interrupted} is incomplete and is skipped" in warning for warning in warnings)
+    with pytest.raises(ValueError, match="checkpoint-30 is not a complete checkpoint"):
         resumed.train(resume_from_checkpoint=str(interrupted))
 
 

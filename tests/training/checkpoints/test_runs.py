@@ -52,7 +52,7 @@ def test_a_finished_training_is_left_alone(run, tmp_path, caplog):
     for options in ({}, {"resume": True}, how, split, {"gradient_checkpointing": True}):
         assert run(**options) is None
         assert everything(tmp_path / "out") == before
-    assert "has this model already: it was trained with the same settings, models and data" in caplog.text
+    assert "already has a model trained with the same settings, models and data" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -60,25 +60,25 @@ def test_a_finished_training_is_left_alone(run, tmp_path, caplog):
     [
         (
             {"learning_rate": 1e-3},
-            "learning_rate was 5e-05 and is 0.001. With another learning_rate a training cannot go",
+            "learning_rate was 5e-05 and is 0.001. It cannot resume with another learning_rate",
         ),
         ({"temperature": 4.0}, "temperature was 2.0 and is 4.0"),
         (
             {"alpha_kl": 1.0, "seed": 1},
-            r"seed was 42 and is 1; alpha_kl was 5.0 and is 1.0. With another seed and alpha_kl",
+            r"seed was 42 and is 1; alpha_kl was 5.0 and is 1.0. It cannot resume with another seed",
         ),
         ({"per_device_train_batch_size": 8}, "rows_per_step was 16 and is 8"),
         ({"settings": {"model": "b"}}, "model was None and is 'b'"),
-        ({"max_steps": 4}, "max_steps was 3 and is 4. Go on from the last checkpoint with --resume, choose another"),
+        ({"max_steps": 4}, "max_steps was 3 and is 4. Continue from the last checkpoint with --resume, choose another"),
         (
             {"resume": True, "max_steps": 4, "learning_rate": 1e-3},
-            "settings: learning_rate was 5e-05 and is 0.001. With",
+            "settings: learning_rate was 5e-05 and is 0.001. It",
         ),
         (
             {"resume": True, "max_steps": 2},
-            "Nothing was trained: .*checkpoint-3 is at step 3 of .*Raise num_train_epochs",
+            "There is nothing to train: .*checkpoint-3 is already at step 3 of .*Raise num_train_epochs",
         ),
-        ({"resume": True, "overwrite": True}, "overwrite trains anew, where resume and resume_from_checkpoint go on"),
+        ({"resume": True, "overwrite": True}, "overwrite starts over, resume and resume_from_checkpoint continue"),
     ],
 )
 def test_a_finished_training_with_other_settings(run, tmp_path, options, message):
@@ -103,7 +103,7 @@ def test_resume_to_measure_something_else(run, tmp_path):
     before, card = weights(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
     (tmp_path / "out" / "test_results.json").write_text("{}")
     with pytest.raises(
-        ValueError, match=r"test_data was 'a.csv' and is 'b.csv'. Go on from the last checkpoint with --res"
+        ValueError, match=r"test_data was 'a.csv' and is 'b.csv'. Continue from the last checkpoint with --res"
     ):
         run({"test_data": "b.csv"})
     assert run({"test_data": "b.csv"}, resume=True).steps_made == 0
@@ -115,7 +115,9 @@ def test_resume_to_measure_something_else(run, tmp_path):
 
 def test_resume_without_a_checkpoint(run):
     run(save_strategy="no")
-    with pytest.raises(ValueError, match=r"There is no checkpoint in .*out to go on from: train anew with --overwrite"):
+    with pytest.raises(
+        ValueError, match=r"There is no checkpoint in .*out to resume from: start over with --overwrite"
+    ):
         run(save_strategy="no", resume=True, max_steps=5)
 
 
@@ -167,7 +169,7 @@ def test_a_training_that_was_stopped_with_other_settings(run, tmp_path):
     """Refused, unless there is nothing yet to go on from."""
     with pytest.raises(KeyboardInterrupt):
         run(stop_at=1)
-    with pytest.raises(ValueError, match="has a training that was stopped with other settings: learning_rate was"):
+    with pytest.raises(ValueError, match="has a stopped training with other settings: learning_rate was"):
         run(learning_rate=1e-3)
     shutil.rmtree(tmp_path / "out" / "checkpoint-1")
     assert run(learning_rate=1e-3).steps_made == 3
@@ -177,14 +179,14 @@ def test_checkpoints_of_unknown_settings(run, tmp_path):
     """As those of a script: gone on from, but at their end there is nothing to say of them."""
     run()
     (tmp_path / "out" / "training_run.json").unlink()
-    with pytest.raises(ValueError, match=r"Nothing was trained: .*checkpoint-3 is at step 3 of 3"):
+    with pytest.raises(ValueError, match=r"There is nothing to train: .*checkpoint-3 is already at step 3 of 3"):
         run(learning_rate=1e-3)
     shutil.rmtree(tmp_path / "out" / "checkpoint-3")
     assert run().steps_made == 1
 
 
 def test_no_step(run, tmp_path):
-    with pytest.raises(ValueError, match=r"Nothing was trained: Raise num_train_epochs=0 or max_steps=-1"):
+    with pytest.raises(ValueError, match=r"There is nothing to train: Raise num_train_epochs=0 or max_steps=-1"):
         run(max_steps=-1, num_train_epochs=0)
     assert not everything(tmp_path)
 
