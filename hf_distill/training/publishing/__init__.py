@@ -1,1 +1,1 @@
-"""What the trainer makes public: a model card beside the student, and pushes to the Hub."""
+"""Publishing: the student's model card, and pushes to the Hub."""

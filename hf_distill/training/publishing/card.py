@@ -1,4 +1,4 @@
-"""The card that `DistillationTrainer` writes beside a model: what is known of it, and nothing else."""
+"""The model card that `DistillationTrainer` writes. It states only what the trainer knows."""
 
 import math
 import re
@@ -25,23 +25,23 @@ from hf_distill.version import __version__
 logger = logging.get_logger(__name__)
 
 FORMATS = {"csv", "json", "parquet", "text", "arrow", "pandas", "generator", "webdataset", "xml", "sql"}
-"""What `datasets` calls data sets that have no name of their own."""
+"""Names that `datasets` gives to data sets loaded from files. They say nothing about the data."""
 
 
 @dataclass(frozen=True)
 class CardOptions:
-    """What `Trainer.create_model_card` takes, one or several of each: it goes before what the trainer knows.
+    """The options of `Trainer.create_model_card`. They override what the trainer knows.
 
     Attributes:
-        language: of the texts.
-        license: the student's.
-        tags: further ones.
-        model_name: for the title.
-        finetuned_from: the model's name on the Hub that this one derives from.
-        tasks: what the Hub calls what it does.
-        dataset_tags: the data set's name on the Hub.
-        dataset: its name for people.
-        dataset_args: its configuration.
+        language: language of the texts, such as "en".
+        license: the student's licence.
+        tags: additional tags.
+        model_name: title of the card.
+        finetuned_from: name on the Hub of the model that the student is derived from.
+        tasks: the student's task on the Hub, such as "text-classification".
+        dataset_tags: name of the data set on the Hub.
+        dataset: name of the data set to display.
+        dataset_args: configuration of the data set.
     """
 
     language: str | list[str] | None = None
@@ -57,13 +57,13 @@ class CardOptions:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where weights or outputs are from.
+    """The model that weights or targets come from.
 
     Attributes:
-        name: on the Hub, or that of a folder; empty if there is none.
-        revision: the commit, if it is known.
-        on_hub: whether that name is known to be one on the Hub.
-        folder: where it is on this machine.
+        name: name on the Hub or of a folder; empty if unknown.
+        revision: the commit, if known.
+        on_hub: whether the model is known to be on the Hub.
+        folder: the local folder, if it was loaded from one.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Data:
-    """What a data set says of itself, where it does."""
+    """What is known about a data set. Unknown values are None."""
 
     rows: int | None
     name: str | None
@@ -90,20 +90,20 @@ class Data:
 def training_card(
     trainer: Trainer, name: str, license: Mapping[str, Any], is_adapter: bool, given: CardOptions
 ) -> ModelCard:
-    """The card of the student in its present state.
+    """Creates the card of the student in its current state.
 
     Args:
         trainer: the `DistillationTrainer`.
-        name: of the model, for the title.
-        license: what the metadata should say of it.
-        is_adapter: whether a PEFT adapter alone is saved.
-        given: what was said of it, which goes before what is found out.
+        name: title of the card.
+        license: the licence entries of the metadata.
+        is_adapter: whether only a PEFT adapter is saved.
+        given: the user's options, which override what the trainer knows.
     """
     student = transformers_model(trainer.model)
     task = _first(given.tasks) or pipeline_tag_of(student)
     teacher, cut_from = teacher_of(trainer), _cut_from(student)
-    # An adapter is for one base model; any other student counts as the teacher's: of the four relations that the Hub
-    # knows (adapter, merge, quantized, finetune), that of a model which was trained from another.
+    # An adapter belongs to its base model. For any other student the base model is the teacher, with the relation
+    # "finetune": the Hub has only adapter, merge, quantized and finetune.
     candidates = [_base_of_adapter(student, cut_from)] if is_adapter else [teacher, cut_from]
     base_model = given.finetuned_from or next((own.name for own in candidates if own and own.on_hub), None)
     relation = ("adapter" if is_adapter else "finetune") if base_model else None
@@ -137,12 +137,12 @@ def training_card(
 
 
 def teacher_of(trainer: Trainer) -> Origin | None:
-    """The trainer's teacher, at hand or stored; None without one."""
+    """The trainer's teacher, live or stored; None without a teacher."""
     teacher = trainer.teacher
     if teacher is None:
         return None
     if not hasattr(teacher, "model"):
-        name = teacher.source.teacher  # that of a folder is without the folders that it is in
+        name = teacher.source.teacher  # the name of a folder, without its parents, has no slash
         return Origin(name, on_hub="/" in name)
     raw = teacher.name
     folder = Path(raw) if raw and Path(raw).is_dir() else None
@@ -150,7 +150,7 @@ def teacher_of(trainer: Trainer) -> Origin | None:
 
 
 def license_of(origin: Origin | None) -> dict[str, str]:
-    """What the card of a model says of its licence; nothing if there is no card, or if it cannot be had."""
+    """The licence entries of a model's card; empty if there is no card or it cannot be loaded."""
     if origin is None or not (origin.folder or origin.on_hub):
         return {}
     try:
@@ -158,19 +158,19 @@ def license_of(origin: Origin | None) -> dict[str, str]:
             card = ModelCard.load(origin.folder / "README.md") if (origin.folder / "README.md").is_file() else None
         else:
             card = ModelCard.load(hf_hub_download(origin.name, "README.md", revision=origin.revision))
-    except Exception as error:  # no network, no card, or one that cannot be read: the student is saved all the same
-        logger.info(f"The licence of {origin.name} is not known, so the student's card names none: {error}")
+    except Exception as error:  # no network, no card or an unreadable one: never a reason not to save
+        logger.info(f"The licence of {origin.name} is unknown, so the student's card has no licence: {error}")
         return {}
     if card is None or not isinstance(card.data.license, str):
         return {}
     license = {"license": card.data.license, "license_name": card.data.license_name}
-    if str(card.data.license_link).startswith("https://"):  # others lead to a file that is beside the teacher
+    if str(card.data.license_link).startswith("https://"):  # a relative link points into the teacher's folder
         license["license_link"] = card.data.license_link
     return {name: value for name, value in license.items() if value}
 
 
 def data_of(dataset: Any) -> Data:
-    """What a data set says of itself; where it is from on the Hub is in the name of the folder it is cached in."""
+    """What is known about a data set. Its name and revision on the Hub are read from the path of its cache files."""
     info: Any = getattr(dataset, "info", None)
     rows = len(dataset) if dataset is not None and has_length(dataset) else None
     name = getattr(info, "dataset_name", None)
@@ -187,7 +187,7 @@ def data_of(dataset: Any) -> Data:
 
 
 def last_results(trainer: Trainer) -> dict[str, float]:
-    """The last value of each number that an evaluation logged, of the weights that the model has now."""
+    """The last logged value of each evaluation metric, for the weights that the model has now."""
     history, state = trainer.state.log_history, trainer.state
     ends = [index for index, logs in enumerate(history) if "train_runtime" in logs]
     if ends and trainer.args.load_best_model_at_end and state.best_global_step:
@@ -207,11 +207,11 @@ def _cut_from(student: transformers.PreTrainedModel) -> Origin | None:
     if not provenance or not provenance["teacher"]:
         return None
     name, revision = provenance["teacher"], provenance["revision"]
-    return Origin(name, revision, on_hub=revision is not None or "/" in name)  # a folder has neither
+    return Origin(name, revision, on_hub=revision is not None or "/" in name)  # a folder has no revision and no slash
 
 
 def _base_of_adapter(student: transformers.PreTrainedModel, cut_from: Origin | None) -> Origin | None:
-    """The model that the adapter is put onto; none that was cut here, which still has its teacher's name."""
+    """The base model of an adapter; None if it was cut from a teacher, because it still has the teacher's name."""
     name = student.name_or_path
     return None if cut_from is not None and cut_from.name == public_name(name) else Origin(name, on_hub=is_on_hub(name))
 
@@ -223,16 +223,16 @@ def _summary(
     if trainer.state.global_step == 0:
         said = f"A `{kind}` that **has not been trained yet**."
     elif teacher is None:
-        said = f"A `{kind}` that was trained on labels, without a teacher."
+        said = f"A `{kind}` trained on labels, without a teacher."
     else:
-        said = f"A `{kind}` that learned from {teacher if teacher.name else 'a teacher'} by knowledge distillation."
+        said = f"A `{kind}` trained by knowledge distillation from {teacher if teacher.name else 'a teacher'}."
     rows: dict[str, object] = {}
     if teacher is not None and teacher.name:
-        rows |= {"teacher": f"`{teacher.name}`", "its revision": teacher.revision}
+        rows |= {"teacher": f"`{teacher.name}`", "teacher revision": teacher.revision}
     if provenance := getattr(student.config, "distilled_from", None):
         layers, method = layers_as_words(provenance["layers"]), layers_as_words(provenance["method"])
-        rows |= {"cut from": cut_from, "layers kept": layers, "chosen by": method}
-    # ZeRO-3 leaves empty parameters behind.
+        rows |= {"cut from": cut_from, "layers kept": layers, "layer selection": method}
+    # Under ZeRO-3, parameters are empty and `ds_numel` has their size.
     sizes = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in student.parameters()]
     rows["parameters"] = f"{sum(sizes):,}"
     return f"{said}\n\n{_table(rows)}"
@@ -255,7 +255,7 @@ def _training(trainer: Trainer, train: Data, given: CardOptions) -> str:
     compares_logits = any(loss.needs.logits and loss.reads_teacher for loss in trainer.losses.values())
     rows = {
         **_settings_of_losses(trainer),
-        "positions compared": args.kl_positions if compares_logits and trainer.head.per_token else None,
+        "compared positions": args.kl_positions if compares_logits and trainer.head.per_token else None,
         "data": named and ", ".join([named, *filter(None, details)]),
         "rows": None if train.rows is None else f"{train.rows:,}",
         "steps": f"{trainer.state.global_step:,}",
@@ -270,7 +270,7 @@ def _training(trainer: Trainer, train: Data, given: CardOptions) -> str:
 
 
 def _settings_of_losses(trainer: Trainer) -> dict[str, object]:
-    """What the losses depend on, without what is off; two settings of one name are told apart by their loss."""
+    """The losses' settings that are not off. If two losses share the name of a setting, its label names the loss."""
     settings: dict[str, object] = {}
     for name, loss in trainer.losses.items():
         for setting, value in loss.state().items():
@@ -284,12 +284,12 @@ def _settings_of_losses(trainer: Trainer) -> dict[str, object]:
 def _results(trainer: Trainer) -> str:
     results = last_results(trainer)
     if not results:
-        return "It has not been evaluated."
+        return "Not evaluated yet."
     return _table({name: f"{value:.4f}" for name, value in results.items()}, "metric", "value")
 
 
 def _eval_results(trainer: Trainer, task: str | None, given: CardOptions) -> list[EvalResult]:
-    """For the metadata, which asks where a data set is on the Hub: of those that are not there, nothing is said."""
+    """The results for the metadata. It requires a data set's name on the Hub, so other data sets are left out."""
     dataset, results = trainer.eval_dataset, last_results(trainer)
     parts = {f"eval_{name}_": own for name, own in dataset.items()} if isinstance(dataset, dict) else {"eval_": dataset}
     found = []
@@ -329,19 +329,19 @@ def _loading(trainer: Trainer, student: transformers.PreTrainedModel, is_adapter
     if trainer.processing_class is not None:
         variable = "tokenizer" if is_text else "processor"
         lines.append(f'{variable} = {processor}.from_pretrained("{place}")')
-    said = "With plain transformers" + (" and PEFT, onto its base model" if is_adapter else "")
+    said = "With plain transformers" + (" and PEFT, which loads the base model too" if is_adapter else "")
     text = f"{said}:\n\n```python\n" + "\n".join(lines) + "\n```"
     if is_adapter or not is_text or not is_exported(student):
         return text
     return (
-        f"{text}\n\nWith ONNX Runtime, in int8, by hf_distill:\n\n"
+        f"{text}\n\nAs int8 ONNX, with hf_distill:\n\n"
         f"```shell\nhf-distill export {place} --format onnx-int8 --output onnx\n```\n\n"
         f'```python\nfrom hf_distill import load_predictor\n\nload_predictor("onnx").predict(["..."])\n```'
     )
 
 
 def _citations(trainer: Trainer) -> str | None:
-    """The papers that the losses are from, each once."""
+    """The papers behind the losses, without duplicates."""
     papers = dict.fromkeys(loss.citation for loss in trainer.losses.values() if loss.citation)
     return "```bibtex\n" + "\n\n".join(papers) + "\n```" if papers else None
 

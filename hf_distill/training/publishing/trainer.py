@@ -1,4 +1,4 @@
-"""What a trainer makes public of a student: its card, and on the Hub nothing but what belongs there."""
+"""A trainer that writes model cards and pushes only the files on a list to the Hub."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ logger = logging.get_logger(__name__)
 
 
 class StepsOfTraining(TrainerCallback):
-    """Counts the steps of the last training, those before its checkpoint left out. None before any training."""
+    """Counts the steps of the last training since its start or checkpoint. None before any training."""
 
     made: int | None = None
 
@@ -45,17 +45,17 @@ class StepsOfTraining(TrainerCallback):
 
 
 class PublishingTrainer(Trainer):
-    """A `Trainer` that writes a card beside each student that it saves, and pushes both and nothing of its own."""
+    """A `Trainer` that writes a model card for each saved student, and pushes no optimizer states or arguments."""
 
     push_in_progress: PushInProgress | None
 
     _card_options = CardOptions()
     _unfinished_run_dir: str | None = None
-    """Where a checkpoint is being written."""
+    """The folder in which a checkpoint is being written."""
 
     goes_on_unchanged = False
-    """Whether a checkpoint that it goes on from was written with the same arguments. If so, a training that makes no
-    step, since that checkpoint is of the last one, has a card too."""
+    """Whether the checkpoint to resume from was written with the same arguments. If so, a card is written even if no
+    step is left to train."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -64,14 +64,14 @@ class PublishingTrainer(Trainer):
 
     @property
     def steps_made(self) -> int:
-        """Of the last training, those before the checkpoint that it went on from left out."""
+        """The steps of the last training, without those before the checkpoint that it resumed from."""
         return self._steps.made or 0
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in `Trainer`, with a model card, `README.md`.
+        """As in `Trainer`, and writes a model card, `README.md`.
 
-        A card that a person wrote or edited is left as it is. So is the card after a training that made no step, since
-        the trainer's arguments are then not those that the weights were trained with.
+        A card that a person wrote or edited is not replaced. No card is written after a training without a step,
+        because the weights may have been trained with other arguments.
         """
         output_dir = output_dir or self.args.output_dir
         if self._unfinished_run_dir is not None:
@@ -83,13 +83,13 @@ class PublishingTrainer(Trainer):
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def create_model_card(self, *args: Any, **options: Any) -> None:
-        """Writes the model card into `output_dir`: the teacher, the losses, the data, the results, how to load it.
+        """Writes the model card into `output_dir`: teacher, losses, data, results, and how to load the student.
 
-        `docs/publishing.md` says what is in the card. A card that a person wrote or edited is left as it is.
+        `docs/publishing.md` describes the card. A card that a person wrote or edited is not replaced.
 
         Args:
-            args: as for `Trainer`, in its order, which is that of `CardOptions`.
-            options: the same by name. They go before what the trainer knows, here and in cards that are written later.
+            args: the arguments of `Trainer.create_model_card` in its order, which is the order of `CardOptions`.
+            options: the same by name. They override what the trainer knows, in this card and in later ones.
         """
         self._card_options = CardOptions(*args, **options)
         with self._card_beside(self.args.output_dir, is_adapter=isinstance(self.model, PeftModel)):
@@ -97,19 +97,19 @@ class PublishingTrainer(Trainer):
 
     @contextmanager
     def _card_beside(self, output_dir: str, is_adapter: bool) -> Iterator[None]:
-        """Writes the card of what is saved within; whose the one that is there is, is asked before: PEFT writes too."""
+        """Writes the card after the body. Checks before whether it may, because PEFT replaces the card in the body."""
         readme = Path(output_dir, "README.md")
         is_ours = may_replace(readme)
         yield
         if not self.is_world_process_zero():
             return
         if self._steps.made == 0 and not self.goes_on_unchanged:
-            logger.warning_once(f"Nothing was trained, so no model card is written to {output_dir}.")
+            logger.warning_once(f"No training step was made, so no model card is written to {output_dir}.")
             return
         if not is_ours:
             logger.warning_once(
-                f"{readme} was written or edited by someone else and is left as it is, so it may not say what this "
-                f"model is: move it away to get a new one."
+                f"{readme} was not written by hf_distill or was edited since, so it is kept and may not describe this "
+                f"model: move it away to get a new card."
             )
             return
         given = self._card_options
@@ -119,14 +119,14 @@ class PublishingTrainer(Trainer):
 
     @cached_property
     def _teachers_license(self) -> dict[str, str]:
-        """The teacher's, which is asked for once."""
+        """The teacher's licence, looked up once."""
         return license_of(teacher_of(self))
 
     def save_merged_model(self, output_dir: str) -> None:
-        """Saves a student with PEFT adapters as the plain model that it amounts to. Training can go on.
+        """Merges PEFT adapters into a copy of the student and saves it as a plain model. Training can continue.
 
         Args:
-            output_dir: the folder to write to; `AutoModelFor...from_pretrained` loads it where PEFT is not installed.
+            output_dir: the folder to write to. `AutoModelFor...from_pretrained` loads it without PEFT.
 
         Raises:
             TypeError: if the student has no adapters.
@@ -150,37 +150,39 @@ class PublishingTrainer(Trainer):
         private: bool | None = None,
         **card,
     ) -> CommitInfo | Future | None:
-        """Saves the student to `output_dir`, and pushes it to the Hub in one commit: all of it is there, or nothing.
+        """Saves the student to `output_dir` and pushes it to the Hub in a single commit.
 
-        What goes is the student, its tokenizer, its card, plots, a report and exports (`docs/publishing.md` has the
-        list): never the teacher, optimizer states, the arguments, or a file with a token or a local path in it.
+        The commit has the student, its tokenizer, its card, plots, a report and exports (`docs/publishing.md` has the
+        list). It never has the teacher, optimizer states, the arguments, or a file that contains a token or a local
+        path.
 
         Args:
-            commit_message: the commit's.
-            blocking: whether to wait for the end.
-            token: with write access; by default `args.hub_token`, `HF_TOKEN` or that of `hf auth login`.
+            commit_message: the commit message.
+            blocking: whether to wait until the push is done.
+            token: a token with write access; by default `args.hub_token`, `HF_TOKEN` or the token of `hf auth login`.
             revision: the branch; by default `args.hub_revision`, or main.
-            private: whether a repository that is made is private.
-            card: what `create_model_card` takes; it is kept for cards that are written later.
+            private: whether a new repository is private.
+            card: options of `create_model_card`, also used for later cards.
 
         Returns:
-            What `huggingface_hub` says of the commit, or a `Future` of it; None on other processes than the first.
+            The `CommitInfo` of `huggingface_hub`, or a `Future` of it if `blocking` is False; None on all processes but
+            the first.
 
         Raises:
-            ValueError: if a file has a token or a local path in it.
-            OSError: if the Hub cannot be reached, or refuses. The student is on disk by then.
+            ValueError: if a file contains a token or a local path.
+            OSError: if the Hub cannot be reached or refuses the push. The student is already saved on disk.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self._card_options = replace(self._card_options, **card)
         self._finish_current_push()
-        self.save_model(_internal_call=True)  # before anything can fail
+        self.save_model(_internal_call=True)  # the student is on disk even if the push fails
         if not self.is_world_process_zero():
             return None
         push = partial(self._push, commit_message, token, revision or self.args.hub_revision, private)
         return push() if blocking else hub_api().run_as_future(push)
 
     def _push(self, message: str, token: str | None, revision: str | None, private: bool | None = None) -> CommitInfo:
-        """Pushes what is in `output_dir`."""
+        """Pushes the listed files of `output_dir`."""
         folder = self.args.output_dir
         token = self.args.hub_token if token is None else token
         files = files_to_push(folder)
@@ -190,18 +192,18 @@ class PublishingTrainer(Trainer):
             if self.hub_model_id is None:
                 self.init_hf_repo(token=token, private=private)
                 with self._card_beside(folder, is_adapter=isinstance(self.model, PeftModel)):
-                    pass  # it can now say what to load
+                    pass  # the card can now name the repository to load from
             return commit_files(folder, files, self.hub_model_id, message, token, revision)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As in `Trainer`, but without what only a training needs."""
+        """As in `Trainer`, but without the files that only training needs."""
         args = self.args
         if self._unfinished_run_dir is not None or args.hub_strategy == HubStrategy.END:
             return
         if not self.is_world_process_zero():
             return
         if args.hub_always_push:
-            self._finish_current_push()  # which reads the files that are about to be replaced
+            self._finish_current_push()  # it reads files that are replaced below
         elif self.push_in_progress is not None and not self.push_in_progress.is_done():
             return
         self._tell_of_failed_pushes()
@@ -222,11 +224,11 @@ class PublishingTrainer(Trainer):
         self._tell_of_failed_pushes()
 
     def _tell_of_failed_pushes(self) -> None:
-        """Warns of pushes that failed while the training went on, which `Trainer` does not."""
+        """Warns about background pushes that failed, which `Trainer` does not."""
         push = getattr(self, "push_in_progress", None)
         jobs = [] if push is None else push.jobs
         for job in jobs:
             if job.done() and (error := job.exception()) is not None:
-                logger.warning(f"A push during the training did not succeed. {error}")
+                logger.warning(f"A push during training failed. {error}")
         if jobs and all(job.done() for job in jobs):
             self.push_in_progress = None
