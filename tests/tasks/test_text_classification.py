@@ -225,7 +225,7 @@ def test_a_teacher_of_another_family(folder, teacher, truncation):
     expected = classify_texts(other, tokenizer, texts, max_length=38, truncation=cut)
     found = torch.tensor(trainer.train_dataset["teacher_logits"][:])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match=r"differ in \d+ words"):
+    with pytest.raises(ValueError, match=r"differ in \d+ tokens"):
         train(folder, task, **options)
     with pytest.raises(ValueError, match="other has another tokenizer, so its hidden states are of other tokens"):
         train(folder, {**task, "store_teacher_targets": True}, **options)

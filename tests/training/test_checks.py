@@ -47,7 +47,7 @@ def test_options_that_do_not_fit_the_head(make_trainer, head, options, message):
 
 
 def test_a_teacher_in_float16_beside_bf16_on_the_cpu(make_trainer):
-    with pytest.raises(ValueError, match="float16 does not run under bf16 autocast on the CPU"):
+    with pytest.raises(ValueError, match="float16 teacher does not run under bf16 autocast on the CPU"):
         make_trainer(make_model("bert", "mlm"), make_model("bert", "mlm", seed=1), bf16=True, teacher_dtype="float16")
 
 

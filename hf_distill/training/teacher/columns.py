@@ -1,7 +1,7 @@
-"""The columns of a data set that hold what a teacher made of its rows, and which teacher that was.
+"""The data set columns that store a teacher's targets, and the record of which teacher computed them.
 
-Every target of a row is one flat list, which is read ten times faster than a list of lists; `split` and `join` go from
-a batch to such lists and back.
+Each target of a row is one flat list, which reads ten times faster than a list of lists. `split` turns a batch into
+such lists, `join` turns them into a batch.
 """
 
 import hashlib
@@ -28,18 +28,20 @@ TARGET_COLUMNS = (*DTYPES, SOURCE)
 
 @dataclass(frozen=True)
 class Source:
-    """Where targets are from. It is the one class name of the column `teacher_source`, and so goes wherever rows go.
+    """The teacher that targets come from, and how they were computed.
+
+    It is stored as the only class name of the column `teacher_source`, so it stays with the rows.
 
     Attributes:
-        teacher: its name on the Hub, or that of its folder.
-        fingerprint: of its weights.
-        dtype: in which it computed.
-        head_spec: what its head gives.
-        vocabulary: the fingerprint of its tokenizer's words; None if it had none.
-        reads_text: whether it read text with its own tokenizer, rather than the tokens that the student reads.
-        hidden_states: whether its last hidden states are there.
-        top_k: how many tokens of a vocabulary are told apart; None where all classes are there.
-        temperature: that of the log-probabilities of those tokens.
+        teacher: name of the teacher on the Hub or of its folder.
+        fingerprint: fingerprint of the teacher's weights.
+        dtype: the dtype that the teacher computed in.
+        head_spec: a description of the teacher's outputs.
+        vocabulary: fingerprint of the tokenizer's vocabulary; None without a tokenizer.
+        reads_text: whether the teacher read text with its own tokenizer, not the student's tokens.
+        hidden_states: whether its last hidden states are stored.
+        top_k: how many tokens of the vocabulary are stored per position; None if all logits are stored.
+        temperature: temperature of the stored log-probabilities; None if logits are stored.
     """
 
     teacher: str
@@ -57,7 +59,7 @@ class Source:
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns, beside that of the source."""
+        """The names of the target columns, without `teacher_source`."""
         of_logits = [LOGITS] if self.top_k is None else [TOP_LOG_PROBS, TOP_IDS, LOG_TAIL]
         return of_logits + [HIDDEN_STATES] * self.hidden_states
 
@@ -66,10 +68,10 @@ class Source:
         return self.hidden_states or self.head_spec.logits_per_token is not None
 
     def width_of(self, column: str) -> int:
-        """How many numbers of a column belong to one token."""
+        """The number of values per token in a column."""
         widths = {LOGITS: self.head_spec.logits_per_token, LOG_TAIL: 1, HIDDEN_STATES: self.head_spec.hidden_width}
         width = widths.get(column, self.top_k)
-        assert width is not None  # it is one of the columns
+        assert width is not None  # `column` is one of `columns`
         return width
 
     @property
@@ -79,10 +81,10 @@ class Source:
 
 
 def source_of(dataset: Any) -> Source | None:
-    """Which teacher's targets a data set has; None if it has none.
+    """Reads which teacher a data set has targets of; None if it has no targets.
 
     Raises:
-        ValueError: if they were made by a version that wrote something else.
+        ValueError: if `teacher_source` cannot be read, for instance if another version wrote it.
     """
     feature = (getattr(dataset, "features", None) or {}).get(SOURCE)
     if feature is None:
@@ -92,13 +94,14 @@ def source_of(dataset: Any) -> Source | None:
         return Source(**{**values, "head_spec": HeadSpec(**values["head_spec"])})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"The column {SOURCE} does not say which teacher the targets are from ({error}): remove the columns "
-            f"{', '.join(name for name in TARGET_COLUMNS if name in dataset.features)}, and call add_teacher_targets."
+            f"The column {SOURCE} has no readable record of the teacher ({error}): remove the columns "
+            f"{', '.join(name for name in TARGET_COLUMNS if name in dataset.features)}, and call add_teacher_targets "
+            f"again."
         ) from None
 
 
 def vocabulary_fingerprint(tokenizer: object) -> str | None:
-    """Tells one tokenizer's words from another's; None for what is no tokenizer."""
+    """A hash of a tokenizer's vocabulary; None for anything but a tokenizer."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return None
     words = json.dumps(sorted(tokenizer.get_vocab().items()))
@@ -106,7 +109,7 @@ def vocabulary_fingerprint(tokenizer: object) -> str | None:
 
 
 def as_arrays(dataset: Dataset) -> Dataset:
-    """The data set with its targets as NumPy arrays rather than lists, unless it has a format of its own."""
+    """Returns targets as NumPy arrays instead of lists, unless the data set has a format of its own."""
     columns = [name for name in DTYPES if name in dataset.column_names]
     if not columns or dataset.format["type"] is not None:
         return dataset
@@ -114,36 +117,39 @@ def as_arrays(dataset: Dataset) -> Dataset:
 
 
 def split(values: torch.Tensor, counts: Iterable[int], dtype: str) -> list[np.ndarray]:
-    """One flat array for each row of a batch.
+    """Splits the values of a batch into one flat array per row.
 
     Args:
-        values: `[tokens, width]`, those of all rows of the batch.
-        counts: `[batch]`, how many of the tokens are each row's.
-        dtype: what to keep them in.
+        values: `[tokens, width]`, the tokens of all rows one after the other.
+        counts: `[batch]`, the number of tokens of each row.
+        dtype: dtype of the arrays.
     """
     parts = values.float().cpu().split(list(counts))
     return [part.flatten().numpy().astype(dtype) for part in parts]
 
 
 def join(name: str, rows: Sequence[Sequence], present: torch.Tensor, width: int) -> torch.Tensor:
-    """`[batch, length, width]`: the targets of a batch's rows, each at the position of its token, 0 elsewhere.
+    """Joins flat arrays into one tensor, with each target at the position of its token.
 
     Args:
         name: the column.
         rows: `[batch]` flat arrays.
-        present: `[batch, length]`, True for the tokens that have a target.
-        width: how many numbers each has.
+        present: `[batch, length]`, True for tokens that have a target.
+        width: the number of values per token.
+
+    Returns:
+        `[batch, length, width]`, 0 where there is no target.
 
     Raises:
-        ValueError: if a row has other tokens than it had when the teacher read it.
+        ValueError: if a row has a different number of tokens than when the teacher read it.
     """
     arrays = [np.asarray(row).reshape(-1) for row in rows]
     counts = present.sum(1).tolist()
     for array, count in zip(arrays, counts, strict=True):
         if len(array) != count * width:
             raise ValueError(
-                f"A row has {name} for {len(array) / width:g} tokens, but {count} tokens: after add_teacher_targets, "
-                f"neither tokenise again nor truncate, pack or mask, be it in the collator."
+                f"A row has {count} tokens, but its {name} are for {len(array) / width:g} tokens: do not tokenise, "
+                f"truncate, pack or mask rows after add_teacher_targets, not even in the collator."
             )
     dtype = torch.long if name == TOP_IDS else torch.float32
     joined = torch.zeros(*present.shape, width, dtype=dtype)

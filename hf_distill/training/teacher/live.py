@@ -1,4 +1,4 @@
-"""The frozen teacher: what it must share with the student, and what it is given to read."""
+"""The live teacher: a frozen model, checked against the student and run on every batch."""
 
 import hashlib
 import os
@@ -21,36 +21,36 @@ from hf_distill.training.scoring.scored import Scored
 
 
 class Teacher:
-    """A model that is only ever read: in evaluation mode, without gradients, without labels.
+    """A frozen model, run in evaluation mode, without gradients and without labels.
 
-    `StoredTeacher` takes its place where it has read everything already.
+    `StoredTeacher` replaces it if the data set has stored targets.
 
     Args:
-        model: the teacher; its parameters are set to `requires_grad=False`. Where it is the student itself, with PEFT
+        model: the teacher. Its parameters are set to `requires_grad=False`. If it is the student itself, with PEFT
             adapters, the teacher is the student with its adapters switched off.
-        student: the model that will be compared with it.
-        tokenizer: the student's, which tells how many of the vocabulary's entries are in use.
+        student: the student.
+        tokenizer: the student's tokenizer. Its length is the number of vocabulary entries in use.
 
     Raises:
         TypeError: if `model` is not a transformers model.
         ValueError: if teacher and student share parameters, or differ in head, labels or vocabulary.
     """
 
-    top_k = None  # all logits are there
+    top_k = None  # all logits are known
 
     def __init__(
         self, model: PreTrainedModel | PeftModel, student: PreTrainedModel | PeftModel, tokenizer: object = None
     ):
         if not isinstance(model, PreTrainedModel | PeftModel):
             raise TypeError(
-                f"teacher_model should be a transformers model or its name, but is a {type(model).__name__}: pass what "
-                f"AutoModelForSequenceClassification.from_pretrained(...) or the like returns."
+                f"teacher_model should be a transformers model or its name, but is a {type(model).__name__}: load it "
+                f"with AutoModelForSequenceClassification.from_pretrained(...) or a similar class."
             )
         self.model = transformers_model(model)
-        self.wrapped: nn.Module | None = None  # what is called in its place: sharded or compiled
+        self.wrapped: nn.Module | None = None  # the sharded or compiled model, which is called instead
         self._reading: Callable[[], AbstractContextManager] = torch.inference_mode
         if model is student and isinstance(student, PeftModel):
-            # Of weights that are trained too, autocast may keep a copy for the student's turn.
+            # No inference mode: autocast may cache copies of shared weights, which the student then trains with.
             self._reading = lambda: adapters_off(student)
         else:
             check_no_shared_parameters(student, model)
@@ -60,19 +60,19 @@ class Teacher:
             model.requires_grad_(False)
         self.head = find_head(self.model)
         self.inputs = named_inputs(self.model)
-        # Nothing is generated, so the keys and values of the tokens need not be kept.
+        # Nothing is generated, so no key-value cache is needed.
         self._constants: dict[str, Any] = {"use_cache": False} if "use_cache" in self.inputs else {}
         self.name = self.model.config._name_or_path
-        # Beside its own adapters, the student's base is what is frozen.
+        # If the teacher is the student, only its base is frozen, not its adapters.
         self.fingerprint = fingerprint((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
 
     def run_by_engine(self, wrapped: nn.Module) -> None:
-        """Makes the teacher run as what an engine that shards parameters has made of it."""
+        """Runs the teacher through the wrapper of an engine that shards parameters."""
         self.wrapped = wrapped
-        self._reading = nullcontext  # the engine goes on using the tensors that it gathers parameters in
+        self._reading = nullcontext  # the engine reuses the tensors that it gathers parameters into
 
     def state(self) -> dict[str, str]:
-        """What a checkpoint says of the teacher."""
+        """The record of the teacher in a checkpoint."""
         return {
             "teacher": os.path.basename(self.name),
             "teacher_dtype": str(self.model.dtype),
@@ -80,14 +80,14 @@ class Teacher:
         }
 
     def prepare_for(self, losses: Mapping[str, Loss]) -> None:
-        """Whatever the losses read: it is at hand."""
+        """Does nothing: a live teacher provides every signal."""
 
     def collator(self, collator: Callable[[Sequence], dict]) -> Callable[[Sequence], dict]:
-        """What is a batch for the student is one for the teacher."""
+        """Returns the collator unchanged: a live teacher reads the student's batches."""
         return collator
 
     def can_read(self, inputs: Mapping[str, torch.Tensor]) -> bool:
-        """Any batch: it is at hand."""
+        """True: a live teacher can read any batch."""
         return True
 
     def __call__(
@@ -96,9 +96,15 @@ class Teacher:
         scored: Scored,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> ScoredOutput:
-        """Reads a batch without labels.
+        """Runs the teacher on a batch without labels.
 
-        The logits that come back are in the student's order of labels, without entries that the student does not have.
+        Args:
+            inputs: the teacher's inputs.
+            scored: the scored positions of the batch.
+            autocast: creates the context to run in.
+
+        Returns:
+            The outputs. The logits have the student's classes only, in the student's order.
         """
         inputs = {**inputs, **self._constants}
         wrapped = self.model if self.wrapped is None else self.wrapped
@@ -113,15 +119,15 @@ class Teacher:
             return logits if self._columns is None else logits[:, self._columns]
 
         hidden = output.last_hidden_state
-        hidden = None if hidden is None else hidden.to(scored.positions.device)  # from wherever `device_map` put it
+        hidden = None if hidden is None else hidden.to(scored.positions.device)  # `device_map` may place it elsewhere
         return replace(output, last_hidden_state=hidden, head=logits)
 
 
 def check_no_shared_parameters(student: nn.Module, teacher: nn.Module) -> None:
-    """Checks that training the student leaves the teacher alone.
+    """Checks that training the student cannot change the teacher.
 
     Raises:
-        ValueError: if they have parameters in common.
+        ValueError: if they share parameters.
     """
     identities = {id(parameter) for parameter in teacher.parameters()}
     # Quantised and offloaded parameters, and empty ones, have no address.
@@ -133,17 +139,17 @@ def check_no_shared_parameters(student: nn.Module, teacher: nn.Module) -> None:
     ]
     if shared:
         raise ValueError(
-            f"Student and teacher share {len(shared)} parameters, {shared[0]} among them: training the one would "
-            f"change the other. Cut the student with make_student(teacher), pass copy.deepcopy(teacher), or, for a "
-            f"student with PEFT adapters beside its own base, pass the student itself as teacher_model."
+            f"Student and teacher share {len(shared)} parameters, such as {shared[0]}, so training the student would "
+            f"change the teacher. Cut the student with make_student(teacher) or pass copy.deepcopy(teacher). If the "
+            f"student has PEFT adapters and its base is the teacher, pass the student itself as teacher_model."
         )
 
 
 def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, teacher_name: str) -> None:
-    """Checks that the same `input_ids` mean the same words.
+    """Checks that student and teacher map the same `input_ids` to the same tokens.
 
     Raises:
-        ValueError: if the two vocabularies differ.
+        ValueError: if the vocabularies differ.
     """
     student_vocab, teacher_vocab = student.get_vocab(), teacher.get_vocab()
     if student_vocab == teacher_vocab:
@@ -151,14 +157,14 @@ def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     differing = {word for word, _ in student_vocab.items() ^ teacher_vocab.items()}
     word = min(differing)
     raise ValueError(
-        f"The tokenizer given as processing_class and that of the teacher {teacher_name!r} differ in {len(differing)} "
-        f"words, such as {word!r} (id {student_vocab.get(word)} and {teacher_vocab.get(word)}): student and teacher "
-        f"read the same input_ids, so they need one tokenizer."
+        f"The tokenizer given as processing_class and the tokenizer of the teacher {teacher_name!r} differ in "
+        f"{len(differing)} tokens, such as {word!r} (id {student_vocab.get(word)} and {teacher_vocab.get(word)}): "
+        f"student and teacher read the same input_ids, so both need the same tokenizer."
     )
 
 
 def fingerprint(parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
-    """Tells one model's weights from another's: a hash of names, shapes and some numbers out of each parameter."""
+    """Identifies a model's weights: a hash of names, shapes and a few values of each parameter."""
     digest = hashlib.sha256()
     for name, parameter in parameters:
         digest.update(f"{name} {list(parameter.shape)}".encode())

@@ -1,4 +1,4 @@
-"""How a teacher is made ready: found, loaded from a name, put into its dtype, placed."""
+"""Prepares the teacher: chooses it, loads it, converts it to its dtype and places it on devices."""
 
 import copy
 import os
@@ -31,20 +31,21 @@ def prepare_teacher(
     source: Source | None,
     readers: Sequence[str],
 ) -> Teacher | StoredTeacher | None:
-    """The teacher that the arguments ask for, on its device or sharded over the processes; None if no loss reads one.
+    """Prepares the teacher, on its device or sharded over the processes. Returns None if no loss reads a teacher.
 
     Args:
-        teacher_model: as `DistillationTrainer` takes it.
-        student: the model that will be compared with it.
-        args: the arguments.
-        tokenizer: the student's.
-        accelerator: the trainer's.
-        source: of the targets in the data sets, which are what the teacher says; None if they have none.
-        readers: the losses that read a teacher, as their user wrote them.
+        teacher_model: the argument of `DistillationTrainer`.
+        student: the student.
+        args: the training arguments.
+        tokenizer: the student's tokenizer.
+        accelerator: the trainer's accelerator.
+        source: the teacher of the targets stored in the data sets; None if none are stored.
+        readers: the losses that read a teacher, as written in the user's code.
 
     Raises:
-        TypeError: if `teacher_model` is of the wrong kind.
-        ValueError: if there is none, or two, if an option would have no effect, or if it does not fit the student.
+        TypeError: if `teacher_model` has the wrong type.
+        ValueError: if there is no teacher or more than one, if an option would have no effect, or if the teacher cannot
+            be compared with the student.
     """
     if source is not None and readers:
         _check_alone(source, teacher_model, args)
@@ -65,22 +66,20 @@ def prepare_teacher(
     elif args.teacher_quantization is not None or args.teacher_device_map is not None:
         raise ValueError(
             f"teacher_quantization={args.teacher_quantization!r} and teacher_device_map="
-            f"{args.teacher_device_map!r} would have no effect on a model that is loaded already: pass its name, "
-            f"or load it with these options."
+            f"{args.teacher_device_map!r} would have no effect on a loaded model: pass the teacher's name instead, or "
+            f"load the model with these options."
         )
     teacher = Teacher(teacher_model, student, tokenizer)
     is_quantized = getattr(teacher.model, "is_quantized", False)
     if dtype is not None and teacher.model.dtype != dtype:
         if is_quantized or teacher_model is student:
             raise ValueError(
-                f"teacher_dtype={args.teacher_dtype!r} would have no effect on a teacher that is quantised, or "
-                f"that is the student itself: leave it out."
+                f"teacher_dtype={args.teacher_dtype!r} would have no effect on a quantised teacher or on the student "
+                f"itself: leave it out."
             )
-        teacher.model = copy.deepcopy(teacher.model).to(dtype)  # the caller's own stays as it is
+        teacher.model = copy.deepcopy(teacher.model).to(dtype)  # the caller's model stays unchanged
     if teacher.model.dtype == torch.float16 and args.bf16 and args.device.type == "cpu":
-        raise ValueError(
-            "A teacher in float16 does not run under bf16 autocast on the CPU: set teacher_dtype='bfloat16'."
-        )
+        raise ValueError("A float16 teacher does not run under bf16 autocast on the CPU: set teacher_dtype='bfloat16'.")
     if teacher_model is not student and getattr(teacher.model, "hf_device_map", None) is None:
         sharded = shard_teacher(accelerator, teacher.model)
         if sharded is not None:
@@ -102,17 +101,18 @@ def load_teacher(
     """Loads a teacher with the student's kind of head, from safetensors.
 
     Args:
-        name_or_path: a name on the Hub or a folder, of a model or of a PEFT adapter, which is merged into its base.
-        student: the model that says which head to load.
-        tokenizer: the student's; the teacher's must map the same words to the same ids. Not checked if it is something
-            else, or None.
-        dtype: by default the one that the weights are stored in.
-        quantization: "8bit" or "4bit", with bitsandbytes. The head stays as it is.
-        device_map: how to spread it over the devices, as in `from_pretrained`.
+        name_or_path: name on the Hub or folder of a model or a PEFT adapter. An adapter is merged into its base.
+        student: the student, which decides the kind of head.
+        tokenizer: the student's tokenizer. The teacher's must map the same tokens to the same ids. Not checked for None
+            or another kind of processor.
+        dtype: the dtype to load the weights in; "auto" for the dtype they are stored in.
+        quantization: "8bit" or "4bit", with bitsandbytes. The head is not quantised.
+        device_map: how to spread the teacher over devices, as in `from_pretrained`.
 
     Raises:
-        ImportError: if quantisation is asked for and bitsandbytes is not installed.
-        ValueError: if weights are missing, as for a teacher whose head was never trained, or if the tokenizers differ.
+        ImportError: if `quantization` is set and bitsandbytes is not installed.
+        ValueError: if weights are missing, for instance of a head that was never trained, or if the tokenizers
+            differ.
     """
     options: dict[str, Any] = {"dtype": dtype}
     if device_map is not None:
@@ -124,7 +124,7 @@ def load_teacher(
         teacher = load_pretrained(auto_class_of(student), name_or_path, **options)
     else:
         base = PeftConfig.from_pretrained(name_or_path).base_model_name_or_path
-        # An adapter does not say how many labels its head has.
+        # An adapter does not record the number of labels.
         options["num_labels"] = student.config.num_labels
         teacher = load_pretrained(auto_class_of(student), base, adapter=name_or_path, **options)
     if isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -135,10 +135,10 @@ def load_teacher(
 def _quantization_config(quantization: str, student: PreTrainedModel) -> BitsAndBytesConfig:
     if not is_bitsandbytes_available():
         raise ImportError(
-            f"teacher_quantization={quantization!r} needs bitsandbytes: pip install 'hf_distill[quant]'. Or pass a "
-            f"teacher_model that is quantised already."
+            f"teacher_quantization={quantization!r} needs bitsandbytes: pip install 'hf_distill[quant]', or pass a "
+            f"teacher_model that is already quantised."
         )
-    # The head is small, and what it gives is what the student learns from.
+    # The head is small, and the student learns from its outputs, so it keeps full precision.
     backbone = {student.base_model_prefix, "encoder", "decoder", "shared"}
     head = [name for name, _ in student.named_children() if name not in backbone]
     return BitsAndBytesConfig(
@@ -149,11 +149,11 @@ def _quantization_config(quantization: str, student: PreTrainedModel) -> BitsAnd
 def _choose(
     teacher_model: PreTrainedModel | PeftModel | str | None, args: DistillationTrainingArguments, readers: Sequence[str]
 ) -> PreTrainedModel | PeftModel | str | None:
-    """The model that was given or the name in the arguments; None if no loss reads a teacher."""
+    """Returns the given model or the name in the arguments; None if no loss reads a teacher."""
     if teacher_model is not None and args.teacher_model_name_or_path is not None:
         raise ValueError(
             f"There are two teachers, teacher_model and teacher_model_name_or_path="
-            f"{args.teacher_model_name_or_path!r}: give one of them."
+            f"{args.teacher_model_name_or_path!r}: pass only one of them."
         )
     if teacher_model is None:
         teacher_model = args.teacher_model_name_or_path
@@ -167,8 +167,8 @@ def _choose(
         return None
     if teacher_model is None:
         raise ValueError(
-            f"{' and '.join(readers)} need a teacher: pass teacher_model, or a train_dataset that add_teacher_targets "
-            f"has made, or leave out what compares with one."
+            f"{' and '.join(readers)} need a teacher: pass teacher_model, set teacher_model_name_or_path, or add "
+            f"targets to the data with add_teacher_targets. To train without a teacher, set these weights to 0."
         )
     return teacher_model
 
@@ -176,14 +176,14 @@ def _choose(
 def _check_alone(
     source: Source, teacher_model: PreTrainedModel | PeftModel | str | None, args: DistillationTrainingArguments
 ) -> None:
-    """Checks that nothing is said of another teacher than the one that the data has targets of."""
+    """Checks that no teacher or teacher option is given in addition to the stored targets."""
     given = teacher_model if teacher_model is not None else args.teacher_model_name_or_path
     if given is not None:
         name = given if isinstance(given, str) else transformers_model(given).config._name_or_path
         raise ValueError(
             f"There are two teachers, {name!r} and the columns {', '.join(source.columns)} of {source}: leave out "
-            f"teacher_model, or remove_columns({[*source.columns, SOURCE]})."
+            f"teacher_model, or call remove_columns({[*source.columns, SOURCE]}) on the data sets."
         )
     options = {name: getattr(args, name) for name in ("teacher_dtype", "teacher_quantization", "teacher_device_map")}
     if set_ := {name: value for name, value in options.items() if value is not None}:
-        raise ValueError(f"{set_} would have no effect on targets that are stored already: leave it out.")
+        raise ValueError(f"{set_} would have no effect on stored targets: leave it out.")

@@ -1,4 +1,4 @@
-"""How much of a teacher's probability is stored, where only the likeliest tokens are."""
+"""How much of the teacher's probability the stored top-k tokens hold."""
 
 from collections.abc import Iterable
 
@@ -11,10 +11,10 @@ from hf_distill.training.teacher.columns import LOG_TAIL, Source
 logger = logging.get_logger(__name__)
 
 MIN_MASS = 0.5
-"""With less in the stored tokens, most of what the teacher says is lost."""
+"""Default of `min_mass`. With less, most of the teacher's distribution is lost."""
 
 LITTLE_MASS = 0.9
-"""Below it, a warning says how much is lost."""
+"""Below it, a warning reports the stored share."""
 
 
 class StoredMass:
@@ -22,7 +22,7 @@ class StoredMass:
 
     Args:
         source: the teacher.
-        min_mass: the least that the mean may be.
+        min_mass: lower limit of the mean, from 0 to 1.
     """
 
     def __init__(self, source: Source, min_mass: float):
@@ -30,37 +30,38 @@ class StoredMass:
         self._sum, self._num_tokens = 0.0, 0
 
     def add(self, log_tails: Iterable[np.ndarray]) -> None:
-        """Adds rows.
+        """Adds rows to the mean.
 
         Args:
-            log_tails: `[tokens]` of each row, the logarithm of the probability of all other tokens.
+            log_tails: for each row `[tokens]`, the logarithm of the probability of all tokens that are not stored.
         """
         for values in log_tails:
             self._sum -= np.expm1(values.astype(np.float64)).sum()
             self._num_tokens += len(values)
 
     def check(self) -> None:
-        """
+        """Checks the mean over the rows added until now.
+
         Raises:
             ValueError: if the mean is less than `min_mass`.
         """
         if self._mean < self.min_mass:
             raise ValueError(
-                f"{self}, less than min_mass={self.min_mass}: raise top_k, lower temperature here and in the training, "
-                f"or set a lower min_mass."
+                f"{self}, less than min_mass={self.min_mass}: raise top_k, lower temperature here and in the training "
+                f"arguments, or lower min_mass."
             )
 
     def report(self, targets: Dataset) -> None:
-        """Says what the targets of all rows hold.
+        """Logs the mean over all rows, as a warning if it is low.
 
         Raises:
-            ValueError: if it is less than `min_mass`.
+            ValueError: if the mean is less than `min_mass`.
         """
         for batch in targets.select_columns(LOG_TAIL).with_format("arrow").iter(batch_size=1000):
             self.add(chunk.flatten().to_numpy() for chunk in batch[LOG_TAIL].chunks)
         self.check()
         if self._mean < LITTLE_MASS:
-            logger.warning(f"{self}. Of the rest the student learns only the total: raise top_k, or lower temperature.")
+            logger.warning(f"{self}. The student learns only the total of the rest: raise top_k, or lower temperature.")
         else:
             logger.info(f"{self}.")
 

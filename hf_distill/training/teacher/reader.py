@@ -1,4 +1,4 @@
-"""The teacher reads the rows of a data set, those of like length together."""
+"""Runs the teacher on the rows of a data set, in batches of similar length."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,19 +27,19 @@ from hf_distill.training.teacher.columns import (
 )
 
 Targets = dict[str, list[np.ndarray]]
-"""By column, of each row a flat array."""
+"""For each column, one flat array per row."""
 
 
 class TargetReader:
-    """Gives the targets of rows.
+    """Computes the teacher's targets for rows.
 
     Args:
         model: the teacher.
-        source: what of it is wanted.
-        processing_class: what pads its batches.
-        text_columns: the columns of text that it reads with that, or none if it reads the rows as they are.
-        batch_size: rows to read at a time.
-        dtype: in which it computes.
+        source: which targets to compute.
+        processing_class: pads the batches, usually the teacher's tokenizer.
+        text_columns: columns of text to tokenise with it; empty if the rows are already tokenised.
+        batch_size: rows per forward.
+        dtype: the dtype to compute in.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TargetReader:
 
     @contextmanager
     def ready(self, device: torch.device) -> Iterator[None]:
-        """While open, the teacher is on its device, in its dtype and in evaluation mode; then it is as it was."""
+        """While open, the teacher is on its device, in its dtype and in evaluation mode. Then its state is restored."""
         model, was_training, came_from = self.model, self.model.training, self.model.device
         is_placed = getattr(model, "hf_device_map", None) is not None
         try:
@@ -75,11 +75,14 @@ class TargetReader:
             self.model = model.train(was_training)
 
     def __call__(self, rows: Mapping[str, list], done: Callable[[int], object]) -> Targets:
-        """The targets of rows, in their order.
+        """Computes the targets of rows, in the order of the rows.
 
         Args:
-            rows: by column, as a `Dataset` gives several of them.
-            done: is told of so many more rows.
+            rows: lists of values by column, as a `Dataset` returns a slice.
+            done: called with the number of rows that have just been read.
+
+        Returns:
+            For each column, one flat array per row.
 
         Raises:
             FloatingPointError: if a target is not finite.
@@ -127,13 +130,13 @@ class TargetReader:
         for name, of_rows in targets.items():
             if not all(np.isfinite(row).all() for row in of_rows):
                 raise FloatingPointError(
-                    f"The teacher {self.source} gives {name} that are not finite in {DTYPES[name]}: choose another "
+                    f"The teacher {self.source} returns {name} that are not finite in {DTYPES[name]}: choose another "
                     f"dtype, such as 'bfloat16' or 'float32'."
                 )
         return targets
 
     def _logits(self, output: ScoredOutput, scored: Scored) -> dict[str, torch.Tensor]:
-        """`[tokens or rows, width]` by column."""
+        """The logit targets by column, `[tokens or rows, width]`."""
         if self.source.top_k is not None:
             return self._top_k(output)
         logits = output.logits(slice(None))
@@ -141,7 +144,7 @@ class TargetReader:
 
     def _top_k(self, output: ScoredOutput) -> dict[str, torch.Tensor]:
         num_words, top_k, temperature = self.source.head_spec.vocab_size, self.source.top_k, self.source.temperature
-        assert num_words is not None  # as of every language model
+        assert num_words is not None  # known for every language model
         assert top_k is not None
         assert temperature is not None
         chunk_size = max(1, pieces.CHUNK_ELEMENTS // num_words)

@@ -1,4 +1,4 @@
-"""Where a teacher's targets are kept: in shards, each of which is there whole or not at all."""
+"""Stores a teacher's targets in shards. A shard is written completely or not at all."""
 
 import json
 import os
@@ -22,21 +22,21 @@ from hf_distill.training.teacher.reader import TargetReader, Targets
 
 MANIFEST = "targets.json"
 ROWS_PER_SHARD = 1024
-"""At least, where a row has one target; where each token has one, a quarter of it, which is then all that is held."""
+"""The minimum if a row has one target. With targets per token, a quarter: a whole shard is held in memory."""
 MOST_SHARDS = 1000
 
 
 class TargetStore:
-    """The targets of one data set by one teacher, in a folder.
+    """The folder with the targets of one teacher for one data set.
 
     Args:
-        folder: where to keep them; None for a folder in the cache of `datasets` that nothing else uses.
+        folder: the folder; None for a folder of its own in the cache of `datasets`.
         dataset: the rows that the teacher reads.
         source: the teacher.
-        reading: how it reads them.
+        reading: the tokenizer settings that change how it reads them.
 
     Raises:
-        ValueError: if the folder has something else in it.
+        ValueError: if the folder has other content.
     """
 
     def __init__(
@@ -62,34 +62,34 @@ class TargetStore:
             self._claim(json.loads(json.dumps(manifest)))
 
     def _claim(self, manifest: dict[str, dict]) -> None:
-        """Makes the folder, or checks what is in it."""
+        """Creates the folder, or checks that its content matches."""
         file = self.folder / MANIFEST
         if not file.exists():
             if self.folder.exists() and any(not other.match(f"{file.stem}.*") for other in self.folder.iterdir()):
-                raise ValueError(f"{self.folder} has something else in it: choose another output_dir for the targets.")
+                raise ValueError(f"{self.folder} has files that are not targets: choose another output_dir.")
             self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_suffix(f".{os.getpid()}")  # two trainings may claim it at once
+            unfinished = file.with_suffix(f".{os.getpid()}")  # two trainings may do this at once
             unfinished.write_text(json.dumps(manifest, indent=2) + "\n")
             unfinished.replace(file)
             return
         written = read_json(file)
         if different := [name for name, value in manifest.items() if written.get(name) != value]:
-            differences = "; ".join(f"{name} {written.get(name)}, not {manifest[name]}" for name in different)
+            differences = "; ".join(f"{name} was {written.get(name)} and is {manifest[name]}" for name in different)
             raise ValueError(
                 f"{self.folder} has targets of another {' and '.join(different)} ({differences}): choose another "
-                f"output_dir, or remove this one."
+                f"output_dir, or delete this folder."
             )
 
     def fill(self, reader: TargetReader, mass: StoredMass | None = None) -> None:
-        """Has the rows read that nobody has read yet; each process takes its share.
+        """Computes and writes the missing shards. Each process takes its share.
 
         Args:
-            reader: the teacher.
-            mass: checks what the likeliest tokens hold, before a shard is written.
+            reader: computes the targets.
+            mass: checks the probability of the stored tokens before a shard is written.
 
         Raises:
             OSError: if a shard cannot be written.
-            ValueError: if the likeliest tokens hold too little.
+            ValueError: if the stored tokens hold too little probability.
         """
         state = self.state
         own = range(state.process_index, self.num_shards, state.num_processes)
@@ -108,16 +108,16 @@ class TargetStore:
         state.wait_for_everyone()
 
     def load(self) -> Dataset:
-        """All targets, in the order of the rows.
+        """Loads all targets, in the order of the rows.
 
         Raises:
-            ValueError: if some are missing.
+            ValueError: if shards are missing.
         """
         shards = [self._shard(index) for index in range(self.num_shards)]
         if missing := [shard.name for shard in shards if not shard.exists()]:
             raise ValueError(
                 f"{self.folder} lacks {len(missing)} of {len(shards)} shards, such as {missing[0]}: call "
-                f"add_teacher_targets again, on all processes with the same data set."
+                f"add_teacher_targets again, with the same data set on all processes."
             )
         return concatenate_datasets([Dataset.from_file(str(shard)) for shard in shards])
 
@@ -125,7 +125,7 @@ class TargetStore:
         schema = self.source.features.arrow_schema
         num_rows = len(next(iter(targets.values())))
         batches = []
-        for start in range(0, num_rows, 100):  # an Arrow list's offsets are 32 bits
+        for start in range(0, num_rows, 100):  # Arrow lists have 32-bit offsets
             part = {name: rows[start : start + 100] for name, rows in targets.items()}
             columns = {
                 name: pa.ListArray.from_arrays(np.cumsum([0, *map(len, rows)], dtype=np.int32), np.concatenate(rows))
@@ -143,8 +143,8 @@ class TargetStore:
             unfinished.replace(self._shard(index))
         except OSError as error:
             raise OSError(
-                f"The targets could not be written to {self.folder} ({error}). What is there is kept: call "
-                f"add_teacher_targets again, once there is room, or choose another output_dir."
+                f"The targets could not be written to {self.folder} ({error}). Finished shards are kept: "
+                f"once there is room, call add_teacher_targets again to continue, or choose another output_dir."
             ) from error
         finally:
             unfinished.unlink(missing_ok=True)

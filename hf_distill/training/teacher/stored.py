@@ -1,4 +1,4 @@
-"""The teacher that is not there: what it said of each row is in the data set."""
+"""The stored teacher: reads targets from the data set instead of running a model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -33,15 +33,15 @@ from hf_distill.training.teacher.columns import (
 
 
 class StoredTeacher:
-    """Stands where a `Teacher` would, and reads the columns that `add_teacher_targets` has made.
+    """Replaces a live `Teacher`: reads the columns that `add_teacher_targets` added.
 
     Args:
-        source: where they are from.
-        student: the model that is compared with them.
-        tokenizer: the student's.
+        source: the teacher of the targets.
+        student: the student.
+        tokenizer: the student's tokenizer.
 
     Raises:
-        ValueError: if the targets do not fit the student or the tokenizer.
+        ValueError: if the targets do not match the student or the tokenizer.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class StoredTeacher:
         if not source.reads_text:
             if None not in in_use and in_use[0] != in_use[1]:
                 raise ValueError(
-                    f"The tokenizer given as processing_class is not the one that the teacher {source} read the rows "
-                    f"with: student and teacher read the same input_ids, so they need one tokenizer."
+                    f"The tokenizer given as processing_class is not the teacher's ({source}): both models "
+                    f"read the same input_ids, so both need the same tokenizer."
                 )
             if own.vocab_size != self.head_spec.vocab_size and self.top_k is not None:
                 raise ValueError(
-                    f"The student's vocabulary has {own.vocab_size} entries, and the targets are of one with "
+                    f"The student's vocabulary has {own.vocab_size} entries, but the stored targets have "
                     f"{self.head_spec.vocab_size}: cut the student with make_student(teacher)."
                 )
             self._columns = check_alignment(own, self.head_spec, tokenizer)
@@ -72,24 +72,24 @@ class StoredTeacher:
         self._reads_logits = self._reads_hidden_states = False
 
     def prepare_for(self, losses: Mapping[str, Loss]) -> None:
-        """Reads from now on what the losses need, and no more.
+        """Sets which columns are read: only those that the losses need.
 
         Raises:
-            ValueError: if the losses need what is not there.
+            ValueError: if the losses need targets that are not stored.
         """
         readers = {name: loss for name, loss in losses.items() if loss.reads_teacher}
         for name, loss in readers.items():
             if loss.needs.last_hidden_state and not self.source.hidden_states:
                 raise ValueError(
-                    f"The loss {name!r} reads hidden states, and the data set has none of the teacher's: "
+                    f"The loss {name!r} needs the teacher's hidden states, which are not stored in the data set: "
                     f"{how_to_leave_out(name, loss)}, or store them with add_teacher_targets(..., hidden_states=True)."
                 )
             temperature = loss.state().get("temperature")
             if loss.needs.logits and temperature and self.source.temperature not in (None, temperature):
                 raise ValueError(
-                    f"The loss {name!r} has temperature={temperature}, but the targets were stored at "
-                    f"{self.source.temperature}: set that, or store them again with add_teacher_targets(..., "
-                    f"temperature={temperature})."
+                    f"The loss {name!r} has temperature={temperature}, but the targets were stored at temperature "
+                    f"{self.source.temperature}: set temperature={self.source.temperature}, or store the targets "
+                    f"again with add_teacher_targets(..., temperature={temperature})."
                 )
         self._reads_logits = any(loss.needs.logits for loss in readers.values())
         self._reads_hidden_states = any(loss.needs.last_hidden_state for loss in readers.values())
@@ -104,7 +104,7 @@ class StoredTeacher:
         }
 
     def state(self) -> dict[str, str]:
-        """What a checkpoint says of the teacher."""
+        """The record of the teacher in a checkpoint."""
         return {
             "teacher": self.source.teacher.split("/")[-1],
             "teacher_dtype": self.source.dtype,
@@ -112,11 +112,11 @@ class StoredTeacher:
         }
 
     def collator(self, collator: Callable[[Sequence], dict]) -> Callable[[Sequence], dict]:
-        """The collator, with the targets of the rows in the batch."""
+        """Wraps a collator so that its batches contain the targets."""
         return TargetsCollator(collator, self.head, self.source)
 
     def can_read(self, inputs: Mapping[str, torch.Tensor]) -> bool:
-        """Whether the rows of a batch have what the losses read."""
+        """Whether a batch has all targets that the losses read."""
         return self.inputs <= inputs.keys()
 
     def __call__(
@@ -125,11 +125,11 @@ class StoredTeacher:
         scored: Scored,
         autocast: Callable[[], AbstractContextManager] | None = None,
     ) -> ScoredOutput:
-        """What the teacher made of the batch, as `Teacher` gives it."""
+        """Returns the stored outputs for a batch, in the form that `Teacher` returns."""
         if not self.can_read(inputs):
             raise ValueError(
-                f"The batch has no {', '.join(sorted(self.inputs - inputs.keys()))}: without a teacher, every row "
-                f"needs what add_teacher_targets adds."
+                f"The batch has no {', '.join(sorted(self.inputs - inputs.keys()))}: without teacher_model, every row "
+                f"needs the columns of add_teacher_targets."
             )
         hidden = inputs[HIDDEN_STATES].reshape(*scored.attended.shape, -1) if HIDDEN_STATES in self.inputs else None
         logits = self._logits(inputs, scored) if self._reads_logits else None
@@ -144,19 +144,19 @@ class StoredTeacher:
 
 
 class TargetsCollator:
-    """A collator that sets the targets aside, has a batch made of the rest, and adds them to it.
+    """A collator that removes the targets from rows, calls another collator, and adds the targets to its batch.
 
     Args:
-        collator: makes a batch of rows, and need not know of targets. It may pad, at either side.
-        head: the student's.
-        source: where the targets are from.
+        collator: the other collator. It never sees targets, and may pad on either side.
+        head: the student's head.
+        source: the teacher of the targets.
     """
 
     def __init__(self, collator: Callable[[Sequence], dict], head: Head, source: Source):
         self.collator, self.head, self.source = collator, head, source
 
     def __call__(self, rows: Sequence[Mapping[str, object]] | Mapping[str, Sequence]) -> dict[str, torch.Tensor]:
-        if isinstance(rows, Mapping):  # of a data set that gives several rows by column
+        if isinstance(rows, Mapping):  # the data set returns several rows as columns
             targets = {name: rows[name] for name in self.source.columns if name in rows}
             rest: Any = _without_targets(rows)
         else:

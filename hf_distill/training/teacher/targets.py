@@ -1,4 +1,4 @@
-"""What a teacher says of a data set, computed once and kept as columns of it."""
+"""`add_teacher_targets`: computes a teacher's targets once and stores them as columns of the data set."""
 
 import os
 from collections.abc import Sequence
@@ -40,49 +40,54 @@ def add_teacher_targets(
     dtype: TeacherDtype | None = None,
     output_dir: str | os.PathLike | None = None,
 ) -> Dataset | DatasetDict:
-    """Runs the teacher once, and returns the data set with what it said of each row as further columns.
+    """Runs the teacher once on a data set, and returns the data set with the teacher's outputs as additional columns.
 
-    `DistillationTrainer` then needs no `teacher_model`. As each row carries its own targets, they stay with it through
-    shuffling, filtering, epochs, processes, `save_to_disk` and `push_to_hub`. A repeated call reads what is there, and
-    one that was interrupted goes on. With `accelerate launch` or `torchrun`, each process takes a share of the rows.
+    `DistillationTrainer` then needs no `teacher_model`. Each row carries its own targets, so they survive shuffling,
+    filtering, epochs, several processes, `save_to_disk` and `push_to_hub`. A repeated call loads the stored targets. An
+    interrupted call continues where it stopped. With `accelerate launch` or `torchrun`, each process takes a share
+    of the rows.
 
-    | column | of each row, flat | for |
+    | column | content of a row, as a flat list | for |
     |---|---|---|
-    | `teacher_logits` | `[classes]`, or `[tokens * classes]`; float32 | classification, question answering, ... |
-    | `teacher_top_log_probs` | `[tokens * top_k]`; float32 | language models |
-    | `teacher_top_ids` | `[tokens * top_k]`; int32 | language models |
-    | `teacher_log_tail` | `[tokens]`, of the probability of all other tokens; float32 | language models |
-    | `teacher_hidden_states` | `[tokens * width]`, the last ones; float16 | `alpha_cos` |
-    | `teacher_source` | a `ClassLabel` that says which teacher | all |
+    | `teacher_logits` | logits, `[classes]` or `[tokens * classes]`, float32 | classification, question answering |
+    | `teacher_top_log_probs` | log-probabilities, `[tokens * top_k]`, float32 | language models |
+    | `teacher_top_ids` | token ids, `[tokens * top_k]`, int32 | language models |
+    | `teacher_log_tail` | log-probability of all other tokens, `[tokens]`, float32 | language models |
+    | `teacher_hidden_states` | last hidden states, `[tokens * width]`, float16 | `alpha_cos` |
+    | `teacher_source` | the teacher, a `ClassLabel` | all |
 
-    Tokens are those that are not padding; of a sequence-to-sequence model, those of the target.
+    `tokens` counts the tokens that are not padding; for a sequence-to-sequence model, the tokens of the target.
 
     Args:
-        dataset: rows as the trainer gets them, `input_ids` and so on; or, with `text_columns`, text. A function that is
-            set by `set_transform` should pass on the columns that are new to it.
-        teacher: the model. It is left as it is.
-        processing_class: what pads its batches, most often its tokenizer. The trainer checks that it is the student's.
-        text_columns: one column of text, or two, which the teacher reads with its own tokenizer, the
-            `processing_class`. Teacher and student may then be of different families. For heads that give one
-            distribution for a text.
+        dataset: rows as the trainer reads them (`input_ids` and so on), or text with `text_columns`. A function set by
+            `set_transform` should pass on columns that it does not know.
+        teacher: the teacher. It is not changed.
+        processing_class: pads the batches; usually the teacher's tokenizer. The trainer checks that the student uses
+            the same one.
+        text_columns: one or two columns of text, which the teacher reads with its own tokenizer, `processing_class`.
+            Teacher and student may then have different tokenizers. Only for heads with one distribution per text.
         hidden_states: also store the last hidden states, for `alpha_cos`. They take `2 * width` bytes per token.
-        top_k: for language models, how many of the likeliest tokens to store; by default 64. They take 8 bytes each.
-        temperature: for language models, that of the training; by default 2.
-        min_mass: for language models, how much of the teacher's probability the `top_k` tokens should hold, as a mean
-            over all tokens; by default 0.5. Of the rest the student learns only the total. The higher the temperature,
-            the less they hold.
-        batch_size: rows that the teacher reads at a time. Those of like length share a batch.
-        dtype: what the teacher computes in; by default its own.
-        output_dir: a folder for the targets; by default one in the cache of `datasets`. For a `DatasetDict`, one with a
-            folder for each split.
+        top_k: for language models, how many of the likeliest tokens to store per position; by default 64. Each takes 8
+            bytes.
+        temperature: for language models, the temperature of the training; by default 2.
+        min_mass: for language models, the least probability that the `top_k` tokens must hold, as a mean over all
+            tokens, from 0 to 1; by default 0.5. The student learns only the total of the rest. The higher the
+            temperature, the less they hold.
+        batch_size: rows per forward. Rows of similar length share a batch.
+        dtype: the dtype that the teacher computes in; by default its own.
+        output_dir: the folder for the targets; by default one in the cache of `datasets`. For a `DatasetDict`, it gets
+            a folder per split.
+
+    Returns:
+        The data set, or the `DatasetDict`, with the additional columns.
 
     Raises:
-        TypeError: if the teacher is no transformers model, or the data set has no rows to add to, as a stream.
+        TypeError: if `teacher` is not a transformers model, or if `dataset` is not a `Dataset` (a stream, for example).
         ValueError: if the teacher's targets cannot be stored, as in masked language modelling; if columns are missing
-            or there already; if an option would have no effect; if the `top_k` tokens hold less than `min_mass`; or if
+            or exist already; if an option would have no effect; if the `top_k` tokens hold less than `min_mass`; or if
             `output_dir` has targets of another teacher, tokenizer or data set.
         FloatingPointError: if the teacher's outputs are not finite.
-        OSError: if the targets cannot be written, as on a full disk. Those that were are kept.
+        OSError: if the targets cannot be written, for instance on a full disk. Finished shards are kept.
 
     Example:
         >>> train = add_teacher_targets(train, teacher, tokenizer, dtype="bfloat16")
@@ -103,13 +108,13 @@ def add_teacher_targets(
         )
     if not isinstance(teacher, PreTrainedModel | PeftModel):
         raise TypeError(
-            f"teacher should be a transformers model, but is a {type(teacher).__name__}: pass what "
-            f"AutoModelForSequenceClassification.from_pretrained(...) or the like returns."
+            f"teacher should be a transformers model, but is a {type(teacher).__name__}: load it with "
+            f"AutoModelForSequenceClassification.from_pretrained(...) or a similar class."
         )
     if not isinstance(dataset, Dataset):
         raise TypeError(
-            f"dataset should be a datasets.Dataset, but is a {type(dataset).__name__}: columns are added to rows that "
-            f"are there, so load it without streaming, or make it with Dataset.from_list(rows)."
+            f"dataset should be a datasets.Dataset, but is a {type(dataset).__name__}: load it without streaming, or "
+            f"create one with Dataset.from_list(rows)."
         )
     if dtype not in (None, *get_args(TeacherDtype)):
         raise ValueError(f"dtype={dtype!r} should be one of {', '.join(map(repr, get_args(TeacherDtype)))}.")
@@ -145,7 +150,7 @@ def add_teacher_targets(
 
 
 def _beside(dataset: Dataset, targets: Dataset) -> Dataset:
-    """The columns of both, in the format of the first."""
+    """Returns the columns of both, in the format of the first."""
     both = concatenate_datasets([dataset.with_format(None), targets], axis=1)
     if dataset.format["type"] is not None:
         columns = None if dataset.format["type"] == "custom" else [*dataset.format["columns"], *targets.column_names]
@@ -156,15 +161,15 @@ def _beside(dataset: Dataset, targets: Dataset) -> Dataset:
 
 def _check_columns(dataset: Dataset, model: PreTrainedModel, text_columns: list[str], processing_class: object) -> None:
     if there := [name for name in TARGET_COLUMNS if name in dataset.column_names]:
-        raise ValueError(f"The data set has targets already: to make others, call remove_columns({there}) first.")
+        raise ValueError(f"The data set already has targets: to compute new ones, call remove_columns({there}) first.")
     if text_columns and not isinstance(processing_class, PreTrainedTokenizerBase):
         raise ValueError(f"text_columns={text_columns} need the teacher's tokenizer as processing_class.")
     if not text_columns and processing_class is None and model.main_input_name == "input_ids":
-        raise ValueError("processing_class should be the tokenizer that the rows were made with: it pads the batches.")
-    computed = dataset.format["type"] == "custom"  # set_transform makes columns that are not there yet
+        raise ValueError("processing_class is missing: pass the tokenizer that the rows were tokenised with.")
+    computed = dataset.format["type"] == "custom"  # set_transform may add columns
     read = text_columns or ([] if computed else [model.main_input_name])
     if missing := [name for name in read if name not in dataset.column_names]:
-        hint = "" if text_columns else " Tokenise the rows first, or name the columns of text as text_columns."
+        hint = "" if text_columns else " Tokenise the rows first, or pass the names of text columns as text_columns."
         raise ValueError(
             f"The data set has no column {', '.join(missing)}, only {', '.join(dataset.column_names)}.{hint}"
         )
@@ -184,14 +189,14 @@ def _check_options(
     name = type(model).__name__
     if not head.can_be_stored:
         raise ValueError(
-            f"What a {name} says of masked tokens cannot be stored, as other tokens are masked in every epoch: give "
-            f"the trainer teacher_model. Stored can be what classification, token classification, question answering, "
-            f"multiple choice, causal and sequence-to-sequence language models say."
+            f"The targets of a {name} cannot be stored, because other tokens are masked in every epoch: pass "
+            f"teacher_model to the trainer. Targets can be stored for classification, token classification, question "
+            f"answering, multiple choice, and causal and sequence-to-sequence language models."
         )
     options = {"top_k": top_k, "temperature": temperature, "min_mass": min_mass}
     set_ = {option: value for option, value in options.items() if value is not None}
     if set_ and not head.over_vocabulary:
-        raise ValueError(f"{set_} would have no effect for a {name}, of which all logits are stored: leave it out.")
+        raise ValueError(f"{set_} would have no effect for a {name}, because all its logits are stored: leave it out.")
     if min_mass is not None and not 0 <= min_mass <= 1:
         raise ValueError(f"min_mass={min_mass} should be from 0 to 1.")
     if any(value <= 0 for option, value in set_.items() if option != "min_mass"):
@@ -199,13 +204,15 @@ def _check_options(
     if text_columns and (hidden_states or not head.takes_text_columns):
         what = "Hidden states" if hidden_states else f"The logits of a {name}"
         raise ValueError(
-            f"{what} belong to the teacher's tokens, which need not be the student's: tokenise the rows, and leave out "
-            f"text_columns."
+            f"{what} belong to the teacher's tokens, which may differ from the student's: tokenise the rows, and leave "
+            f"out text_columns."
         )
     if hidden_states and (model.main_input_name != "input_ids" or hidden_width(model.config) is None):
-        raise ValueError(f"Hidden states can be stored of models that read text, and not of a {name}.")
+        raise ValueError(
+            f"Hidden states can only be stored for models that read text, not for a {name}: set hidden_states=False."
+        )
 
 
 def _limits(processing_class: object) -> dict[str, object]:
-    """What of a tokenizer changes how it reads text, beside its words."""
+    """The tokenizer settings, other than the vocabulary, that change how it reads text."""
     return {name: getattr(processing_class, name, None) for name in ("model_max_length", "truncation_side")}

@@ -348,7 +348,7 @@ def test_reads_hidden_states_that_are_not_stored(make_trainer):
     teacher, student = make_pair("classification")
     stored = add_teacher_targets(rows, teacher, TOKENIZER)
     losses = {"mapped": (Mapped(), 1.0)}
-    message = r"'mapped' reads hidden states, and the data set has none .*leave out losses\['mapped'\], or store them"
+    message = r"'mapped' needs the teacher's hidden states, .*leave out losses\['mapped'\], or store them"
     with pytest.raises(ValueError, match=message):
         make_trainer(student, None, stored, trainer_options={"losses": losses}, alpha_cos=0.0)
 

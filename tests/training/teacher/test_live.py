@@ -59,7 +59,7 @@ def test_not_a_model(teacher):
 
 def test_shared_parameters():
     teacher = make_model("bert", "mlm")
-    with pytest.raises(ValueError, match=r"share .* parameters, bert.embeddings.word_embeddings.weight among them"):
+    with pytest.raises(ValueError, match=r"share .* parameters, such as bert.embeddings.word_embeddings.weight"):
         Teacher(teacher, teacher)
     assert all(parameter.requires_grad for parameter in teacher.parameters())
     student = make_student(teacher)
@@ -112,9 +112,9 @@ def test_tokenizers_that_differ(tmp_path):
     make_model("bert", "mlm").save_pretrained(tmp_path)
     make_tokenizer(["a", "b", "d"]).save_pretrained(tmp_path)
     load_teacher(str(tmp_path), make_model("bert", "mlm"), make_tokenizer(["a", "b", "d"]))
-    with pytest.raises(ValueError, match=r"differ in 2 words, such as 'b' \(id 2 and 1\)"):
+    with pytest.raises(ValueError, match=r"differ in 2 tokens, such as 'b' \(id 2 and 1\)"):
         load_teacher(str(tmp_path), make_model("bert", "mlm"), make_tokenizer(["a", "d", "b"]))
-    with pytest.raises(ValueError, match=r"differ in 1 words, such as 'c' \(id 3 and None\)"):
+    with pytest.raises(ValueError, match=r"differ in 1 tokens, such as 'c' \(id 3 and None\)"):
         check_tokenizers(make_tokenizer("abdc"), make_tokenizer("abd"), "teacher")
 
 
