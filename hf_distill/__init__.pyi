@@ -23,6 +23,9 @@ from .evaluation import (
 )
 from .evaluation.split_invariance import check_split_invariance
 from .hub import push_folder
+from .progress import Progress, track
+from .progress.training import show_progress
+from .quiet import quiet_libraries
 from .student import describe, make_student
 from .tasks import (
     TextClassificationArguments,
@@ -52,6 +55,7 @@ __all__ = [
     "Loss",
     "Needs",
     "Predictor",
+    "Progress",
     "SeparateDocuments",
     "TextClassificationArguments",
     "TrainingRun",
@@ -79,6 +83,9 @@ __all__ = [
     "plot_quality_against_latency",
     "plot_training_curves",
     "push_folder",
+    "quiet_libraries",
+    "show_progress",
+    "track",
     "train_text_classifier",
     "truncate_documents",
     "write_report",

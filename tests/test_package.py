@@ -37,6 +37,7 @@ def test_public_names():
         "DistillationTrainingArguments",
         "Export",
         "Predictor",
+        "Progress",
         "SeparateDocuments",
         "TextClassificationArguments",
         "TrainingRun",
@@ -63,6 +64,9 @@ def test_public_names():
         "plot_quality_against_latency",
         "plot_training_curves",
         "push_folder",
+        "quiet_libraries",
+        "show_progress",
+        "track",
         "truncate_documents",
     }
     assert all(hasattr(hf_distill, name) for name in hf_distill.__all__)
@@ -106,7 +110,7 @@ assert not {"torch", "transformers", "datasets", "onnx"} & set(sys.modules)
 
 
 FLOORS = (
-    ("version", "files", "adapters", "lengths", "loading", "config_files", "optional"),
+    ("version", "files", "adapters", "lengths", "loading", "config_files", "optional", "progress", "quiet"),
     ("data", "hub"),
     ("student", "training", "deployment"),
     ("evaluation", "serving"),

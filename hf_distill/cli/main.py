@@ -13,6 +13,7 @@ import hf_distill.cli.push as push
 import hf_distill.cli.report as report
 import hf_distill.cli.serve as serve
 import hf_distill.cli.train as train
+from hf_distill.quiet import quiet_libraries
 from hf_distill.version import __version__
 
 COMMANDS = [inspect, make_student, train, evaluate, export, push, benchmark, report, serve]
@@ -21,6 +22,7 @@ COMMANDS = [inspect, make_student, train, evaluate, export, push, benchmark, rep
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs `hf-distill`. Errors in what the user gave are one line on stderr and exit code 2."""
+    quiet_libraries()
     parser = argparse.ArgumentParser(prog="hf-distill", description="Knowledge distillation for transformers.")
     parser.add_argument("--version", action="version", version=f"hf-distill {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

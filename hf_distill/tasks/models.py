@@ -1,15 +1,19 @@
 """Models of a task: fine-tuned, new, cut from a teacher, or with adapters."""
 
 import re
+from collections.abc import Collection
 
 import torch
 from peft import LoraConfig
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from hf_distill.loading import load_config, load_pretrained
 from hf_distill.student import make_student
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.task import Task
+
+logger = logging.get_logger(__name__)
 
 
 def load_trained(task: Task, name: str) -> PreTrainedModel:
@@ -29,7 +33,7 @@ def load_model(
         assert teacher is not None  # the options are checked
         model = make_student(load_trained(task, teacher), num_layers=args.num_layers, layers=_layers(args.layers))
     else:
-        model = task.auto_class.from_pretrained(
+        model, info = task.auto_class.from_pretrained(
             args.model_name_or_path,
             id2label=dict(enumerate(label_names)),
             label2id={name: number for number, name in enumerate(label_names)},
@@ -38,9 +42,22 @@ def load_model(
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
+        _warn_of_new_weights(model, info["missing_keys"])
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path or teacher)
     return model, with_padding(tokenizer, model)
+
+
+def _warn_of_new_weights(model: PreTrainedModel, missing: Collection[str]) -> None:
+    """A new head is expected, and a new pooler, which masked language models do not have."""
+    body = f"{model.base_model_prefix}."
+    new = sorted(name for name in missing if name.startswith(body) and not name.startswith(f"{body}pooler."))
+    if new:
+        logger.warning(
+            f"{model.name_or_path} has no weights for {len(new)} tensors of {type(model).__name__}, such as {new[0]}: "
+            f"they start as random numbers. Is it a model of this family?"
+        )
 
 
 def _layers(words: list[str] | None) -> str | list[int] | None:

@@ -12,6 +12,7 @@ from transformers.utils import find_adapter_config_file, logging
 
 from hf_distill.lengths import Truncation, length_of_rows
 from hf_distill.loading import load_config
+from hf_distill.progress.training import show_progress
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.data import load_data, name_of_part, note_reading, noted_reading
 from hf_distill.tasks.models import load_model, lora_config, with_padding
@@ -76,6 +77,7 @@ def train(task: Task, args: TaskArguments, training: DistillationTrainingArgumen
         processing_class=tokenizer,
         compute_metrics=lambda evaluated: task.metrics(evaluated.predictions, evaluated.label_ids),
     )
+    show_progress(trainer)
     _run(run, trainer, rows.get("test"))
     return trainer
 

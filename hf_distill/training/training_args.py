@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import torch
 from transformers import TrainingArguments
 
 from hf_distill.training.losses import LOSSES, Loss
@@ -107,6 +108,8 @@ class DistillationTrainingArguments(TrainingArguments):
         is_loss = re.fullmatch(r"(.+_)?loss_\w+", metric)  # such as eval_loss_kl
         if self.greater_is_better is None and (is_loss or metric.endswith(LOWER_IS_BETTER)):
             self.greater_is_better: bool | None = False
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # as it would have no effect, of which PyTorch warns
         super().__post_init__()
 
     def distillation_fields(self) -> dict[str, object]:
