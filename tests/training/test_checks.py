@@ -16,7 +16,7 @@ from tests.conftest import make_model, make_rows
         ({}, {}, {"teacher_model_name_or_path": "roberta-base"}, "two teachers"),
         ({}, {}, {"kl_positions": "attended"}, "kl_positions='attended' would have no effect for a BertForSequence"),
         ({}, {"width": 32}, {}, "student's are 16 wide and the teacher's 32: set project_hidden"),
-        ({}, {"num_labels": 3}, {}, "have to be the same"),
+        ({}, {"num_labels": 3}, {}, "must be the same"),
         ({}, {}, {"rows": []}, "train_dataset is empty"),
         ({}, {}, {"eval_rows": []}, "eval_dataset is empty"),
         ({}, {}, {"eval_rows": {"small": []}}, "small is empty"),

@@ -1,1 +1,1 @@
-"""Which positions of a batch are scored, and the forward that computes no others."""
+"""Scoring: which positions of a batch are compared, and a forward that computes logits only for those."""

@@ -1,4 +1,4 @@
-"""What a model's head gives, and whether student and teacher can be compared."""
+"""Describes a model's outputs, and checks whether student and teacher can be compared."""
 
 import inspect
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ UNNAMED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What a model's head gives, as far as that of another can be compared with it. The model need not be at hand.
+    """Describes a model's outputs, so that two models can be compared. It can be stored without the model.
 
     Attributes:
-        model: the model's class.
-        auto_class: which of transformers' classes loads a model with a head of this kind.
-        logits_per_token: how many logits of an example belong to each of its tokens; None where they are its own.
-        distribution: what the logits of a position describe.
-        num_labels: the config's.
-        problem_type: the config's.
-        labels: the names of the classes in their order; None where they are tokens or positions.
-        vocab_size: how many tokens are told apart; None if none are read.
-        decoder_start_token_id: what the decoder of a sequence-to-sequence model reads first.
-        hidden_width: how wide the last hidden states are; None if the config does not say.
+        model: name of the model's class.
+        auto_class: the Auto class of transformers that loads models with this kind of head.
+        logits_per_token: logits per token; None if the logits belong to the whole example.
+        distribution: what the logits of a position describe: one class, a yes or no per class, or numbers.
+        num_labels: `num_labels` of the config.
+        problem_type: `problem_type` of the config.
+        labels: names of the classes in order; None if the classes are tokens or positions.
+        vocab_size: size of the input vocabulary; None if the model does not read tokens.
+        decoder_start_token_id: the first token that a sequence-to-sequence decoder reads.
+        hidden_width: width of the last hidden states; None if unknown.
     """
 
     model: str
@@ -46,7 +46,8 @@ class HeadSpec:
 
 
 def head_spec(model: PreTrainedModel) -> HeadSpec:
-    """
+    """Describes the outputs of `model`.
+
     Raises:
         ValueError: if the model has no head that can be distilled.
     """
@@ -70,43 +71,45 @@ def check_alignment(student: HeadSpec, teacher: HeadSpec, tokenizer: object = No
     """Checks that student and teacher can be compared class by class.
 
     Args:
-        student: that of the student.
-        teacher: that of the teacher.
-        tokenizer: the student's, which tells how many of the vocabulary's entries are in use.
+        student: the student's outputs.
+        teacher: the teacher's outputs.
+        tokenizer: the student's tokenizer. Its length is the number of vocabulary entries in use.
 
     Returns:
-        Which columns of the teacher's logits to take, and in which order, or None for all as they are.
+        The columns of the teacher's logits to use, in the student's order; None to use all unchanged.
 
     Raises:
-        ValueError: if they differ in head, vocabulary or labels.
+        ValueError: if student and teacher differ in head, vocabulary or labels.
     """
     if student.auto_class != teacher.auto_class:
         raise ValueError(
-            f"The student is a {student.model} and the teacher a {teacher.model}: load both with {student.auto_class}."
+            f"The student is a {student.model} and the teacher a {teacher.model}, which have different kinds of heads: "
+            f"load both with {student.auto_class}."
         )
     if student.distribution != teacher.distribution:
         raise ValueError(
             f"The student has num_labels={student.num_labels} and problem_type={student.problem_type!r}, the teacher "
-            f"num_labels={teacher.num_labels} and problem_type={teacher.problem_type!r}: set the same in both configs."
+            f"num_labels={teacher.num_labels} and problem_type={teacher.problem_type!r}: set the same values in both "
+            f"configs."
         )
     if student.decoder_start_token_id != teacher.decoder_start_token_id:
         raise ValueError(
             f"The student's decoder starts with token {student.decoder_start_token_id} and the teacher's with "
-            f"{teacher.decoder_start_token_id}: both read the same decoder_input_ids, so set the same "
+            f"{teacher.decoder_start_token_id}, but both read the same decoder_input_ids: set the same "
             f"decoder_start_token_id in both configs."
         )
     columns = _shared_vocabulary(student, teacher, tokenizer)
     if student.labels is None:
         return columns
-    assert teacher.labels is not None  # their heads are of one kind
+    assert teacher.labels is not None  # both have the same kind of head
     return _label_order(student.labels, teacher.labels)
 
 
 def named_inputs(model: PreTrainedModel) -> set[str]:
-    """The inputs that `model.forward` names.
+    """The names of the inputs that `model` accepts.
 
-    What a forward of transformers takes as `**kwargs` is not among them. A forward of your own passes it on, to that of
-    a class that it derives from or of a model inside: what that one names is among them.
+    For a forward of transformers these are its named parameters, without `**kwargs`. If your own forward takes
+    `**kwargs`, the parameters of the base class's forward or of the inner model's forward are included.
     """
     classes = [cls for cls in type(model).__mro__ if "forward" in vars(cls) and not cls.__module__.startswith("torch.")]
     inside = [module for module in model.modules() if isinstance(module, PreTrainedModel) and module is not model]
@@ -126,20 +129,21 @@ def _labels(config: PreTrainedConfig) -> list[str]:
 
 
 def _shared_vocabulary(student: HeadSpec, teacher: HeadSpec, tokenizer: object) -> slice | None:
-    """The entries that both vocabularies have, where one is padded to a round number."""
+    """The entries that both vocabularies share, if one is padded to a round number."""
     own, other = student.vocab_size, teacher.vocab_size
     if own == other:
         return None
     in_use = len(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else None
     if own is None or other is None or in_use is None or in_use > min(own, other):
         raise ValueError(
-            f"The student's vocabulary has {own} entries and the teacher's {other}: both read the same "
-            f"input_ids, so they need one tokenizer. "
+            f"The student's vocabulary has {own} entries and the teacher's {other}, but both read the same "
+            f"input_ids, so both need the same tokenizer. "
             + (
-                f"That given as processing_class has {in_use} entries. Cut the student with make_student(teacher)."
+                f"The tokenizer given as processing_class has {in_use} entries: cut the student with "
+                f"make_student(teacher)."
                 if in_use is not None
-                else "If the rest is padding, pass the tokenizer as processing_class; else cut the student with "
-                "make_student(teacher)."
+                else "If the additional entries are padding, pass the tokenizer as processing_class; otherwise cut the "
+                "student with make_student(teacher)."
             )
         )
     return slice(min(own, other))
@@ -153,11 +157,11 @@ def _label_order(student: list[str], teacher: list[str]) -> list[int] | None:
     named_by_default = any(labels == [f"LABEL_{i}" for i in range(len(labels))] for labels in (student, teacher))
     if named_by_default and len(student) == len(teacher):
         logger.warning(
-            f"The student's labels {student} and the teacher's {teacher} are matched by index, since one side has only "
-            f"the default names. Set id2label and label2id to have them matched by name."
+            f"The student's labels {student} and the teacher's {teacher} are matched by index, because one side has "
+            f"default names. Set id2label and label2id to match them by name."
         )
         return None
     raise ValueError(
-        f"The student's labels are {student} and the teacher's {teacher}: they have to be the same. Load both with the "
-        f"same num_labels, id2label and label2id, or cut the student with make_student(teacher)."
+        f"The student's labels are {student} and the teacher's {teacher}, but they must be the same: load both "
+        f"with the same num_labels, id2label and label2id, or cut the student with make_student(teacher)."
     )

@@ -1,4 +1,4 @@
-"""The part of a model that its head reads from."""
+"""The backbone: the part of a model whose hidden states the head reads."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,12 +14,12 @@ from hf_distill.training.scoring.heads import Head
 
 
 class Backbone:
-    """The part of a model that its head reads from: watched during one forward, left out when the head is run again.
+    """The part of a model whose hidden states the head reads. One forward captures it; running the head skips it.
 
-    It is the outermost transformers model that runs inside of it, other than one with a vocabulary head of its own and
-    the encoder of an encoder-decoder: `BertModel` in `BertForMaskedLM`, the decoder of T5, `OPTDecoder` in
-    `OPTForCausalLM`, which does not call the `OPTModel` around it, and the `BertModel` inside of the `BertLMHeadModel`
-    that is the decoder of an `EncoderDecoderModel`.
+    The backbone is the outermost transformers model that runs inside the model. Models with their own vocabulary head
+    and the encoder of an encoder-decoder do not count. Examples: `BertModel` in `BertForMaskedLM`; the decoder of T5;
+    `OPTDecoder` in `OPTForCausalLM`, which does not call the surrounding `OPTModel`; and, for an `EncoderDecoderModel`
+    whose decoder is a `BertLMHeadModel`, the `BertModel` inside that decoder.
     """
 
     def __init__(self, model: PreTrainedModel, head: Head, inputs: Mapping[str, torch.Tensor], narrowed: bool):
@@ -42,12 +42,12 @@ class Backbone:
 
     @property
     def last_hidden_state(self) -> torch.Tensor | None:
-        """`[batch, length, width]`, of all positions; feature maps `[batch, width, height, width]` are flattened."""
+        """Hidden states of all positions, `[batch, length, width]`. Feature maps are flattened."""
         hidden = None if self.output is None else _states_of(self.output)
         return hidden.flatten(2).transpose(1, 2) if hidden is not None and hidden.ndim == 4 else hidden
 
     def run_head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the model makes of hidden states `[piece, width]`: its own forward, with the backbone left out."""
+        """The logits for hidden states `[piece, width]`, from the model's own forward without the backbone."""
         assert self.ran is not None
         with ExitStack() as stack:
             stack.enter_context(_forward_returns(self.ran, _replaced(self.output, hidden.unsqueeze(0))))
@@ -57,10 +57,10 @@ class Backbone:
 
     @torch.no_grad()
     def prove(self, hidden: torch.Tensor) -> None:
-        """Checks that the head makes of two positions together what it makes of each.
+        """Checks that the head treats positions independently: two positions together give the same logits as apart.
 
         Raises:
-            RuntimeError: if not, as where it is recurrent.
+            RuntimeError: if they do not, for instance in a recurrent head.
         """
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
@@ -70,11 +70,11 @@ class Backbone:
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        if (together - apart).abs().max() > 0.02 * apart.abs().max():  # more than bfloat16 rounds
-            raise RuntimeError("what it makes of a position depends on others")
+        if (together - apart).abs().max() > 0.02 * apart.abs().max():  # more than the rounding of bfloat16
+            raise RuntimeError("its logits for a position depend on other positions")
 
     def _parts(self) -> list[nn.Module]:
-        """What may be the backbone, if it is not inside of another that runs."""
+        """The modules that can be the backbone. The outermost one that runs is."""
         encoder = set() if self.encoder in (None, self.model) else set(self.encoder.modules())
         models = {module for module in self.model.modules() if isinstance(module, PreTrainedModel)}
         with_heads = {module for module in models if module.get_output_embeddings() is not None and not is_base(module)}
@@ -85,14 +85,14 @@ class Backbone:
         if self.running is not None:
             return
         if self.narrowed and self.ran is not None:
-            raise RuntimeError(f"after the {type(self.ran).__name__} it calls a {type(module).__name__}")
+            raise RuntimeError(f"it calls a {type(module).__name__} after the {type(self.ran).__name__}")
         self.running = module
 
     def _after(self, module, args, output):
         if self.running is not module:
             return output
         self.running, self.ran, self.output = None, module, output
-        # One position rather than none, since quantised layers do not take an empty batch.
+        # Keep one position, because quantised layers do not accept an empty batch.
         return _replaced(output, _states_of(output)[:1, :1]) if self.narrowed else output
 
     def _after_encoder(self, module, args, output) -> None:
@@ -100,7 +100,7 @@ class Backbone:
 
 
 def _states_of(output: ModelOutput | Mapping | tuple | torch.Tensor) -> torch.Tensor:
-    """The last hidden states: by name, or what comes first."""
+    """The last hidden states of an output: by name, or its first entry."""
     if isinstance(output, torch.Tensor):
         return output
     return output[_key(output)] if isinstance(output, Mapping) else output[0]
@@ -109,7 +109,7 @@ def _states_of(output: ModelOutput | Mapping | tuple | torch.Tensor) -> torch.Te
 def _replaced(
     output: ModelOutput | Mapping | tuple | torch.Tensor, hidden: torch.Tensor
 ) -> ModelOutput | Mapping | tuple | torch.Tensor:
-    """An output of the same kind that has nothing but these hidden states."""
+    """An output of the same type that contains only these hidden states."""
     if isinstance(output, torch.Tensor):
         return hidden
     return type(output)(**{_key(output): hidden}) if isinstance(output, Mapping) else (hidden,)

@@ -1,4 +1,4 @@
-"""Which head a model has: by the task that transformers lists its class for, or by the name of its class."""
+"""Finds the head of a model, by the task that transformers lists its class for or by the name of the class."""
 
 import inspect
 import typing
@@ -30,7 +30,7 @@ MAPPINGS = {
     for name, names in vars(modeling_auto).items()
     if name.startswith("MODEL_") and name.endswith("_MAPPING_NAMES")
 }
-"""The names of the models that transformers lists for each task, such as `MASKED_LM`."""
+"""For each task, such as `MASKED_LM`, the names of the model classes that transformers lists."""
 
 OTHER_AUTO_CLASSES = {
     "IMAGE_CLASSIFICATION": ("AutoModelForImageClassification", "image-classification"),
@@ -42,31 +42,33 @@ OTHER_AUTO_CLASSES = {
     "SPEECH_SEQ_2_SEQ": ("AutoModelForSpeechSeq2Seq", "automatic-speech-recognition"),
     "IMAGE_TEXT_TO_TEXT": ("AutoModelForImageTextToText", None),
 }
-"""What loads the models of a task, and the Hub's name for it, where these are not those of their head."""
+"""The Auto class and the Hub's name of a task, for tasks that differ from the default of their head."""
 
 HEADLESS = ("MODEL", "BACKBONE", "TEXT_ENCODING", "IMAGE")
-"""Those of models without a head."""
+"""Tasks of models without a head."""
 
 OF_MANY_KINDS = ("PRETRAINING", "MULTIMODAL_LM")
-"""Those in which models with heads of all kinds are listed once more."""
+"""Tasks that list models with any kind of head once more."""
 
-# A head that is missing here is one class beside those, one row here and one in the parametrised tests. A model that
-# transformers lists for two has the first: BART is listed for masked language modelling too, and XLM for causal.
+# To add a head: one class, one row here, one row in the parametrised tests. The order matters: a model listed for two
+# tasks gets the first head. BART is listed for masked language modelling too, and XLM for causal.
 HEADS = (
     *(PermutedLMHead, Seq2SeqLMHead, MaskedLMHead, CausalLMHead),
     *(MultipleChoiceHead, QuestionAnsweringHead, TokenHead, Head),
 )
 
 OF_PROBLEM_TYPE = {head.problem_type: head for head in (Head, BinaryHead, RegressionHead)}
-"""The kinds of `Head`, by the config's `problem_type`."""
+"""Heads for whole examples, by the config's `problem_type`."""
 
 
 def find_head(model: PreTrainedModel) -> Head:
-    """The head of `model`: by the task that transformers lists its class for, or a class it derives from; by its name
-    where it is not listed.
+    """Finds the head of `model`.
+
+    The head follows from the task that transformers lists the model's class, or a base class, for. If no class is
+    listed, it follows from the name of the class.
 
     Raises:
-        ValueError: if the model has no head, or one of a kind that cannot be distilled.
+        ValueError: if the model has no head, or a head that cannot be distilled.
     """
     for cls in type(model).__mro__:
         name = cls.__name__
@@ -75,11 +77,11 @@ def find_head(model: PreTrainedModel) -> Head:
         if not heads and all(task in OF_MANY_KINDS for task in tasks):
             heads = [head for head in HEADS if name.endswith(head.class_names)]
         if Seq2SeqLMHead in heads and not model.config.is_encoder_decoder:
-            # A language model that reads images or recordings among its tokens, listed beside encoder-decoders.
+            # Language models that read images or audio among their tokens are listed with encoder-decoders.
             among_tokens = _lists(Seq2SeqLMHead, name) and name.endswith(("ForConditionalGeneration", "ForCausalLM"))
             if not among_tokens and CausalLMHead not in heads:
                 raise ValueError(
-                    f"{type(model).__name__} is not an encoder-decoder, so it is not clear what its logits mean: load "
+                    f"{type(model).__name__} is not an encoder-decoder, so the meaning of its logits is unknown: load "
                     f"its language model with AutoModelForCausalLM."
                 )
             heads = [CausalLMHead]
@@ -88,34 +90,34 @@ def find_head(model: PreTrainedModel) -> Head:
         if tasks or name.endswith("ForPreTraining"):
             task = (tasks or ["PRETRAINING"])[0].lower().replace("_", " ")
             raise ValueError(
-                f"{type(model).__name__} is made for {task}, and what it gives cannot be distilled: docs/heads.md "
-                f"lists the heads that can be."
+                f"{type(model).__name__} is made for {task}, whose outputs cannot be distilled: docs/heads.md lists "
+                f"the supported heads."
             )
     if is_base(model) and model.base_model is model:
         raise ValueError(
-            f"{type(model).__name__} has no head, so there are no logits to distil: load it with "
-            f"AutoModelForSequenceClassification, AutoModelForMaskedLM or the like."
+            f"{type(model).__name__} has no head, so there are no logits to distil: load it with a class such as "
+            f"AutoModelForSequenceClassification or AutoModelForMaskedLM."
         )
     return _checked(model, _of_problem_type(model))
 
 
 def is_base(model: PreTrainedModel) -> bool:
-    """Whether transformers lists its class, or one that it derives from, as a model without a head."""
+    """Whether transformers lists the model's class, or a base class, as a model without a head."""
     return any(cls.__name__ in MAPPINGS["MODEL"] for cls in type(model).__mro__)
 
 
 def _checked(model: PreTrainedModel, head: Head) -> Head:
-    """The head, unless the model declares to return something else."""
+    """Returns the head after checking that the declared outputs of the model match it."""
     declared = inspect.signature(model.forward).return_annotation
     classes = [cls for cls in typing.get_args(declared) or [declared] if is_dataclass(cls)]
     names = {field.name for cls in classes for field in fields(cls)}
-    # Some declare the output of another head, so that only what has neither logits nor a loss is believed.
+    # Some models declare the output of another head. Only outputs with neither logits nor a loss are trusted.
     nothing_known = names and not head.per_token and not names.intersection(("loss", *head.prediction_names))
-    if nothing_known or "start_top_log_probs" in names:  # of an answer that is searched for
+    if nothing_known or "start_top_log_probs" in names:  # question answering by beam search
         raise ValueError(
             f"{type(model).__name__} returns {', '.join(sorted(names))} and no "
-            f"{' and no '.join(head.prediction_names)}, so it cannot be distilled: docs/heads.md lists the heads that "
-            f"can be."
+            f"{' and no '.join(head.prediction_names)}, so it cannot be distilled: docs/heads.md lists the supported "
+            f"heads."
         )
     return head
 
@@ -126,28 +128,28 @@ def _of_problem_type(model: PreTrainedModel) -> Head:
 
 
 def _lists(head: type[Head], class_name: str) -> bool:
-    """Whether transformers lists a model under one of the tasks of this head."""
+    """Whether transformers lists a class for one of the tasks of this head."""
     return any(class_name in MAPPINGS.get(task, ()) for task in head.tasks)
 
 
 def auto_class_of(model: PreTrainedModel) -> type:
-    """The class that loads a model with the head of `model`, of whatever family, from a name."""
+    """The Auto class that loads models of any family with the head of `model`."""
     return getattr(transformers, _names(model)[0])
 
 
 def pipeline_tag_of(model: PreTrainedModel) -> str | None:
-    """The Hub's name for what the model does. Of text to text it has several, and which it is cannot be told."""
+    """The Hub's name of the model's task; None if the Hub has several, as for text to text."""
     return _names(model)[1]
 
 
 def is_exported(model: PreTrainedModel) -> bool:
-    """Whether `hf-distill export` takes models with the head of `model` that are loaded as it is."""
+    """Whether `hf-distill export` accepts models with the head and the Auto class of `model`."""
     head = find_head(model)
     return head.is_exported and _names(model)[0] == head.auto_class
 
 
 def _names(model: PreTrainedModel) -> tuple[str, str | None]:
-    """Of the class that loads the model, and of what it does."""
+    """The names of the Auto class that loads the model, and of its task on the Hub."""
     head = find_head(model)
     known = (*head.tasks, *OTHER_AUTO_CLASSES)
     tasks = (task for cls in type(model).__mro__ for task in known if cls.__name__ in MAPPINGS.get(task, ()))

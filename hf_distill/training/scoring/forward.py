@@ -1,8 +1,7 @@
-"""One forward of a model, in which a vocabulary head is kept off the positions that are not scored.
+"""One forward of a model that runs a vocabulary head on the scored positions only.
 
 With RoBERTa's vocabulary, the logits of one position cost about as many multiplications as six layers of the encoder
-(38.6 million beside 42.5 million per token), and most are never looked at: masked language modelling scores 15% of the
-positions.
+(38.6 million and 42.5 million per token). Most would be unused: masked language modelling scores 15% of the positions.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,14 +22,14 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class ScoredOutput:
-    """A forward whose head has run, or can be run, on the scored positions.
+    """The outputs of a forward at the scored positions. A vocabulary head runs on them later, in pieces.
 
     Attributes:
-        last_hidden_state: `[batch, length, width]`, of all positions; None where no loss reads it, and where no
-            transformers model was seen to run inside the model.
-        head_inputs: `[scored, width]` hidden states of a vocabulary head, else `[scored, classes]` logits; of a stored
-            teacher a `TopK`, where that is what is stored; None where no loss reads it.
-        head: gives the logits `[piece, classes]` of some of the head inputs, or a `TopK`.
+        last_hidden_state: `[batch, length, width]`, for all positions; None if no loss reads it, or if no transformers
+            model runs inside the model.
+        head_inputs: `[scored, width]` hidden states for a vocabulary head, else `[scored, classes]` logits. For a
+            stored teacher, a `TopK` if top-k targets are stored; None if no loss reads them.
+        head: computes the logits `[piece, classes]`, or a `TopK`, of a slice of `head_inputs`.
     """
 
     last_hidden_state: torch.Tensor | None
@@ -38,7 +37,7 @@ class ScoredOutput:
     head: Callable[[Any], Any]
 
     def logits(self, piece: slice) -> Any:
-        """`[piece, classes]`, or a `TopK`."""
+        """The logits of a slice of the scored positions, `[piece, classes]`, or a `TopK`."""
         return self.head(self.head_inputs[piece])
 
 
@@ -51,29 +50,30 @@ def scored_forward(
     loss_of: Callable[[ScoredOutput], torch.Tensor] | None = None,
     whole_logits: bool = False,
 ) -> tuple[ScoredOutput, ModelOutput]:
-    """One forward of a model, in which a vocabulary head runs on the scored positions alone.
+    """Runs one forward of a model, with a vocabulary head on the scored positions only.
 
-    The backbone runs as always. What its output is narrowed to is all that the head sees: a single position during the
-    forward itself; afterwards `ScoredOutput.head` runs it on as many positions at a time as it is asked for. If that
-    fails, as for a head that reads something else too, it gets all positions from then on, with a warning.
+    The backbone runs on all positions. During the forward, the head sees a single position; afterwards
+    `ScoredOutput.head` runs it on the scored positions, in pieces of any size. If that fails, for instance because the
+    head reads other inputs too, a warning is logged and the head runs on all positions from then on.
 
     Args:
-        wrapped: `model`, or what DDP and the like have made of it: the thing to call.
+        wrapped: the module to call: `model`, or its wrapper such as DDP.
         model: the transformers model inside.
-        head: its head.
-        inputs: its inputs, without labels.
-        scored: what `head.score` says of the batch.
-        loss_of: gives the loss. It is called while the wrapped forward is still under way, which is where a wrapper
-            that shards parameters has those of the head at hand. The loss is then what the forward returns, and where
-            a wrapper learns of the backward pass.
-        whole_logits: run the head on all positions all the same, for callers who want `[batch, length, classes]`.
+        head: the model's head.
+        inputs: the model's inputs, without labels.
+        scored: the scored positions of the batch, from `head.score`.
+        loss_of: computes the loss. It is called inside the wrapped forward, because a wrapper that shards parameters
+            gathers the head's parameters only there. The forward returns the loss, so the wrapper sees the backward
+            pass.
+        whole_logits: run the head on all positions, for callers who need logits `[batch, length, classes]`.
 
     Returns:
-        The scored output; and what the forward itself returned, with the loss in it, without logits that are narrowed.
+        The scored output, and the output of the forward itself. The latter includes the loss, and logits only if the
+        head ran on all positions.
     """
     if not head.runs_alone or whole_logits:
         return _forward(wrapped, model, head, inputs, scored, loss_of, narrowed=False)
-    started = []  # once the head has run, an error is not its own
+    started = []  # not empty once the head has run: later errors are not the head's
 
     def loss_of_narrowed(output: ScoredOutput) -> torch.Tensor | None:
         started.append(True)
@@ -89,8 +89,8 @@ def scored_forward(
         outputs = _forward(wrapped, model, head, inputs, scored, loss_of, narrowed=False)
         head.runs_alone = False
         logger.warning(
-            f"The head of {type(model).__name__} cannot be run on the scored positions alone ({error}): the logits of "
-            f"all positions are computed, which takes more time and memory."
+            f"The head of {type(model).__name__} cannot run on the scored positions only ({error}). The logits of all "
+            f"positions are computed instead, which takes more time and memory."
         )
         return outputs
 
@@ -104,19 +104,19 @@ def _forward(
     loss_of: Callable[[ScoredOutput], torch.Tensor | None] | None,
     narrowed: bool,
 ) -> tuple[ScoredOutput, ModelOutput]:
-    """As `scored_forward`."""
+    """`scored_forward` for one value of `narrowed`: whether the head runs on the scored positions only."""
     backbone = Backbone(model, head, inputs, narrowed)
     scored_outputs: list[ScoredOutput] = []
 
-    @torch.compiler.disable  # it calls the model from within the model
+    @torch.compiler.disable  # it calls the model inside the model's forward
     def after_model(module, args, output):
         model_hook.remove()
-        backbone.close()  # it is called again when the head is run on its own
+        backbone.close()  # the model is called again to run the head
         hidden = backbone.last_hidden_state
         output = head.named(output)
         if narrowed:
             if hidden is None:
-                raise RuntimeError("no transformers model runs inside of it")
+                raise RuntimeError("no transformers model runs inside it")
             if not head.is_proved:
                 backbone.prove(hidden)
                 head.is_proved = True
@@ -127,11 +127,11 @@ def _forward(
         loss = None if loss_of is None else loss_of(scored_output)
         return output if loss is None else type(output)(**{**({} if narrowed else output), "loss": loss})
 
-    # Ahead of what an engine that shards parameters does at the end of the forward, which is to put them away.
+    # Prepended, so it runs before an engine that shards parameters frees them at the end of the forward.
     model_hook = model.register_forward_hook(after_model, prepend=True)
     try:
         output = wrapped(**inputs)
-    finally:  # where the forward failed, the hooks are still there
+    finally:  # remove the hooks even if the forward failed
         model_hook.remove()
         backbone.close()
     return scored_outputs.pop(), output

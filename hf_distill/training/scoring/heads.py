@@ -1,7 +1,7 @@
-"""What a head answers, and the heads of one distribution per example; those per token are in `token_heads.py`.
+"""The interface of a head, and the heads with one distribution per example. `token_heads.py` has those per token.
 
-A position is what a head gives one distribution for: an example in classification, a token in language modelling, the
-start or the end of the answer in question answering. `docs/heads.md` has all of it in one table.
+A position is whatever a head returns one distribution for: an example in classification, a token in language modelling,
+the start or the end of the answer in question answering. `docs/heads.md` lists all heads in one table.
 """
 
 import inspect
@@ -24,37 +24,37 @@ from hf_distill.training.scoring.inputs import attended_positions, count_example
 from hf_distill.training.scoring.scored import MASKED_LOGIT, Scored
 
 Distribution = Literal["categorical", "binary", "real"]
-"""What the logits of a position describe: one class out of several, a yes or no for each class, or numbers."""
+"""What the logits of a position describe: one class of several, a yes or no per class, or numbers."""
 
 
 class Head:
-    """One distribution per example: sequence, image, audio and video classification, and whatever is not listed below.
+    """One distribution per example: sequence, image, audio and video classification, and all heads not listed below.
 
-    `config.problem_type` says whether it is one class, a yes or no for each class, or numbers.
+    `config.problem_type` decides whether the logits describe one class, a yes or no per class, or numbers.
 
     Args:
         model: the model that has the head.
 
     Attributes:
-        tasks: the tasks under which transformers lists models with such a head, such as `MASKED_LM`.
-        class_names: how the names of classes end that transformers does not list.
-        auto_class: the class that loads such models, those of the first task: it stands for the kind of head.
-        pipeline_tag: the Hub's name for what it does; None where the Hub has several.
-        is_exported: whether `hf-distill export` takes it.
-        label_names: the entries of a batch that are its labels.
-        prediction_names: the entries of the model's output that are its logits.
-        output_class: the output of transformers that has them.
-        collator: the collator of transformers that pads its rows, with labels.
+        tasks: the tasks for which transformers lists models with this head, such as `MASKED_LM`.
+        class_names: endings of the names of classes that transformers does not list.
+        auto_class: the Auto class that loads models of the first task. It identifies the kind of head.
+        pipeline_tag: the Hub's name of the task; None if the Hub has several.
+        is_exported: whether `hf-distill export` accepts it.
+        label_names: the entries of a batch that are labels.
+        prediction_names: the entries of the model's output that are logits.
+        output_class: the output class of transformers that has these entries.
+        collator: name of the transformers collator that pads rows with labels.
         distribution: what the logits of a position describe.
-        problem_type: the config's, for heads that it tells apart.
-        per_token: whether there is one distribution per token; else the positions are those of examples.
-        over_vocabulary: whether its classes are the words of a vocabulary.
-        named_classes: whether the config's id2label names the classes.
-        reads_labels: whether the labels make a part of what the model reads, see `complete`.
-        learns_to_stop: whether its labels should have the end of a text.
-        takes_label_smoothing: whether its task loss does.
-        takes_text_columns: whether a teacher of another tokenizer can read the text itself.
-        can_be_stored: whether the teacher's logits are those of every epoch.
+        problem_type: the `problem_type` of the config, for heads that depend on it.
+        per_token: whether there is one distribution per token, not per example.
+        over_vocabulary: whether the classes are the tokens of a vocabulary.
+        named_classes: whether `id2label` of the config names the classes.
+        reads_labels: whether the model's inputs are derived from the labels, see `complete`.
+        learns_to_stop: whether the labels should include the end of a text.
+        takes_label_smoothing: whether the task loss supports label smoothing.
+        takes_text_columns: whether a teacher with another tokenizer can read the text itself.
+        can_be_stored: whether the teacher's logits are the same in every epoch, so they can be stored.
     """
 
     tasks: tuple[str, ...] = (
@@ -85,35 +85,37 @@ class Head:
 
     def __init__(self, model: PreTrainedModel):
         self.model_name = type(model).__name__
-        self.runs_alone = self.over_vocabulary  # on the scored positions, until that has been seen to fail
-        # `make test-families` tries the models of transformers; others are tried in their first forward.
+        self.runs_alone = self.over_vocabulary  # on the scored positions only, until that fails
+        # `make test-families` tests the models of transformers. Other models are tested in their first forward.
         self.is_proved = inspect.unwrap(type(model).forward).__module__.startswith("transformers.")
 
     def set_problem_type(self, config: PreTrainedConfig) -> None:
-        """Writes into the config what its model does the first time that it computes its own loss, which it never does.
+        """Sets `problem_type` in the config if it is missing, as a model does when it first computes its own loss.
 
-        Without it, a pipeline applies a sigmoid to the numbers of a regression.
+        Here models never compute their own loss. Without `problem_type`, a pipeline applies a sigmoid to regression
+        outputs.
         """
         if self.problem_type is not None and getattr(config, "problem_type", None) is None:
             config.problem_type = self.problem_type
 
     def complete(self, inputs: Mapping[str, torch.Tensor], model: PreTrainedModel) -> Mapping[str, torch.Tensor]:
-        """The batch, with what the model would have made of its labels."""
+        """Adds the inputs that the model itself would derive from the labels."""
         return inputs
 
     def score(
         self, inputs: Mapping[str, torch.Tensor], kl_positions: str = "labels", num_examples: int | None = None
     ) -> Scored:
-        """Reads from a batch what is scored in it.
+        """Finds the scored positions of a batch.
 
         Args:
-            inputs: a batch as the collator made it.
-            kl_positions: for a head with a distribution per token, whether it is scored where there is a label or
-                wherever it is attended.
-            num_examples: score only so many examples; by default all.
+            inputs: a batch from the collator.
+            kl_positions: for a head with one distribution per token: "labels" to score the positions with a label,
+                "attended" to score all that are not padding.
+            num_examples: score only the first examples; None for all.
 
         Raises:
-            ValueError: if the positions are to be taken from labels and there are none, or if labels do not fit.
+            ValueError: if the positions depend on labels and the batch has none, or if the labels do not match the
+                head.
         """
         attended = first_examples(attended_positions(inputs), num_examples)
         positions = attended.new_ones(count_examples(inputs))[:num_examples]
@@ -124,40 +126,40 @@ class Head:
         return Scored(attended, positions, self._labelled(labels), labels)
 
     def scored_logits(self, output: ModelOutput, scored: Scored) -> torch.Tensor:
-        """`[scored, classes]`: the logits of the scored positions, out of what `named` returns."""
+        """The logits of the scored positions, `[scored, classes]`, from the output of `named`."""
         logits = output.get("logits")
         if logits is None or logits.ndim != 2:
             given = f"logits {list(logits.shape)}" if logits is not None else f"{', '.join(output)} and no logits"
             raise ValueError(
-                f"{self.model_name} returned {given}: distilled are heads with logits [batch, classes], and those that "
-                f"docs/heads.md lists."
+                f"{self.model_name} returned {given}: supported are heads with logits [batch, classes], and the heads "
+                f"that docs/heads.md lists."
             )
         return logits[: len(scored.positions)]
 
     def logits_per_token(self, config: PreTrainedConfig) -> int | None:
-        """How many logits of an example belong to each of its tokens; None where they are those of the example."""
+        """The number of logits per token; None if logits belong to the whole example."""
         return None
 
     def stored_logits(self, logits: torch.Tensor, scored: Scored) -> torch.Tensor:
-        """`[scored, classes]` logits as they are stored: `[examples, classes]`, or `[tokens, logits_per_token]`."""
+        """Converts `[scored, classes]` logits for storage: `[examples, classes]` or `[tokens, logits_per_token]`."""
         return logits
 
     def logits_of_stored(self, stored: torch.Tensor, scored: Scored) -> torch.Tensor:
-        """`[scored, classes]` logits out of a batch of stored ones.
+        """Converts a batch of stored logits to `[scored, classes]`.
 
         Args:
-            stored: `[batch, classes]`, or `[batch, length, logits_per_token]` with the tokens in their places.
-            scored: what is scored in the batch.
+            stored: `[batch, classes]`, or `[batch, length, logits_per_token]` aligned with the tokens.
+            scored: the scored positions of the batch.
         """
         return stored[: len(scored.positions)]
 
     def padding_collator(self, processing_class: object) -> Callable[[Sequence], Mapping[str, torch.Tensor]]:
-        """What makes a batch for a teacher, of rows that need no labels."""
+        """The collator that makes a teacher's batches from rows without labels."""
         return DataCollatorWithPadding(processing_class) if hasattr(processing_class, "pad") else default_data_collator
 
     def named(self, output: ModelOutput | Mapping | tuple | torch.Tensor) -> ModelOutput:
-        """What the model returned without labels: by name, where it was a tuple, a tensor or a plain dict."""
-        if isinstance(output, ModelOutput) and hasattr(output, "loss"):  # which it is returned with
+        """Converts the model's output (a tuple, a tensor or a dict) to an output class with named entries."""
+        if isinstance(output, ModelOutput) and hasattr(output, "loss"):  # the loss is added to this entry later
             return output
         if not isinstance(output, Mapping):
             values = [output] if isinstance(output, torch.Tensor) else [value for value in output if value is not None]
@@ -170,7 +172,7 @@ class Head:
     def predictions(
         self, output: ModelOutput | Mapping | tuple | torch.Tensor
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """What `Trainer` gives to `compute_metrics`."""
+        """The predictions that `Trainer` passes to `compute_metrics`."""
         output = self.named(output)
         predictions = tuple(output[name] for name in self.prediction_names)
         return predictions[0] if len(predictions) == 1 else predictions
@@ -181,15 +183,15 @@ class Head:
     def _check_labels(self, labels: torch.Tensor) -> torch.Tensor:
         if labels.is_floating_point():
             raise ValueError(
-                f"The labels are {labels.dtype} {list(labels.shape)}, but {self.model_name} gives one class per "
-                f"example: give its index as an integer, or set problem_type='multi_label_classification' or "
+                f"The labels are {labels.dtype} {list(labels.shape)}, but {self.model_name} predicts one class per "
+                f"example: use integer class indices, or set problem_type='multi_label_classification' or "
                 f"'regression' in the configs of student and teacher."
             )
         return labels.reshape(-1)
 
 
 class BinaryHead(Head):
-    """A yes or no for each class: `problem_type="multi_label_classification"`."""
+    """Multi-label classification, a yes or no per class: `problem_type="multi_label_classification"`."""
 
     distribution = "binary"
     problem_type = "multi_label_classification"
@@ -198,14 +200,14 @@ class BinaryHead(Head):
     def _check_labels(self, labels: torch.Tensor) -> torch.Tensor:
         if labels.ndim != 2:
             raise ValueError(
-                f"The labels are {labels.dtype} {list(labels.shape)}, but {self.model_name} gives a yes or no for each "
-                f"class: give labels [batch, classes] of 0.0 and 1.0 (-100 where it is not known)."
+                f"The labels are {labels.dtype} {list(labels.shape)}, but {self.model_name} predicts a yes or no per "
+                f"class: use labels [batch, classes] of 0.0 and 1.0 (-100 where unknown)."
             )
         return labels
 
 
 class RegressionHead(Head):
-    """Numbers: `problem_type="regression"`, or one label only. A label that is not known is NaN."""
+    """Regression: `problem_type="regression"`, or `num_labels=1`. An unknown label is NaN."""
 
     distribution = "real"
     problem_type = "regression"
@@ -219,7 +221,7 @@ class RegressionHead(Head):
 
 
 class MultipleChoiceHead(Head):
-    """One distribution per example, with a class per choice. The inputs are `[batch, choices, length]`."""
+    """One distribution per example, with one class per choice. The inputs are `[batch, choices, length]`."""
 
     tasks = ("MULTIPLE_CHOICE",)
     class_names = ("ForMultipleChoice",)
@@ -241,9 +243,9 @@ class MultipleChoiceHead(Head):
 
 
 class QuestionAnsweringHead(Head):
-    """Two distributions per example, all starts before all ends, with a class per token that is not padding.
+    """Two distributions per example, first all starts, then all ends, with one class per token that is not padding.
 
-    An answer that is not among those tokens, as where it was truncated, is no label.
+    An answer outside these tokens, for instance a truncated one, counts as unlabelled.
     """
 
     tasks = ("QUESTION_ANSWERING", "DOCUMENT_QUESTION_ANSWERING")
@@ -273,8 +275,8 @@ class QuestionAnsweringHead(Head):
     def scored_logits(self, output, scored):
         if "start_logits" not in output:
             raise ValueError(
-                f"{self.model_name} returned {', '.join(output)} and no start_logits: an answer that is searched for "
-                f"cannot be distilled."
+                f"{self.model_name} returned {', '.join(output)} and no start_logits: question answering by beam "
+                f"search cannot be distilled."
             )
         num_examples = len(scored.positions) // 2
         logits = torch.cat([output.start_logits[:num_examples], output.end_logits[:num_examples]])

@@ -1,4 +1,4 @@
-"""Which tokens of a batch are scored, as long as nobody has changed what that follows from."""
+"""The scored positions of a batch, found by the collator and valid as long as the batch is not changed."""
 
 from collections.abc import Mapping
 
@@ -7,22 +7,22 @@ import torch
 from hf_distill.training.scoring.heads import Head
 
 SCORED_INDICES = "scored_indices"
-"""In a batch: `[scored]`, which of its tokens are scored, counted through the batch."""
+"""The entry of a batch with the indices `[scored]` of its scored tokens in the flattened batch."""
 
 
 def scored_indices(head: Head, kl_positions: str, batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-    """`[scored]` of a batch, for a head with a distribution per token; None without labels."""
+    """The scored indices of a batch, for a head with one distribution per token; None without labels."""
     return head.score(batch, kl_positions).indices if batch.get("labels") is not None else None
 
 
 class KnownIndices:
-    """The scored positions that the collator counted, so that no device is waited for.
+    """The scored positions that the collator found, so that no step waits for the device.
 
-    They follow from the batch's labels and its mask, which an override of `compute_loss` may change: they hold for the
-    very tensors that they were counted of.
+    They depend on the batch's labels and mask, which an override of `compute_loss` may change. They are valid only for
+    the same, unchanged tensors.
 
     Args:
-        indices: `[scored]`, which tokens of the batch are scored, counted through the batch.
+        indices: `[scored]`, indices of the scored tokens in the flattened batch.
         batch: the batch.
     """
 
@@ -32,13 +32,13 @@ class KnownIndices:
         self._versions = _versions(self._tensors)
 
     def fit(self, batch: Mapping[str, torch.Tensor]) -> bool:
-        """Whether `batch` is the one that was counted, and has not been changed."""
+        """Whether `batch` has the same, unchanged tensors."""
         is_same = all(batch.get(name) is tensor for name, tensor in self._tensors.items())
         return is_same and _versions(self._tensors) == self._versions
 
 
 _READ = ("input_ids", "inputs_embeds", "attention_mask", "labels", "decoder_input_ids", "decoder_attention_mask")
-"""What scored positions follow from."""
+"""The entries that the scored positions depend on."""
 
 
 def _versions(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, int]:

@@ -1,9 +1,9 @@
-"""A sum over scored positions, a piece at a time, forward and backward: what a piece needs is gone before the next.
+"""A sum over scored positions in pieces: forward and backward of a piece run before the next piece, to save memory.
 
 Losses over a vocabulary would otherwise keep a dozen tensors `[scored, vocabulary]` for the backward pass, 200 MB each
-for a batch of 1,024 tokens. Here the gradient of a piece is computed right after its value, as nothing that comes later
-can change it but by a factor: the idea of Hsu et al., 2024, Liger Kernel, https://arxiv.org/abs/2410.10989, for
-whatever head and losses there are.
+for a batch of 1,024 tokens. Here the gradient of a piece is computed right after its value, because later computation
+can only scale it by a factor. The idea is from Hsu et al., 2024, Liger Kernel, https://arxiv.org/abs/2410.10989, here
+for any head and any loss.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 CHUNK_ELEMENTS = 2**24
-"""Vocabulary logits that exist at one time, in each of student and teacher: 64 MiB in fp32."""
+"""The most vocabulary logits that exist at once, for student and teacher each: 64 MiB in fp32."""
 
 BLOCK_ELEMENTS_ON_CPU = 2**20
-"""Logits that losses are computed of at one time on a CPU: as many as its cache holds."""
+"""The most logits that a CPU computes losses on at once, chosen to fit its cache."""
 
 OfPiece = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
 
@@ -26,15 +26,15 @@ def sum_over_pieces(
     """Sums `of_piece` over pieces of the values.
 
     Args:
-        of_piece: gives for `[piece, ...]` values, and the slice of all values that they are, a scalar to be
-            differentiated, and `[...]` figures that are not.
-        values: `[scored, ...]`
-        piece_size: how many values a piece has at most. Where one piece is enough, it is differentiated as usual.
-        loss_scale: what the gradient is multiplied by while it is kept, for numbers that are small in fp16.
+        of_piece: takes values `[piece, ...]` and their slice of all values. Returns a scalar for the backward pass, and
+            a tensor of any shape without gradients.
+        values: `[scored, ...]`.
+        piece_size: the most values per piece. A single piece is differentiated as usual.
+        loss_scale: a factor of the stored gradients, so that small fp16 numbers survive.
 
     Returns:
-        The sum of the scalars, which can be differentiated once, by the values and by all parameters that it depends
-        on; and the sum of the figures.
+        The sum of the scalars, and the sum of the tensors without gradients. Call the backward pass only once: it sends
+        gradients to the values and to all parameters that the sum depends on.
     """
     pieces = [slice(start, start + piece_size) for start in range(0, len(values), piece_size)]
     if len(pieces) <= 1:
@@ -57,14 +57,14 @@ def sum_over_pieces(
             scalar, [own_values, *parameters], torch.ones_like(scalar) * loss_scale
         )
         gradients = [a.add_(b) for a, b in zip(gradients, own_gradients, strict=True)] if gradients else own_gradients
-        del own_gradients  # as large as the head: the next piece needs the room
+        del own_gradients  # as large as the head: free it before the next piece
         total, total_figures = total + scalar.detach(), total_figures + own_figures
     gradients = [value_gradients, *gradients]
     return _Differentiated.apply(total, gradients, loss_scale, values, *parameters), total_figures
 
 
 class _Differentiated(torch.autograd.Function):
-    """A value whose gradients by `inputs` are there already."""
+    """A value whose gradients with respect to `inputs` are already computed."""
 
     @staticmethod
     def forward(ctx, value, gradients, loss_scale, *inputs):
@@ -75,14 +75,16 @@ class _Differentiated(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, outer_gradient):
         if ctx.gradients is None:
-            raise RuntimeError("The loss was differentiated before, and its gradients are used up: compute it again.")
+            raise RuntimeError(
+                "The loss was differentiated twice, but its gradients are kept only once: compute it again."
+            )
         gradients, ctx.gradients = ctx.gradients, None
         factor = outer_gradient / ctx.loss_scale
         return None, None, None, *(gradient.mul_(factor) for gradient in gradients)
 
 
 def _leaves(value: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors that `value` was computed from and that gradients end in."""
+    """The leaf tensors of the graph of `value`, where gradients accumulate."""
     leaves, seen, stack = [], set(), [value.grad_fn]
     while stack:
         node = stack.pop()

@@ -1,4 +1,4 @@
-"""The heads of one distribution per token: token classification and language modelling."""
+"""The heads with one distribution per token: token classification and language modelling."""
 
 from collections.abc import Mapping
 
@@ -33,7 +33,7 @@ class TokenHead(Head):
         elif labels is None:
             raise ValueError(
                 f"The batch has no labels, only {', '.join(inputs)}, so no position would be scored: use a collator "
-                f"that makes labels, such as DataCollatorForLanguageModeling, or set kl_positions='attended' and "
+                f"that adds labels, such as DataCollatorForLanguageModeling, or set kl_positions='attended' and "
                 f"alpha_task=0."
             )
         else:
@@ -54,12 +54,12 @@ class TokenHead(Head):
         return attended_positions(inputs)
 
     def _token_labels(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        """`[batch, length]`: the class that each token should give."""
+        """The correct class of each token, `[batch, length]`."""
         return inputs.get("labels")
 
 
 class MaskedLMHead(TokenHead):
-    """One distribution per token, over the vocabulary: the word that was there."""
+    """One distribution per token, over the vocabulary: the token that was masked."""
 
     tasks: tuple[str, ...] = ("MASKED_LM",)
     class_names = ("ForMaskedLM",)
@@ -76,7 +76,7 @@ class MaskedLMHead(TokenHead):
 class CausalLMHead(MaskedLMHead):
     """One distribution per token, over the vocabulary: the token that comes next.
 
-    The labels are the tokens themselves; they are shifted here, for every model.
+    The labels are the tokens themselves. They are shifted here, the same way for every model.
     """
 
     tasks = ("CAUSAL_LM",)
@@ -92,10 +92,10 @@ class CausalLMHead(MaskedLMHead):
 
 
 class PermutedLMHead(MaskedLMHead):
-    """XLNet's: one distribution for each token that `target_mapping` names, with its label in the same place.
+    """XLNet's head: one distribution per token that `target_mapping` names, with the label at the same index.
 
-    `AutoModelForCausalLM` loads it, but every token reads every other, unless `perm_mask` says otherwise:
-    `DataCollatorForPermutationLanguageModeling` makes that.
+    `AutoModelForCausalLM` loads it, but every token attends to every other unless `perm_mask` forbids it.
+    `DataCollatorForPermutationLanguageModeling` creates that mask.
     """
 
     tasks = ()
@@ -108,8 +108,8 @@ class PermutedLMHead(MaskedLMHead):
 class Seq2SeqLMHead(MaskedLMHead):
     """One distribution per token of the target, over the vocabulary.
 
-    It reads `decoder_input_ids`, which are one behind the labels. Where the batch has none they are made of the labels,
-    as the model would.
+    The decoder reads `decoder_input_ids`, the labels shifted right by one. If the batch has none, they are derived from
+    the labels, as the model itself does.
     """
 
     tasks = ("SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT")
@@ -130,7 +130,7 @@ class Seq2SeqLMHead(MaskedLMHead):
             return inputs
         decoder_input_ids = decoder_input_ids_of(model, labels)
         made = {"decoder_input_ids": decoder_input_ids}
-        if isinstance(model, EncoderDecoderModel):  # the only one that makes a mask of them too
+        if isinstance(model, EncoderDecoderModel):  # the only model that derives a mask from them too
             made["decoder_attention_mask"] = decoder_input_ids.ne(model.config.pad_token_id).long()
         return {**made, **inputs}
 
@@ -142,6 +142,6 @@ class Seq2SeqLMHead(MaskedLMHead):
         if (decoder_input_ids := inputs.get("decoder_input_ids")) is not None:
             return torch.ones_like(decoder_input_ids, dtype=torch.bool)
         raise ValueError(
-            f"The batch has no labels and no decoder_input_ids, only {', '.join(inputs)}: {self.model_name} has "
-            f"nothing to score. Use a collator that makes labels, such as DataCollatorForSeq2Seq."
+            f"The batch has no labels and no decoder_input_ids, only {', '.join(inputs)}, so {self.model_name} has "
+            f"nothing to score: use a collator that adds labels, such as DataCollatorForSeq2Seq."
         )

@@ -1,4 +1,4 @@
-"""The likeliest tokens of a teacher's vocabulary, and the probability of all others."""
+"""The likeliest tokens of the teacher, and the probability of all others."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from hf_distill.training.scoring.scored import MASKED_LOGIT
 
 @dataclass(frozen=True)
 class TopK:
-    """Of each scored position the likeliest tokens, and the mass of all others: what is stored of a vocabulary.
+    """Stored targets of a language model: the k likeliest tokens per position, and the probability of all others.
 
     Attributes:
-        log_probs: `[scored, k]`, at the temperature of the loss.
-        ids: `[scored, k]`, which tokens these are.
-        log_tail: `[scored]`, the logarithm of what is left of the probability, at least -1e30.
+        log_probs: `[scored, k]`, log-probabilities at the temperature of the loss.
+        ids: `[scored, k]`, token ids.
+        log_tail: `[scored]`, the logarithm of the remaining probability, at least -1e30.
     """
 
     log_probs: torch.Tensor
@@ -26,13 +26,13 @@ class TopK:
 
 
 def log_tail(log_probs: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """The logarithm of the probability of all tokens but some.
+    """The logarithm of the probability of all tokens except `ids`.
 
     Args:
-        log_probs: `[scored, vocabulary]`.
-        ids: `[scored, k]`, the tokens that are left out.
+        log_probs: `[scored, vocabulary]`, log-probabilities.
+        ids: `[scored, k]`, the tokens to leave out.
 
     Returns:
-        `[scored, 1]`, at least -1e30, which it is where no other token is left.
+        `[scored, 1]`, at least -1e30. It is -1e30 if no token remains.
     """
     return log_probs.scatter(1, ids, MASKED_LOGIT).logsumexp(1, keepdim=True).clamp(min=MASKED_LOGIT)

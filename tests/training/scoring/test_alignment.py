@@ -18,7 +18,7 @@ def test_labels_with_other_names():
 
 
 def test_fewer_labels():
-    with pytest.raises(ValueError, match="have to be the same"):
+    with pytest.raises(ValueError, match="must be the same"):
         check(classifier(NAMES), classifier({0: "negative", 1: "positive"}))
 
 
@@ -31,7 +31,7 @@ def test_default_names_are_matched_by_index_with_a_warning(monkeypatch):
 
 
 def test_default_names_of_another_number():
-    with pytest.raises(ValueError, match="have to be the same"):
+    with pytest.raises(ValueError, match="must be the same"):
         check(classifier(NAMES), make_model("bert", "classification", num_labels=2))
 
 
@@ -51,7 +51,7 @@ def test_problem_types_that_differ():
         make_model("bert", "classification", num_labels=3, problem_type=problem_type)
         for problem_type in (None, "multi_label_classification")
     )
-    with pytest.raises(ValueError, match=r"problem_type=None, the teacher .*set the same in both"):
+    with pytest.raises(ValueError, match=r"problem_type=None, the teacher .*set the same values in both"):
         check(student, teacher)
 
 

@@ -166,7 +166,7 @@ def test_decoder_with_a_head_of_its_own(same_width):
 
 def test_values_that_are_not_those_of_the_tokens():
     scored = find_head(make_model("bert", "mlm")).score(collate(make_rows("mlm")))
-    with pytest.raises(ValueError, match=r"gives values \[16, 40, 61\] for tokens \[16, \d+\].*pad the rows"):
+    with pytest.raises(ValueError, match=r"returns values \[16, 40, 61\] for tokens \[16, \d+\].*pad the rows"):
         scored.select(torch.zeros(16, 40, 61))
 
 

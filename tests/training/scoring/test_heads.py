@@ -160,7 +160,7 @@ def test_labels_of_another_kind():
         ValueError, match=r"labels are torch.float32 \[2, 2\].*problem_type='multi_label_classification'"
     ):
         scored_of("classification", labels=[[1.0, 0.0], [0.0, 1.0]])
-    with pytest.raises(ValueError, match=r"labels are torch.int64 \[2\].*yes or no for each class"):
+    with pytest.raises(ValueError, match=r"labels are torch.int64 \[2\].*yes or no per class"):
         scored_of("multi_label", labels=[1, 0])
 
 
@@ -267,7 +267,7 @@ def test_what_the_hub_calls_it_and_what_is_exported(class_name, tag, exported):
 def test_task_that_is_not_distilled(class_name, task):
     with torch.device("meta"):
         model = build(class_name, seed=None)
-    with pytest.raises(ValueError, match=f"{class_name} is made for {task}, and what it gives cannot be distilled"):
+    with pytest.raises(ValueError, match=f"{class_name} is made for {task}, whose outputs cannot be distilled"):
         find_head(model)
 
 
@@ -305,10 +305,10 @@ def test_decoder_inputs_are_those_of_the_models_own_forward():
     )
     model(torch.tensor([[5, 6], [7, 8]]), labels=labels)
     assert decoder_input_ids_of(model, labels).tolist() == read[0].tolist() == [[2, 7, 8, 2], [2, 9, 2, 0]]
-    with pytest.raises(ValueError, match=r"BertForMaskedLM does not say what its decoder reads.*decoder_input_ids"):
+    with pytest.raises(ValueError, match=r"BertForMaskedLM has no function that derives.*decoder_input_ids"):
         decoder_input_ids_of(make_model("bert", "mlm"), labels)
     model.config.decoder_start_token_id = None
-    with pytest.raises(ValueError, match=r"need both of .*'decoder_start_token_id': None.* M2M100ForConditional"):
+    with pytest.raises(ValueError, match=r"from both of .*'decoder_start_token_id': None.* M2M100ForConditional"):
         decoder_input_ids_of(model, labels)
 
 

@@ -90,5 +90,5 @@ def test_differentiated_twice():
     values = torch.randn(4, 2, requires_grad=True)
     total, _ = sum_over_pieces(squares, values, 2)
     total.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="differentiated before"):
+    with pytest.raises(RuntimeError, match="differentiated twice"):
         total.backward()
