@@ -1,4 +1,4 @@
-"""`DistillationTrainer`: `Trainer` with a teacher beside the model."""
+"""`DistillationTrainer`: `Trainer` with a teacher."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -52,33 +52,37 @@ logger = logging.get_logger(__name__)
 
 
 class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer):
-    """A drop-in for `Trainer` that trains the model to do as a frozen teacher does.
+    """A drop-in replacement for `Trainer` that trains a student to imitate a frozen teacher.
 
-    `loss = alpha_kl * L_kl + alpha_task * L_task + alpha_cos * L_cos`: the KL divergence of the softened outputs, the
-    head's own loss on hard labels, and one minus the cosine of the last hidden states (Sanh et al., 2019, DistilBERT,
-    https://arxiv.org/abs/1910.01108). Each is a mean over its own items in the whole optimizer step, so the loss and
-    its gradient do not depend on how a step is split into micro-batches and processes. The three are logged beside
-    `loss` as `loss_kl`, `loss_task` and `loss_cos`, and in evaluation as `eval_loss_kl` and so on, not yet weighted.
+    `loss = alpha_kl * L_kl + alpha_task * L_task + alpha_cos * L_cos`: the KL divergence between the softened outputs,
+    the task loss on hard labels, and one minus the cosine between the last hidden states.
+
+    Each loss is a mean over its own items in the whole optimizer step. The loss and its gradient therefore do not
+    depend on how a step is split into micro-batches and processes. Next to `loss`, the unweighted losses are logged as
+    `loss_kl`, `loss_task` and `loss_cos`, in evaluation as `eval_loss_kl`, `eval_loss_task` and `eval_loss_cos`.
+
+    Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108
 
     Args:
-        model: the student, for instance from `make_student(teacher)`, with PEFT adapters or without.
-        args: `DistillationTrainingArguments`.
-        *trainer_arguments: every other argument is `Trainer`'s own, in `Trainer`'s order.
-        teacher_model: a transformers model, or a name on the Hub or a folder to load one from. It is set to
-            `requires_grad=False`, moved to the training device and otherwise left as it is; no checkpoint contains it.
-            By default `args.teacher_model_name_or_path`. None if `alpha_kl` and `alpha_cos` are both 0, and where the
-            data sets have the columns that `add_teacher_targets` adds. For a student with PEFT adapters it may be the
-            student itself: its adapters are then switched off while it teaches.
-        losses: further losses, by name: `{"mine": (MyLoss(), 0.5)}` with a `Loss` and its weight. They are added to
-            those of the `alpha_...` arguments. One named `kl`, `task` or `cos` replaces ours, whose alpha has to be 0.
-        **trainer_options: `Trainer`'s own, by name.
+        model: the student, for instance from `make_student(teacher)`, with or without PEFT adapters.
+        args: `DistillationTrainingArguments`, with the weights of the losses.
+        *trainer_arguments: all other arguments of `Trainer`, in the same order.
+        teacher_model: the teacher: a transformers model, a name on the Hub or a folder. By default
+            `args.teacher_model_name_or_path`. Leave it out if `alpha_kl` and `alpha_cos` are both 0, or if the data
+            sets have the columns of `add_teacher_targets`. The teacher is frozen (`requires_grad=False`), moved to the
+            training device and otherwise unchanged; checkpoints do not contain it. For a student with PEFT adapters it
+            may be the student itself, which then teaches with its adapters switched off.
+        losses: your own losses with their weights, by name: `{"mine": (MyLoss(), 0.5)}`, each a `Loss`. They are added
+            to the losses of the `alpha_...` arguments. To replace a built-in loss, use its name (`kl`, `task` or `cos`)
+            and set its alpha to 0.
+        **trainer_options: all other arguments of `Trainer`, by name.
 
     Raises:
-        TypeError: if `args`, `teacher_model` or `losses` is of the wrong kind.
+        TypeError: if `args`, `teacher_model` or `losses` has the wrong type.
         ValueError: if teacher and student cannot be compared, if an option would have no effect, or if a data set is
             empty.
-        OSError: with `push_to_hub=True`, if the Hub does not let a repository be made.
-        FloatingPointError: in training, once a loss is not finite.
+        OSError: with `push_to_hub=True`, if the repository cannot be created on the Hub.
+        FloatingPointError: during training, if a loss or a weight is not finite.
 
     Example:
         >>> teacher = AutoModelForSequenceClassification.from_pretrained("textattack/bert-base-uncased-imdb")
@@ -93,8 +97,8 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         >>> trainer.train()
     """
 
-    # Many heads take `**kwargs` and ignore `num_items_in_batch`, which Trainer takes for a loss that is scaled already.
-    # Here every loss is computed from the logits, and divided by its items in the whole step.
+    # Many heads accept `**kwargs` but ignore `num_items_in_batch`. Trainer then assumes that their loss is scaled
+    # already. Here every loss is computed from the outputs and divided by its items in the whole step.
     loss_is_scaled_for_ga = True
 
     args: DistillationTrainingArguments
@@ -114,12 +118,12 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             args = DistillationTrainingArguments(output_dir="tmp_trainer")
         if not isinstance(args, DistillationTrainingArguments):
             raise TypeError(
-                f"args should be DistillationTrainingArguments, but is {type(args).__name__}: it takes all that "
-                f"TrainingArguments takes."
+                f"args should be DistillationTrainingArguments, but is {type(args).__name__}. "
+                f"DistillationTrainingArguments accepts all options of TrainingArguments."
             )
         self._is_checked = False
         super().__init__(model, args, *trainer_arguments, **trainer_options)
-        self.model_accepts_loss_kwargs = True  # says what `loss_is_scaled_for_ga` says, to transformers before 5.19
+        self.model_accepts_loss_kwargs = True  # `loss_is_scaled_for_ga` for transformers before 5.19
         check_kind_of_training(self)
         check_processes(args)
         warn_of_emulated_bfloat16(args)
@@ -147,11 +151,11 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         self.add_callback(self._finite)
         self._is_checked = True
         if args.push_to_hub:
-            with clear_errors("Making the repository on the Hub", "Nothing has been trained yet."):
+            with clear_errors("Creating the repository on the Hub", "Nothing has been trained yet."):
                 self.init_hf_repo()
 
     def init_hf_repo(self, *args, **kwargs) -> None:
-        """As in `Trainer`, but no repository is made for a trainer that cannot be."""
+        """As in `Trainer`, but creates the repository only after all checks of the constructor have passed."""
         if self._is_checked:
             super().init_hf_repo(*args, **kwargs)
 
@@ -163,7 +167,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
 
         student_inputs = named_inputs(student)
         teacher_inputs = student_inputs if self.teacher is None else self.teacher.inputs
-        # An input that only the one model names (such as token_type_ids, beside DistilBERT) is not given to the other.
+        # Each model gets only the inputs that it names: DistilBERT takes no token_type_ids, for instance.
         labels = {*self.label_names, *self.head.label_names}
         self._not_for_student = {*labels, SCORED_INDICES, *TARGET_COLUMNS, *(teacher_inputs - student_inputs)}
         self._not_for_teacher = {*labels, SCORED_INDICES, *(student_inputs - teacher_inputs)}
@@ -183,21 +187,21 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
-        """`alpha_kl * L_kl + alpha_task * L_task + alpha_cos * L_cos`, and the losses that were given.
+        """Computes `alpha_kl * L_kl + alpha_task * L_task + alpha_cos * L_cos`, plus your own `losses`.
 
-        Training and evaluation both go through this method. An override may add to the loss or scale it: what it
-        returns is trained on, logged as `loss`, and evaluated as `eval_loss`.
+        Training and evaluation both call this method. An override may scale the loss or add to it: the returned loss is
+        trained on, logged as `loss`, and evaluated as `eval_loss`.
 
         Args:
-            model: the student, in whatever wrapper it is trained in.
+            model: the student, possibly wrapped by an engine such as DDP.
             inputs: a batch, with its labels.
-            return_outputs: return the student's outputs too.
-            num_items_in_batch: `[losses]`, the items of each loss in the whole optimizer step. Without it, the means
-                are over this batch.
+            return_outputs: whether to return the student's outputs too.
+            num_items_in_batch: `[losses]`, the items of each loss in the whole optimizer step. If None, the means are
+                over this batch.
 
         Returns:
-            The loss, a scalar; with `return_outputs`, also what the student's forward returned, logits of all positions
-            among it.
+            The loss, a tensor of shape `[]`. With `return_outputs`, a pair of the loss and the student's outputs, which
+            include the logits of all positions.
         """
         scored = self._score(inputs, None if self._evaluation is None else self._num_fresh(inputs))
         items = self._count_items(scored) if num_items_in_batch is None else num_items_in_batch
@@ -225,24 +229,24 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             shares = means(losses.sums, items)
             self._step_losses.record(shares)
             self._finite.record(shares)
-            loss = loss * self.accelerator.num_processes  # the engines average gradients over the processes
+            loss = loss * self.accelerator.num_processes  # because engines average gradients over processes
         return (loss, output) if return_outputs else loss
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """As in `Trainer`. Without `num_items_in_batch` the loss is the mean of those of the micro-batches."""
+        """As in `Trainer`. Without `num_items_in_batch` the loss is the mean over the micro-batches' losses."""
         if num_items_in_batch is None:
             logger.warning_once(
-                "get_batch_samples returned no num_items_in_batch, so all micro-batches of a step weigh the same, "
-                "however many items they have: return what super().get_batch_samples returns."
+                "get_batch_samples returned no num_items_in_batch, so all micro-batches of a step have equal weight, "
+                "even with different numbers of items: return the result of super().get_batch_samples."
             )
             shares = self.current_gradient_accumulation_steps * self.accelerator.num_processes
             num_items_in_batch = self._count_items(self._score(inputs)).clamp(min=1).to(self.args.device) * shares
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _read_by_teacher(self, inputs: Mapping[str, torch.Tensor], scored: Scored) -> ScoredOutput | None:
-        """What the teacher makes of a batch."""
+        """The teacher's outputs for a batch; None without a teacher."""
         if self.teacher is None:
             return None
         teacher_inputs = {name: value for name, value in inputs.items() if name not in self._not_for_teacher}
@@ -254,19 +258,19 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         return replace(scored, known_indices=known.indices) if known is not None and known.fit(inputs) else scored
 
     def _count_items(self, scored: Scored) -> torch.Tensor:
-        """`[losses]`: how many items each loss has in a batch."""
+        """The number of items of each loss in a batch, `[losses]`."""
         return torch.stack([loss.items(scored) for loss in self.losses.values()])
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
-        """`[losses]`: their items in all micro-batches of an optimizer step, on all processes."""
+        """The items of each loss in the whole optimizer step, over all micro-batches and processes, `[losses]`."""
         if (
             self.is_in_train
             and self._evaluation is None
             and self.args.distillation_fields() != self._arguments_of_losses
         ):
             raise ValueError(
-                f"{'; '.join(differences(self._arguments_of_losses, self.args.distillation_fields()))}: it was changed "
-                f"during the training, and the losses are made when a training begins. Set it before train()."
+                f"{'; '.join(differences(self._arguments_of_losses, self.args.distillation_fields()))}: this argument "
+                f"cannot change during training. Set it before train()."
             )
         counted = [batch for batch in batch_samples if SCORED_INDICES in batch]
         self._known_indices = {id(batch["labels"]): KnownIndices(batch.pop(SCORED_INDICES), batch) for batch in counted}
@@ -278,22 +282,22 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             ways = [how_to_leave_out(name, loss) for name, loss in readers.items()]
             raise ValueError(
                 f"The training batches have no {' and '.join(self.head.label_names)}, only "
-                f"{', '.join(batch_samples[0])}, but {' and '.join(in_code)}: add labels, or "
+                f"{', '.join(batch_samples[0])}, but labels are needed by {' and '.join(in_code)}: add labels, or "
                 f"{' and '.join(ways)} to learn from the teacher alone."
             )
         items = reduce(torch.add, (self._count_items(self._score(batch)) for batch in batch_samples))
         return self.accelerator.reduce(items.to(device), reduction="sum")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs; in training, adds the mean of each loss over the steps since the last log."""
+        """As in `Trainer`. During training, adds the mean of each loss over the steps since the last log."""
         self._finite.check_losses(self.losses)
-        is_of_steps = self.is_in_train and {"loss", "learning_rate"} <= logs.keys()  # and not a person's own log
+        is_of_steps = self.is_in_train and {"loss", "learning_rate"} <= logs.keys()  # not a user's own log
         if is_of_steps and (losses := self._step_losses.take()) is not None:
             logs |= {f"loss_{name}": mean for name, mean in zip(self.losses, losses.tolist(), strict=True)}
         super().log(logs, start_time)
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keeps the columns of the data set that only the teacher reads."""
+        """Also keeps the columns of the data set that only the teacher reads."""
         super()._set_signature_columns_if_needed()
         if self.teacher is not None and self._signature_columns is not None:
             self._signature_columns = sorted({*self._signature_columns, *self.teacher.inputs})
@@ -307,7 +311,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         return as_arrays(super()._remove_unused_columns(dataset, description))
 
     def _distillation_state(self) -> dict[str, object]:
-        """What the losses depend on, beside the data."""
+        """Everything that the losses depend on, except the data."""
         state: dict[str, object] = {f"alpha_{name}": weight for name, weight in self.loss_weights.items()}
         state["kl_positions"] = self.args.kl_positions
         for name, loss in self.losses.items():
@@ -320,7 +324,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         self.loss_parameters.check(checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
-        """As in `Trainer`, but nothing that is not finite is saved."""
+        """As in `Trainer`, but checks before that losses and weights are finite."""
         self._finite.check_losses(self.losses)
         self._finite.check_weights()
         super()._save_checkpoint(model, trial)
@@ -330,8 +334,8 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
 
     @property
     def _num_classes(self) -> int | None:
-        """How many logits a position has; None where the head has to run on all positions at once."""
-        if is_zero3(self.accelerator):  # gathers the head for each chunk, and waits forever if processes have others
+        """Logits per position; None if the head must run on all positions at once."""
+        if is_zero3(self.accelerator):  # gathers the head per chunk: a hang if processes have different numbers
             return None
         config = transformers_model(self.model).config
         return vocab_size(config) if self.head.over_vocabulary else config.num_labels

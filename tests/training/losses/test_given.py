@@ -385,5 +385,5 @@ def test_one_in_place_of_ours_without_labels(make_trainer):
     _, student = make_pair("classification")
     rows = [{"input_ids": [5, 6]}]
     trainer = make_trainer(student, make_model("bert", "classification"), rows, data_collator=None, **IN_PLACE_OF_OURS)
-    with pytest.raises(ValueError, match=r"labels, only .* but losses\['kl'\]: .*leave out losses\['kl'\]"):
+    with pytest.raises(ValueError, match=r"labels, only .* by losses\['kl'\]: .*leave out losses\['kl'\]"):
         trainer.train()
