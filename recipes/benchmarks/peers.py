@@ -1,6 +1,6 @@
 """Ways to make one optimizer step of the same distillation: ours, the common pattern, TextBrewer's and TRL's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -195,27 +195,33 @@ def trl(
     teacher_dtype: str = "float32",
     **options,
 ) -> TrainerSide:
-    """TRL's `GKDTrainer` on given text, for causal language models: it generates nothing, and has the divergence alone.
+    """TRL's `GKDTrainer` on given text, for causal language models."""
+    rows = [{name: values.tolist() for name, values in row.items()} for row in rows_of(batch)]
+    options = OPTIONS | _of(batch) | {"output_dir": str(folder), "gradient_checkpointing": False} | options
+    teacher = teacher.to(getattr(torch, teacher_dtype))
+    return TrainerSide(gkd_trainer(teacher, student, rows, default_data_collator, temperature=1.0, **options))
 
-    Dropout is off, as it is there by default.
-    """
+
+def gkd_trainer(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    rows: Sequence[Mapping[str, object]],
+    data_collator: Callable,
+    **options,
+) -> Trainer:
+    """TRL's `GKDTrainer`: it generates nothing, and has the divergence alone. Dropout is off, as is its default."""
     from trl.experimental.gkd import GKDConfig, GKDTrainer
 
-    as_given = {"lmbda": 0.0, "beta": 0.0, "temperature": 1.0, "gradient_checkpointing": False}
-    args = GKDConfig(str(folder), **as_given, **(OPTIONS | _of(batch) | options))
-    tokenizer = PreTrainedTokenizerFast(  # which reads no text here
-        tokenizer_object=Tokenizer(WordLevel({"<eos>": 0}, "<eos>")), eos_token="<eos>", pad_token="<eos>"
+    args = GKDConfig(**options, lmbda=0.0, beta=0.0)
+    return GKDTrainer(
+        student, teacher, args, data_collator, Dataset.from_list(list(rows)), processing_class=make_tokenizer()
     )
-    return TrainerSide(
-        GKDTrainer(
-            student,
-            teacher.to(getattr(torch, teacher_dtype)),
-            args,
-            default_data_collator,
-            Dataset.from_list([{name: values.tolist() for name, values in row.items()} for row in rows_of(batch)]),
-            processing_class=tokenizer,
-        )
-    )
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """What TRL's trainers have to be given; it reads no text here."""
+    words = Tokenizer(WordLevel({"<eos>": 0}, "<eos>"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<eos>")
 
 
 def scored_positions(batch: Batch, kl_positions: str) -> torch.Tensor:
