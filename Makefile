@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-seeds test test-gpu gpu-report test-deepspeed test-browser test-families lint format dist clean
+.PHONY: help install quickstart quickstart-seeds test test-gpu gpu-report test-deepspeed test-browser test-families lint format dist clean docs
 
 help:  ## Show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ quickstart-seeds: install  ## The same with three seeds: mean and spread, as in 
 	@$(BIN)/python -m recipes.quickstart --seeds 0 1 2 --more-text --output outputs/quickstart-seeds
 
 test: install lint  ## Check style and types, and run the tests: no network, no GPU
-	@$(BIN)/python -m pytest -m 'not gpu and not deepspeed and not browser and not families' --numprocesses auto --dist worksteal
+	@$(BIN)/python -m pytest -m 'not gpu and not deepspeed and not browser and not families and not docs' --numprocesses auto --dist worksteal
 
 test-gpu: install  ## Run the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu
@@ -44,6 +44,11 @@ test-browser: install  ## Run the tests of the page in Chromium (Debian's packag
 
 test-families: install  ## Distil a step of every family that transformers has, against the losses by hand (some minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m families
+
+docs: install  ## Build the documentation into site/, strictly, and check that it loads nothing from elsewhere
+	@$(INSTALL) --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@$(BIN)/python -m pytest -m docs
 
 lint: install  ## Check style and types
 	@$(BIN)/ruff check .
