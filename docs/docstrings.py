@@ -11,9 +11,10 @@ class Docstrings(griffe.Extension):
 
     def on_attribute_instance(self, *, node, attr, **kwargs) -> None:
         if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Call) and attr.docstring is None:
-            for keyword in node.value.keywords:
-                if keyword.arg == "metadata":  # as HfArgumentParser reads it
-                    attr.docstring = griffe.Docstring(ast.literal_eval(keyword.value)["help"], parent=attr)
+            options = {keyword.arg: keyword.value for keyword in node.value.keywords}
+            if "metadata" in options:  # as HfArgumentParser reads it
+                attr.docstring = griffe.Docstring(ast.literal_eval(options["metadata"])["help"], parent=attr)
+                attr.value = ast.unparse(options["default"]) if "default" in options else None
 
     def on_object(self, *, obj, **kwargs) -> None:
         if obj.docstring:
