@@ -1,4 +1,4 @@
-"""Every knob of distillation: one home, one help text, one reader."""
+"""`DistillationTrainingArguments`: all options of distillation, with their help texts and checks."""
 
 import math
 import re
@@ -17,22 +17,37 @@ TeacherQuantization = Literal["8bit", "4bit"]
 TeacherDeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 
 LOWER_IS_BETTER = ("kl_to_teacher", "expected_calibration_error")
-"""Of the metrics in `classification_metrics`, those that `Trainer` would take for better the greater they are."""
+"""Metrics of `classification_metrics` for which lower is better. `Trainer` assumes that greater is better."""
 
 OPTIONS_OF_LOSSES = {"kl": ("temperature",), "cos": ("project_hidden_states",)}
-"""By loss, the arguments that nothing else reads."""
+"""The arguments that only one loss reads, by the name of that loss."""
 
 
 @dataclass
 class DistillationTrainingArguments(TrainingArguments):
     """`TrainingArguments` with a temperature, three loss weights and a teacher.
 
-    The defaults are those of the published DistilBERT command (Sanh et al., 2019, https://arxiv.org/abs/1910.01108):
+    All arguments of `TrainingArguments` work as usual. The defaults are the published DistilBERT command:
     `loss = 5 * L_kl + 2 * L_task + 1 * L_cos` at temperature 2.
 
+    Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108
+
+    Args:
+        temperature: softens both distributions in the KL loss: `softmax(logits / temperature)`. Above 0.
+        alpha_kl: weight of the KL divergence between the softened outputs of teacher and student. 0 turns it off.
+        alpha_task: weight of the task loss on hard labels. 0 turns it off, to train on unlabelled data.
+        alpha_cos: weight of one minus the cosine between the last hidden states. 0 turns it off.
+        project_hidden_states: learn a linear map from the student's hidden width to the teacher's, where they differ.
+        kl_positions: for heads with one distribution per token, which tokens the KL loss compares: "labels" (tokens
+            with a label) or "attended" (all tokens except padding).
+        teacher_model_name_or_path: name on the Hub or folder of the teacher, if no model is passed to the trainer.
+        teacher_dtype: dtype of the teacher: "float32", "bfloat16" or "float16". By default the stored or loaded dtype.
+        teacher_quantization: load the teacher in "8bit" or "4bit". Needs bitsandbytes.
+        teacher_device_map: spread the teacher over the devices of this machine, like `device_map` in transformers.
+
     Raises:
-        ValueError: if a value is out of its range, if all weights are zero, or if an option is set that nothing would
-            read, such as a temperature with `alpha_kl=0`.
+        ValueError: if a value is out of range, or if an option would have no effect, such as a temperature with
+            `alpha_kl=0`.
 
     Example:
         >>> args = DistillationTrainingArguments(output_dir="student", temperature=4.0, alpha_cos=0.0)
@@ -53,7 +68,7 @@ class DistillationTrainingArguments(TrainingArguments):
     )
     alpha_task: float = field(
         default=2.0,
-        metadata={"help": "Weight of the head's own loss on hard labels. 0 trains on unlabelled data."},
+        metadata={"help": "Weight of the task loss on hard labels. Set it to 0 to train on unlabelled data."},
     )
     alpha_cos: float = field(
         default=1.0,
@@ -62,15 +77,15 @@ class DistillationTrainingArguments(TrainingArguments):
     project_hidden_states: bool = field(
         default=False,
         metadata={
-            "help": "Compare hidden states of different width by a learned linear map from the student's to the "
-            "teacher's. It is in checkpoints, and in nothing else that is saved."
+            "help": "Compare hidden states of different width: learn a linear map from the student's width to the "
+            "teacher's. Checkpoints contain it, the saved student does not."
         },
     )
     kl_positions: KLPositions = field(
         default="labels",
         metadata={
-            "help": "For models with a vocabulary head, the positions that the KL loss compares: those with a label "
-            "('labels', about one in seven in masked language modelling), or all that are not padding ('attended')."
+            "help": "For models with one distribution per token, which tokens the KL loss compares: 'labels' for those "
+            "with a label (about one in seven in masked language modelling), 'attended' for all except padding."
         },
     )
 
@@ -78,28 +93,28 @@ class DistillationTrainingArguments(TrainingArguments):
     teacher_model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "The teacher, a name on the Hub or a folder, of a model or of a PEFT adapter, unless a model is "
-            "given to the trainer."
+            "help": "The teacher to load: name on the Hub or folder of a model or PEFT adapter. Leave it out if you pass "
+            "teacher_model to the trainer."
         },
     )
     teacher_dtype: TeacherDtype | None = field(
         default=None,
-        metadata={"help": "The dtype to run the teacher in. By default the one it is stored in or was loaded in."},
+        metadata={"help": "Dtype of the teacher. By default the dtype it is stored in or was loaded in."},
     )
     teacher_quantization: TeacherQuantization | None = field(
         default=None,
-        metadata={"help": "Load the teacher with weights of 8 or 4 bits. Needs bitsandbytes."},
+        metadata={"help": "Load the teacher with 8-bit or 4-bit weights. Needs bitsandbytes."},
     )
     teacher_device_map: TeacherDeviceMap | None = field(
         default=None,
         metadata={"help": "Spread the teacher over the devices of this machine, as `device_map` does in transformers."},
     )
 
-    # Trainer's own default replaces a NaN loss by the average of the losses before it, and copies the loss to the host
-    # in every micro-batch to find out. Here such a loss stops the training, and no step waits for it.
+    # Trainer's default replaces a NaN loss by the average of earlier losses, and copies the loss to the host in every
+    # micro-batch to check it. Here such a loss stops the training, and no step waits for the check.
     logging_nan_inf_filter: bool = field(
         default=False,
-        metadata={"help": "Not to be set: a loss that is NaN or infinite stops the training."},
+        metadata={"help": "Do not set: a NaN or infinite loss always stops the training."},
     )
 
     def __post_init__(self):
@@ -113,12 +128,16 @@ class DistillationTrainingArguments(TrainingArguments):
         super().__post_init__()
 
     def distillation_fields(self) -> dict[str, object]:
-        """The fields that the losses and the teacher are made from, with their values."""
+        """The values of all fields that the losses and the teacher depend on."""
         own = DistillationTrainingArguments.__dataclass_fields__.keys() - TrainingArguments.__dataclass_fields__.keys()
         return {name: getattr(self, name) for name in sorted({*own, "label_smoothing_factor"})}
 
     def check_distillation_fields(self) -> None:
-        """Raises a `ValueError` for a value that is out of its range, or that nothing would read."""
+        """Checks the range of each value, and that every option has an effect.
+
+        Raises:
+            ValueError: if a value is out of range, or if an option would have no effect.
+        """
         for name, value in {"temperature": self.temperature, **self._alphas}.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 hint = " (YAML reads 1e-1 as a string: write 1.0e-1)" if isinstance(value, str) else ""
@@ -142,26 +161,26 @@ class DistillationTrainingArguments(TrainingArguments):
         self._refuse(self._set_by_user(*(option for name in off for option in OPTIONS_OF_LOSSES.get(name, ()))))
         if self.logging_nan_inf_filter:
             raise ValueError(
-                "logging_nan_inf_filter=True would have no effect, since a loss that is NaN or infinite stops the "
-                "training: leave it out."
+                "logging_nan_inf_filter=True would have no effect, because a NaN or infinite loss stops the training: "
+                "leave it out."
             )
         if not self.average_tokens_across_devices:
             raise ValueError(
-                "average_tokens_across_devices=False would have no effect, since the losses are means over all "
+                "average_tokens_across_devices=False would have no effect, because losses are means over all "
                 "processes: leave it out."
             )
 
     def check_losses(self, given: Collection[Loss] = ()) -> None:
-        """Checks that there is something to train on, and that the losses read every option that is set.
+        """Checks that at least one loss is on, and that the losses read every option that is set.
 
         Args:
-            given: losses beside those of the arguments.
+            given: the user's own losses, in addition to the losses of the `alpha_...` arguments.
 
         Raises:
-            ValueError: if not.
+            ValueError: if no loss is on, or if an option would have no effect.
         """
         if not any(self._alphas.values()) and not given:
-            raise ValueError(f"{_as_text(self._alphas)} leave nothing to train on: set at least one above 0.")
+            raise ValueError(f"{_as_text(self._alphas)} turn all losses off: set at least one above 0.")
         unread: dict[str, object] = {}
         if self.alpha_kl == 0 and not given:
             unread |= self._set_by_user("kl_positions")
@@ -171,28 +190,28 @@ class DistillationTrainingArguments(TrainingArguments):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """By name, the weights of the losses: `{"kl": alpha_kl, ...}`."""
+        """The weights of the losses by name: `{"kl": alpha_kl, ...}`."""
         return {name: getattr(self, f"alpha_{name}") for name in LOSSES}
 
     @property
     def reads_teacher(self) -> bool:
-        """Whether any of the losses compares the student with a teacher."""
+        """Whether any loss compares the student with a teacher."""
         return any(loss.reads_teacher for loss in self._losses_in_use)
 
     @property
     def reads_hidden_states(self) -> bool:
-        """Whether any of the losses compares hidden states."""
+        """Whether any loss compares hidden states."""
         return any(loss.needs.last_hidden_state for loss in self._losses_in_use)
 
     @property
     def reads_labels(self) -> bool:
-        """Whether any of the losses reads hard labels."""
+        """Whether any loss reads hard labels."""
         return any(loss.needs.labels for loss in self._losses_in_use)
 
     def leave_out_teacher(self) -> None:
-        """Sets the weights of the losses that read a teacher to 0, and default weights of the others to 1.
+        """Turns off the losses that read a teacher: sets their weights to 0, and default weights of other losses to 1.
 
-        If a loss that reads a teacher has a weight other than its default, nothing is changed.
+        Changes nothing if the user set the weight of a loss that reads a teacher.
         """
         defaults = {name: self.__dataclass_fields__[f"alpha_{name}"].default for name in LOSSES}
         readers = [name for name, loss in LOSSES.items() if loss.reads_teacher]
@@ -205,7 +224,7 @@ class DistillationTrainingArguments(TrainingArguments):
 
     @property
     def _alphas(self) -> dict[str, float]:
-        """By the names of their fields, the weights of the losses."""
+        """The weights of the losses by field: `{"alpha_kl": alpha_kl, ...}`."""
         return {f"alpha_{name}": weight for name, weight in self.loss_weights.items()}
 
     @property
@@ -215,8 +234,8 @@ class DistillationTrainingArguments(TrainingArguments):
     def _refuse(self, unread: dict[str, object]) -> None:
         if unread:
             raise ValueError(
-                f"{_as_text(unread)} would have no effect with {_as_text(self._alphas)}: leave one out or raise the "
-                f"other."
+                f"{_as_text(unread)} would have no effect with {_as_text(self._alphas)}: leave it out, or raise the "
+                f"weight of the loss that reads it."
             )
 
     def _set_by_user(self, *names: str) -> dict[str, object]:

@@ -76,7 +76,7 @@ def test_help_on_the_command_line():
         ({"alpha_kl": "1e-1"}, "alpha_kl='1e-1' should be a finite number.*write 1.0e-1"),
         ({"alpha_kl": None}, "alpha_kl=None should be a finite number"),
         ({"alpha_task": -0.5}, "alpha_task=-0.5 should be 0"),
-        ({"alpha_kl": 0, "alpha_task": 0, "alpha_cos": 0}, "leave nothing to train on"),
+        ({"alpha_kl": 0, "alpha_task": 0, "alpha_cos": 0}, "turn all losses off"),
         ({"kl_positions": "all"}, "kl_positions='all' should be one of 'labels', 'attended'"),
         ({"kl_positions": None}, "kl_positions=None should be one of"),
         ({"teacher_dtype": "int8"}, "teacher_dtype='int8' should be one of 'float32', 'bfloat16', 'float16'"),
