@@ -1,4 +1,4 @@
-"""How batches are made: the same ones after a resume as without an interruption."""
+"""Reproducible batches: a resumed training gets the same batches as an uninterrupted one."""
 
 import inspect
 import random
@@ -23,48 +23,48 @@ from hf_distill.training.scoring.known_indices import SCORED_INDICES, scored_ind
 RandomGenerator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 
 SEARCH_DEPTH, SEARCH_WIDTH = 4, 1000
-"""How far from a collator its generators are searched for, and in how long lists: longer ones are data."""
+"""Limits of the search for a collator's generators: nesting depth, and length of lists. Longer lists are data."""
 
 
 class Progress:
-    """The epoch that a data loader is in, and the batch that it begins with, in memory that its workers share."""
+    """The epoch and first batch of a data loader, in memory shared with its workers."""
 
     def __init__(self):
         self._values = torch.zeros(3, dtype=torch.int64).share_memory_()
 
     def begin(self, epoch: int = 0, first_batch: int = 0) -> None:
-        """To be called before a data loader makes its first batch.
+        """Sets epoch and first batch. Call it before the data loader makes its first batch.
 
         Args:
-            epoch: for a stream, the pass over it.
-            first_batch: how many batches of the epoch the collator will not see, as a resumed training skips them.
+            epoch: the epoch; for a stream, the pass over it.
+            first_batch: how many batches of the epoch a resumed training skips before they reach the collator.
         """
         self._values.copy_(torch.tensor([epoch, first_batch, self._values[2].item() + 1]))
 
     def read(self) -> tuple[int, int, int]:
-        """The epoch, the first batch, and how often `begin` was called."""
+        """The epoch, the first batch, and the number of calls of `begin`."""
         epoch, first_batch, num_begun = self._values.tolist()
         return epoch, first_batch, num_begun
 
 
 class RepeatableCollator:
-    """A collator that draws the same random numbers for the same batch of the same epoch, and counts scored positions.
+    """A collator that draws the same random numbers for the same batch of the same epoch.
 
-    A collator that masks tokens draws from the generator that dropout draws from too, and for batches that are not
-    trained on yet: a checkpoint does not tell what the next batch was. Here each batch has a seed of its own: the
-    training's seed, the process, the epoch and the number of the batch in it. The generators are left as they were:
-    the global ones of torch, NumPy and Python, and those that the collator owns.
+    A collator that masks tokens usually shares its random generator with dropout, and runs ahead of the training. A
+    checkpoint then cannot restore what the next batch would have been. Here each batch has its own seed, derived from
+    the training's seed, the process, the epoch and the number of the batch. Afterwards the generators (the global ones
+    of torch, NumPy and Python, and the collator's own) are restored.
 
     Args:
-        collator: makes a batch of rows.
-        head: the student's.
-        seed: the training's, and the process: whatever tells these batches from those of other data loaders.
-        progress: where the data loader is.
-        count_scored: gives of a batch the `[scored]` indices: here they are known before a device has to be asked.
-            None if the batch is to be left as it is.
+        collator: makes a batch from rows.
+        head: the student's head.
+        seed: the training's seed and the process, so that data loaders differ from each other.
+        progress: the position of the data loader.
+        count_scored: computes the `[scored]` indices of a batch on the CPU, which are added to the batch. None to leave
+            the batch unchanged.
 
     Raises:
-        ValueError: in a call, if a collator of transformers cannot make tensors of the rows.
+        ValueError: in a call, if a collator of transformers cannot turn the rows into tensors.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class RepeatableCollator:
     ):
         self.collator, self.head, self.seed = collator, head, seed
         self.progress, self.count_scored = progress, count_scored
-        # With the state that each is in now, so that the seed that the collator was made with makes a difference.
+        # The initial state is part of the seed, so the seed that the collator was created with has an effect.
         self._own = [(generator, _digest(generator)) for generator in own_generators(collator)]
         self._beginning: tuple[int, int, int] | None = None
         self._num_made = 0
@@ -96,7 +96,7 @@ class RepeatableCollator:
         return batch if scored_indices is None else {**batch, SCORED_INDICES: scored_indices}
 
     def _next_batch(self) -> tuple[int, int]:
-        """The epoch, and the number of the batch in it. Workers take turns; of a stream, each has its own part."""
+        """The epoch and the batch's number in it. Workers take turns; of a stream, each has its own part."""
         beginning = self.progress.read()
         if beginning != self._beginning:
             self._beginning, self._num_made = beginning, 0
@@ -109,29 +109,29 @@ class RepeatableCollator:
 
 
 def begin_epoch(progress: Progress, dataloader: DataLoader, seed: int, epoch: int, skipped_batches: int) -> None:
-    """To be called before an epoch's first batch is made: tells the collator the epoch, and seeds the sampler.
+    """Tells the collator the epoch, and seeds the sampler. Call it before the epoch's first batch is made.
 
-    A sampler that groups rows by length draws their order from the generator that dropout draws from too, which is in
-    another state after a resume, and may be in another state on each process.
+    A sampler that groups rows by length shares its random generator with dropout. The generator's state differs after a
+    resume, and may differ between processes.
 
     Args:
-        progress: that of the collator.
-        dataloader: what will make the batches.
-        seed: the training's.
-        epoch: for a stream, the pass over it.
-        skipped_batches: how many batches a resumed training skips. Those of a stream are made all the same.
+        progress: the collator's progress.
+        dataloader: the data loader of the epoch.
+        seed: the training's seed.
+        epoch: the epoch; for a stream, the pass over it.
+        skipped_batches: how many batches a resumed training skips. For a stream, the collator makes them anyway.
     """
     is_stream = isinstance(getattr(dataloader, "dataset", None), IterableDataset)
     progress.begin(epoch, 0 if is_stream else skipped_batches)
     batch_sampler = getattr(dataloader, "batch_sampler", None)
-    batch_sampler = getattr(batch_sampler, "batch_sampler", batch_sampler)  # without its share of this process
+    batch_sampler = getattr(batch_sampler, "batch_sampler", batch_sampler)  # the whole, not this process's share
     sampler = getattr(batch_sampler, "sampler", None)
     if isinstance(sampler, LengthGroupedSampler):
         sampler.generator = torch.Generator().manual_seed(seed + epoch)
 
 
 def why_not_collated(rows: Sequence, collator: object, head: Head, error: Exception) -> str | None:
-    """Of which column a collator of transformers makes no tensor, and what would work; None if that is not it."""
+    """Explains which column cannot become a tensor, and what would work; None if no column is the reason."""
     if not isinstance(rows, list) or not isinstance(rows[0], Mapping):
         return None
     name_of_collator = getattr(collator, "__name__", type(collator).__name__)
@@ -142,35 +142,35 @@ def why_not_collated(rows: Sequence, collator: object, head: Head, error: Except
         if any(isinstance(value, str) for value in values):
             return text_in_column(name)
         if any(value is None for value in values):
-            return f"The column {name} has None: leave out the rows without a value, or the column."
+            return f"The column {name} has None: remove the rows without a value, or the column."
         lists = [value for value in values if isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0]
         lengths = {len(value) for value in lists}
         is_nested = any(isinstance(inner, list) or getattr(inner, "ndim", 0) > 0 for value in lists for inner in value)
         if len(lengths) > 1 and (is_nested or name not in padded):
             return (
-                f"The rows have {min(lengths)} to {max(lengths)} {name}, and {name_of_collator} pads no {name}: pass "
-                f"data_collator={head.collator}(tokenizer), or pad the rows."
+                f"The rows have {min(lengths)} to {max(lengths)} {name}, and {name_of_collator} does not pad {name}: "
+                f"pass data_collator={head.collator}(tokenizer), or pad the rows."
             )
     return None
 
 
 def text_in_column(name: str) -> str:
-    """What would work in place of a column of text."""
+    """The error message for a column of text, with what would work instead."""
     if not name.startswith("label"):
         return f"The column {name} has text: tokenise it, or remove the column."
     hint = f"for instance with dataset.class_encode_column({name!r})"
-    return f"The column {name} has text: give classes as integers, {hint}."
+    return f"The column {name} has text: convert classes to integers, {hint}."
 
 
 def is_of_transformers(collator: object) -> bool:
-    """Whether a collator makes tensors of whatever the rows have, as those of transformers do."""
+    """Whether a collator comes from transformers, whose collators convert every column to tensors."""
     return str(getattr(collator, "__module__", "")).startswith("transformers.")
 
 
 def own_generators(collator: object) -> list[RandomGenerator]:
-    """The random generators that a collator draws from, beside the global ones.
+    """The random generators that a collator owns, in addition to the global ones.
 
-    They are searched for in its attributes, in what it wraps, and in what a function refers to by name.
+    The search covers its attributes, the objects that it wraps, and the variables that a function refers to.
     """
     found, parts = [], [collator]
     seen: set[int] = set()
@@ -179,7 +179,7 @@ def own_generators(collator: object) -> list[RandomGenerator]:
         seen.update(map(id, parts))
         for part in parts:
             if isinstance(part, DataCollatorForLanguageModeling) and part.seed is not None and part.generator is None:
-                part.generator = part.get_generator(part.seed)  # it would do that in its first batch, in each worker
+                part.generator = part.get_generator(part.seed)  # it would do that at its first batch, in each worker
             if isinstance(part, RandomGenerator) and not isinstance(part, random.SystemRandom):
                 found.append(part)
         parts = [inner for part in parts for inner in _parts(part)]
@@ -187,7 +187,7 @@ def own_generators(collator: object) -> list[RandomGenerator]:
 
 
 def _parts(value: object) -> Iterable[object]:
-    """What a value holds or refers to."""
+    """The objects that a value holds or refers to."""
     if isinstance(value, RandomGenerator | type | ModuleType):
         return []
     if isinstance(value, dict):
@@ -206,7 +206,7 @@ def _parts(value: object) -> Iterable[object]:
 
 @contextmanager
 def _seeded(generators: Sequence[tuple[RandomGenerator | ModuleType, int]], seed: Sequence[int]) -> Iterator[None]:
-    """While open, each generator draws what follows from the seed and its own number; then it is as it was."""
+    """While open, each generator is seeded by `seed`, its place and its own number. Then its state is restored."""
     states = [_state(generator) for generator, _ in generators]
     try:
         for place, (generator, number) in enumerate(generators):
@@ -217,7 +217,7 @@ def _seeded(generators: Sequence[tuple[RandomGenerator | ModuleType, int]], seed
             _set_state(generator, state)
 
 
-# The modules `random` and `np.random` have the functions that `random.Random` and `np.random.RandomState` have.
+# The modules `random` and `np.random` have the same functions as `random.Random` and `np.random.RandomState`.
 def _state(generator: RandomGenerator | ModuleType) -> object:
     if isinstance(generator, np.random.Generator):
         return generator.bit_generator.state
@@ -239,7 +239,7 @@ def _seed(generator: RandomGenerator | ModuleType, seed: np.random.SeedSequence)
     elif isinstance(generator, torch.Generator):
         generator.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
     elif hasattr(generator, "get_state"):
-        words: Any = seed.generate_state(4)  # `random` takes none, and has no `get_state`
+        words: Any = seed.generate_state(4)  # `random` does not accept arrays, and has no `get_state`
         generator.seed(words)
     else:
         generator.seed(int(seed.generate_state(1, np.uint64)[0]))
@@ -251,16 +251,16 @@ def _digest(generator: RandomGenerator) -> int:
 
 
 class BatchTeacher(Protocol):
-    """What batches know of the teacher, live or stored."""
+    """What `BatchTrainer` needs to know about the teacher, live or stored."""
 
     def collator(self, collator: Callable[[Sequence], dict]) -> Callable[[Sequence], dict]: ...
 
 
 class BatchTrainer(Trainer):
-    """A `Trainer` that makes the same batches after a resume, and loses none at the end of a stream.
+    """A `Trainer` that makes the same batches after a resume, and loses no batches at the end of a stream.
 
     Attributes:
-        left_over_batches: those at the end of a stream that are too few for a step, for the next pass.
+        left_over_batches: batches at the end of a stream that are too few for a step. The next pass starts with them.
     """
 
     head: Head
@@ -273,24 +273,24 @@ class BatchTrainer(Trainer):
         super().__init__(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
-        """As in `Trainer`, but a collator that draws random numbers draws the same after a resume."""
+        """As in `Trainer`, but a collator draws the same random numbers after a resume."""
         dispatched = self.args.accelerator_config.dispatch_batches
         if dispatched is None:
             dispatched = isinstance(self.train_dataset, IterableDataset)
         count_scored = None
-        if self.head.per_token and not dispatched:  # a batch that one process makes for all is cut by examples
+        if self.head.per_token and not dispatched:  # a batch made by one process for all is later split by examples
             count_scored = partial(scored_indices, self.head, self.args.kl_positions)
         with self._repeatable_collator(self._train_progress, count_scored):
             return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        """As in `Trainer`, but a collator that draws random numbers draws the same in every evaluation."""
+        """As in `Trainer`, but a collator draws the same random numbers in every evaluation."""
         self._eval_progress.begin()
         with self._repeatable_collator(self._eval_progress):
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset) -> DataLoader:
-        """As in `Trainer`, but a collator that draws random numbers draws what it does in an evaluation."""
+        """As in `Trainer`, but a collator draws the same random numbers as in an evaluation."""
         self._eval_progress.begin()
         with self._repeatable_collator(self._eval_progress):
             return super().get_test_dataloader(test_dataset)
@@ -298,7 +298,7 @@ class BatchTrainer(Trainer):
     @contextmanager
     def _repeatable_collator(self, *options) -> Iterator[None]:
         collator = self.data_collator
-        process = self.args.process_index // (self.get_tp_size() * self.get_cp_size())  # one of those with other rows
+        process = self.args.process_index // (self.get_tp_size() * self.get_cp_size())  # of those with different rows
         self.data_collator = RepeatableCollator(collator, self.head, [self._data_seed, process], *options)
         if self.teacher is not None:
             self.data_collator = self.teacher.collator(self.data_collator)
@@ -312,14 +312,14 @@ class BatchTrainer(Trainer):
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     def _run_epoch(self, *, epoch, train_dataloader, epochs_trained, steps_trained_in_current_epoch, **others) -> None:
-        """As in `Trainer`; first the collator is told which batch of which epoch comes next."""
+        """As in `Trainer`, but first tells the collator which epoch and batch come next."""
         skipped = steps_trained_in_current_epoch if epoch == epochs_trained else 0
         begin_epoch(self._train_progress, train_dataloader, self._data_seed, epoch, skipped)
         own = {"epochs_trained": epochs_trained, "steps_trained_in_current_epoch": steps_trained_in_current_epoch}
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **own, **others)
 
     def _track_num_input_tokens(self, inputs: Mapping[str, torch.Tensor]) -> None:
-        """As in `Trainer`; where documents are packed, a mask counts each token that is not padding once too."""
+        """As in `Trainer`, but counts each token that is not padding once, even with the mask of packed documents."""
         if inputs.get("attention_mask") is not None:
             inputs = {**inputs, "attention_mask": attended_by_mask(inputs["attention_mask"])}
         super()._track_num_input_tokens(inputs)
@@ -327,9 +327,9 @@ class BatchTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor | None]:
-        """As in `Trainer`; batches at the end of a stream that are too few for a step wait for the next pass."""
+        """As in `Trainer`, but batches at the end of a stream that are too few for a step wait for the next pass."""
         if self.is_in_train and self.state.global_step >= self.state.max_steps:
-            return [], None  # it goes on from its last step, after which Trainer would make another
+            return [], None  # resumed at its last step: Trainer would make one more
         batches, self.left_over_batches = self.left_over_batches, []
         while len(batches) < num_batches and (batch := next(epoch_iterator, None)) is not None:
             batches.append(batch)

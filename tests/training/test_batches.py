@@ -375,13 +375,18 @@ OF_UNEQUAL_LENGTH = {**TOKENS, "labels": [[1, 1, 1], [0, 0]]}
     ("head", "columns", "collator", "message"),
     [
         ("token_classification", OF_UNEQUAL_LENGTH, None, "2 to 3 labels, .*=DataCollatorForTokenClassification"),
-        ("causal", OF_UNEQUAL_LENGTH, None, r"DataCollatorWithPadding pads no labels: pass data_collator=DataColl"),
+        (
+            "causal",
+            OF_UNEQUAL_LENGTH,
+            None,
+            r"DataCollatorWithPadding does not pad labels: pass data_collator=DataColl",
+        ),
         ("seq2seq", OF_UNEQUAL_LENGTH, None, r"data_collator=DataCollatorForSeq2Seq\(tokenizer\), or pad the rows"),
         (
             "classification",
             {**TOKENS, "labels": [1, 0]},
             default_data_collator,
-            r"2 to 3 input_ids, and default_data_collator pads no input_ids: pass data_collator=DataCollatorWithPad",
+            r"2 to 3 input_ids, and default_data_collator does not pad input_ids: pass data_collator=DataCollatorWith",
         ),
         (
             "multiple_choice",
@@ -393,7 +398,7 @@ OF_UNEQUAL_LENGTH = {**TOKENS, "labels": [[1, 1, 1], [0, 0]]}
             "classification",
             {**TOKENS, "labels": [1, None]},
             None,
-            "labels has None: leave out the rows",
+            "labels has None: remove the rows",
         ),
     ],
 )
@@ -412,7 +417,7 @@ def test_labels_of_text(make_trainer, name, collator):
     # What is no data set of `datasets` is not known before the first batch.
     as_list = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
     trainer = make_head_trainer(make_trainer, "classification", as_list, collator)
-    with pytest.raises(ValueError, match=f"{name} has text: give classes|pads no input_ids"):
+    with pytest.raises(ValueError, match=f"{name} has text: convert classes|not pad input_ids"):
         trainer.train()
 
 
@@ -431,7 +436,9 @@ def test_a_collator_that_calls_one_of_transformers(make_trainer):
 
     rows = Dataset.from_dict(OF_UNEQUAL_LENGTH)
     trainer = make_head_trainer(make_trainer, "token_classification", rows, collate_and_count)
-    with pytest.raises(ValueError, match="2 to 3 labels, and collate_and_count pads no labels: pass data_collator="):
+    with pytest.raises(
+        ValueError, match="2 to 3 labels, and collate_and_count does not pad labels: pass data_collator="
+    ):
         trainer.train()
 
 
