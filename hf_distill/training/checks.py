@@ -1,4 +1,4 @@
-"""What is refused before the first step: options that would have no effect, and models that cannot be compared."""
+"""Checks before the first step: options that would have no effect, and models that cannot be compared."""
 
 import os
 import platform
@@ -21,66 +21,67 @@ logger = logging.get_logger(__name__)
 
 
 def check_kind_of_training(trainer: Trainer) -> None:
-    """Checks what does not depend on the head.
+    """Checks everything that does not depend on the model's head.
 
     Raises:
-        TypeError: if the model is no transformers model.
+        TypeError: if the model is not a transformers model.
         ValueError: if one process drives several GPUs, if the engine is FSDP1, if checkpoints would be pushed, or if an
             option would have no effect.
     """
     args, model = trainer.args, trainer.model
     if args.n_gpu > 1:
         raise ValueError(
-            f"One process cannot drive {args.n_gpu} GPUs here: start one process per GPU with `accelerate launch` or "
-            f"`torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
+            f"One process cannot drive {args.n_gpu} GPUs (DataParallel): start one process per GPU with `accelerate "
+            f"launch` or `torchrun`, or select a single GPU with CUDA_VISIBLE_DEVICES=0."
         )
     if args.fp16 and args.device.type == "cpu":
-        raise ValueError("fp16=True would have no effect on the CPU, which does not scale losses: use bf16=True.")
+        raise ValueError("fp16=True would have no effect on the CPU, where losses are not scaled: use bf16=True.")
     if args.push_to_hub and args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         raise ValueError(
-            f"hub_strategy={args.hub_strategy.value!r} would push optimizer states and local paths: use 'every_save', "
-            f"which pushes the student at each checkpoint, or 'end'. Checkpoints to resume from stay in output_dir."
+            f"hub_strategy={args.hub_strategy.value!r} would push optimizer states and local paths: use 'every_save' "
+            f"to push the student at each checkpoint, or 'end'. Checkpoints to resume from stay in output_dir."
         )
     check_engine(trainer.accelerator)
     if trainer.compute_loss_func is not None:
         raise ValueError("compute_loss_func would have no effect: to change a loss, override compute_loss.")
     if not isinstance(model, PreTrainedModel | PeftModel):
         raise TypeError(
-            f"model should be a transformers model, but is {type(model).__name__}: pass what make_student(teacher) or "
-            f"AutoModelFor....from_pretrained(...) returns."
+            f"model should be a transformers model, but is {type(model).__name__}: create it with "
+            f"make_student(teacher) or AutoModelFor....from_pretrained(...)."
         )
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         raise ValueError(
-            f"{model.peft_type.value} puts tokens of its own before the text, so the positions of student and teacher "
-            f"do not match: use LoRA or another adapter that leaves the text as it is."
+            f"{model.peft_type.value} adds virtual tokens before the text, so the positions of student and teacher do "
+            f"not match: use LoRA or another adapter that does not add tokens."
         )
 
 
 def check_processes(args: DistillationTrainingArguments) -> None:
-    """Checks that processes which were started together train together.
+    """Checks that processes which were started together also train together.
 
-    Accelerate makes one group of them for accelerators, and for CPUs only if it is asked to.
+    Accelerate groups processes automatically with accelerators such as GPUs, but on CPUs only with `use_cpu=True`.
 
     Raises:
-        ValueError: if each would train by itself, into one folder.
+        ValueError: if each process would train on its own, into the same folder.
     """
     num_started = int(os.environ.get("WORLD_SIZE", 1))
     if "LOCAL_RANK" in os.environ and num_started > 1 and args.world_size == 1:
         raise ValueError(
-            f"{num_started} processes were started, but without an accelerator each would train a student of its own "
-            f"into {args.output_dir}: set use_cpu=True to train one on {num_started} CPU processes, or start one."
+            f"{num_started} processes were started, but without an accelerator each would train its own student into "
+            f"{args.output_dir}: set use_cpu=True to train one student on {num_started} CPU processes, or start a "
+            f"single process."
         )
 
 
 def warn_of_emulated_bfloat16(args: DistillationTrainingArguments) -> None:
-    """Warns where bfloat16 is asked for on a CPU that does not compute in it."""
+    """Warns if bfloat16 is requested on a CPU that has no instructions for it."""
     asked = {"bf16": args.bf16, "bf16_full_eval": args.bf16_full_eval}
     asked["teacher_dtype"] = args.teacher_dtype if args.teacher_dtype == "bfloat16" else None
     asked = {name: value for name, value in asked.items() if value}
     if asked and args.device.type == "cpu" and not _cpu_computes_in_bfloat16():
         options = " and ".join(f"{name}={value!r}" for name, value in asked.items())
         logger.warning(
-            f"{options}: this CPU has no instructions for bfloat16 (AVX512-BF16 or AMX). PyTorch emulates them, which "
+            f"{options}: this CPU has no bfloat16 instructions (AVX512-BF16 or AMX), so PyTorch emulates them, which "
             f"is many times slower than float32: leave it out on this machine."
         )
 
@@ -89,7 +90,7 @@ def _cpu_computes_in_bfloat16() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
         if capabilities.get("architecture") != "x86_64":
-            return True  # or it is not known
+            return True  # or unknown
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     if platform.machine() not in ("x86_64", "AMD64"):
         return True
@@ -100,27 +101,27 @@ def check_student(student: PreTrainedModel, head: Head, args: DistillationTraini
     """Checks that every option has an effect for the student's head.
 
     Raises:
-        ValueError: if not.
+        ValueError: if an option would have no effect.
     """
     name = type(student).__name__
     if args.kl_positions != "labels" and not head.per_token:
         raise ValueError(
-            f"kl_positions={args.kl_positions!r} would have no effect for a {name}, which has no logits per token: "
-            f"leave it out."
+            f"kl_positions={args.kl_positions!r} would have no effect for a {name}, because it has no logits per "
+            f"token: leave it out."
         )
     if args.temperature != DistillationTrainingArguments.temperature and head.distribution == "real":
         raise ValueError(
-            f"temperature={args.temperature} would have no effect for a {name} that gives numbers: leave it out."
+            f"temperature={args.temperature} would have no effect for a {name} that does regression: leave it out."
         )
     if args.label_smoothing_factor and not head.takes_label_smoothing:
         raise ValueError(
-            f"label_smoothing_factor={args.label_smoothing_factor} is for one class out of several, which a {name} "
-            f"with problem_type={student.config.problem_type!r} does not give: leave it out."
+            f"label_smoothing_factor={args.label_smoothing_factor} only works for single-label classification, not for "
+            f"a {name} with problem_type={student.config.problem_type!r}: leave it out."
         )
     if getattr(student.config, "output_router_logits", False):
         raise ValueError(
-            "output_router_logits=True would have no effect, since the loss that balances experts is not one of those "
-            "here: set it to False in the student's config."
+            "output_router_logits=True would have no effect, because the load-balancing loss of experts is not "
+            "supported: set it to False in the student's config."
         )
 
 
@@ -128,18 +129,18 @@ def check_datasets(train_dataset: object, eval_dataset: object) -> None:
     """Checks that no data set is empty.
 
     Raises:
-        ValueError: if one is.
+        ValueError: if a data set is empty.
     """
     for name, dataset in _named(train_dataset, eval_dataset).items():
         if has_length(dataset) and len(dataset) == 0:
-            raise ValueError(f"{name} is empty: give it at least one row.")
+            raise ValueError(f"{name} is empty: it needs at least one row.")
 
 
 def check_labels(train_dataset: object, eval_dataset: object, collator: object) -> None:
-    """Checks that no column of labels is text, where one of transformers' collators would make a tensor of it.
+    """Checks that no label column is text, if a collator of transformers would convert it to a tensor.
 
     Raises:
-        ValueError: if one is.
+        ValueError: if a label column is text.
     """
     for name, dataset in _named(train_dataset, eval_dataset).items() if is_of_transformers(collator) else ():
         features = getattr(dataset, "features", None) or {}
@@ -149,20 +150,20 @@ def check_labels(train_dataset: object, eval_dataset: object, collator: object) 
 
 
 def warn_of_ends_without_labels(head: Head, collator: Any) -> None:
-    """Warns where a causal student would not learn to stop."""
+    """Warns if a causal student would not learn when to stop."""
     if head.learns_to_stop and labels_no_end(collator):
         logger.warning(
-            f"The tokenizer's pad_token is its eos_token {collator.tokenizer.eos_token!r}, and "
-            f"{type(collator).__name__} gives it no label, so nothing teaches the student to stop: use "
+            f"The tokenizer's pad_token equals its eos_token {collator.tokenizer.eos_token!r}, and "
+            f"{type(collator).__name__} does not label it, so the student does not learn when to stop: use "
             f"DataCollatorForCausalLM(tokenizer), or another pad_token."
         )
 
 
 def find_source(train_dataset: object, eval_dataset: object) -> Source | None:
-    """Which teacher's targets the data sets have in their columns; None if the first has none.
+    """Finds the teacher whose targets the data sets have as columns; None if the first data set has no targets.
 
     Raises:
-        ValueError: if another has none, or those of another teacher.
+        ValueError: if another data set has no targets, or targets of another teacher.
     """
     named = _named(train_dataset, eval_dataset)
     sources = {name: source_of(dataset) for name, dataset in named.items()}
@@ -174,23 +175,23 @@ def find_source(train_dataset: object, eval_dataset: object) -> Source | None:
         if sources[name] != source:
             has = "no targets" if sources[name] is None else f"targets of the teacher {sources[name]}"
             raise ValueError(
-                f"{first} has targets of the teacher {source}, and {name} has {has}: call add_teacher_targets with the "
+                f"{first} has targets of the teacher {source}, but {name} has {has}: call add_teacher_targets with the "
                 f"same teacher for both."
             )
     return source
 
 
 def check_targets(dataset: object, source: Source) -> None:
-    """Checks that a data set has the targets of the teacher that the trainer was made with.
+    """Checks that a data set has targets of the same teacher that the trainer was created with.
 
     Raises:
-        ValueError: if it has those of another one.
+        ValueError: if the data set has targets of another teacher.
     """
     other = source_of(dataset)
     if other is not None and other != source:
         raise ValueError(
-            f"The data set has targets of the teacher {other}, and the trainer was made with targets of the teacher "
-            f"{source}: call add_teacher_targets with the same teacher for both, or make a trainer for each."
+            f"The data set has targets of the teacher {other}, but the trainer was created with targets of the teacher "
+            f"{source}: call add_teacher_targets with the same teacher for both, or create one trainer for each."
         )
 
 

@@ -1,4 +1,4 @@
-"""The stop at a loss or a weight that is not finite."""
+"""Stops the training if a loss or a weight is not finite."""
 
 from collections.abc import Collection
 
@@ -12,7 +12,9 @@ NEVER = 2**62
 
 
 class FiniteGuard(TrainerCallback):
-    """Remembers, on the device, the first step in which each loss was not finite; asks the device only to log or save.
+    """Records the first step in which each loss was not finite.
+
+    The record stays on the device and is read only when the trainer logs or saves, so no step waits for it.
 
     Args:
         trainer: the `DistillationTrainer`.
@@ -23,11 +25,11 @@ class FiniteGuard(TrainerCallback):
         self.first_bad_step: torch.Tensor | None = None
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Clears the record."""
         self.first_bad_step = None
 
     def record(self, losses: torch.Tensor) -> None:
-        """Looks at `[losses]`, the share that one micro-batch has in the losses of its optimizer step."""
+        """Records the share of one micro-batch in the losses of its optimizer step, `[losses]`."""
         step = torch.where(losses.isfinite(), NEVER, self.trainer.state.global_step + 1)
         self.first_bad_step = step if self.first_bad_step is None else torch.minimum(self.first_bad_step, step)
 
@@ -35,9 +37,13 @@ class FiniteGuard(TrainerCallback):
         self.reset()
 
     def check_losses(self, names: Collection[str]) -> None:
-        """
+        """Checks the losses of all steps since the start of the training, on all processes.
+
+        Args:
+            names: names of the losses.
+
         Raises:
-            FloatingPointError: if a loss of any process was not finite in a step since the training began.
+            FloatingPointError: if a loss was not finite.
         """
         device = self.trainer.args.device
         bad = self.first_bad_step
@@ -48,26 +54,27 @@ class FiniteGuard(TrainerCallback):
             self.reset()
             bad_names = [f"loss_{name}" for name, step in zip(names, steps, strict=True) if step == first]
             raise FloatingPointError(
-                f"{' and '.join(bad_names)} not finite in step {first}: the training stops, and writes no checkpoint. "
-                f"{self._way_out}"
+                f"{' and '.join(bad_names)} not finite in step {first}: the training stops without writing a "
+                f"checkpoint. {self._way_out}"
             )
 
     def check_weights(self) -> None:
-        """
+        """Checks the trained weights. Each process checks its own shards.
+
         Raises:
-            FloatingPointError: if a trained weight is not finite. Each process looks at its own shards.
+            FloatingPointError: if a trained weight is not finite.
         """
         trainer = self.trainer
         weights = [getattr(p, "to_local", lambda p=p: p)() for p in trainer.model.parameters() if p.requires_grad]
         finite = [weight.isfinite().all() for weight in weights if weight.numel()]
         if finite and not trainer.accelerator.gather(torch.stack(finite).all().unsqueeze(0)).all():
             raise FloatingPointError(
-                f"The student's weights are not finite after step {trainer.state.global_step}, though the losses were: "
-                f"a gradient overflowed. The training stops, and writes no checkpoint. {self._way_out}"
+                f"The student's weights are not finite after step {trainer.state.global_step}, but the losses were: a "
+                f"gradient overflowed. The training stops without writing a checkpoint. {self._way_out}"
             )
 
     @property
     def _way_out(self) -> str:
         checkpoint = last_whole_checkpoint(self.trainer.args.output_dir)
         resume = "There is no earlier checkpoint" if checkpoint is None else f"The last checkpoint is {checkpoint}"
-        return f"{resume}. Lower the learning rate, clip gradients, or train with bf16 in place of fp16."
+        return f"{resume}. Lower the learning rate, clip gradients, or train with bf16 instead of fp16."

@@ -131,7 +131,7 @@ def test_a_collator_that_labels_no_end(make_trainer, warnings):
     rows = pack_documents(Dataset.from_dict({"text": make_texts(8)}), TOKENIZER, block_size=16)
     make_trainer(student, teacher, rows, data_collator=DataCollatorForLanguageModeling(TOKENIZER, mlm=False))
     (warning,) = warnings
-    assert "pad_token is its eos_token '[SEP]', and DataCollatorForLanguageModeling gives it no label" in warning
+    assert "pad_token equals its eos_token '[SEP]', and DataCollatorForLanguageModeling does not label it" in warning
     assert "use DataCollatorForCausalLM(tokenizer)" in warning
 
 

@@ -199,7 +199,7 @@ def test_other_adapters(make_trainer, config, tmp_path):
 def test_prompts_are_refused(make_trainer):
     config = PrefixTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=3)
     student = get_peft_model(make_model("bert", "classification"), config)
-    with pytest.raises(ValueError, match=r"PREFIX_TUNING puts tokens of its own before the text.*use LoRA"):
+    with pytest.raises(ValueError, match=r"PREFIX_TUNING adds virtual tokens before the text.*use LoRA"):
         make_trainer(student, make_model("bert", "classification", seed=1))
 
 

@@ -34,10 +34,10 @@ def test_options_that_do_not_fit(make_trainer, student, teacher, options, messag
     ("head", "options", "message"),
     [
         ("regression", {"temperature": 4.0}, "temperature=4.0 would have no effect for a BertForSequence"),
-        ("regression", {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is for one class"),
-        ("multi_label", {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is for one class"),
-        ("question_answering", {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is for one class"),
-        ("question_answering", {"kl_positions": "attended"}, "which has no logits per token"),
+        ("regression", {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 only works for single"),
+        ("multi_label", {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 only works for single"),
+        ("question_answering", {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 only works for single"),
+        ("question_answering", {"kl_positions": "attended"}, "because it has no logits per token"),
         ("classification", {"fp16": True}, "fp16=True would have no effect on the CPU"),
     ],
 )

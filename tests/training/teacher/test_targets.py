@@ -724,10 +724,10 @@ def test_targets_of_another_teacher_are_refused_wherever_they_come_in(make_train
     own, foreign = (add_teacher_targets(make_dataset("classification"), model, TOKENIZER) for model in (teacher, other))
     trainer = make_trainer(student, None, own, alpha_cos=0.0, max_steps=1)
     for use in (trainer.evaluate, trainer.predict):
-        with pytest.raises(ValueError, match=r"The data set has targets of the teacher .* trainer was made with"):
+        with pytest.raises(ValueError, match=r"The data set has targets of the teacher .* trainer was created with"):
             use(foreign)
     trainer.train_dataset = foreign
-    with pytest.raises(ValueError, match=r"The data set has targets of the teacher .* trainer was made with"):
+    with pytest.raises(ValueError, match=r"The data set has targets of the teacher .* trainer was created with"):
         trainer.train()
     trainer.train_dataset = own
     trainer.train()
