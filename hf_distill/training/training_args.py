@@ -93,8 +93,8 @@ class DistillationTrainingArguments(TrainingArguments):
     teacher_model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "The teacher to load: name on the Hub or folder of a model or PEFT adapter. Leave it out if you pass "
-            "teacher_model to the trainer."
+            "help": "The teacher to load: name on the Hub or folder of a model or PEFT adapter. Leave it out if "
+            "you pass teacher_model to the trainer."
         },
     )
     teacher_dtype: TeacherDtype | None = field(
