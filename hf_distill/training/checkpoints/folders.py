@@ -17,7 +17,7 @@ logger = logging.get_logger(__name__)
 
 DISTILLATION_STATE_NAME = "distillation_state.json"
 UNFINISHED_NAME = "_unfinished_checkpoint"
-"""Does not look like a checkpoint to anyone, and `Trainer` does not push names that begin with an underscore."""
+"""Not the name of a checkpoint, so nothing resumes from it. `Trainer` pushes no names that begin with an underscore."""
 
 SENTINEL_NAME = "checkpoint-is-incomplete.txt"
 """`Trainer` writes this file into a just-in-time checkpoint first, and removes it once the checkpoint is complete."""

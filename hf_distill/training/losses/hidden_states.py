@@ -1,4 +1,4 @@
-"""The cosine loss: the angle between the student's and the teacher's last hidden states."""
+"""The cosine loss between the last hidden states of student and teacher."""
 
 import torch
 import torch.nn.functional as F

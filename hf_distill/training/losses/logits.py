@@ -145,7 +145,7 @@ class DivergenceLoss(Loss):
     """
 
     needs = Needs(logits=True)
-    description = "the divergence of the student's softened outputs from the teacher's"
+    description = "the divergence between the softened outputs of teacher and student"
     citation = HINTON_2015
 
     def __init__(self, divergence: Callable[..., torch.Tensor], temperature: float):

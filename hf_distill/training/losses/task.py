@@ -110,7 +110,7 @@ class TaskLoss(Loss):
 
     needs = Needs(logits=True, labels=True)
     reads_teacher = False
-    description = "the head's own loss on the labels"
+    description = "the task loss on the labels"
 
     def __init__(self, of_labels: Callable[..., torch.Tensor], label_smoothing: float = 0.0):
         super().__init__()

@@ -163,7 +163,7 @@ def _check_columns(dataset: Dataset, model: PreTrainedModel, text_columns: list[
     if there := [name for name in TARGET_COLUMNS if name in dataset.column_names]:
         raise ValueError(f"The data set already has targets: to compute new ones, call remove_columns({there}) first.")
     if text_columns and not isinstance(processing_class, PreTrainedTokenizerBase):
-        raise ValueError(f"text_columns={text_columns} need the teacher's tokenizer as processing_class.")
+        raise ValueError(f"text_columns={text_columns} needs a tokenizer: pass the teacher's as processing_class.")
     if not text_columns and processing_class is None and model.main_input_name == "input_ids":
         raise ValueError("processing_class is missing: pass the tokenizer that the rows were tokenised with.")
     computed = dataset.format["type"] == "custom"  # set_transform may add columns

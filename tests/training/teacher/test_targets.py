@@ -681,7 +681,7 @@ def test_what_is_not_there():
         add_teacher_targets(rows.to_iterable_dataset(), teacher, TOKENIZER)
     with pytest.raises(ValueError, match="processing_class is missing: pass the tokenizer"):
         add_teacher_targets(rows, teacher)
-    with pytest.raises(ValueError, match="need the teacher's tokenizer"):
+    with pytest.raises(ValueError, match="needs a tokenizer: pass the teacher's"):
         add_teacher_targets(rows, teacher, text_columns="text")
     with pytest.raises(ValueError, match="is empty"):
         add_teacher_targets(rows.select([]), teacher, TOKENIZER)
