@@ -74,7 +74,7 @@ class Backbone:
             raise RuntimeError("its logits for a position depend on other positions")
 
     def _parts(self) -> list[nn.Module]:
-        """The modules that can be the backbone. The outermost one that runs is."""
+        """The candidates for the backbone. The outermost candidate that runs is the backbone."""
         encoder = set() if self.encoder in (None, self.model) else set(self.encoder.modules())
         models = {module for module in self.model.modules() if isinstance(module, PreTrainedModel)}
         with_heads = {module for module in models if module.get_output_embeddings() is not None and not is_base(module)}

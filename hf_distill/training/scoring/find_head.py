@@ -50,8 +50,8 @@ HEADLESS = ("MODEL", "BACKBONE", "TEXT_ENCODING", "IMAGE")
 OF_MANY_KINDS = ("PRETRAINING", "MULTIMODAL_LM")
 """Tasks that list models with any kind of head once more."""
 
-# To add a head: one class, one row here, one row in the parametrised tests. The order matters: a model listed for two
-# tasks gets the first head. BART is listed for masked language modelling too, and XLM for causal.
+# To add a head: one class, one row here, one row in the parametrised tests. The order matters, because a model that is
+# listed for two tasks gets the first head: BART is also listed for masked language modelling, XLM also for causal.
 HEADS = (
     *(PermutedLMHead, Seq2SeqLMHead, MaskedLMHead, CausalLMHead),
     *(MultipleChoiceHead, QuestionAnsweringHead, TokenHead, Head),

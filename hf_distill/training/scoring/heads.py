@@ -131,8 +131,8 @@ class Head:
         if logits is None or logits.ndim != 2:
             given = f"logits {list(logits.shape)}" if logits is not None else f"{', '.join(output)} and no logits"
             raise ValueError(
-                f"{self.model_name} returned {given}: supported are heads with logits [batch, classes], and the heads "
-                f"that docs/heads.md lists."
+                f"{self.model_name} returned {given}: use a head with logits [batch, classes], or another head that "
+                f"docs/heads.md lists."
             )
         return logits[: len(scored.positions)]
 
