@@ -14,12 +14,13 @@ from hf_distill import DistillationTrainingArguments, TextClassificationArgument
 from hf_distill.cli import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+GENERATED = "gpu.md"  # which a machine with a GPU writes
+PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if page.name != GENERATED)
 READMES = sorted((ROOT / "recipes").rglob("README.md"))
 
 BLOCK = re.compile(r"^```(\w*) *(.*?)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 TITLE = re.compile(r'title="([^"]+)"')
-LANGUAGES = {"python", "shell", "yaml", "json", "text", "bibtex"}
+LANGUAGES = {"python", "shell", "yaml", "json", "text", "console", "bibtex"}
 
 
 @dataclass(frozen=True)
