@@ -48,7 +48,7 @@ test-families: install  ## Distil a step of every family that transformers has, 
 docs: install  ## Build the documentation into site/, strictly, and check that it loads nothing from elsewhere
 	@$(INSTALL) --editable '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@$(BIN)/python -m pytest -m docs
+	@$(BIN)/python -m pytest -m docs tests/docs
 
 lint: install  ## Check style and types
 	@$(BIN)/ruff check .
