@@ -32,19 +32,6 @@ class DistillationTrainingArguments(TrainingArguments):
 
     Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108
 
-    Args:
-        temperature: softens both distributions in the KL loss: `softmax(logits / temperature)`. Above 0.
-        alpha_kl: weight of the KL divergence between the softened outputs of teacher and student. 0 turns it off.
-        alpha_task: weight of the task loss on hard labels. 0 turns it off, to train on unlabelled data.
-        alpha_cos: weight of one minus the cosine between the last hidden states. 0 turns it off.
-        project_hidden_states: learn a linear map from the student's hidden width to the teacher's, where they differ.
-        kl_positions: for heads with one distribution per token, which tokens the KL loss compares: "labels" (tokens
-            with a label) or "attended" (all tokens except padding).
-        teacher_model_name_or_path: name on the Hub or folder of the teacher, if no model is passed to the trainer.
-        teacher_dtype: dtype of the teacher: "float32", "bfloat16" or "float16". By default the stored or loaded dtype.
-        teacher_quantization: load the teacher in "8bit" or "4bit". Needs bitsandbytes.
-        teacher_device_map: spread the teacher over the devices of this machine, like `device_map` in transformers.
-
     Raises:
         ValueError: if a value is out of range, or if an option would have no effect, such as a temperature with
             `alpha_kl=0`.
@@ -64,7 +51,7 @@ class DistillationTrainingArguments(TrainingArguments):
     )
     alpha_kl: float = field(
         default=5.0,
-        metadata={"help": "Weight of the KL divergence between the softened outputs of teacher and student."},
+        metadata={"help": "Weight of the KL divergence between the softened outputs of teacher and student. 0 is off."},
     )
     alpha_task: float = field(
         default=2.0,
@@ -72,7 +59,7 @@ class DistillationTrainingArguments(TrainingArguments):
     )
     alpha_cos: float = field(
         default=1.0,
-        metadata={"help": "Weight of 1 - cosine between the last hidden states of teacher and student."},
+        metadata={"help": "Weight of 1 - cosine between the last hidden states of teacher and student. 0 is off."},
     )
     project_hidden_states: bool = field(
         default=False,
