@@ -13,17 +13,29 @@ help:  ## Show what there is to do
 install: .venv/installed  ## Make .venv with the package and its tools, in the known-good versions
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
-	@echo "Installing into .venv (some minutes the first time)"
-	@$(PYTHON) -m venv .venv
-	@$(INSTALL) --editable '.[test]' || \
-	  { echo "Could not install the packages that constraints.txt names: is there a network? pip says which, above." >&2; exit 1; }
+	$(call install_extra,test)
+	@touch .venv/quickstart $@
+
+# What the quickstart uses, without the tools for development.
+.venv/quickstart: setup.cfg pyproject.toml constraints.txt
+	$(call install_extra,quickstart)
 	@touch $@
 
-quickstart: install  ## Distil a real teacher on real data and print the comparison (about 6 minutes on 2 cores)
+define install_extra
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed. To choose one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing into .venv (some minutes the first time)"
+	@$(PYTHON) -m venv .venv || { echo "Could not make .venv: $(PYTHON) needs the modules venv and pip." >&2; exit 1; }
+	@$(INSTALL) --editable '.[$(1)]' || \
+	  { echo "Could not install the packages that constraints.txt names. pip says why, above: is there a network?" >&2; \
+	    exit 1; }
+endef
+
+quickstart: .venv/quickstart  ## Distil a teacher, export the student to int8, compare the three (2 to 4 minutes on 2 cores)
 	@$(BIN)/python -m recipes.quickstart
 
-quickstart-seeds: install  ## The same with three seeds: mean and spread, as in the README (about a quarter of an hour)
-	@$(BIN)/python -m recipes.quickstart --seeds 0 1 2 --more-text --output outputs/quickstart-seeds
+quickstart-seeds: .venv/quickstart  ## Students with and without labels and teacher, three seeds (a quarter of an hour)
+	@$(BIN)/python -m recipes.quickstart.seeds
 
 test: install lint  ## Check style and types, and run the tests: no network, no GPU
 	@$(BIN)/python -m pytest -m 'not gpu and not deepspeed and not browser and not families and not docs' --numprocesses auto --dist worksteal

@@ -10,13 +10,16 @@ from pathlib import Path
 import datasets
 import torch
 import transformers
-from transformers import PrinterCallback, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer
 
 from hf_distill import __version__
+from recipes.quickstart.data import MAX_LENGTH
 from recipes.quickstart.folders import write_json as write_json
 from recipes.quickstart.report import machine
 
 PACKAGES = ["hf_distill", "torch", "transformers", "accelerate"]
+
+BATCH_SIZE = 64
 
 QUIET = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
 """For `TrainingArguments`: nothing is saved and nothing is reported."""
@@ -95,3 +98,16 @@ def print_versions(packages: Sequence[str]) -> dict[str, str]:
     versions = {name: __version__ if name == "hf_distill" else version(name) for name in packages}
     print(", ".join(f"{name} {number}" for name, number in versions.items()))
     return versions
+
+
+@torch.inference_mode()
+def predict(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> torch.Tensor:
+    """`[texts, labels]`: the model's logits, in fp32 on the CPU. Texts of similar length share a batch."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    logits = torch.empty(len(texts), model.config.num_labels)
+    for start in range(0, len(texts), BATCH_SIZE):
+        indices = order[start : start + BATCH_SIZE]
+        batch = [texts[index] for index in indices]
+        inputs = tokenizer(batch, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+        logits[indices] = model(**inputs.to(model.device)).logits.float().cpu()
+    return logits

@@ -27,6 +27,7 @@ from recipes.benchmarks._common import (
     PACKAGES,
     all_exist,
     make_parser,
+    predict,
     print_machine,
     print_versions,
     silence,
@@ -36,8 +37,9 @@ from recipes.benchmarks._common import (
     write_json,
 )
 from recipes.quickstart.data import Corpus, load_corpus, tokenize
-from recipes.quickstart.measure import predict, quality
-from recipes.quickstart.train import STUDENT_LEARNING_RATE, common_options
+from recipes.quickstart.measure import quality
+from recipes.quickstart.students import STUDENT_LEARNING_RATE
+from recipes.quickstart.train import common_options
 
 RULES = ["alternate", "spread", "first", "last"]
 BUDGETS = [20, 158]

@@ -29,7 +29,8 @@ from recipes.benchmarks._common import (
     write_json,
 )
 from recipes.quickstart.data import LABELS, Corpus, load_corpus
-from recipes.quickstart.train import TEACHER_OPTIONS, common_options
+from recipes.quickstart.students import TEACHER_OPTIONS
+from recipes.quickstart.train import common_options
 
 LENGTHS = [12, 24]
 KINDS = ("head", "tail", "head_tail")

@@ -51,6 +51,7 @@ from recipes.benchmarks._common import (
     PACKAGES,
     add_fetched,
     make_parser,
+    predict,
     print_machine,
     print_versions,
     silence,
@@ -61,7 +62,6 @@ from recipes.benchmarks._common import (
 )
 from recipes.quickstart.data import Corpus, load_corpus, tokenize
 from recipes.quickstart.fetch import FetchError, fetch
-from recipes.quickstart.measure import predict
 from recipes.quickstart.train import bf16_is_fast, common_options, load_pretrained
 
 LABELS = [100, 500, 2000]

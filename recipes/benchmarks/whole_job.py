@@ -41,6 +41,7 @@ from recipes.benchmarks._common import (
     QUIET,
     add_fetched,
     make_parser,
+    predict,
     print_machine,
     print_versions,
     silence,
@@ -52,8 +53,8 @@ from recipes.benchmarks._common import (
 )
 from recipes.quickstart.data import Corpus, load_corpus, tokenize
 from recipes.quickstart.fetch import FetchError, fetch
-from recipes.quickstart.measure import predict
-from recipes.quickstart.train import STUDENT_LEARNING_RATE, bf16_is_fast, trained_teacher
+from recipes.quickstart.students import STUDENT_LEARNING_RATE, trained_teacher
+from recipes.quickstart.train import bf16_is_fast
 
 TEMPERATURE = 2.0
 ALPHAS = {"alpha_kl": 5.0, "alpha_task": 2.0}

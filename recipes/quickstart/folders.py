@@ -1,22 +1,35 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written completely or not at all, and a lock against a second run."""
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from recipes.quickstart.start import StopError
+
+
+@contextmanager
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder that is removed at the end. What a killed process left in it is removed first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """Gives an unfinished folder to write to, which takes the place of `folder` if all went well.
+    """Gives an unfinished folder to write to, which replaces `folder` if no error occurs.
 
-    Whatever goes wrong, a power cut included, `folder` is never half-written.
+    `folder` is never half-written, even after a power cut.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as parent:
-        unfinished = Path(parent) / folder.name
+    with temporary_folder(folder.parent / ".unfinished") as parent:
+        unfinished = parent / folder.name
         unfinished.mkdir()
         yield unfinished
         if folder.exists():
@@ -25,8 +38,34 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 def write_json(file: Path, value: object) -> None:
-    """Writes JSON, in a folder that is made if need be; whatever goes wrong, `file` is never half-written."""
+    """Writes JSON and creates the folder if needed. `file` is never half-written."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(file)
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Holds a lock on a folder. The operating system releases it when the process ends, however it ends.
+
+    Raises:
+        StopError: if another process holds the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".quickstart.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StopError(f"A quickstart is already running in {folder}. Wait until it ends.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_free_space(folder: Path, megabytes: int) -> None:
+    """Raises `StopError` if the disk has less free space than a job needs."""
+    free = shutil.disk_usage(folder).free / 1e6
+    if free < megabytes:
+        raise StopError(f"The quickstart needs about {megabytes} MB in {folder}, but only {free:.0f} MB are free.")

@@ -1,87 +1,97 @@
-"""How good, how big and how fast a model is. The names of the figures are those of the tables."""
+"""How big, how good and how fast models are. The names of the figures are those of the table."""
 
 import statistics
 import time
 from pathlib import Path
 
-import torch
+import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score, f1_score
-from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from recipes.quickstart.data import MAX_LENGTH
+from hf_distill import Predictor, load_predictor
+from recipes.quickstart.progress import Advance
 
-BATCH_SIZE = 64
-LATENCY, THROUGHPUT = "milliseconds for one sentence", "sentences per second"
-
-
-@torch.inference_mode()
-def forward(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> torch.Tensor:
-    """`[texts, labels]`: the model's logits, in fp32 on the CPU."""
-    inputs = tokenizer(texts, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
-    return model(**inputs.to(model.device)).logits.float().cpu()
+LATENCY, THROUGHPUT = "milliseconds, batch 1", "sentences per second"
+ROUNDS = 8
+NUM_ONE_BY_ONE = 25
 
 
-def predict(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> torch.Tensor:
-    """`[texts, labels]`: the model's logits. Texts of like length share a batch."""
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    logits = torch.empty(len(texts), model.config.num_labels)
-    for start in tqdm(range(0, len(texts), BATCH_SIZE), desc="Predicting", leave=False):
-        indices = order[start : start + BATCH_SIZE]
-        logits[indices] = forward(model, tokenizer, [texts[index] for index in indices])
-    return logits
+def measure(models: dict[str, Path], texts: list[str], labels: list[int], advance: Advance) -> dict[str, dict]:
+    """Measures models side by side, on the CPU. The first is the teacher, with which the others are compared.
+
+    The texts are read in rounds. In a round each model reads 25 texts one by one, whose median is its latency, and then
+    all texts of the round in the batches that suit it, which gives its throughput and its predictions. As the models
+    take turns, a machine that slows down slows them all. Times include the tokenisation.
+
+    Returns:
+        For each model `parameters`, `megabytes`, `accuracy`, `interval` (the half-width of the 95% confidence interval
+        of the accuracy), `agreement`, latency and throughput; and `ratios`, each to the teacher. The ratio of a time is
+        the median over the rounds.
+    """
+    predictors = {name: load_predictor(folder) for name, folder in models.items()}
+    for predictor in predictors.values():
+        predictor.logits(texts[:NUM_ONE_BY_ONE])  # the first forwards are slower
+    seen = {name: {LATENCY: [], THROUGHPUT: []} for name in models}
+    logits = {name: [] for name in models}
+    size = -(-len(texts) // ROUNDS)
+    for start in range(0, len(texts), size):
+        for name, predictor in predictors.items():
+            chunk = texts[start : start + size]
+            milliseconds, seconds, own_logits = _read(predictor, chunk)
+            seen[name][LATENCY].append(milliseconds)
+            seen[name][THROUGHPUT].append(len(chunk) / seconds)
+            logits[name].append(own_logits)
+        advance(min(1.0, (start + size) / len(texts)))
+    return _figures(models, predictors, {name: np.concatenate(own) for name, own in logits.items()}, labels, seen)
 
 
-def quality(logits: torch.Tensor, labels: list[int], teacher_logits: torch.Tensor) -> dict[str, float]:
-    """Accuracy and F1 against the labels, and the share of texts on which the teacher says the same."""
-    predictions = logits.argmax(-1)
+def quality(logits: ArrayLike, labels: list[int], teacher_logits: ArrayLike) -> dict[str, float]:
+    """Accuracy and F1 on the labels, and the share of texts for which the teacher predicts the same class."""
+    predictions, of_teacher = np.asarray(logits).argmax(-1), np.asarray(teacher_logits).argmax(-1)
     return {
         "accuracy": float(accuracy_score(labels, predictions)),
         "F1": float(f1_score(labels, predictions)),
-        "agreement with the teacher": float(accuracy_score(teacher_logits.argmax(-1), predictions)),
+        "agreement": float(accuracy_score(of_teacher, predictions)),
     }
 
 
-def size(model: PreTrainedModel, folder: Path) -> dict[str, float]:
-    """Layers, parameters, and the weights on disk."""
-    return {
-        "layers": model.config.num_hidden_layers,
-        "parameters": model.num_parameters(),
-        "megabytes on disk": sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6,
-    }
+def interval(accuracy: float, number: int) -> float:
+    """The half-width of the 95% confidence interval of an accuracy, by the normal approximation."""
+    return 1.96 * (accuracy * (1 - accuracy) / number) ** 0.5
 
 
-def speed(
-    models: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerBase, texts: list[str], rounds: int = 7
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Latency and throughput of each model, tokenising included; and the ratios of each to the first model.
-
-    In a round a model reads 40 texts one by one, the median of which is its latency, and all texts in batches of 64,
-    which gives its throughput. The models take turns within a round, so that a machine that slows down slows them all:
-    a ratio is the median over the rounds of the ratio within a round.
-    """
-    batches = [texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE)]
-    seen = {name: {LATENCY: [], THROUGHPUT: []} for name in models}
-    for number in tqdm(range(rounds + 1), desc="Timing", leave=False):
-        for name, model in models.items():
-            one_by_one = [_seconds(model, tokenizer, [text]) for text in texts[:40]]
-            in_batches = [_seconds(model, tokenizer, batch) for batch in batches]
-            if number > 0:  # the first round warms up
-                seen[name][LATENCY].append(1000 * statistics.median(one_by_one))
-                seen[name][THROUGHPUT].append(len(texts) / sum(in_batches))
-    first = seen[next(iter(models))]
-    figures = {name: {key: statistics.median(values) for key, values in seen[name].items()} for name in models}
-    ratios = {
-        name: {
-            key: statistics.median(own / others for own, others in zip(values, first[key], strict=True))
-            for key, values in seen[name].items()
-        }
-        for name in models
-    }
-    return figures, ratios
-
-
-def _seconds(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
+def _read(predictor: Predictor, texts: list[str]) -> tuple[float, float, np.ndarray]:
+    """Median milliseconds of one text, seconds for all texts, and their logits."""
+    predictor.logits(texts[:1])  # threads of the model before are still busy for a moment
+    one_by_one = []
+    for text in texts[:NUM_ONE_BY_ONE]:
+        start = time.perf_counter()
+        predictor.logits([text])
+        one_by_one.append(time.perf_counter() - start)
     start = time.perf_counter()
-    forward(model, tokenizer, texts)
-    return time.perf_counter() - start
+    logits = predictor.logits(texts)
+    return 1000 * statistics.median(one_by_one), time.perf_counter() - start, logits
+
+
+def _figures(models, predictors, logits, labels, seen) -> dict[str, dict]:
+    first = next(iter(models))
+    figures = {}
+    for name, folder in models.items():
+        own = {
+            "parameters": predictors[name].num_parameters,
+            "megabytes": _bytes_of_weights(folder) / 1e6,
+            **quality(logits[name], labels, logits[first]),
+            **{key: statistics.median(values) for key, values in seen[name].items()},
+        }
+        figures[name] = {**own, "interval": interval(own["accuracy"], len(labels))}
+    for name, own in figures.items():
+        ratios = {key: own[key] / figures[first][key] for key in ("parameters", "megabytes", "accuracy", "agreement")}
+        for key in (LATENCY, THROUGHPUT):
+            pairs = zip(seen[name][key], seen[first][key], strict=True)
+            ratios[key] = statistics.median(value / of_teacher for value, of_teacher in pairs)
+        own["ratios"] = ratios
+    return figures
+
+
+def _bytes_of_weights(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".onnx"))

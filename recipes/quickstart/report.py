@@ -1,31 +1,34 @@
-"""The tables, the plot and the JSON file that the quickstart ends with."""
+"""What the quickstart prints at its end: a table, how it was measured, and one sentence."""
 
 import platform
+import shutil
 import statistics
+import sys
+import textwrap
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import transformers
 
 from hf_distill import __version__, plot_quality_against_latency
-from recipes.quickstart.folders import write_json
-from recipes.quickstart.train import StudentRun, bf16_is_fast
+from recipes.quickstart.measure import LATENCY, THROUGHPUT
+from recipes.quickstart.train import bf16_is_fast
 
 COMPARED = [
-    # what is measured, how it is written
-    ("layers", "{:.0f}"),
-    ("parameters", "{:,.0f}"),
-    ("megabytes on disk", "{:.1f}"),
-    ("accuracy", "{:.2%}"),
-    ("F1", "{:.2%}"),
-    ("agreement with the teacher", "{:.2%}"),
-    ("milliseconds for one sentence", "{:.1f}"),
-    ("sentences per second", "{:.0f}"),
+    # what is measured, how it is written, times what
+    ("parameters", "{:.1f} M", 1e-6),
+    ("megabytes", "{:.1f}", 1),
+    ("accuracy", "{:.1f}", 100),
+    ("agreement", "{:.1f}", 100),
+    (LATENCY, "{:.1f}", 1),
+    (THROUGHPUT, "{:.0f}", 1),
 ]
+TITLES = {"accuracy": "accuracy, %", "agreement": "same as teacher, %"}
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+    """The machine and the versions that figures were measured with."""
     device = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -43,51 +46,65 @@ def machine() -> dict[str, str]:
     }
 
 
-def comparison_table(teacher: dict[str, float], student: dict[str, float], ratios: dict[str, float | None]) -> str:
-    """Teacher beside student, with the ratio of student to teacher."""
-    rows = [
-        [name, text.format(teacher[name]), text.format(student[name]), f"{ratios[name]:.2f}" if ratios[name] else "-"]
-        for name, text in COMPARED
-    ]
-    return _table(["", "teacher", "student", "ratio"], rows)
+def comparison(measured: dict[str, dict]) -> str:
+    """Teacher, student and int8 student side by side, or one below the other where the terminal is too narrow."""
+    columns = {name: _column(own) for name, own in measured.items()}
+    titles = [TITLES.get(name, name) for name, _, _ in COMPARED]
+    first = next(iter(columns))
+    header = ["", first]
+    for name in list(columns)[1:]:
+        header += [name, "ratio"]
+    rows = []
+    for row, title in enumerate(titles):
+        cells = [title, columns[first][row][0]]
+        for name in list(columns)[1:]:
+            cells += columns[name][row]
+        rows.append(cells)
+    side_by_side = table(header, rows)
+    if len(side_by_side.partition("\n")[0]) <= columns_of_terminal():
+        return side_by_side
+    below = []
+    for name, own in columns.items():
+        lines = [f"{name:<32} ratio"]
+        lines += [f"{title:<21} {text:>10} {ratio:>5}" for title, (text, ratio) in zip(titles, own, strict=True)]
+        below.append("\n".join(lines))
+    return "\n\n".join(below)
 
 
-def students_table(students: dict[str, StudentRun], seeds: list[dict]) -> str:
-    """What each student learned from and how good it is: over several seeds, the mean and the standard deviation."""
-    rows = [["the teacher itself", "", "all", *_qualities([seed["teacher"] for seed in seeds])]]
-    for name, run in students.items():
-        learned_from = "teacher" if run.from_teacher else "no teacher"
-        rows.append(["student", learned_from, run.labels, *_qualities([seed["students"][name] for seed in seeds])])
-    return _table(["", "learns from", "labels", "accuracy", "F1", "agreement"], rows)
+def how_it_was_measured(num_sentences: int) -> str:
+    return _filled(
+        f"± is the 95% confidence interval on {num_sentences:,} sentences (normal approximation). Ratios are to the "
+        f"teacher. Teacher and student run in PyTorch in float32, in batches of 32 for sentences per second; the int8 "
+        f"student runs in ONNX Runtime {version('onnxruntime')}, one sentence at a time. All run on the CPU "
+        f"({torch.get_num_threads()} threads) and times include tokenisation."
+    )
 
 
-def write_report(file: Path, seeds: list[dict]) -> None:
-    """Everything that was measured, per seed, and on what."""
-    write_json(file, {"machine": machine(), "seeds": seeds})
+def closing_sentence(measured: dict[str, dict]) -> str:
+    """One sentence with what was measured."""
+    ratios = measured["int8"]["ratios"]
+    return _filled(
+        f"The int8 student is {_times(1 / ratios['megabytes'], 'smaller', 'larger')} and "
+        f"{_times(1 / ratios[LATENCY], 'faster', 'slower')} than its teacher and keeps {ratios['accuracy']:.1%} of "
+        f"its accuracy."
+    )
 
 
-def write_plot(file: Path, students: dict[str, StudentRun], seed: dict) -> None:
-    """Quality against latency: the teacher, the student, and the students that it is compared with."""
-    latency = {name: seed[name]["milliseconds for one sentence"] for name in ("teacher", "student")}
-    points = {"teacher": (latency["teacher"], seed["teacher"]["accuracy"])}
-    for name, run in students.items():
-        learns_from = "teacher" if run.from_teacher else "no teacher"
-        label = f"student, {learns_from}, labels: {run.labels}"
-        points[label] = (latency["student"], seed["students"][name]["accuracy"])
-    plot_quality_against_latency(points, file, "accuracy on the test sentences", "milliseconds for one sentence")
+def plot(file: Path, seeds: list[dict[str, dict]]) -> None:
+    """Accuracy against latency. With several seeds, the means, with the standard deviation as error bars."""
+    points, spread = {}, {}
+    for model, name in {"teacher": "teacher", "student": "student", "int8": "student in int8"}.items():
+        accuracies = [100 * seed[model]["accuracy"] for seed in seeds]
+        points[name] = statistics.median(seed[model][LATENCY] for seed in seeds), statistics.mean(accuracies)
+        if len(seeds) > 1:
+            spread[name] = statistics.stdev(accuracies)
+    plot_quality_against_latency(
+        points, file, "Accuracy on test sentences (%)", "Milliseconds for one sentence, on the CPU", spread
+    )
 
 
-def _qualities(measured: list[dict[str, float]]) -> list[str]:
-    cells = []
-    for name in ("accuracy", "F1", "agreement with the teacher"):
-        values = [one[name] for one in measured]
-        spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        cells.append(f"{100 * statistics.mean(values):.1f}{spread}")
-    return cells
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, aligned so that it reads well in a terminal too."""
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table with aligned columns, which reads well in a terminal too."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = []
     for row in [header, ["-" * width for width in widths], *rows]:
@@ -97,3 +114,35 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """The text, without ± where the terminal cannot show it."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return text.replace("±", "+-")
+    return text
+
+
+def columns_of_terminal() -> int:
+    return shutil.get_terminal_size(fallback=(80, 24)).columns
+
+
+def _column(own: dict) -> list[tuple[str, str]]:
+    """Each figure of a model, and its ratio to the teacher."""
+    cells = []
+    for name, text, times in COMPARED:
+        written = text.format(times * own[name])
+        if name == "accuracy":
+            written += f" ± {100 * own['interval']:.1f}"
+        cells.append((written, f"{own['ratios'][name]:.2f}"))
+    return cells
+
+
+def _times(ratio: float, more: str, less: str) -> str:
+    return f"{ratio:.1f} times {more}" if ratio >= 1 else f"{1 / ratio:.1f} times {less}"
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, min(80, columns_of_terminal()), break_on_hyphens=False)

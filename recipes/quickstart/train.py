@@ -1,12 +1,13 @@
-"""The teacher and the students: what each learns from, and how it is trained."""
+"""How the teacher and the student are trained."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -16,59 +17,67 @@ from transformers import (
     set_seed,
 )
 
-from hf_distill import DistillationTrainer, DistillationTrainingArguments, __version__, make_student
+from hf_distill import (
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    __version__,
+    add_teacher_targets,
+    make_student,
+)
 from recipes.quickstart.data import LABELS
 from recipes.quickstart.folders import written_whole
+from recipes.quickstart.progress import Advance, show_forwards, show_steps
 
-TEACHER_OPTIONS = {"learning_rate": 8e-5, "num_train_epochs": 2}
-STUDENT_LEARNING_RATE = 1.5e-4
-NUM_FEW_LABELS = 500
+SETTINGS = "quickstart.json"
+"""In the folder of a trained model: the settings that it was trained with."""
 
-
-@dataclass(frozen=True)
-class StudentRun:
-    """What a student of half the teacher's layers learns from.
-
-    Attributes:
-        from_teacher: whether it is cut from the fine-tuned teacher and learns from it; else it is cut from the
-            pretrained model and never meets the teacher.
-        labels: what is said of its labels in the table.
-        num_sentences: how many training sentences it reads; None for all.
-        more_text: whether it also reads the sentences from elsewhere, which nobody has labelled.
-        options: for `DistillationTrainingArguments`, or without a teacher for `TrainingArguments`.
-    """
-
-    from_teacher: bool
-    labels: str
-    num_sentences: int | None = None
-    more_text: bool = False
-    options: dict[str, float] = field(default_factory=dict)
+TARGET_BATCH_SIZE = 64
 
 
-STUDENTS = {
-    "student": StudentRun(from_teacher=True, labels="all", options={"num_train_epochs": 2}),
-    "student-no-labels": StudentRun(
-        from_teacher=True,
-        labels="none",
-        options={"num_train_epochs": 2, "alpha_kl": 1.0, "alpha_task": 0.0, "alpha_cos": 0.0},
-    ),
-    "student-no-teacher": StudentRun(from_teacher=False, labels="all", options={"num_train_epochs": 2}),
-    "student-no-teacher-few-labels": StudentRun(
-        from_teacher=False, labels=str(NUM_FEW_LABELS), num_sentences=NUM_FEW_LABELS, options={"num_train_epochs": 6}
-    ),
-}
-"""By the folder that each is saved in."""
+def train_teacher(
+    folder: Path,
+    pretrained: Path,
+    train: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: dict[str, object],
+    advance: Advance,
+) -> None:
+    """Fine-tunes the pretrained model on the labels."""
+    with trained(folder, settings) as unfinished:
+        trainer = Trainer(
+            model=load_pretrained(pretrained),
+            args=TrainingArguments(str(unfinished), **settings["options"]),
+            train_dataset=train,
+            processing_class=tokenizer,
+        )
+        run_training(trainer, advance)
 
-NO_LABELS = STUDENTS["student-no-labels"]
-MORE_TEXT = {
-    "student-no-labels-more-text": replace(
-        NO_LABELS,
-        labels="none, more text",
-        more_text=True,
-        options=NO_LABELS.options | {"max_steps": 158},  # as many as two epochs of the 5,000 sentences
-    )
-}
-"""What `--more-text` adds."""
+
+def teacher_targets(
+    train: Dataset, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, advance: Advance
+) -> Dataset:
+    """Adds the teacher's logits as columns. The teacher reads each sentence once, not in every epoch."""
+    with show_forwards(teacher, math.ceil(len(train) / TARGET_BATCH_SIZE), advance):
+        return add_teacher_targets(train, teacher, tokenizer, batch_size=TARGET_BATCH_SIZE)
+
+
+def train_student(
+    folder: Path,
+    teacher: PreTrainedModel,
+    train: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: dict[str, object],
+    advance: Advance,
+) -> None:
+    """Cuts a student of half the layers out of the teacher, and trains it on the labels and the teacher's logits."""
+    with trained(folder, settings) as unfinished:
+        trainer = DistillationTrainer(
+            model=make_student(teacher),
+            args=DistillationTrainingArguments(str(unfinished), **settings["options"]),
+            train_dataset=train,
+            processing_class=tokenizer,
+        )
+        run_training(trainer, advance)
 
 
 def load_pretrained(model_folder: Path) -> PreTrainedModel:
@@ -78,65 +87,14 @@ def load_pretrained(model_folder: Path) -> PreTrainedModel:
     )
 
 
-def trained_teacher(
-    folder: Path, model_folder: Path, train: Dataset, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> PreTrainedModel:
-    """The pretrained model fine-tuned on all labels; read from `folder` if it is there already."""
-
-    options = {**common_options(seed), **TEACHER_OPTIONS}
-
-    def make_trainer() -> Trainer:
-        return Trainer(
-            model=load_pretrained(model_folder),
-            args=TrainingArguments(str(folder), **options),
-            train_dataset=train,
-            processing_class=tokenizer,
-        )
-
-    return _trained(folder, {"sentences": len(train), "options": options}, make_trainer)
-
-
-def trained_student(
-    run: StudentRun,
-    folder: Path,
-    model_folder: Path,
-    teacher: PreTrainedModel,
-    train: Dataset,
-    unlabelled: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    seed: int,
-) -> PreTrainedModel:
-    """The student of one row of the table; read from `folder` if it is there already."""
-    if run.num_sentences is not None:
-        train = train.select(range(run.num_sentences))
-    if run.options.get("alpha_task") == 0:
-        train = train.remove_columns("labels")
-    if run.more_text:
-        train = concatenate_datasets([train, unlabelled])
-    options = {**common_options(seed), "learning_rate": STUDENT_LEARNING_RATE, **run.options}
-
-    def make_trainer() -> Trainer:
-        if not run.from_teacher:
-            return Trainer(
-                model=make_student(load_pretrained(model_folder)),
-                args=TrainingArguments(str(folder), **options),
-                train_dataset=train,
-                processing_class=tokenizer,
-            )
-        return DistillationTrainer(
-            model=make_student(teacher),
-            teacher_model=teacher,
-            args=DistillationTrainingArguments(str(folder), **options),
-            train_dataset=train,
-            processing_class=tokenizer,
-        )
-
-    settings = {"sentences": len(train), "options": options, "teacher": TEACHER_OPTIONS if run.from_teacher else None}
-    return _trained(folder, settings, make_trainer)
+def load_trained(folder: Path) -> PreTrainedModel:
+    """A trained model, on the accelerator if there is one."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return AutoModelForSequenceClassification.from_pretrained(folder).to(device).eval()
 
 
 def common_options(seed: int) -> dict[str, object]:
-    """What all models are trained with."""
+    """The training arguments that all models share."""
     return {
         "seed": seed,
         "per_device_train_batch_size": 64,
@@ -145,6 +103,7 @@ def common_options(seed: int) -> dict[str, object]:
         "train_sampling_strategy": "group_by_length",
         "use_cpu": not torch.accelerator.is_available(),
         "bf16": bf16_is_fast(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_strategy": "epoch",
         "save_strategy": "no",
         "report_to": "none",
@@ -159,19 +118,28 @@ def bf16_is_fast() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _trained(folder: Path, settings: dict[str, object], make_trainer: Callable[[], Trainer]) -> PreTrainedModel:
-    """Trains and saves a model, unless one that was trained with the same settings is there."""
-    settings_file = "quickstart.json"
-    settings = {**settings, "hf_distill": __version__}
-    if (folder / settings_file).exists() and json.loads((folder / settings_file).read_text()) == settings:
-        print(f"\n{folder} is there already")
-    else:
-        print(f"\nTraining {folder}")
-        set_seed(settings["options"]["seed"])
-        trainer = make_trainer()
-        trainer.train()
-        with written_whole(folder) as unfinished:
-            trainer.save_model(str(unfinished))
-            (unfinished / settings_file).write_text(json.dumps(settings, indent=2))
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return AutoModelForSequenceClassification.from_pretrained(folder).to(device).eval()
+def settings_of(train: Dataset, options: dict[str, object], **more: object) -> dict[str, object]:
+    """Everything that a model depends on: the training arguments, how much text, and more such as the teacher's own."""
+    return {"sentences": len(train), "options": options, "hf_distill": __version__, **more}
+
+
+def is_trained(folder: Path, settings: dict[str, object]) -> bool:
+    """Whether a folder holds a model that was trained with these settings."""
+    file = folder / SETTINGS
+    return file.exists() and json.loads(file.read_text(encoding="utf-8")) == settings
+
+
+@contextmanager
+def trained(folder: Path, settings: dict[str, object]) -> Iterator[Path]:
+    """Gives a folder to train in, which becomes `folder` when the training is finished."""
+    set_seed(settings["options"]["seed"])
+    with written_whole(folder) as unfinished:
+        yield unfinished
+        (unfinished / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def run_training(trainer: Trainer, advance: Advance) -> None:
+    """Trains and saves the model."""
+    show_steps(trainer, advance)
+    trainer.train()
+    trainer.save_model()

@@ -82,7 +82,7 @@ def check_command(words: list[str], monkeypatch) -> None:
     elif program in ("python", "accelerate", "torchrun"):
         _check_python(_after_launcher(program, rest), monkeypatch)
     else:
-        assert program in ("curl", "schemathesis"), f"{program} is not known here: {words}"
+        assert program in ("curl", "schemathesis", "uv"), f"{program} is not known here: {words}"
 
 
 def _setup() -> ConfigParser:

@@ -35,10 +35,10 @@ from recipes.benchmarks import (
     where_distilling_pays,
     whole_job,
 )
+from recipes.benchmarks._common import predict
 from recipes.benchmarks.http_load import Answer
 from recipes.benchmarks.where_distilling_pays import NO_TEACHER, SAME_LABELS, TEACHER, Training
 from recipes.quickstart.data import Corpus
-from recipes.quickstart.measure import predict
 from tests.conftest import HEADS, VOCAB_SIZE, make_config, make_model, make_rows, make_text_tokenizer, make_texts
 
 
