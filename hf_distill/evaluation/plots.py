@@ -117,14 +117,18 @@ def plot_quality_against_latency(
     file: str | Path,
     quality: str = "accuracy",
     latency: str = "milliseconds",
+    spread: Mapping[str, float] | None = None,
 ) -> None:
-    """Draws a point for each model: the further up and to the left, the better.
+    """Draws a point for each model. Models further up and to the left are better.
+
+    The vertical axis covers at least a tenth of the best quality, so that small differences look small.
 
     Args:
         models: by name, latency in milliseconds and quality.
-        file: where to, such as `quality_against_latency.png`; it is there whole or not at all.
-        quality: what the upward axis is called.
-        latency: what the other is called.
+        file: the file to write, such as `quality_against_latency.png`. It is never half-written.
+        quality: the label of the vertical axis.
+        latency: the label of the horizontal axis.
+        spread: by name, the standard deviation of the quality over several seeds, drawn as an error bar.
 
     Raises:
         ValueError: if there is no model, or if the file's name does not end in .png, .pdf or .svg.
@@ -138,15 +142,18 @@ def plot_quality_against_latency(
     figure = _figure(file, width=7, height=4.5)
     axes = figure.subplots()
     for index, (name, point) in enumerate(models.items()):
-        # Hollow and of many shapes, so that models of the same quality are seen through each other.
-        marker = MARKERS[index % len(MARKERS)]
-        axes.plot(
-            *point, marker, color=f"C{index}", markerfacecolor="none", markersize=9, markeredgewidth=2, label=name
-        )
-    axes.set_xlim(0, 1.3 * max(milliseconds for milliseconds, _ in models.values()))
-    axes.set(xlabel=latency, ylabel=quality, title="Quality against latency")
+        # Hollow markers of different shapes: models at the same point are seen through each other.
+        marker, color = MARKERS[index % len(MARKERS)], f"C{index}"
+        axes.plot(*point, marker, color=color, markerfacecolor="none", markersize=9, markeredgewidth=2, label=name)
+        if spread and name in spread:
+            axes.errorbar(*point, yerr=spread[name], color=color, capsize=4)
+    latencies, qualities = zip(*models.values(), strict=True)
+    middle = (min(qualities) + max(qualities)) / 2
+    half = max(0.05 * max(map(abs, qualities)), 0.75 * (max(qualities) - min(qualities)))
+    axes.set(xlim=(0, 1.15 * max(latencies)), ylim=(middle - half, middle + half) if half else None)
+    axes.set(xlabel=latency, ylabel=quality, title="Further up and to the left is better")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=min(3, len(models)))  # below the axes, where no point is
     _save(figure, file)
 
 

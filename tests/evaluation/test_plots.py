@@ -72,7 +72,20 @@ def test_quality_against_latency(tmp_path, figures):
     (axes,) = figures[0].axes
     assert points_of(axes) == {name: [list(point)] for name, point in models.items()}
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("ms", "F1")
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["teacher", "student"]
+    (legend,) = figures[0].legends  # outside the axes, so that it hides no point
+    assert [text.get_text() for text in legend.get_texts()] == ["teacher", "student"]
+    low, high = axes.get_ylim()
+    assert high - low == pytest.approx(0.084)  # a difference of 0.01 looks small
+    assert not axes.containers
+
+
+def test_error_bars(tmp_path, figures):
+    """Only where a spread over several seeds is given."""
+    models = {"teacher": (8.0, 0.84), "student": (4.0, 0.83)}
+    plot_quality_against_latency(models, tmp_path / "plot.png", spread={"student": 0.01})
+    (axes,) = figures[0].axes
+    ((_, _, (bar,)),) = axes.containers
+    assert bar.get_segments()[0][:, 1].tolist() == pytest.approx([0.82, 0.84])
 
 
 @pytest.mark.parametrize(("plot", "shown"), PLOTS)
