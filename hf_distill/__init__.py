@@ -1,7 +1,7 @@
 """Knowledge distillation with the HuggingFace `Trainer`.
 
-The public names are in `__init__.pyi`. Each is imported when it is asked for: whoever loads an exported model does not
-wait for PyTorch.
+The public names are listed in `__init__.pyi`. Each is imported on first use, so loading an exported model does not
+import PyTorch.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""PEFT adapters: the model inside, the base without them, and the plain model that they amount to."""
+"""Helpers for PEFT adapters: unwrap them, switch them off, merge them."""
 
 import copy
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from transformers import PreTrainedModel
 
 
 def transformers_model(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside of PEFT's wrapper, or `model` itself."""
+    """Returns the transformers model inside a PEFT wrapper, or `model` itself."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 @contextmanager
 def adapters_off(student: PeftModel) -> Iterator[None]:
-    """While open, the student is its own base in evaluation mode; afterwards all is as it was."""
-    # `disable_adapter` ends by making every adapter trainable, those that the caller froze too.
+    """Inside this context, the student is its base model in evaluation mode. Its state is restored afterwards."""
+    # `disable_adapter` makes every adapter trainable at its end, even those that the caller had frozen.
     trainable = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
     training = [(module, module.training) for module in student.modules()]
     student.eval()
@@ -34,17 +34,17 @@ def adapters_off(student: PeftModel) -> Iterator[None]:
 
 
 def merged(model: PeftModel) -> PreTrainedModel:
-    """A plain transformers model that computes what this one does with its adapters, which is left as it is.
+    """Returns a plain transformers model with the adapters merged. `model` does not change.
 
     Raises:
-        ValueError: if the adapters change embeddings that are tied to the head: each of the two would need its own.
+        ValueError: if the adapters change embeddings that are tied to the head, which would need different weights.
     """
     base = transformers_model(model)
     tied = [base.get_input_embeddings(), base.get_output_embeddings()]
     changed = [type(module).__name__ for module in tied if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)]
     if None not in tied and base.config.tie_word_embeddings and changed:
         raise ValueError(
-            f"The adapters change embeddings that are tied to the head ({', '.join(changed)}), so the two would have "
-            f"to differ in a merged model: keep the adapter as it is, or adapt other modules."
+            f"Cannot merge the adapters: they change embeddings that are tied to the head ({', '.join(changed)}), and "
+            f"both would need different weights. Keep the adapters unmerged, or adapt other modules."
         )
     return copy.deepcopy(model).merge_and_unload(safe_merge=True)

@@ -1,4 +1,4 @@
-"""Options out of YAML files and the command line, the later ones winning."""
+"""Reads options from YAML files and the command line. Later values override earlier ones."""
 
 import argparse
 import sys
@@ -21,39 +21,39 @@ def parse_config(
     section: str | None = None,
     usage: str = USAGE,
 ) -> tuple:
-    """Dataclasses filled from `--config FILE [FILE ...] [--key value ...]`.
+    """Fills dataclasses from `--config FILE [FILE ...] [--key value ...]`.
 
-    Each file is a YAML mapping from field names to values. Where a field is given twice, a later file wins over an
-    earlier one, and the command line over all files. `null` leaves out what may be left out, as `--test_file null`.
+    Each file is a YAML mapping from field names to values. A later file overrides an earlier one, and the command line
+    overrides all files. `null` sets an optional field to None, as in `--test_file null`.
 
-    A program of several stages may have one file for all of them: a section, such as `student: {num_train_epochs: 3}`,
-    is a mapping of fields for one stage only, and wins over the rest of its file.
+    A program with several stages can keep them in one file. A section, such as `student: {num_train_epochs: 3}`, holds
+    fields for one stage only, and overrides the rest of its file.
 
     Args:
-        dataclass_types: what to fill, such as `DistillationTrainingArguments` and a recipe's own options; no two
-            have a field of one name.
-        argv: the command line's words; by default those of this process.
-        description: what `--help` says first.
-        sections: the names of the sections that a file may have.
-        section: the one that is read; by default none. The others are only checked for fields that do not exist.
-        usage: what `--help` and errors say of how the program is called.
+        dataclass_types: dataclasses to fill, such as `DistillationTrainingArguments` and a recipe's own options. Field
+            names must be unique across them.
+        argv: words of the command line. Default: those of this process.
+        description: first paragraph of `--help`.
+        sections: names of the sections that a file may have.
+        section: the section to read. Default: none. Other sections are only checked for unknown fields.
+        usage: usage line of `--help` and of errors.
 
     Returns:
-        One object of each type.
+        One object per dataclass, in the order given.
 
     Raises:
-        ValueError: if a file is missing or no mapping, or holds a key that is no field, or text for a number, or
-            if an option without a default is missing.
+        ValueError: if a file is missing or not a mapping, if it has an unknown field or text in place of a number, or
+            if a required option is missing.
 
     Example:
         >>> recipe, training = parse_config([RecipeArguments, DistillationTrainingArguments])
 
-        As in `python train.py --config config.yaml smoke.yaml --learning_rate 1e-4`. Of a file with sections:
+        Called as `python train.py --config config.yaml smoke.yaml --learning_rate 1e-4`. For a file with sections:
 
         >>> recipe, training = parse_config(types, sections=["teacher", "student"], section="student")
     """
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    files.add_argument("--config", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
+    files.add_argument("--config", nargs="+", default=[], metavar="FILE", help="YAML files; later files override")
     argv = sys.argv[1:] if argv is None else argv
     fields = HfArgumentParser(
         list(dataclass_types), description=description, usage=usage, parents=[files], allow_abbrev=False
@@ -67,7 +67,7 @@ def parse_config(
         values |= _read(Path(name), names, numeric, sections, section)
     required = [action.dest for action in fields._actions if action.required]
     optional = _optional_fields(dataclass_types)
-    for action in fields._actions:  # what the command line does not name stays unset
+    for action in fields._actions:  # options missing on the command line must not override the files
         action.default, action.required = argparse.SUPPRESS, False
         if action.dest in optional:
             _take_null(action)
@@ -80,19 +80,19 @@ def parse_config(
 
 
 def _optional_fields(dataclass_types: Sequence[type]) -> set[str]:
-    """Those that may be None."""
+    """Names of the fields that may be None."""
     hints = {name: hint for own in dataclass_types for name, hint in get_type_hints(own).items()}
     return {name for name, hint in hints.items() if type(None) in get_args(hint)}
 
 
 def _take_null(action: argparse.Action) -> None:
     """Makes an option read `null` as None, as YAML does."""
-    read: Any = action.type  # a function or None
+    read: Any = action.type
 
     def read_or_null(word: str) -> object:
         return None if word == "null" else read(word) if read else word
 
-    read_or_null.__name__ = getattr(read, "__name__", "value")  # which argparse names in its errors
+    read_or_null.__name__ = getattr(read, "__name__", "value")  # argparse shows this name in errors
     action.type = read_or_null
     if action.choices is not None:
         action.metavar = "{" + ",".join(map(str, action.choices)) + "}"
@@ -112,22 +112,22 @@ def _read(
 def _mapping(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(
-            f"There is no config file {file.absolute()}: --config takes YAML files, as recipes/*/config.yaml."
+            f"Config file not found: {file.absolute()}. --config needs YAML files, such as recipes/imdb/config.yaml."
         )
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not YAML: {error}") from None
+        raise ValueError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{file} should map option names to values, as in `learning_rate: 5.0e-4`.")
+        raise ValueError(f"{file} must map option names to values, as in `learning_rate: 5.0e-4`.")
     return values
 
 
 def _check(file: Path, values: object, fields: set[str], numeric: set[str]) -> None:
     if not isinstance(values, dict):
-        raise ValueError(f"{file} has the section {values!r}, which should map option names to values.")
+        raise ValueError(f"{file} has the section {values!r}: a section must map option names to values.")
     if unknown := sorted(str(key) for key in values.keys() - fields):
-        raise ValueError(f"{file} has options that do not exist: {', '.join(unknown)}. See --help.")
+        raise ValueError(f"{file} has unknown options: {', '.join(unknown)}. See --help for all options.")
     if text := {key: value for key, value in values.items() if key in numeric and isinstance(value, str)}:
         key, value = next(iter(text.items()))
         raise ValueError(f"{file}: {key} is the text {value!r}, not a number (YAML reads 1e-4 as text: write 1.0e-4).")

@@ -1,36 +1,36 @@
-"""Files that are written whole or not at all, and the names that several rooms know them by."""
+"""Writes files atomically, and names the files that several packages share."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "export.json"
-"""In the folder of an export: what it is."""
+"""File in the folder of an export that describes the export."""
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Writes text; a process that is killed meanwhile leaves what was there before."""
+    """Writes text atomically: if the process is killed, the old file stays."""
     unfinished = file.with_name(f".{file.name}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(file)
 
 
 def write_json(file: Path, value: object, ensure_ascii: bool = True) -> None:
-    """Writes JSON for people and programs, as `write_whole` does.
+    """Writes indented JSON atomically.
 
     Args:
-        file: in a folder that exists.
-        value: what `json.dumps` takes.
-        ensure_ascii: as in `json.dumps`; False where people read texts in it.
+        file: output file, in an existing folder.
+        value: any value that `json.dumps` accepts.
+        ensure_ascii: as in `json.dumps`; False if people read texts in the file.
     """
     write_whole(file, json.dumps(value, indent=2, ensure_ascii=ensure_ascii) + "\n")
 
 
 def read_json(file: Path) -> Any:
-    """What a file of JSON holds.
+    """Reads a JSON file.
 
     Raises:
-        OSError: if it is not there.
-        ValueError: if it is not JSON.
+        OSError: if the file cannot be read.
+        ValueError: if the file is not JSON.
     """
     return json.loads(file.read_bytes())

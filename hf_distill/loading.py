@@ -1,4 +1,4 @@
-"""Models from a folder or the Hub: with all their weights, from safetensors, and without code of their own."""
+"""Loads models from a folder or the Hub: complete, from safetensors, and without running their code."""
 
 from pathlib import Path
 from typing import Any
@@ -8,30 +8,30 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 
 def load_config(name: str | Path) -> PreTrainedConfig:
-    """The config of a model.
+    """Loads the config of a model.
 
     Raises:
-        ValueError: if there is no model of this name.
+        ValueError: if the model does not exist.
     """
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{name} is no folder with a model, and none was found on the Hub: {error}") from error
+        raise ValueError(f"No model found at {name}, neither as a local folder nor on the Hub: {error}") from error
 
 
 def load_pretrained(
     model_class: type[Any], name: str | Path, adapter: str | Path | None = None, **options: Any
 ) -> PreTrainedModel:
-    """A model as it was trained, in evaluation mode.
+    """Loads a trained model in evaluation mode.
 
     Args:
-        model_class: a class of transformers, such as `AutoModelForSequenceClassification`.
-        name: a name on the Hub or a folder.
-        adapter: of a PEFT adapter for this model, which is merged into it.
-        options: more for `from_pretrained`.
+        model_class: class of transformers, such as `AutoModelForSequenceClassification`.
+        name: Hub name or folder.
+        adapter: Hub name or folder of a PEFT adapter, which is merged into the model.
+        **options: passed to `from_pretrained`.
 
     Raises:
-        ValueError: if neither the model nor the adapter has all weights, as where the head was never trained.
+        ValueError: if model and adapter together lack weights, for example those of a head that was never trained.
 
     Example:
         >>> model = load_pretrained(AutoModelForSequenceClassification, "outputs/student", dtype=torch.float32)
@@ -44,8 +44,8 @@ def load_pretrained(
         missing -= {key.removeprefix("base_model.model.") for key in load_peft_weights(adapter, device="cpu")}
     if missing:
         raise ValueError(
-            f"{adapter or name} has no weights for {', '.join(sorted(missing))}, which would be random numbers: "
-            f"fine-tune it first, or give a model that was trained for this task."
+            f"{adapter or name} has no weights for {', '.join(sorted(missing))}, so they would be random: fine-tune it "
+            f"first, or give a model that was trained for this task."
         )
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()

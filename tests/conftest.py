@@ -21,11 +21,11 @@ from hf_distill.deployment import onnx
 from tests.loopback_hub import LoopbackHub
 from tests.written_graphs import written_once
 
-# Every run tries the same examples, so that what passed once passes again.
+# Every run tries the same examples, so that results are reproducible.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
-torch.set_num_threads(1)  # tiny models run slower on more
+torch.set_num_threads(1)  # tiny models run slower on more threads
 
 # Without such a device each seed is kept for later, with the stack that it was set from: a tenth of a tiny training.
 for device in (torch.cuda, torch.xpu, torch.mtia):
@@ -35,15 +35,16 @@ for device in (torch.cuda, torch.xpu, torch.mtia):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores, since what tests a service mostly waits for it."""
+    """One more than the number of cores, because tests of a service mostly wait for it."""
     return os.cpu_count() + 1
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _little_garbage() -> None:
-    """Every training collects garbage first: half of a tiny one's time, if it goes through all that was imported.
+    """Keeps the garbage collector away from imported modules.
 
-    For each module anew, as what is compiled or exported in one imports some more.
+    Every training starts with a garbage collection, which would otherwise take half the time of a tiny training. This
+    is repeated for each test module, because tests that compile or export import more.
     """
     gc.collect()
     gc.freeze()
@@ -84,11 +85,11 @@ CONFIGS_OF_HEADS = {
     "audio": {"num_labels": 3},
 }
 FAMILY_OF_HEAD = {"causal": "gpt2", "seq2seq": "bart", "image": "vit", "audio": "wav2vec2"}
-"""Where it is not BERT."""
+"""Model families other than BERT, by head."""
 
 
 def make_config(family: str, num_layers: int = 4, width: int = 16, dropout: float = 0.0, **overrides):
-    """The config of a tiny model, with outputs far from uniform, so that the losses are far from 0."""
+    """The config of a tiny model. Its outputs are far from uniform, so that losses are far from 0."""
     text = {"vocab_size": VOCAB_SIZE, "pad_token_id": PAD}
     sizes = {"hidden_size": width, "num_hidden_layers": num_layers, "num_attention_heads": 2}
     inner = {"intermediate_size": 2 * width}
@@ -222,7 +223,7 @@ def make_model(family: str, head: str, seed: int = 0, **overrides):
 
 
 def make_text_tokenizer() -> PreTrainedTokenizerFast:
-    """`w5 w6` are the tokens 5 and 6, between a 1 and a 2 for the beginning and the end of a text."""
+    """A tokenizer that turns `w5 w6` into the tokens 1, 5, 6, 2, where 1 and 2 mark the start and end of a text."""
     words = {"[PAD]": PAD, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "[MASK]": MASK}
     words |= {f"w{index}": index for index in range(5, VOCAB_SIZE)}
     tokenizer = Tokenizer(WordLevel(words, "[UNK]"))
@@ -235,7 +236,7 @@ def make_text_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_texts(num_texts: int, seed: int = 0, longest: int = 20) -> list[str]:
-    """Texts of 1 to `longest` words of that tokenizer."""
+    """Texts with 1 to `longest` words of that tokenizer."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, longest + 1, (num_texts,), generator=generator).tolist()
     return [
@@ -245,7 +246,7 @@ def make_texts(num_texts: int, seed: int = 0, longest: int = 20) -> list[str]:
 
 
 def make_rows(head: str, num_rows: int = 16, seed: int = 0, num_labels: int | None = None) -> list[dict]:
-    """Rows of ragged length, with labels. For heads per token, from none to all of a row's tokens have one."""
+    """Rows of different lengths, with labels. For heads per token, zero to all tokens of a row have a label."""
     generator = torch.Generator().manual_seed(seed)
     num_labels = num_labels or CONFIGS_OF_HEADS.get(head, {}).get("num_labels", 2)
 
@@ -284,7 +285,7 @@ def make_rows(head: str, num_rows: int = 16, seed: int = 0, num_labels: int | No
             classes = integers(0, num_labels, length)
             row["labels"] = [label if with_ else -100 for label, with_ in zip(classes, with_label, strict=True)]
         elif head == "question_answering":
-            # Some answers are not in the text: truncated after its end, or, as -100, unknown.
+            # Some answers are not in the text: they lie after its truncated end, or are unknown (-100).
             row["start_positions"] = [*range(length), -100, 50][integers(0, length + 2, 1)[0]]
             row["end_positions"] = [*range(length), -100, 50][integers(0, length + 2, 1)[0]]
         elif head in ("mlm", "causal"):
@@ -340,7 +341,7 @@ def every_head(request) -> str:
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A Hub on this machine in the place of the real one, with a token that may write and a fresh cache."""
+    """A local server in place of the real Hub, with a token that has write access, and an empty cache."""
     with LoopbackHub() as hub:
         constants = {
             "ENDPOINT": hub.endpoint,

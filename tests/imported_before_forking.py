@@ -1,6 +1,6 @@
-"""What the processes of `tests.processes` need not do again: importing, and what takes the first saved model a second.
+"""Slow work that is done once, before the processes of `tests.processes` fork: imports and the first saved model.
 
-Every training collects garbage first, which takes another second where it goes through all that was imported.
+Also keeps imported modules away from the garbage collection of each training, which would take another second.
 """
 
 import gc
@@ -16,7 +16,7 @@ from tests.conftest import make_model
 for name in hf_distill.__all__:
     getattr(hf_distill, name)
 
-# tqdm's own lock is one for all processes that are forked: one that is killed while it holds it stops the others.
+# Forked processes share tqdm's lock: a process that is killed while it holds the lock would block the others.
 tqdm.tqdm.set_lock(threading.RLock())
 torch.set_num_threads(1)
 with TemporaryDirectory() as folder, torch.random.fork_rng():

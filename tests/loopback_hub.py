@@ -1,7 +1,7 @@
-"""A Hub on this machine, which speaks what the real `huggingface_hub` client says: repositories, large files, commits.
+"""A local Hub server for the real `huggingface_hub` client: repositories, large files, commits.
 
-It follows the client's source (huggingface_hub 2.4: `hf_api.py`, `_commit_api.py`, `lfs.py`, `file_download.py`),
-without Xet. It can also fail: lose the connection in the middle of an upload, or answer with an error.
+It follows the source of the client (huggingface_hub 2.4: `hf_api.py`, `_commit_api.py`, `lfs.py`, `file_download.py`),
+without Xet. It can also fail on demand: drop the connection during an upload, or answer with an error.
 """
 
 import base64
@@ -18,18 +18,18 @@ RELATIONS = {"adapter", "merge", "quantized", "finetune"}
 
 
 class LoopbackHub:
-    """Serves while it is open.
+    """A server that runs inside its context.
 
     Attributes:
-        token: the one that may write.
-        read_token: one that may not.
-        repos: for each repository its commits, the last one last, each `(oid, message, {path: bytes})`.
-        lfs_over: files of more bytes than this go as large files.
-        part_size: large files of more bytes than this go in parts; None for none.
-        lose: how many more uploads of large files lose their connection half-way.
-        answers: `{(method, part of the path): status}`, errors to give.
-        requests: what was asked: `(method, path)`.
-        uploads: what was received whole: `(oid, part)`.
+        token: token with write access.
+        read_token: token without write access.
+        repos: commits by repository, oldest first, each `(oid, message, {path: bytes})`.
+        lfs_over: larger files, in bytes, are uploaded as large files.
+        part_size: larger large files, in bytes, are uploaded in parts; None for no parts.
+        lose: number of further uploads of large files that lose their connection half-way.
+        answers: `{(method, part of the path): status}`, errors to answer with.
+        requests: received requests, `(method, path)`.
+        uploads: complete uploads, `(oid, part)`.
     """
 
     def __init__(self):
@@ -56,7 +56,7 @@ class LoopbackHub:
         self.server.server_close()
 
     def files(self, repo: str) -> dict[str, bytes]:
-        """What the main branch of a repository has."""
+        """The files on the main branch of a repository."""
         return self.repos[repo][-1][2] if self.repos[repo] else {}
 
     def messages(self, repo: str) -> list[str]:
@@ -285,12 +285,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def etag_of(data: bytes, is_large: bool) -> str:
-    """As git names a file, or as LFS does."""
+    """The object id of a file in git or in LFS."""
     return hashlib.sha256(data).hexdigest() if is_large else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def metadata_errors(content: str) -> list[str]:
-    """What the Hub would say against a card's metadata, of what is known of its rules."""
+    """The Hub's objections to a card's metadata, according to its known rules."""
     _, _, rest = content.partition("---\n")
     header, separator, _ = rest.partition("\n---")
     if not content.startswith("---\n") or not separator:

@@ -1,6 +1,6 @@
-"""Python in processes of its own, which are forked from one that has imported all: that takes seconds, a fork a moment.
+"""Runs Python in separate processes that are forked after all imports: imports take seconds, a fork takes a moment.
 
-What is tested of the interpreter, the imports or a launcher needs a process that is started anew, by `subprocess`.
+Tests of the interpreter, of imports or of a launcher need a really new process, started with `subprocess`.
 """
 
 import multiprocessing
@@ -21,14 +21,14 @@ PROCESSES.set_forkserver_preload(["tests.imported_before_forking"])
 
 
 def run_python(words: list, env: dict | None = None, cwd: Path | None = None, timeout: float = 300) -> CompletedProcess:
-    """What `subprocess.run([sys.executable, *words], capture_output=True, text=True)` is."""
+    """Does the same as `subprocess.run([sys.executable, *words], capture_output=True, text=True)`."""
     return _run([{**os.environ, **(env or {})}], words, cwd, timeout)
 
 
 def run_on_two_processes(
     words: list, env: dict | None = None, cwd: Path | None = None, timeout: float = 300
 ) -> CompletedProcess:
-    """`torchrun --nproc_per_node=2`: with the variables that it sets, and without its own process and threads."""
+    """Does the same as `torchrun --nproc_per_node=2`: sets its variables, without its own process and threads."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -39,7 +39,7 @@ def run_on_two_processes(
 
 
 def _run(environments: list[dict], words: list, cwd: Path | None, timeout: float) -> CompletedProcess:
-    """One that fails or takes too long ends them all."""
+    """Waits for all processes. If one fails or takes too long, all are ended."""
     words, cwd = [str(word) for word in words], cwd or Path.cwd()
     with TemporaryDirectory() as folder:
         outputs = [Path(folder, name) for name in ("stdout", "stderr")]
@@ -59,14 +59,14 @@ def _run(environments: list[dict], words: list, cwd: Path | None, timeout: float
 
 
 def _python(words: list[str], own: dict[str, str], cwd: Path, outputs: list[Path]) -> None:
-    """Does as `python` does with these words, of which the first is a script, or `-m` or `-c` before one."""
+    """Runs these words as `python` does: a script, or `-m` or `-c`, and its arguments."""
     for descriptor, output in enumerate(outputs, start=1):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    torch.set_num_threads(1)  # before several threads make PyTorch's pool anew at once, of which one finds none
+    torch.set_num_threads(1)  # a thread may fail if several of them recreate PyTorch's thread pool at the same time
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(own)
-    if "HF_DATASETS_CACHE" in own:  # which is read when datasets is imported
+    if "HF_DATASETS_CACHE" in own:  # datasets reads this variable only when it is imported
         import datasets
 
         datasets.config.HF_DATASETS_CACHE = own["HF_DATASETS_CACHE"]

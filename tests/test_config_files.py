@@ -1,4 +1,4 @@
-"""Files and command line are one set of options, and what is no option is an error."""
+"""Config files and the command line form one set of options. Unknown options are errors."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -40,7 +40,7 @@ def test_the_later_wins(tmp_path):
 
 @pytest.mark.parametrize("spelling", ["--test_file null", "--test-file null", "--test_file=null"])
 def test_null_on_the_command_line(tmp_path, spelling):
-    """As in YAML: nothing, where an option may be left out."""
+    """`null` means None, as in YAML, if an option is optional."""
     base = write(
         tmp_path, "a.yaml", "corpus: web\ntest_file: held_out.csv\nmax_length: 4\nlayers: [last]\npart: tail\n"
     )
@@ -65,11 +65,11 @@ def test_command_line_alone():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("corpus: web\nlerning_rate: 1.0\n", "options that do not exist: lerning_rate"),
+        ("corpus: web\nlerning_rate: 1.0\n", "unknown options: lerning_rate"),
         ("corpus: web\nlearning_rate: 1e-4\n", "learning_rate is the text '1e-4', not a number"),
-        ("- corpus\n", "should map option names to values"),
-        ("", "should map option names to values"),
-        ("corpus: [\n", "is not YAML"),
+        ("- corpus\n", "must map option names to values"),
+        ("", "must map option names to values"),
+        ("corpus: [\n", "is not valid YAML"),
     ],
 )
 def test_bad_files(tmp_path, text, message):
@@ -78,7 +78,7 @@ def test_bad_files(tmp_path, text, message):
 
 
 def test_sections(tmp_path):
-    """A section wins over the rest of its file, and a later file over both."""
+    """A section overrides the rest of its file, and a later file overrides both."""
     base = write(tmp_path, "a.yaml", "corpus: web\nseed: 1\nteacher: {seed: 2}\nstudent: {seed: 3, block_size: 8}\n")
     smoke = write(tmp_path, "b.yaml", "max_steps: 4\noutput_dir: out\nteacher: {seed: 5}\n")
     names = ["teacher", "student"]
@@ -92,27 +92,27 @@ def test_sections(tmp_path):
     assert parse(base, smoke, section=None) == (1, 4, 512)
     assert parse(smoke, base, section="teacher") == (2, 4, 512)
     assert parse(base, smoke, "--seed", "6", section="teacher") == (6, 4, 512)
-    with pytest.raises(ValueError, match="options that do not exist: student, teacher"):
+    with pytest.raises(ValueError, match="unknown options: student, teacher"):
         parse_config(TYPES, ["--config", base])
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("student: {lerning_rate: 1.0}", "options that do not exist: lerning_rate"),
+        ("student: {lerning_rate: 1.0}", "unknown options: lerning_rate"),
         ("teacher: {learning_rate: 1e-4}", "learning_rate is the text '1e-4'"),
-        ("student:", "has the section None, which should map option names to values"),
+        ("student:", "has the section None: a section must map option names to values"),
     ],
 )
 def test_bad_sections(tmp_path, text, message):
-    """In a section that is not read too."""
+    """Unknown options are errors also in sections that are not read."""
     words = ["--config", write(tmp_path, "config.yaml", text), "--corpus", "web"]
     with pytest.raises(ValueError, match=message):
         parse_config(TYPES, words, sections=["teacher", "student"], section="student")
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(ValueError, match="no config file"):
+    with pytest.raises(ValueError, match="Config file not found"):
         parse_config(TYPES, ["--config", str(tmp_path / "none.yaml")])
 
 
@@ -121,7 +121,7 @@ def test_unknown_option_on_the_command_line(capsys):
         parse_config(TYPES, ["--corpus", "web", "--lerning_rate", "1"])
     said = capsys.readouterr().err
     assert "--lerning_rate" in said
-    assert len(said.splitlines()) == 2  # and not all that there is
+    assert len(said.splitlines()) == 2  # not the list of all options
 
 
 def test_required_option():

@@ -1,4 +1,4 @@
-"""What is written, byte for byte, and what is left after a failure."""
+"""Files are written byte for byte, and old files survive a failure."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""How many tokens a model takes: what tokenizer and model say of it."""
+"""The maximum length of a model, from its tokenizer and its config."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def test_length_of_rows():
     tokenizer.model_max_length = 10**30
     assert [length_of_rows(None, tokenizer, model) for model in (bert, roberta, gpt2)] == [40, 39, 40]
     assert [length_of_rows(39, tokenizer, model) for model in (bert, roberta, t5)] == [39, 39, 39]
-    with pytest.raises(ValueError, match="max_length=40 is more than the 39 tokens that the model takes"):
+    with pytest.raises(ValueError, match="max_length=40 exceeds the model's 39 tokens"):
         length_of_rows(40, tokenizer, roberta)
-    with pytest.raises(ValueError, match="Neither the tokenizer nor the model says"):
+    with pytest.raises(ValueError, match="Neither the tokenizer nor the model has"):
         length_of_rows(None, tokenizer, t5)

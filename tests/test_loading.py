@@ -1,4 +1,4 @@
-"""Models that are whole are loaded, others are refused."""
+"""Complete models are loaded, incomplete ones are refused."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_tied_weights_are_not_missing(tmp_path):
 
 def test_missing_weights(tmp_path):
     make_model("bert", "mlm").save_pretrained(tmp_path)
-    message = r"no weights for .*classifier\.bias, classifier\.weight, which would be random numbers"
+    message = r"no weights for .*classifier\.bias, classifier\.weight, so they would be random"
     with pytest.raises(ValueError, match=message):
         load_pretrained(AutoModelForSequenceClassification, tmp_path)
 
@@ -40,7 +40,7 @@ def test_only_safetensors(tmp_path):
 
 
 def test_code_of_the_model_is_not_run(tmp_path, monkeypatch):
-    """Nor does anybody ask whether it should be."""
+    """Code of a model is never run, and the user is not asked about it."""
     monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("it asks"))
     make_model("bert", "classification").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -57,5 +57,5 @@ def test_code_of_the_model_is_not_run(tmp_path, monkeypatch):
 
 
 def test_no_model(tmp_path):
-    with pytest.raises(ValueError, match="is no folder with a model, and none was found on the Hub"):
+    with pytest.raises(ValueError, match="neither as a local folder nor on the Hub"):
         load_config(tmp_path)

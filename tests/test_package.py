@@ -1,4 +1,4 @@
-"""What importing does, and what is installed."""
+"""Effects of imports, and the content of the installed package."""
 
 import ast
 import doctest
@@ -98,7 +98,7 @@ assert not optional & set(sys.modules), "an optional package was imported"
 
 
 def test_loading_an_export_imports_no_torch():
-    """Nor transformers, whose import takes longer than the model's. Nor does a service, nor a worker of one."""
+    """Nor transformers, whose import takes longer than loading the model. The same holds for a service."""
     code = """
 import sys
 from hf_distill import Predictor, load_predictor
@@ -118,11 +118,11 @@ FLOORS = (
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-"""Imports go to rooms on lower floors."""
+"""Order of the packages: imports go only to packages further down."""
 
 
 def imports_of(file: Path) -> set[str]:
-    """What a file imports, at its top or in a function: modules, and the names that it takes out of them."""
+    """The imports of a file, at its top or in functions: modules, and the names imported from them."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -134,7 +134,7 @@ def imports_of(file: Path) -> set[str]:
 
 
 def import_graph() -> dict[str, set[str]]:
-    """By module of hf_distill, those of hf_distill that it imports."""
+    """For each module of hf_distill, the modules of hf_distill that it imports."""
     files = {
         ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
         for file in (ROOT / "hf_distill").rglob("*.py")
@@ -143,7 +143,7 @@ def import_graph() -> dict[str, set[str]]:
 
 
 def test_rooms_import_downwards():
-    """No import goes up, nor, since each goes down, does any through a third file."""
+    """No import goes up. Since every import goes down, none goes up through a third file either."""
     edges = {(module, imported) for module, others in import_graph().items() for imported in others}
     rooms = [(importer.split(".")[1:2], imported.split(".")[1:2]) for importer, imported in edges]
     between = [(importer, imported) for importer, imported in rooms if importer and imported and importer != imported]
@@ -154,7 +154,7 @@ def test_rooms_import_downwards():
 
 
 def test_no_module_imports_itself_through_others():
-    """Nor does a folder of `training`, or a file beside those folders."""
+    """The same holds for the folders and files of `training`."""
     graph = import_graph()
     TopologicalSorter({module: others - {"hf_distill"} for module, others in graph.items()}).prepare()
 
@@ -175,7 +175,7 @@ def subclasses_of(cls: type) -> set[type]:
 
 
 def test_heads_answer_for_themselves():
-    """No file outside of `training/scoring` names a kind of head, so that a new one is known everywhere."""
+    """No file outside `training/scoring` names a kind of head, so a new head needs no changes elsewhere."""
     kinds = {cls.__name__ for cls in subclasses_of(Head) if cls.__module__.startswith("hf_distill.")}
     assert len(kinds) >= 9
     naming = {}
@@ -230,7 +230,7 @@ def _plain(name: str) -> str:
 
 
 def test_example_in_the_readme(tmp_path, monkeypatch):
-    """It runs as it stands; what it gets from the Hub is tiny and made here."""
+    """The example runs unchanged, with tiny local models in place of those from the Hub."""
     monkeypatch.chdir(tmp_path)
     rows = [{"text": "a b c" if i % 2 else "c c", "label": i % 2} for i in range(16)]
     imdb = datasets.DatasetDict(dict.fromkeys(("train", "test"), datasets.Dataset.from_list(rows)))

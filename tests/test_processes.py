@@ -1,4 +1,4 @@
-"""Processes that are forked do not depend on each other."""
+"""Forked processes do not depend on each other."""
 
 from tests.processes import run_python
 

@@ -1,4 +1,4 @@
-"""Graphs are written once for each model in a run of the tests: PyTorch's exporter takes seconds, a copy none."""
+"""Caches exported graphs during a run of the tests: PyTorch's exporter takes seconds, a copy takes no time."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from hf_distill.deployment import onnx
 
 
 def written_once(write_graph: Callable, folder: Path) -> Callable:
-    """`write_graph`, which for the same model, inputs and outputs gives the same graph, from `folder` the next time."""
+    """A `write_graph` that keeps graphs in `folder`, and reuses them for the same model, inputs and outputs."""
     exporter = (onnx.LARGEST_FILE, onnx.compute_first_token_alone)
 
     def write(model: PreTrainedModel, inputs: list[str], outputs: list[str], file: Path) -> None:

@@ -1,4 +1,4 @@
-"""A change that is not meant to change numbers does not change them."""
+"""Numbers stay the same unless a change is meant to change them."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.invariant.trajectories import CASES, STORED, trajectory
 def test_trajectory(name):
     stored = json.loads(STORED.read_text())[name]
     assert len(stored) == 6
-    assert len({round(step["loss"], 3) for step in stored}) == 6  # it went somewhere
+    assert len({round(step["loss"], 3) for step in stored}) == 6  # the training makes progress
     for step, now in zip(stored, trajectory(**CASES[name]), strict=True):
         assert now == pytest.approx(step, rel=1e-4)
 

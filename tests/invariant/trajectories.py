@@ -1,7 +1,7 @@
 """Losses and gradient norms of a few tiny trainings, step by step.
 
-`python -m tests.invariant.trajectories` writes those of the code as it is to `trajectories.json`: after a change that
-is meant to change numbers, and with a commit that says why.
+`python -m tests.invariant.trajectories` writes the current numbers to `trajectories.json`. Run it only after a change
+that is meant to change numbers, and explain the change in the commit.
 """
 
 import json
@@ -32,7 +32,7 @@ CASES = {
 
 
 def fill(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """The same weights whatever torch or transformers would begin with."""
+    """Weights that do not depend on the initialisation of torch or transformers."""
     for name, parameter in model.named_parameters():
         rng = np.random.default_rng(zlib.crc32(f"{seed} {name}".encode()))
         values = torch.from_numpy(rng.normal(scale=0.2, size=parameter.shape))
@@ -41,7 +41,7 @@ def fill(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 
 
 def trajectory(head: str, family: str, **options) -> list[dict[str, float]]:
-    """Loss, its parts and the gradient's norm in each of 6 steps, with accumulation and clipping."""
+    """Loss, its parts and the gradient norm in each of 6 steps, with accumulation and clipping."""
     narrow = {"width": 8} if options.get("project_hidden_states") else {}
     teacher = fill(make_model(family, head), seed=0)
     student = fill(make_model(family, head, num_layers=2, **narrow), seed=1)
