@@ -1,4 +1,4 @@
-"""Rows: where text comes from, and how it becomes tokens."""
+"""Loads texts, and turns them into rows of tokens and batches."""
 
 from hf_distill.data.causal import DataCollatorForCausalLM
 from hf_distill.data.corpus import load_corpus

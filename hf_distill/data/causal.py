@@ -1,4 +1,4 @@
-"""Batches for causal language modelling, in which the end of a document is learned too."""
+"""Collator for causal language modelling that also trains the end of a document."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,24 +13,25 @@ from hf_distill.data.packing import SeparateDocuments
 
 @dataclass
 class DataCollatorForCausalLM:
-    """Pads the rows of `pack_documents` or `truncate_documents`, and gives every token a label but padding.
+    """Pads the rows of `pack_documents` or `truncate_documents`, and labels every token except padding.
 
-    `transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False)` gives no label to any token that is the
-    padding token. Where that is the tokenizer's eos_token, as it often is, nothing teaches the student to stop.
+    `transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False)` removes the label of every token equal to the
+    padding token. If padding and eos_token are the same token, as they often are, the student never learns to stop.
 
     Args:
-        tokenizer: the one that made the rows.
-        attention: `SeparateDocuments(student, teacher)` keeps the documents of a row apart: the first token of each
-            then has no label, as the document before it does not predict it. Without it a row is read as one text.
+        tokenizer: the tokenizer that made the rows.
+        attention: `SeparateDocuments(student, teacher)` keeps the documents of a row apart. The first token of each
+            document then has no label, because the document before it does not predict it. Default: a row is read as
+            one text.
         pad_to_multiple_of: pads rows to a multiple of this number of tokens.
 
     Returns:
-        `input_ids` and `labels` `[batch, length]`, -100 where there is no label. The labels are those of the tokens
-        themselves: the loss shifts them. With `attention`, an `attention_mask` `[batch, 1, length, length]` and
-        `position_ids`; without it, an `attention_mask` `[batch, length]`.
+        `input_ids` and `labels` `[batch, length]`, with -100 where there is no label. Labels are not shifted: the loss
+        shifts them. With `attention`, an `attention_mask` `[batch, 1, length, length]` and `position_ids`
+        `[batch, length]`; without it, an `attention_mask` `[batch, length]`.
 
     Raises:
-        ValueError: if the tokenizer has no padding token, or if `attention` is that of models which are not causal.
+        ValueError: if the tokenizer has no padding token, or if the models of `attention` are not causal.
 
     Example:
         >>> rows = pack_documents(corpus, tokenizer, block_size=1024)
@@ -44,13 +45,13 @@ class DataCollatorForCausalLM:
     def __post_init__(self):
         if self.tokenizer.pad_token_id is None:
             raise ValueError(
-                "The tokenizer has no padding token: set tokenizer.pad_token = tokenizer.eos_token. The end of a "
-                "document keeps its label all the same."
+                "The tokenizer has no padding token: set tokenizer.pad_token = tokenizer.eos_token. The end of each "
+                "document still keeps its label."
             )
         if self.attention is not None and not self.attention.is_causal:
             raise ValueError(
-                "The models of attention=SeparateDocuments(...) attend to later tokens too, so they can copy what they "
-                "should predict: use DataCollatorForMaskedLM."
+                "The models of attention=SeparateDocuments(...) also attend to later tokens, so they could copy the "
+                "token they must predict: use DataCollatorForMaskedLM."
             )
 
     def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -59,7 +60,7 @@ class DataCollatorForCausalLM:
                 self.tokenizer, rows, return_tensors="pt", pad_to_multiple_of=self.pad_to_multiple_of
             )
         )
-        numbers = batch.pop("attention_mask")  # of documents, 0 for padding
+        numbers = batch.pop("attention_mask")  # document numbers; 0 is padding
         labels = batch["input_ids"].masked_fill(numbers.eq(0), IGNORE_INDEX)
         if self.attention is None:
             return {**batch, "labels": labels, "attention_mask": numbers.ne(0).long()}
@@ -68,7 +69,7 @@ class DataCollatorForCausalLM:
 
 
 def labels_no_end(collator: object) -> bool:
-    """Whether a collator for causal language modelling gives no label to the end of a document."""
+    """True for a causal collator of transformers that gives the end of a document no label."""
     if not isinstance(collator, DataCollatorForLanguageModeling) or collator.mlm:
         return False
     padding = collator.tokenizer.pad_token_id

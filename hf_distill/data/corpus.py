@@ -1,4 +1,4 @@
-"""Text to train on, from files, folders and the Hub: one column, `text`, with a document in each row."""
+"""Loads a corpus from files, folders or the Hub: one column, `text`, with one document per row."""
 
 import codecs
 import glob
@@ -12,37 +12,38 @@ from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 
 KINDS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-"""The builder of `datasets` that reads a file. A file with another suffix, if it is named, is read as text."""
+"""Builder of `datasets` by file suffix. A file with any other suffix that is given by name is read as text."""
 
 DATA_SUFFIXES = {*KINDS, ".csv", ".tsv", ".arrow", ".xml", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar"}
-"""A name that ends so is meant as a file, and never looked for on the Hub."""
+"""Suffixes that mark a file: such a name is never looked up on the Hub."""
 
 LOOKED_AT = 2**16
-"""Bytes of a text file that are read before the first step, to see whether it is text."""
+"""Bytes read from the start of a text file to check that it is text."""
 
 
 def load_corpus(
     source: str | Sequence[str], split: str = "train", streaming: bool = False, **options
 ) -> Dataset | IterableDataset:
-    """Documents, one per row, in the one column `text`. Those with nothing but white space are left out.
+    """Loads documents into one column, `text`, with one document per row. Blank documents are left out.
 
-    A text file has a document on each line; with `sample_by="paragraph"` blank lines are between documents, and with
-    `sample_by="document"` a file is one. JSON lines and Parquet files have a document in each value of `text`.
+    In a text file each line is a document. With `sample_by="paragraph"` documents are separated by blank lines, and
+    with `sample_by="document"` each file is one document. In JSON lines and Parquet files, each value of the column
+    `text` is a document.
 
     Args:
-        source: files, patterns such as `"texts/*.txt"`, a folder of files (all that are .txt, .json, .jsonl or
-            .parquet) or one that `save_to_disk` wrote; or the name of a data set on the Hub.
-        split: which part, as in `datasets.load_dataset`; files are all in `"train"`.
-        streaming: read while training, so that the corpus need not fit on the disk.
-        **options: for `datasets.load_dataset`, such as `name` and `revision` of a data set on the Hub, or `encoding`
-            and `sample_by` of text files.
+        source: files, patterns such as `"texts/*.txt"`, a folder (its .txt, .json, .jsonl and .parquet files are read),
+            a folder written by `save_to_disk`, or a data set name on the Hub.
+        split: split to load, as in `datasets.load_dataset`. All files belong to `"train"`.
+        streaming: read the corpus during training, so that it need not fit on the disk.
+        **options: passed to `datasets.load_dataset`, such as `name` and `revision` of a Hub data set, or `encoding` and
+            `sample_by` of text files.
 
     Returns:
         A `Dataset`, or an `IterableDataset` if streaming.
 
     Raises:
-        ValueError: if a file is missing, empty or no text, if there is no column `text`, or if there is no document. A
-            streamed text file is looked at where it begins.
+        ValueError: if a file is missing, empty or not text, if there is no column `text`, or if there are no documents.
+            When streaming, only the first 64 KiB of a text file are checked.
 
     Example:
         >>> load_corpus("books/*.txt", sample_by="paragraph")
@@ -60,15 +61,15 @@ def load_corpus(
             raise not_found(source, error) from error
     first = next(iter(dataset), None)
     if first is None:
-        raise ValueError(f"{name} has no document: it is empty.")
+        raise ValueError(f"{name} is empty: it contains no documents.")
     if "text" not in first or not isinstance(first["text"], str | None):
         raise ValueError(
-            f"{name} has the columns {', '.join(first)} and no strings in a column 'text': rename the one with the "
-            f"documents."
+            f"{name} has no column 'text' with strings, only the columns {', '.join(first)}: rename the column with "
+            f"the documents to 'text'."
         )
     dataset = dataset.select_columns("text").filter(_have_text, batched=True, input_columns="text")
     if next(iter(dataset), None) is None:
-        raise ValueError(f"{name} has no document: there is nothing but white space in it.")
+        raise ValueError(f"{name} contains no documents, only white space.")
     return dataset
 
 
@@ -90,7 +91,7 @@ def _load_saved(folder: str, split: str, streaming: bool, options: dict[str, obj
 
 
 def _find_files(sources: Sequence[str]) -> list[str]:
-    """Those that are meant, in the same order on every machine; none for the name of a data set on the Hub."""
+    """Expands files, patterns and folders, in the same order on every machine; empty for a Hub name."""
     files = []
     for source in sources:
         if os.path.isdir(source):
@@ -98,29 +99,33 @@ def _find_files(sources: Sequence[str]) -> list[str]:
         else:
             found = sorted(filter(os.path.isfile, glob.glob(source, recursive=True)))
         if not found and not (len(sources) == 1 and may_be_on_the_hub(source)):
-            raise ValueError(f"There is no file {source}, nor one with the ending {', '.join(KINDS)} in such a folder.")
+            raise ValueError(
+                f"{source} not found: give a file, a pattern, or a folder that contains {', '.join(KINDS)} files."
+            )
         files += found
     return files
 
 
 def may_be_on_the_hub(source: str) -> bool:
-    """Whether it reads as `name` or `owner/name`, and not as a file, or as something in a folder that is here."""
+    """True for `name` or `owner/name`, unless it looks like a file or lies in an existing folder."""
     is_name = re.fullmatch(r"[\w-]+(/[\w.-]+)?", source) is not None
     is_path = Path(source).suffix.lower() in DATA_SUFFIXES or ("/" in source and Path(source).parent.is_dir())
     return is_name and not is_path and not os.path.exists(source)
 
 
 def not_found(source: str | Sequence[str], error: OSError) -> ValueError:
-    return ValueError(f"There is no file or folder {source}, nor could it be read from the Hub: {error}")
+    return ValueError(f"{source} is neither a local file or folder nor readable from the Hub: {error}")
 
 
 def _load_files(files: list[str], split: str, streaming: bool, options: dict[str, Any]) -> Dataset | IterableDataset:
     kinds = {KINDS.get(Path(file).suffix, "text") for file in files}
     if len(kinds) > 1:
-        raise ValueError(f"Files of one kind make a corpus, but here are {' and '.join(sorted(kinds))} files: {files}.")
+        raise ValueError(
+            f"Expected files of one kind, but found {' and '.join(sorted(kinds))} files: {files}. Load each kind alone."
+        )
     files = [file for file in files if os.path.getsize(file)]
     if not files:
-        raise ValueError("There is no document: all files are empty.")
+        raise ValueError("The corpus contains no documents: all files are empty.")
     (kind,) = kinds
     if kind != "parquet":
         for file in files:
@@ -135,11 +140,11 @@ def _check_text(file: str, encoding: str) -> None:
     with open(file, "rb") as opened:
         start = opened.read(LOOKED_AT)
     try:
-        text = codecs.getincrementaldecoder(encoding)().decode(start)  # a character may be cut in two at the end
+        text = codecs.getincrementaldecoder(encoding)().decode(start)  # the last character may be incomplete
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{file} is no {encoding} text: {error.reason} at byte {error.start}. If it is text in another encoding, "
-            f"say so with encoding='latin-1' or the like."
+            f"{file} is not valid {encoding} text: {error.reason} at byte {error.start}. If it uses another encoding, "
+            f"pass it, for example encoding='latin-1'."
         ) from None
     if "\0" in text:
-        raise ValueError(f"{file} is no text: there are zero bytes in it.")
+        raise ValueError(f"{file} is not a text file: it contains zero bytes.")

@@ -1,4 +1,4 @@
-"""What a label means that is none."""
+"""The label that marks a missing label."""
 
 IGNORE_INDEX = -100
-"""The label of a token or an example that has none, as in PyTorch and transformers."""
+"""Label of a token or an example without a label, as in PyTorch and transformers."""

@@ -1,7 +1,7 @@
-"""Documents as rows of tokens, packed into full ones or each in its own; and attention that stays within a document.
+"""Turns documents into rows of tokens, packed or one per row, and keeps attention within a document.
 
-A row's `attention_mask` numbers its documents: 1, 2 and so on, and 0 is padding. To whatever reads a mask it says what
-is attended, and to `SeparateDocuments` by what.
+The `attention_mask` of a row numbers its documents 1, 2 and so on; 0 is padding. Any code that reads it as a mask sees
+nonzero values as attended, and `SeparateDocuments` also sees which document a token belongs to.
 """
 
 import numpy as np
@@ -16,33 +16,33 @@ from hf_distill.lengths import first_position
 logger = logging.get_logger(__name__)
 
 ATTENTION = ("sdpa", "eager")
-"""The implementations of attention in transformers that read a mask `[batch, 1, length, length]`."""
+"""Attention implementations of transformers that accept a mask `[batch, 1, length, length]`."""
 
 TRIED_LENGTH = 512
-"""Tokens of the row that proves that documents are apart."""
+"""Length in tokens of the test row that checks that documents do not attend to each other."""
 
 
 def pack_documents(
     corpus: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, block_size: int
 ) -> Dataset | IterableDataset:
-    """Rows of `block_size` tokens, filled with one document after the other.
+    """Packs documents one after the other into rows of `block_size` tokens.
 
-    Every document has the special tokens around it that the tokenizer adds. Where it adds none at the end, as those of
-    most causal models, the document ends with `tokenizer.eos_token`. What does not fit into a row goes on in the next,
-    so that a row may begin and end within a document; no token is lost, and none is there twice. The documents are
-    taken by the thousand, and only the last row of each thousand may be shorter.
+    Each document gets the special tokens that the tokenizer adds. If the tokenizer adds none at the end, as with most
+    causal models, the document ends with `tokenizer.eos_token`. A document that does not fit continues in the next
+    row, so a row may start and end inside a document. No token is lost or repeated. Documents are packed in groups of
+    one thousand, and only the last row of each group may be shorter.
 
     Args:
-        corpus: with the column `text`, as from `load_corpus`.
-        tokenizer: the one of teacher and student.
+        corpus: data set with the column `text`, as from `load_corpus`.
+        tokenizer: the tokenizer of teacher and student.
         block_size: tokens per row.
 
     Returns:
-        Rows of the same kind, map-style or streaming: `input_ids` and an `attention_mask` that numbers the row's
-        documents: 1 for the first, 2 for the second and so on.
+        A map-style or streaming data set, like the corpus, with `input_ids` and an `attention_mask` that numbers the
+        documents of the row: 1 for the first, 2 for the second and so on.
 
     Raises:
-        ValueError: if `block_size` is not positive, or more than the tokenizer's model takes.
+        ValueError: if `block_size` is not positive, or exceeds the tokenizer's `model_max_length`.
 
     Reference:
         FULL-SENTENCES in Liu et al., 2019, RoBERTa, section 4.2, https://arxiv.org/abs/1907.11692
@@ -62,20 +62,24 @@ def pack_documents(
 def truncate_documents(
     corpus: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Dataset | IterableDataset:
-    """A row for each document, of at most `max_length` tokens; what is beyond them is lost.
+    """Makes one row per document, truncated to `max_length` tokens.
 
-    A document that is not cut ends with a special token: that of the tokenizer, or `tokenizer.eos_token`.
-
-    The `length` of each row is there for `train_sampling_strategy="group_by_length"`, which makes batches with little
-    padding.
+    A document that is not truncated ends with the tokenizer's own special token, else with `tokenizer.eos_token`.
 
     Args:
-        corpus: with the column `text`, as from `load_corpus`.
-        tokenizer: the one of teacher and student.
-        max_length: tokens per row, the special ones included.
+        corpus: data set with the column `text`, as from `load_corpus`.
+        tokenizer: the tokenizer of teacher and student.
+        max_length: tokens per row, including special tokens.
+
+    Returns:
+        A map-style or streaming data set, like the corpus, with `input_ids`, `attention_mask` and `length`. With
+        `train_sampling_strategy="group_by_length"`, `length` gives batches with little padding.
 
     Raises:
-        ValueError: if `max_length` is not positive, or more than the tokenizer's model takes.
+        ValueError: if `max_length` is not positive, or exceeds the tokenizer's `model_max_length`.
+
+    Example:
+        >>> rows = truncate_documents(load_corpus("texts/*.txt"), tokenizer, max_length=512)
     """
     _check_length("max_length", max_length, tokenizer)
     return corpus.select_columns("text").map(
@@ -88,18 +92,20 @@ def truncate_documents(
 
 def _check_length(name: str, length: int, tokenizer: PreTrainedTokenizerBase) -> None:
     if not 0 < length <= tokenizer.model_max_length:
-        raise ValueError(f"{name}={length} should be from 1 to {tokenizer.model_max_length}, which the model takes.")
+        raise ValueError(
+            f"{name}={length} must be between 1 and {tokenizer.model_max_length}, the tokenizer's model_max_length."
+        )
 
 
 def _end_of_document(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token that ends a document, or none if the tokenizer puts a special token there by itself."""
+    """The token to append to a document, or none if the tokenizer itself adds a special token at the end."""
     _, after = count_special_tokens(tokenizer)
     if after:
         return []
     if tokenizer.eos_token_id is None:
         logger.warning(
             f"{type(tokenizer).__name__} adds no special token at the end of a text and has no eos_token, so nothing "
-            f"says where a document ends: set tokenizer.eos_token."
+            f"marks the end of a document: set tokenizer.eos_token."
         )
         return []
     return [tokenizer.eos_token_id]
@@ -124,29 +130,29 @@ def _truncate(
 ) -> dict[str, list]:
     rows = tokenizer(texts["text"], truncation=True, max_length=max_length, return_token_type_ids=False)
     for ids, mask in zip(rows["input_ids"], rows["attention_mask"], strict=True):
-        if len(ids) < max_length:  # otherwise it is cut, or there is no room
+        if len(ids) < max_length:  # otherwise the text is truncated, or there is no room for the end token
             ids += end
             mask += [1] * len(end)
     return {**rows, "length": [len(tokens) for tokens in rows["input_ids"]]}
 
 
 class SeparateDocuments:
-    """Attention within each document of a packed row, and positions that start anew in each.
+    """Keeps attention within each document of a packed row, and restarts positions at each document.
 
-    What a model makes of a packed row is then what it makes of each of the row's documents alone. That is tried out
-    here, on each model and a row of up to 512 tokens, with attention to both sides and with causal attention: a model
-    whose documents would see each other is refused.
+    A model then computes the same for a packed row as for each of its documents alone. The constructor checks this for
+    every model on a row of up to 512 tokens, with bidirectional and with causal attention, and raises an error for a
+    model whose documents would attend to each other.
 
     Args:
-        *models: those that will read the batches: student and teacher. They are not kept.
+        *models: the models that will read the batches: student and teacher. No reference to them is kept.
 
     Attributes:
-        is_causal: whether the models attend to earlier tokens only.
+        is_causal: True if the models attend only to earlier tokens.
 
     Raises:
-        ValueError: if a model's attention cannot be kept within documents: where its implementation is not "sdpa" or
-            "eager", where its layers look at a window of tokens only (as in ModernBERT), or where it takes no
-            `position_ids`; or if the models do not read the same mask and the same positions.
+        ValueError: if attention cannot be kept within documents: the attention implementation of a model is not "sdpa"
+            or "eager", its layers attend to a window of tokens (as in ModernBERT), it accepts no `position_ids`, or
+            the models need different masks or positions.
 
     Example:
         >>> collator = DataCollatorForMaskedLM(tokenizer, attention=SeparateDocuments(student, teacher))
@@ -156,9 +162,10 @@ class SeparateDocuments:
         names = {model.config._attn_implementation for model in models}
         if len(names) != 1 or not names <= set(ATTENTION):
             raise ValueError(
-                f"The models attend with {' and '.join(sorted(map(str, names)))}: documents in one row are kept apart "
-                f"where all models were loaded with attn_implementation={' or all with '.join(map(repr, ATTENTION))}. "
-                f"Without SeparateDocuments, a row is read as one text."
+                f"The models use the attention implementation {' and '.join(sorted(map(str, names)))}. To keep "
+                f"documents apart, load all models with "
+                f"attn_implementation={' or all with '.join(map(repr, ATTENTION))}; or leave SeparateDocuments out, so "
+                f"that a row is read as one text."
             )
         self.is_added = names == {"eager"}
         self.first_position = first_position(models[0])
@@ -172,33 +179,33 @@ class SeparateDocuments:
             if otherwise <= tolerance:
                 classes = " and ".join(type(model).__name__ for model in models)
                 raise ValueError(
-                    f"{classes} cannot read the same mask, as one attends to both sides and one to earlier tokens "
-                    f"only: pack without SeparateDocuments."
+                    f"{classes} need different masks, because one attends in both directions and the other only to "
+                    f"earlier tokens: pack without SeparateDocuments."
                 )
             raise ValueError(
-                f"{type(model).__name__} makes something else of two documents in one row than of each alone "
-                f"(deviation {deviation:.2g}), even with attention within documents and positions that start at "
-                f"{self.first_position} in each: pack without SeparateDocuments, or do not pack."
+                f"{type(model).__name__} computes different outputs for two documents in one row than for each alone "
+                f"(relative deviation {deviation:.2g}), although attention stays within documents and positions "
+                f"restart at {self.first_position}: pack without SeparateDocuments, or do not pack."
             )
 
     def __call__(self, numbers: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the models read, out of `[batch, length]` numbers of documents, 0 for padding.
+        """Makes mask and positions from document numbers `[batch, length]`, where 0 is padding.
 
         Returns:
-            `attention_mask`: `[batch, 1, length, length]`, True where one token attends to another; or, for eager
-            attention, what is added to the scores. `position_ids`: `[batch, length]`.
+            `attention_mask`: `[batch, 1, length, length]`, True where one token attends to another; for eager
+            attention, the values added to the scores. `position_ids`: `[batch, length]`.
         """
         return self._inputs(numbers, self.is_causal)
 
     def _inputs(self, numbers: torch.Tensor, is_causal: bool) -> dict[str, torch.Tensor]:
         attended = numbers.ne(0)
-        # Padding attends to the last document: there is no softmax over nothing.
+        # Padding attends to the last document, because a softmax over no tokens would be NaN.
         documents = numbers.where(attended, numbers.amax(1, keepdim=True))
         mask = (documents.unsqueeze(2) == documents.unsqueeze(1)) & attended.unsqueeze(1)
         if is_causal:
             mask = mask & (torch.ones_like(mask).tril() | ~attended.unsqueeze(2))
         if self.is_added:
-            # In bfloat16, which scores of either dtype can take.
+            # bfloat16 values can be added to scores of float32 and of bfloat16.
             mask = torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill(~mask, torch.finfo(torch.bfloat16).min)
         places = torch.arange(numbers.shape[1]).expand_as(numbers)
         begins = numbers.diff(dim=1, prepend=torch.full_like(numbers[:, :1], -1)).ne(0)
@@ -207,7 +214,7 @@ class SeparateDocuments:
 
     @torch.no_grad()
     def _deviations(self, model: PreTrainedModel) -> tuple[float, float]:
-        """Two documents in one row against each alone, with attention to both sides and with causal attention."""
+        """Relative deviation of two documents in one row from each alone, with bidirectional and causal attention."""
         config, was_training = model.config, model.training
         longest = (getattr(config, "max_position_embeddings", None) or TRIED_LENGTH) - self.first_position
         lengths = [min(TRIED_LENGTH, longest) // 4, min(TRIED_LENGTH, longest) * 3 // 4]
@@ -221,7 +228,7 @@ class SeparateDocuments:
                 _hidden_states(model, input_ids=tokens, **self._inputs(numbers, causal)) for causal in (False, True)
             ]
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"{type(model).__name__} does not read packed documents: {error}") from error
+            raise ValueError(f"{type(model).__name__} cannot read packed documents: {error}") from error
         finally:
             model.train(was_training)
         both_sides, causal = (((packed - alone).norm() / alone.norm()).item() for packed in both)

@@ -1,4 +1,4 @@
-"""Texts to classify, with labels and without: from CSV, JSON and Parquet files, folders of text, and the Hub."""
+"""Loads texts for classification, with or without labels, from files, folders of text and the Hub."""
 
 import csv
 import math
@@ -14,13 +14,13 @@ from hf_distill.data.corpus import may_be_on_the_hub, not_found
 from hf_distill.data.labels import IGNORE_INDEX
 
 KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-"""The builder of `datasets` that reads a file."""
+"""Builder of `datasets` by file suffix."""
 
 WITHOUT_LABELS = "unsup"
-"""The folder beside those of the classes that holds texts without labels, as in aclImdb."""
+"""Name of the folder with unlabelled texts next to the class folders, as in aclImdb."""
 
 SHOWN = 5
-"""Of what is wrong, how many rows an error names."""
+"""Number of faulty rows that an error lists."""
 
 Label = int | str
 
@@ -33,29 +33,30 @@ def load_labelled_texts(
     split: str = "train",
     config_name: str | None = None,
 ) -> tuple[Dataset, list[str]]:
-    """Texts with one class each, and the names of the classes.
+    """Loads texts with one class each, and finds the names of the classes.
 
-    Labels are numbers from 0 on, or names: those of a `ClassLabel` column keep their order, others are sorted. With
-    `label_names`, a label is looked up among them by name, and where it is none of them but a number, by number.
+    Labels are class numbers from 0, or class names. Names of a `ClassLabel` column keep their order; other names are
+    sorted. With `label_names`, a label is looked up by name first, then by number.
 
     Args:
-        source: a file, .csv with a header, .json, .jsonl or .parquet; a folder with a folder of .txt files for each
-            class, as `aclImdb/train` (`unsup` beside them is left out), or one that `datasets.load_dataset` reads; or a
-            name on the Hub.
-        text_column: the column with the texts. Not read for folders of .txt files, nor is the next.
-        label_column: the column with the labels.
-        label_names: the classes by number, as a model or the training data has them; by default those that are found.
-        split: of a name on the Hub or of a folder that `load_dataset` reads, as there.
-        config_name: which configuration of a data set on the Hub.
+        source: one of: a .csv (with a header), .json, .jsonl or .parquet file; a folder with one subfolder of .txt
+            files per class, such as `aclImdb/train` (its subfolder `unsup` is left out); a folder that
+            `datasets.load_dataset` reads; a Hub name.
+        text_column: column with the texts. Not used for folders of .txt files.
+        label_column: column with the labels. Not used for folders of .txt files.
+        label_names: class names in the order of their numbers, from a model or the training data. Default: the classes
+            found in the source.
+        split: split of a Hub data set or of a folder that `load_dataset` reads.
+        config_name: configuration of a Hub data set.
 
     Returns:
-        A data set with the columns `text` and `labels`, which are integers; and the classes by number, which for plain
-        numbers are called `LABEL_0` and so on, as in transformers.
+        A data set with the columns `text` and `labels` (integers), and the class names in the order of their numbers.
+        Plain numbers get the names `LABEL_0` and so on, as in transformers.
 
     Raises:
-        ValueError: if a file is missing, empty or cannot be read; if a column is missing; if a text is empty or no
-            text; if a label is missing or a float, even a whole one as 1.0, or not among `label_names`; or if there are
-            fewer than two classes. Rows are counted from 1, without the header.
+        ValueError: if a file is missing, empty or unreadable; if a column is missing; if a text is empty or not a
+            string; if a label is missing, is a float (even 1.0), or is not in `label_names`; or if there are fewer than
+            two classes. Rows are counted from 1, without the header.
 
     Example:
         >>> train, names = load_labelled_texts("reviews.csv", text_column="review", label_column="sentiment")
@@ -81,20 +82,20 @@ def load_labelled_texts(
 def load_unlabelled_texts(
     source: str | Path, text_column: str = "text", split: str = "train", config_name: str | None = None
 ) -> Dataset:
-    """Texts for a teacher to label.
+    """Loads texts without labels, for training on the teacher's predictions alone.
 
     Args:
-        source: as in `load_labelled_texts`; or a .txt file with a text on each line, or a folder of .txt files with a
-            text in each. Lines and files with nothing but white space are left out.
-        text_column: the column with the texts. Labels beside it are not read.
-        split: as in `load_labelled_texts`, as is the next.
-        config_name: which configuration of a data set on the Hub.
+        source: as in `load_labelled_texts`; or a .txt file with one text per line; or a folder of .txt files with one
+            text per file. Blank lines and blank files are left out.
+        text_column: column with the texts. A column with labels is ignored.
+        split: split of a Hub data set or of a folder that `load_dataset` reads.
+        config_name: configuration of a Hub data set.
 
     Returns:
-        A data set with the columns `text` and `labels`, which are all -100: none.
+        A data set with the columns `text` and `labels`. All labels are -100, which means no label.
 
     Raises:
-        ValueError: if a file is missing, empty or cannot be read, if the column is missing, or if a text is empty.
+        ValueError: if a file is missing, empty or unreadable, if the column is missing, or if a text is empty.
 
     Example:
         >>> reviews = load_unlabelled_texts("stanfordnlp/imdb", split="unsupervised")
@@ -107,7 +108,7 @@ def load_unlabelled_texts(
             texts = texts[0].splitlines()
         rows = Dataset.from_dict({"text": [text.strip() for text in texts if text.strip()]})
         if not len(rows):
-            raise ValueError(f"{source} holds no text: there is nothing but white space in it.")
+            raise ValueError(f"{source} contains no texts, only white space.")
     else:
         rows = _read(source, [text_column], split, config_name).select_columns(text_column)
         _check_texts(rows, text_column, source)
@@ -117,7 +118,7 @@ def load_unlabelled_texts(
 
 
 def _class_folders(source: str | Path) -> list[Path]:
-    """The folders of .txt files in a folder."""
+    """The subfolders of a folder that contain .txt files."""
     path = Path(source)
     return sorted({file.parent for file in path.glob("*/*.txt")}) if path.is_dir() else []
 
@@ -135,7 +136,7 @@ def _read_class_folders(folder: Path) -> Dataset:
 
 def _read_text(file: Path) -> str:
     if not file.is_file():
-        raise ValueError(f"There is no file {file}.")
+        raise ValueError(f"File not found: {file}.")
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -143,30 +144,32 @@ def _read_text(file: Path) -> str:
 
 
 def _not_text(file: Path, error: UnicodeDecodeError) -> ValueError:
-    return ValueError(f"{file} is no UTF-8 text: {error.reason}. Save it as UTF-8.")
+    return ValueError(f"{file} is not valid UTF-8 text: {error.reason}. Save it as UTF-8.")
 
 
 def _read(source: str | Path, columns: list[str], split: str, config_name: str | None) -> Dataset:
-    """The rows of a file, a folder or a data set on the Hub, which has the columns and at least one row."""
+    """Reads a file, a folder or a Hub data set, and checks that it has the columns and at least one row."""
     path = Path(source)
     if not path.exists() and not may_be_on_the_hub(str(source)):
-        raise ValueError(f"There is no file or folder {source}.")
+        raise ValueError(f"File or folder not found: {source}.")
     rows = _read_file(path, columns) if path.is_file() else _load(str(source), config_name, split=split)
     _check_columns(rows.column_names, columns, source)
     if not len(rows):
-        raise ValueError(f"{source} has no rows.")
+        raise ValueError(f"{source} has no rows: give a data set with at least one row.")
     return rows
 
 
 def _read_file(file: Path, columns: list[str]) -> Dataset:
     if file.suffix not in (".csv", *KINDS):
-        raise ValueError(f"{file} should have the ending .csv, {', '.join(KINDS)}, or a folder of .txt files.")
+        raise ValueError(
+            f"Cannot read {file}: the file name must end in .csv, {', '.join(KINDS)}. A folder of .txt files works too."
+        )
     if not file.stat().st_size:
         raise ValueError(f"{file} is empty.")
     if file.suffix == ".csv":
         return _read_csv(file, columns)
     if KINDS[file.suffix] == "json":
-        _read_text(file)  # Arrow does not look whether strings are text
+        _read_text(file)  # Arrow does not check that strings are valid UTF-8
     return _load(KINDS[file.suffix], data_files=str(file), split="train")
 
 
@@ -181,10 +184,10 @@ def _load(name: str, *args, **options) -> Dataset:
 
 
 def _read_csv(file: Path, columns: list[str]) -> Dataset:
-    """The columns as strings, and errors that name the row.
+    """Reads columns of a CSV file as strings, with errors that name the row.
 
-    `load_dataset("csv")` does not do: it fills rows that are too short with empty cells, takes the first fields for an
-    index where all rows are too long, and names lines in place of rows.
+    `load_dataset("csv")` is too lenient: it fills short rows with empty cells, takes the first fields as an index if
+    all rows are too long, and its errors name lines instead of rows.
     """
     limit = csv.field_size_limit(sys.maxsize)
     try:
@@ -207,8 +210,8 @@ def _read_csv(file: Path, columns: list[str]) -> Dataset:
 def _whole(row: list[str], header: list[str], where: str) -> list[str]:
     if len(row) != len(header):
         raise ValueError(
-            f"{where}, has {len(row)} fields where the header has {len(header)}: a text with a comma or a line break "
-            f"belongs in double quotes."
+            f"{where}, has {len(row)} fields, but the header has {len(header)}: put texts that contain a comma or a "
+            f"line break in double quotes."
         )
     return row
 
@@ -225,18 +228,18 @@ def _check_texts(rows: Dataset, column: str, source: str | Path) -> None:
         for number, text in enumerate(batch[column], start=first):
             if text is not None and not isinstance(text, str):
                 raise ValueError(
-                    f"{source}, row {number}: {_short(text)} in the column {column!r} is no text, but "
+                    f"{source}, row {number}: {_short(text)} in the column {column!r} must be a string, but is "
                     f"{type(text).__name__}."
                 )
             if not text or text.isspace():
                 empty.append(number)
         first += len(batch[column])
     if empty:
-        raise ValueError(f"{source} has empty texts in the column {column!r}, in {_rows(empty)}: leave them out.")
+        raise ValueError(f"{source} has empty texts in the column {column!r}, in {_rows(empty)}: remove these rows.")
 
 
 def _labels_of(rows: Dataset, column: str, source: str | Path) -> tuple[list[Label], list[str] | None]:
-    """The labels, all integers or all strings; and the names of the integers, if the column has them."""
+    """Labels, all integers or all strings, and the class names if the column is a `ClassLabel`."""
     values, feature = list(rows[column]), rows.features[column]
     if Path(source).suffix == ".csv":
         values = _as_numbers(values)
@@ -245,17 +248,17 @@ def _labels_of(rows: Dataset, column: str, source: str | Path) -> tuple[list[Lab
     values = [value.strip() if isinstance(value, str) else value for value in values]
     missing = [n for n, value in enumerate(values, start=1) if _is_missing(value) or (is_class and value < 0)]
     if missing:
-        raise ValueError(f"{where} has no label in {_rows(missing)}: fill them in or leave these rows out.")
+        raise ValueError(f"{where} has no label in {_rows(missing)}: add the labels or remove these rows.")
     for number, value in enumerate(values, start=1):
         if isinstance(value, float):
             raise ValueError(
-                f"{where}, row {number}: {value} is a float, not a class: write whole numbers from 0 on, or names. "
-                f"(pandas makes 1.0 of 1 where labels are missing: leave those rows out and use astype(int).)"
+                f"{where}, row {number}: {value} is a float, not a class: use integers from 0, or class names. (pandas "
+                f"turns 1 into 1.0 if labels are missing: remove those rows and use astype(int).)"
             )
         if not isinstance(value, int | str):
             raise ValueError(
-                f"{where}, row {number}: {_short(value)} is no label: one class per text, a number or a name, belongs "
-                f"there."
+                f"{where}, row {number}: {_short(value)} is not a label: give one class per text, as an integer or a "
+                f"name."
             )
     if any(isinstance(value, str | bool) for value in values):
         values = [str(value) for value in values]
@@ -263,7 +266,7 @@ def _labels_of(rows: Dataset, column: str, source: str | Path) -> tuple[list[Lab
 
 
 def _as_numbers(values: list[str]) -> list[Any]:
-    """What a CSV file spells: numbers, if all that is not blank are some."""
+    """Converts the strings of a CSV column to numbers, if every value that is not blank is a number."""
     try:
         return [_as_number(value) if value.strip() else None for value in values]
     except ValueError:
@@ -284,19 +287,19 @@ def _is_missing(value: object) -> bool:
 def _name_classes(labels: set[Label], where: str) -> list[str]:
     found = sorted(labels)
     if len(found) < 2:
-        raise ValueError(f"{where} has one class only, {found[0]!r}: there is nothing to tell apart.")
+        raise ValueError(f"{where} has only one class, {found[0]!r}: classification needs at least two.")
     if isinstance(found[0], str):
         return list(map(str, found))
     if found != list(range(len(found))):
         raise ValueError(
-            f"{where} has the labels {_listed(found)}: numbers should be 0 to {len(found) - 1}, each of them at least "
-            f"once. Or use names, such as 'class {found[0]}'."
+            f"{where} has the labels {_listed(found)}: numeric labels must be 0 to {len(found) - 1} without gaps. Or "
+            f"use names, such as 'class {found[0]}'."
         )
     return [f"LABEL_{number}" for number in found]
 
 
 def _number_by_name(labels: set[Label], own_names: list[str] | None, names: list[str], where: str) -> dict[Label, int]:
-    """The number that each label has among the names."""
+    """Maps each label to the index of its class name."""
     called = {label: own_names[int(label)] if own_names else str(label) for label in labels}
     unknown: Sequence[Label] = sorted(name for name in called.values() if name not in names)
     if not unknown:
@@ -309,7 +312,7 @@ def _number_by_name(labels: set[Label], own_names: list[str] | None, names: list
         if not unknown:
             return {number: number for number in numbers}
     raise ValueError(
-        f"{where} has labels that training or the model never had: {_listed(unknown)}. The classes are "
+        f"{where} has labels that the training data or the model does not have: {_listed(unknown)}. The classes are "
         f"{', '.join(f'{number}: {name}' for number, name in enumerate(names))}."
     )
 

@@ -1,4 +1,4 @@
-"""Collators are tried in a training too."""
+"""Fixtures for collators that are also tested in a training."""
 
 from tests.training.conftest import make_trainer
 

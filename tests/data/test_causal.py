@@ -1,4 +1,4 @@
-"""Batches for causal language models: every token has a label but padding, and the end of a document is a token."""
+"""Batches for causal language models: every token except padding has a label, including the end of a document."""
 
 from itertools import chain
 
@@ -21,7 +21,7 @@ from tests.training.test_split_invariance import LOSS_NAMES, KeepGradient
 
 
 def make_tokenizer():
-    """As GPT-2's: it adds no special tokens, and pads with its eos_token, 2."""
+    """A tokenizer like GPT-2's: it adds no special tokens, and pads with its eos_token, 2."""
     tokenizer = make_text_tokenizer()
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
     tokenizer.eos_token = tokenizer.pad_token = "[SEP]"
@@ -49,7 +49,7 @@ def test_the_labels_are_the_tokens(side):
     assert batch["labels"].tolist() == [[5, 2, 6, 7, 2], [*ids, *padding] if side == "right" else [*padding, *ids]]
     mask = [1, 1, 1, 0, 0] if side == "right" else [0, 0, 1, 1, 1]
     assert batch["attention_mask"].tolist() == [[1] * 5, mask]
-    # The usual one, for comparison: no label where a document ends.
+    # The collator of transformers, for comparison: no label at the end of a document.
     usual = DataCollatorForLanguageModeling(tokenizer, mlm=False)(ROWS)
     assert not (usual["labels"] == 2).any()
 
@@ -84,7 +84,7 @@ def one_step(make_trainer, rows, collator, batch_size, num_batches):
 
 
 def test_a_step_on_packed_rows_is_that_on_their_documents(make_trainer):
-    """The same losses and the same gradient: documents are not cut here, as the rows are long enough."""
+    """Packing gives the same losses and gradient. The rows are long enough, so no document is split."""
     corpus = Dataset.from_dict({"text": make_texts(9, longest=12)})
     documents = list(truncate_documents(corpus, TOKENIZER, max_length=38).remove_columns("length"))
     rows = []
@@ -104,7 +104,7 @@ def test_a_step_on_packed_rows_is_that_on_their_documents(make_trainer):
 
 
 def test_a_student_that_learns_to_stop(make_trainer):
-    """It ends documents where those that it was trained on end; with the usual collator it never does."""
+    """The student ends documents as in its training data. With the collator of transformers it never stops."""
     corpus = Dataset.from_dict({"text": ["w5 w6 w7"] * 64})
     rows = pack_documents(corpus, TOKENIZER, block_size=16)
     probabilities = []
@@ -149,11 +149,11 @@ def test_collators_that_label_the_end(make_trainer, warnings):
 def test_collators_that_do_not_fit():
     causal = SeparateDocuments(make_model("llama", "causal"))
     both_sides = SeparateDocuments(make_model("bert", "mlm"))
-    with pytest.raises(ValueError, match=r"attend to later tokens too.*use DataCollatorForMaskedLM"):
+    with pytest.raises(ValueError, match=r"also attend to later tokens.*use DataCollatorForMaskedLM"):
         DataCollatorForCausalLM(TOKENIZER, attention=both_sides)
-    with pytest.raises(ValueError, match="attend to earlier tokens only: use DataCollatorForCausalLM"):
+    with pytest.raises(ValueError, match="attend only to earlier tokens: use DataCollatorForCausalLM"):
         DataCollatorForMaskedLM(make_text_tokenizer(), attention=causal)
-    with pytest.raises(ValueError, match="mlm=False masks nothing: use DataCollatorForCausalLM"):
+    with pytest.raises(ValueError, match="mlm=False would mask nothing: use DataCollatorForCausalLM"):
         DataCollatorForMaskedLM(make_text_tokenizer(), mlm=False)
     tokenizer = make_tokenizer()
     tokenizer.pad_token = None

@@ -1,4 +1,4 @@
-"""Text from files, folders and the Hub, and what is said of files that hold none."""
+"""Text from files, folders and the Hub, and errors for files without text."""
 
 from pathlib import Path
 
@@ -119,13 +119,13 @@ def test_name_on_the_hub(monkeypatch):
     ("name", "content", "message"),
     [
         ("empty.txt", b"", "all files are empty"),
-        ("white.txt", b" \n\t\n", "nothing but white space"),
-        ("null.jsonl", b'{"text": null}\n{"text": " "}\n', "nothing but white space"),
-        ("binary.txt", bytes(range(256)), r"binary.txt is no utf-8 text: invalid start byte at byte 128"),
-        ("zeros.txt", b"ab\0\0c", "zeros.txt is no text: there are zero bytes in it"),
-        ("wide.txt", "text".encode("utf-16"), "is no utf-8 text: .*say so with encoding='latin-1' or the like"),
-        ("other.jsonl", b'{"content": "a"}\n', "has the columns content and no strings in a column 'text'"),
-        ("numbers.jsonl", b'{"text": 1}\n', "no strings in a column 'text'"),
+        ("white.txt", b" \n\t\n", "no documents, only white space"),
+        ("null.jsonl", b'{"text": null}\n{"text": " "}\n', "no documents, only white space"),
+        ("binary.txt", bytes(range(256)), r"binary.txt is not valid utf-8 text: invalid start byte at byte 128"),
+        ("zeros.txt", b"ab\0\0c", "zeros.txt is not a text file: it contains zero bytes"),
+        ("wide.txt", "text".encode("utf-16"), "is not valid utf-8 text: .*pass it, for example encoding='latin-1'"),
+        ("other.jsonl", b'{"content": "a"}\n', "no column 'text' with strings, only the columns content"),
+        ("numbers.jsonl", b'{"text": 1}\n', "no column 'text' with strings"),
     ],
 )
 def test_files_without_text(tmp_path, name, content, message, streaming):
@@ -151,7 +151,7 @@ def test_a_name_that_is_neither_here_nor_on_the_hub(monkeypatch):
         raise ConnectionError("Couldn't reach 'some/text' on the Hub")
 
     monkeypatch.setattr(corpus, "load_dataset", load_dataset)
-    message = "There is no file or folder some/text, nor could it be read from the Hub: Couldn't reach"
+    message = "some/text is neither a local file or folder nor readable from the Hub: Couldn't reach"
     with pytest.raises(ValueError, match=message):
         load_corpus("some/text")
 
@@ -161,24 +161,26 @@ def test_a_name_that_is_neither_here_nor_on_the_hub(monkeypatch):
     ["nothing.txt", "*.parquet", "./nothing", "a/b/c", ["a", "b"], "data/text.TXT", "data/text.csv", "here/text"],
 )
 def test_no_such_file(tmp_path, monkeypatch, source):
-    """What has a data file's suffix, or lies in a folder that is here, is not looked for on the Hub."""
+    """Names with a data file's suffix, or in an existing folder, are not looked up on the Hub."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(corpus, "load_dataset", lambda *args, **options: pytest.fail("the Hub was asked"))
     Path("here").mkdir()
-    with pytest.raises(ValueError, match="There is no file"):
+    with pytest.raises(ValueError, match="not found: give a file"):
         load_corpus(source)
 
 
 def test_a_folder_with_nothing_to_read(tmp_path):
     (tmp_path / "text.docx").touch()
-    with pytest.raises(ValueError, match=r"There is no file .*, nor one with the ending .txt, .json, .jsonl, .parquet"):
+    with pytest.raises(
+        ValueError, match=r"not found: give a file, a pattern, or a folder that contains .txt, .json, .jsonl, .parquet"
+    ):
         load_corpus(str(tmp_path))
 
 
 def test_files_of_two_kinds(tmp_path):
     write_lines(tmp_path)
     write_json_lines(tmp_path)
-    with pytest.raises(ValueError, match="here are json and text files"):
+    with pytest.raises(ValueError, match="found json and text files"):
         load_corpus(str(tmp_path))
 
 

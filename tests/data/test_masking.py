@@ -1,4 +1,4 @@
-"""Which tokens are masked, how often, and by what: against the rates that are asked for, with a fixed seed."""
+"""Which tokens are masked, how often and with what, compared with the requested rates, with a fixed seed."""
 
 import pickle
 
@@ -25,7 +25,7 @@ def _seed():
 
 
 def mask_often(collator, rows, times=200):
-    """`[rows, length]` of the tokens, and `[times, rows, length]` of what became of them, and of the labels."""
+    """The tokens `[rows, length]`; and, for several draws, the masked tokens and the labels `[times, rows, length]`."""
     batches = [collator(rows) for _ in range(times)]
     tokens = TOKENIZER.pad(rows, return_tensors="pt")["input_ids"]
     masked, labels = (torch.stack([batch[name] for batch in batches]) for name in ("input_ids", "labels"))
@@ -51,14 +51,14 @@ def test_rates(rows, counts):
     assert number / (200 * (~special).sum().item()) == pytest.approx(0.15, abs=0.004)
     became_mask = masked[chosen] == MASK
     stayed = masked[chosen] == labels[chosen]
-    # Another token is drawn from the whole vocabulary: one in 61 is the mask, and one is the token itself.
+    # A random token comes from the whole vocabulary: one in 61 is the mask, and one is the token itself.
     assert became_mask.float().mean().item() == pytest.approx(0.8 + 0.1 / VOCAB_SIZE, abs=0.01)
     assert stayed.float().mean().item() == pytest.approx(0.1 + 0.1 / VOCAB_SIZE, abs=0.01)
     assert (~became_mask & ~stayed).float().mean().item() == pytest.approx(0.1 * (1 - 2 / VOCAB_SIZE), abs=0.01)
 
 
 def test_rare_tokens_are_masked_the_rather(rows):
-    """In proportion to `count ** -0.7`, which shows where few are drawn: without replacement, the rarest run out."""
+    """Rates follow `count ** -0.7`. Few tokens are drawn, because without replacement the rarest would run out."""
     counts = counts_like_zipf(rows)
     collator = DataCollatorForMaskedLM(TOKENIZER, token_counts=counts, mlm_probability=0.01)
     tokens, _, labels = mask_often(collator, rows, times=3_000)
@@ -92,7 +92,9 @@ def test_tokens_that_are_not_in_the_counts_count_as_one(rows):
 
 
 def test_counts_of_another_vocabulary():
-    with pytest.raises(ValueError, match=r"There are 60 token_counts for the 61 tokens .*count_tokens\(rows"):
+    with pytest.raises(
+        ValueError, match=r"token_counts has 60 entries, but the tokenizer has 61 tokens.*count_tokens\(rows"
+    ):
         DataCollatorForMaskedLM(TOKENIZER, token_counts=[1] * 60)
 
 
@@ -104,12 +106,12 @@ def test_count_tokens(rows):
     dataset = Dataset.from_list(rows)
     for counted in (dataset, dataset.to_iterable_dataset()):
         assert torch.equal(count_tokens(counted, VOCAB_SIZE), expected)
-    with pytest.raises(ValueError, match="vocab_size=10 is too small"):
+    with pytest.raises(ValueError, match="The rows contain token 60, but vocab_size=10"):
         count_tokens(dataset, 10)
 
 
 def test_what_a_batch_is_made_of(rows):
-    """A mask only where there is something to leave out."""
+    """There is an attention mask only if there is padding."""
     full, short = rows[:2], [rows[0], {name: values[:20] for name, values in rows[1].items()}]
     collator = DataCollatorForMaskedLM(TOKENIZER)
     assert collator(full).keys() == {"input_ids", "labels"}

@@ -1,4 +1,4 @@
-"""Packed rows hold all tokens once, and a model makes the same of a document in one as of the document alone."""
+"""Packed rows contain every token once, and a model computes the same for a packed document as for it alone."""
 
 from itertools import chain, pairwise
 
@@ -25,7 +25,7 @@ def make_corpus(num_texts, **options):
 
 
 def tokens_of(text):
-    """By hand: a 1, the words' numbers, a 2."""
+    """The expected tokens: 1, the numbers of the words, 2."""
     return [1, *(int(word[1:]) for word in text.split()), 2]
 
 
@@ -34,7 +34,7 @@ def joined(lists):
 
 
 def pieces(rows):
-    """The tokens of each document in each row."""
+    """Splits rows into the tokens of each document."""
     for row in rows:
         tokens, numbers = row["input_ids"], row["attention_mask"]
         for number in sorted(set(numbers)):
@@ -55,7 +55,7 @@ def test_all_tokens_once(lengths, block_size):
         numbers = row["attention_mask"]
         assert numbers[0] == 1
         assert all(after - before in (0, 1) for before, after in pairwise(numbers))
-    # Each piece is of one document: pieces put together at the ends of documents are the documents.
+    # Each piece belongs to one document: joining pieces up to each document's end gives the documents.
     rebuilt, current = [], []
     for piece in pieces(rows):
         assert 2 not in piece[:-1]
@@ -96,12 +96,12 @@ def test_truncated_documents():
 @pytest.mark.parametrize("length", [0, -1, 39])
 @pytest.mark.parametrize(("function", "name"), [(pack_documents, "block_size"), (truncate_documents, "max_length")])
 def test_lengths_that_the_model_does_not_take(function, name, length):
-    with pytest.raises(ValueError, match=f"{name}={length} should be from 1 to 38"):
+    with pytest.raises(ValueError, match=f"{name}={length} must be between 1 and 38"):
         function(make_corpus(2), TOKENIZER, length)
 
 
 def make_causal_tokenizer(**options):
-    """Which puts nothing around a text, as GPT-2's; its eos_token is 2."""
+    """A tokenizer that adds nothing around a text, like GPT-2's. Its eos_token is 2."""
     tokenizer = make_text_tokenizer()
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(**{"single": "$A", "special_tokens": [], **options})
     tokenizer.eos_token = tokenizer.pad_token = "[SEP]"
@@ -113,7 +113,7 @@ AT_THE_BEGINNING = {"single": "[CLS] $A", "special_tokens": [("[CLS]", 1)]}
 
 @pytest.mark.parametrize(("options", "before"), [({}, []), (AT_THE_BEGINNING, [1])], ids=["nothing", "bos"])
 def test_every_document_ends(options, before):
-    """With eos, where the tokenizer adds nothing there."""
+    """A document ends with eos if the tokenizer adds nothing there."""
     tokenizer, corpus = make_causal_tokenizer(**options), make_corpus(20)
     documents = [[*before, *tokens_of(text)[1:]] for text in corpus["text"]]
     rows = pack_documents(corpus, tokenizer, block_size=16)
@@ -133,7 +133,7 @@ def test_documents_that_nothing_ends(monkeypatch):
     tokenizer.eos_token = None
     assert _end_of_document(tokenizer) == []
     (warning,) = warnings
-    assert "nothing says where a document ends: set tokenizer.eos_token" in warning
+    assert "nothing marks the end of a document: set tokenizer.eos_token" in warning
     assert _end_of_document(TOKENIZER) == []
     assert len(warnings) == 1
 
@@ -213,7 +213,7 @@ def test_causal_mask_by_hand():
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2"])
 def test_causal_attention_is_found_out(name, attention, dtype):
-    """In half precision too, and with weights so small that attention makes little difference."""
+    """The check also works in half precision, and with weights so small that attention has little effect."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
     model = getattr(transformers, f"{name}ForCausalLM")(
         getattr(transformers, f"{name}Config")(vocab_size=61, num_key_value_heads=1, pad_token_id=PAD, **sizes)
@@ -223,7 +223,7 @@ def test_causal_attention_is_found_out(name, attention, dtype):
 
 
 def test_a_model_that_attends_to_both_sides_beside_a_causal_one():
-    with pytest.raises(ValueError, match="one attends to both sides and one to earlier tokens only"):
+    with pytest.raises(ValueError, match="one attends in both directions and the other only to earlier tokens"):
         SeparateDocuments(make_masked_lm("bert", "sdpa"), make_causal_lm("llama", "sdpa"))
 
 
@@ -251,7 +251,9 @@ def test_other_families(name):
 
 
 def test_layers_that_look_at_a_window_of_tokens():
-    with pytest.raises(ValueError, match="ModernBertForMaskedLM makes something else of two documents in one row"):
+    with pytest.raises(
+        ValueError, match="ModernBertForMaskedLM computes different outputs for two documents in one row"
+    ):
         SeparateDocuments(make_other("ModernBert", initializer_range=0.5))
 
 
@@ -259,28 +261,31 @@ def test_layers_that_look_at_a_window_of_tokens():
 def test_attention_that_does_not_read_such_a_mask(attention):
     model = make_model("roberta", "mlm")
     model.config._attn_implementation = attention
-    with pytest.raises(ValueError, match=f"attend with {attention}: .* loaded with attn_implementation='sdpa' or"):
+    with pytest.raises(
+        ValueError,
+        match=f"attention implementation {attention}\\. .* load all models with attn_implementation='sdpa' or",
+    ):
         SeparateDocuments(model)
 
 
 def test_models_that_attend_in_different_ways():
-    with pytest.raises(ValueError, match="attend with eager and sdpa"):
+    with pytest.raises(ValueError, match="attention implementation eager and sdpa"):
         SeparateDocuments(make_masked_lm("bert", "sdpa"), make_masked_lm("bert", "eager"))
 
 
 def test_models_that_count_positions_in_different_ways():
-    with pytest.raises(ValueError, match=r"positions that start at 0 in each: pack without SeparateDocuments"):
+    with pytest.raises(ValueError, match=r"positions restart at 0: pack without SeparateDocuments"):
         SeparateDocuments(make_masked_lm("bert", "sdpa"), make_masked_lm("roberta", "sdpa", pad_token_id=1))
 
 
 def test_a_model_without_positions_to_give():
-    with pytest.raises(ValueError, match="T5ForConditionalGeneration does not read packed documents"):
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration cannot read packed documents"):
         SeparateDocuments(make_model("t5", "seq2seq", attn_implementation="eager"))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_what_is_scored_in_packed_rows(attention):
-    """Of the 4-D mask the head sees what a mask of the same rows without documents says."""
+    """The head sees the 4-D mask as the 2-D mask of the same rows without documents."""
     model = make_masked_lm("roberta", attention)
     numbers = torch.tensor([[1, 1, 2, 2, 2], [1, 2, 3, 0, 0]])
     inputs = {"input_ids": torch.full((2, 5), 7), "labels": torch.tensor([[7, -100, -100, 7, 7], [-100] * 2 + [7] * 3])}
@@ -293,7 +298,7 @@ def test_what_is_scored_in_packed_rows(attention):
 
 
 def make_labelled_documents(num_documents=12):
-    """Of 3 to 14 tokens, with labels on every third token."""
+    """Documents with 3 to 14 tokens, and labels on every third token."""
     rows = []
     for text in make_texts(num_documents, longest=12):
         tokens = tokens_of(text)
@@ -303,7 +308,7 @@ def make_labelled_documents(num_documents=12):
 
 
 def packed(documents, per_row=3):
-    """Whole documents, `per_row` to a row: rows of unequal length."""
+    """Rows of different lengths with `per_row` complete documents each."""
     rows = []
     for start in range(0, len(documents), per_row):
         row = {"input_ids": [], "attention_mask": [], "labels": []}
@@ -342,7 +347,7 @@ def one_step(make_trainer, rows, batch_size, num_batches, attention, separate):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_step_on_packed_rows_is_that_on_their_documents(make_trainer, attention):
-    """The same losses and the same gradient, each mean over the same items; and however the step is split."""
+    """Losses and gradients are the same, over the same items, however the step is split."""
     documents = make_labelled_documents()
     losses, gradient = one_step(make_trainer, documents, len(documents), 1, attention, separate=False)
     for split in ((4, 1), (1, 4)):
@@ -354,7 +359,7 @@ def test_a_step_on_packed_rows_is_that_on_their_documents(make_trainer, attentio
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("separate", [True, False], ids=["apart", "as one text"])
 def test_tokens_seen_that_are_not_padding(make_trainer, attention, separate):
-    """Of rows whose masks say who attends to whom, or number documents."""
+    """Rows whose masks are 4-D, or number documents, are handled."""
     student = make_masked_lm("roberta", attention, max_position_embeddings=64)
     documents = SeparateDocuments(student)
 

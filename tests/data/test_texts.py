@@ -1,4 +1,4 @@
-"""Texts and labels from every kind of file, and what is said of those that are not as they should be."""
+"""Texts and labels from every kind of file, and errors for invalid ones."""
 
 import json
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_truth_values_are_names(tmp_path, write):
 
 
 def test_folder_of_a_folder_for_each_class(tmp_path):
-    """As aclImdb/train, with the texts without labels and the lists of addresses that lie beside."""
+    """A folder like aclImdb/train, including its unlabelled texts and lists of addresses."""
     for file, text in {
         "pos/0_9.txt": "good",
         "neg/0_1.txt": "bad",
@@ -111,11 +111,11 @@ def test_class_labels_keep_their_order(tmp_path, monkeypatch):
     loaded, names = load("someone/moods", split="test", config_name="english")
     assert asked == [("someone/moods", "english", "test")]
     assert (names, loaded["labels"][:]) == (["pos", "neg"], [0, 1, 0])
-    # by name, and by number among names that say nothing
+    # by name, and by number among placeholder names
     assert load("someone/moods", split="test", label_names=["neg", "none", "pos"])[0]["labels"][:] == [2, 0, 2]
     assert load("someone/moods", split="test", label_names=["LABEL_0", "LABEL_1"])[0]["labels"][:] == [0, 1, 0]
     for other in (["NEG", "POS"], ["LABEL_0", "LABEL_1", "LABEL_2"]):
-        with pytest.raises(ValueError, match="never had: neg, pos"):
+        with pytest.raises(ValueError, match="does not have: neg, pos"):
             load("someone/moods", split="test", label_names=other)
 
     hidden = Dataset.from_dict({"review": TEXTS, "mood": [-1, 1, -1]}, features=features)
@@ -141,7 +141,7 @@ def test_labels_of_training_or_of_a_model(tmp_path, labels, label_names, expecte
 
 
 def test_csv_is_read_as_it_is_written(tmp_path):
-    """What pandas takes for missing, a text of any length, a mark at the beginning, blank lines, spaces."""
+    """Words that pandas reads as missing, very long texts, a byte order mark, blank lines, spaces."""
     long = "word " * 50_000
     rows = ["\ufefftext,,label", "None,1,a", "", "NA,2,null", f'"{long}",x, a']
     (tmp_path / "data.csv").write_text("\r\n".join(rows), encoding="utf-8")
@@ -156,9 +156,9 @@ def test_csv_is_read_as_it_is_written(tmp_path):
     [
         ([1.0, 0.0, 1.0], r"'mood', row 1: 1.0 is a float, not a class"),
         ([1, 0.5, 0], r"'mood', row \d: (1.0|0.5) is a float"),
-        ([0, 2, 0], "has the labels 0, 2: numbers should be 0 to 1"),
-        ([1, 2, 3], "has the labels 1, 2, 3: numbers should be 0 to 2"),
-        (["a", "a", "a"], "has one class only, 'a'"),
+        ([0, 2, 0], "has the labels 0, 2: numeric labels must be 0 to 1"),
+        ([1, 2, 3], "has the labels 1, 2, 3: numeric labels must be 0 to 2"),
+        (["a", "a", "a"], "has only one class, 'a'"),
     ],
 )
 def test_bad_labels(tmp_path, write, labels, message):
@@ -183,7 +183,7 @@ def test_missing_labels(tmp_path, write, labels):
 
 
 def test_several_labels(tmp_path):
-    with pytest.raises(ValueError, match=r"row 1: \['a', 'b'\] is no label: one class per text"):
+    with pytest.raises(ValueError, match=r"row 1: \['a', 'b'\] is not a label: give one class per text"):
         load(write_json(tmp_path, [["a", "b"], ["a"], ["b"]]))
 
 
@@ -198,7 +198,7 @@ def test_several_labels(tmp_path):
 )
 def test_labels_that_training_never_saw(tmp_path, labels, label_names, unknown):
     classes = ", ".join(f"{number}: {name}" for number, name in enumerate(label_names))
-    with pytest.raises(ValueError, match=f"'mood' has labels .* never had: {unknown}. The classes are {classes}"):
+    with pytest.raises(ValueError, match=f"'mood' has labels .* does not have: {unknown}. The classes are {classes}"):
         load(write_csv(tmp_path, labels), label_names=label_names)
 
 
@@ -208,13 +208,13 @@ def test_empty_texts(tmp_path):
     with pytest.raises(ValueError, match="empty texts in the column 'review', in 12 rows: 2, 4, 6, 7, 8 and more"):
         load(tmp_path / "data.parquet")
     Dataset.from_dict(columns([0, 1], ["a", " "])).to_csv(tmp_path / "data.csv")
-    with pytest.raises(ValueError, match="in row 2: leave them out"):
+    with pytest.raises(ValueError, match="in row 2: remove these rows"):
         load(tmp_path / "data.csv")
 
 
 def test_texts_that_are_none(tmp_path):
     Dataset.from_dict(columns([0, 1], [3, 4])).to_parquet(tmp_path / "data.parquet")
-    with pytest.raises(ValueError, match="row 1: 3 in the column 'review' is no text, but int"):
+    with pytest.raises(ValueError, match="row 1: 3 in the column 'review' must be a string, but is int"):
         load(tmp_path / "data.parquet")
 
 
@@ -236,26 +236,26 @@ def test_no_header(tmp_path):
     [
         ("data.csv", b"", "data.csv is empty"),
         ("data.csv", b"text,label\n", "data.csv has no rows"),
-        ("data.csv", b"text,label\na,1\nb,c,0\n", "data.csv, row 2, has 3 fields where the header has 2"),
-        ("data.csv", b"text,label\na,b,1\nb,c,0\n", "data.csv, row 1, has 3 fields where the header has 2"),
-        ("data.csv", b'text,label\n"a\nb",1\n\nb\n', "data.csv, row 2, has 1 fields where the header has 2"),
+        ("data.csv", b"text,label\na,1\nb,c,0\n", "data.csv, row 2, has 3 fields, but the header has 2"),
+        ("data.csv", b"text,label\na,b,1\nb,c,0\n", "data.csv, row 1, has 3 fields, but the header has 2"),
+        ("data.csv", b'text,label\n"a\nb",1\n\nb\n', "data.csv, row 2, has 1 fields, but the header has 2"),
         ("data.csv", b'text,label\n"a"b,1\n', "Could not read .*data.csv, line 2: ',' expected after '\"'"),
         ("data.csv", b'text,label\na,1\n"b,0\n', "Could not read .*data.csv, line 3: unexpected end of data"),
         (
             "data.csv",
             "text,label\nWörter,1\n".encode("latin-1"),
-            "data.csv is no UTF-8 text: invalid start byte",
+            "data.csv is not valid UTF-8 text: invalid start byte",
         ),
         ("data.json", b"[]", "Could not read .*data.json"),
         ("data.json", b"{", "Could not read .*data.json"),
         (
             "data.jsonl",
             '{"text": "Wörter", "label": 1}'.encode("latin-1"),
-            "data.jsonl is no UTF-8 text: invalid start byte",
+            "data.jsonl is not valid UTF-8 text: invalid start byte",
         ),
         ("data.parquet", b"text", "Could not read .*data.parquet"),
-        ("data.xlsx", b"text", r"data.xlsx should have the ending \.csv, \.json, "),
-        ("pos/1.txt", "Wörter".encode("latin-1"), "1.txt is no UTF-8 text"),
+        ("data.xlsx", b"text", r"data.xlsx: the file name must end in \.csv, \.json, "),
+        ("pos/1.txt", "Wörter".encode("latin-1"), "1.txt is not valid UTF-8 text"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, message):
@@ -270,13 +270,13 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
     ["nothing.csv", "nowhere/at/all", "./nothing", "data/test.csv", "data/TEST.CSV", "data/a.tsv", "here/test"],
 )
 def test_files_that_are_not_there(tmp_path, monkeypatch, source):
-    """What has a data file's suffix, or lies in a folder that is here, is not looked for on the Hub."""
+    """Names with a data file's suffix, or in an existing folder, are not looked up on the Hub."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(texts_module, "load_dataset", lambda *args, **options: pytest.fail("the Hub was asked"))
     Path("here").mkdir()
-    with pytest.raises(ValueError, match=f"There is no file or folder {source}"):
+    with pytest.raises(ValueError, match=f"File or folder not found: {source}"):
         load_labelled_texts(source)
-    with pytest.raises(ValueError, match=f"There is no file or folder {source}"):
+    with pytest.raises(ValueError, match=f"File or folder not found: {source}"):
         load_unlabelled_texts(source)
 
 
@@ -285,9 +285,7 @@ def test_a_name_that_is_neither_here_nor_on_the_hub(monkeypatch):
         raise DatasetNotFoundError("Dataset 'some/reviews' doesn't exist on the Hub or cannot be accessed.")
 
     monkeypatch.setattr(texts_module, "load_dataset", load_dataset)
-    message = (
-        "There is no file or folder some/reviews, nor could it be read from the Hub: Dataset 'some/reviews' doesn't"
-    )
+    message = "some/reviews is neither a local file or folder nor readable from the Hub: Dataset 'some/reviews' doesn't"
     with pytest.raises(ValueError, match=message):
         load_labelled_texts("some/reviews")
 
@@ -306,9 +304,9 @@ def test_unlabelled(tmp_path):
 
 def test_unlabelled_without_text(tmp_path):
     (tmp_path / "lines.txt").write_text(" \n\n")
-    with pytest.raises(ValueError, match=r"lines\.txt holds no text"):
+    with pytest.raises(ValueError, match=r"lines\.txt contains no texts"):
         load_unlabelled_texts(tmp_path / "lines.txt")
-    with pytest.raises(ValueError, match=r"There is no file .*none\.txt"):
+    with pytest.raises(ValueError, match=r"File not found: .*none\.txt"):
         load_unlabelled_texts(tmp_path / "none.txt")
     Dataset.from_dict({"text": ["a", ""]}).to_parquet(tmp_path / "data.parquet")
     with pytest.raises(ValueError, match="empty texts in the column 'text', in row 2"):

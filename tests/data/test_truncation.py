@@ -1,4 +1,4 @@
-"""Which part of a long text is kept, for tokenizers with special tokens around a text and without."""
+"""Which part of a long text is kept, for tokenizers with and without special tokens around a text."""
 
 import pytest
 from datasets import Dataset
@@ -50,7 +50,7 @@ def encode(text, tokenizer, max_length, truncation):
     truncation=st.sampled_from(PARTS),
 )
 def test_parts(name, ids, max_length, truncation):
-    """Texts may hold the special tokens themselves."""
+    """Texts may contain special tokens."""
     tokenizer, before, after = TOKENIZERS[name]
     words = {1: "[CLS]", 2: "[SEP]"}
     text = " ".join(words.get(index, f"w{index}") for index in ids)
@@ -85,7 +85,7 @@ def test_long_texts_without_a_warning(caplog, capsys):
 
 def test_no_room_and_no_such_part():
     dataset = Dataset.from_dict({"text": ["w5"]})
-    with pytest.raises(ValueError, match="max_length=2 leaves no room for a text: the tokenizer adds 2 tokens"):
+    with pytest.raises(ValueError, match="max_length=2 leaves no room for text: the tokenizer adds 2 special tokens"):
         encode_texts(dataset, make_text_tokenizer(), 2)
-    with pytest.raises(ValueError, match="truncation='middle' should be one of head, tail, head_tail"):
+    with pytest.raises(ValueError, match="truncation='middle' must be one of head, tail, head_tail"):
         encode_texts(dataset, make_text_tokenizer(), 20, "middle")
