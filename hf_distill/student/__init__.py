@@ -1,4 +1,4 @@
-"""Before training: a teacher in, a smaller model out."""
+"""Inspects a teacher, and makes a smaller student from its layers."""
 
 from hf_distill.student.describe import describe
 from hf_distill.student.make_student import make_student

@@ -1,4 +1,7 @@
-"""Where a model keeps its stacks of layers, and what its config says layer by layer. The one file with such names."""
+"""Finds a model's stacks of layers, and adapts its config to fewer layers.
+
+All names that depend on an architecture are in this file.
+"""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +23,7 @@ DEPTHS = (
     "num_decoder_layers",
     "num_hidden_layers",
 )
-"""Names that configs have for the depth of a stack. Other names, such as GPT-2's `n_layer`, are mapped to the last."""
+"""Config names for the depth of a stack. Other names, such as GPT-2's `n_layer`, are mapped to the last one."""
 
 PER_LAYER = (
     "activation_sparsity_pattern",
@@ -37,7 +40,7 @@ PER_LAYER = (
     "num_key_value_heads_per_layer",
     "sliding_windows",
 )
-"""Lists with one entry for each layer."""
+"""Config lists with one entry per layer."""
 
 LAYER_INDICES = (
     "cross_attention_layers",
@@ -51,11 +54,11 @@ LAYER_INDICES = (
     "rope_scaling_layers",
     "window_block_indices",
 )
-"""Lists of the layers that are of some kind."""
+"""Config lists with the indices of the layers of one kind."""
 
 FIRST_LAYERS = ("first_k_dense_replace", "max_window_layers", "num_dense_layers")
 LAST_LAYERS = ("num_kv_shared_layers",)
-"""How many layers at the beginning, or at the end, are of some kind."""
+"""Config numbers that count the layers of one kind at the beginning, or at the end, of a stack."""
 
 
 @dataclass(frozen=True)
@@ -63,38 +66,41 @@ class LayerStack:
     """A list of layers whose length is a number in the config."""
 
     path: str
-    """The dotted name of its `nn.ModuleList` in the model."""
+    """Dotted name of its `nn.ModuleList` in the model."""
     config_path: tuple[str, ...]
-    """Where its config is within the model's: `()`, or for instance `("text_config",)`."""
+    """Path of its config within the model's config: `()`, or for example `("text_config",)`."""
     depth: str
-    """The name of the number in that config."""
+    """Name of the number of layers in that config."""
     num_layers: int
 
 
 def find_layer_stacks(model: PreTrainedModel) -> dict[str, LayerStack]:
-    """The stacks of layers of `model` in the order in which its config has them, by the name that users call them.
+    """Finds the stacks of layers of a model, in the order of its config.
 
-    A stack is recognised by what the config does: a list of modules that gets shorter when one number of the config,
-    such as `num_hidden_layers`, does. Nothing needs to be known about the architecture, and no weights are made. Its
-    name is `"layers"` if there is one stack, else `"encoder"`, `"decoder"`, `"text"`, `"vision"` and so on.
+    A stack is a list of modules that gets shorter when one number of the config, such as `num_hidden_layers`, is
+    reduced. This works without knowledge of the architecture, and no weights are allocated.
+
+    Returns:
+        The stacks by name. The name is `"layers"` for a single stack, else `"encoder"`, `"decoder"`, `"text"`,
+        `"vision"` and so on.
 
     Raises:
-        ValueError: if there is none, saying why.
+        ValueError: if there is no stack; the message gives the reason.
     """
     lengths = {name: len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     stacks: list[LayerStack] = []
-    why = "its config gives no number of layers"
+    why = "its config has no number of layers"
     for config_path, depth, num_layers in _depths(model.config):
         where = f"`{'.'.join((*config_path, depth))}` ({num_layers})"
         following = _following(model, lengths, config_path, depth, num_layers)
         if len(following) == 1 and following[0] not in {stack.path for stack in stacks}:
             stacks.append(LayerStack(following[0], config_path, depth, num_layers))
         elif following:
-            why = f"in its config {where} is the length of several lists, {', '.join(following)}"
+            why = f"{where} in its config is the length of several lists of modules: {', '.join(following)}"
         else:
             why = (
-                f"no list of modules has the length that its config gives as {where}. Either all its layers share one "
-                f"set of weights, as in ALBERT, or they are in stages of different widths, as in Swin"
+                f"no list of modules has the length {where} of its config. Either all layers share one set of weights, "
+                f"as in ALBERT, or the layers are in stages of different widths, as in Swin"
             )
     if not stacks:
         raise ValueError(f"{type(model).__name__} has no stack of layers that can be cut: {why}.")
@@ -104,10 +110,10 @@ def find_layer_stacks(model: PreTrainedModel) -> dict[str, LayerStack]:
 def _following(
     model: PreTrainedModel, lengths: Mapping[str, int], config_path: tuple[str, ...], depth: str, num_layers: int
 ) -> list[str]:
-    """The lists of modules whose length changes with this number of the config."""
+    """Names of the module lists whose length changes with this number of the config."""
     if num_layers not in lengths.values():
         return []
-    kept = list(range(num_layers - 1)) or [0, 0]  # one layer fewer, or two in place of one
+    kept = list(range(num_layers - 1)) or [0, 0]  # one layer fewer; a single layer becomes two
     config = with_layers(model.config, {LayerStack("", config_path, depth, num_layers): kept})
     resized = dict(skeleton(type(model), config).named_modules())
     return [
@@ -123,7 +129,7 @@ def skeleton(
     device: torch.device | str = "meta",
     dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
-    """A model whose weights are tied but yet to be filled in: they are on the meta device, its buffers on `device`."""
+    """A model with tied but empty weights: the weights are on the meta device, the buffers on `device`."""
     with no_init_weights(), torch.random.fork_rng(), torch.device(device), init_empty_weights(include_buffers=False):
         model = model_class._from_config(copy.deepcopy(config), dtype=dtype or torch.get_default_dtype())
     model.tie_weights()
@@ -131,7 +137,7 @@ def skeleton(
 
 
 def with_layers(config: PreTrainedConfig, kept: Mapping[LayerStack, Sequence[int]]) -> PreTrainedConfig:
-    """A copy of `config` for a model that keeps only these layers of each stack."""
+    """Returns a copy of `config` for a model that keeps only these layers of each stack."""
     config = copy.deepcopy(config)
     for stack, layers in kept.items():
         part = reduce(getattr, stack.config_path, config)
@@ -139,7 +145,7 @@ def with_layers(config: PreTrainedConfig, kept: Mapping[LayerStack, Sequence[int
         overrides = part.to_dict().get("per_layer_config") if getattr(part, "is_heterogeneous", False) else None
         if overrides is not None:
             part.per_layer_config = None
-        # Where an encoder and a decoder share one config, these speak of the encoder.
+        # If encoder and decoder share one config, these entries describe the encoder.
         if "decoder" not in stack.depth:
             for name in PER_LAYER:
                 values = vars(part).get(name)
@@ -155,9 +161,9 @@ def with_layers(config: PreTrainedConfig, kept: Mapping[LayerStack, Sequence[int
             for name in LAST_LAYERS:
                 if isinstance(number := vars(part).get(name), int):
                     setattr(part, name, sum(old >= num_layers - number for old in layers))
-            if hasattr(part, "attention_types"):  # GPT-Neo makes `attention_layers` out of it again
+            if hasattr(part, "attention_types"):  # GPT-Neo derives `attention_layers` from it again
                 part.attention_types = [[part.attention_layers, 1]]
-        # Backbones name the outputs of their layers, `stage1` and so on after `stem`, and say which they give.
+        # Backbones name the outputs of their layers `stem`, `stage1` and so on, and list those that they return.
         if len(getattr(part, "stage_names", None) or ()) == num_layers + 1:
             outputs = sorted({sum(old < index % (num_layers + 1) for old in layers) for index in part.out_indices})
             part.stage_names = part.stage_names[: len(layers) + 1]
@@ -170,10 +176,10 @@ def with_layers(config: PreTrainedConfig, kept: Mapping[LayerStack, Sequence[int
 
 
 def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """A small batch for the part of `model` below its head: some tokens, an image or a second of sound.
+    """Makes a small batch for the model below its head: a few tokens, an image or one second of audio.
 
     Raises:
-        ValueError: if it is not known what the model takes.
+        ValueError: if the inputs of the model are unknown.
     """
     config, name = model.config, model.main_input_name
     inner_first = reversed([part for _, part in _parts(config)])
@@ -190,18 +196,18 @@ def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     sound = (1, size_of("max_length"), size_of("num_mel_bins")) if size_of("num_mel_bins") else (1, 16_000)
     shapes = {"pixel_values": image, "input_features": spectrum, "input_values": sound}
 
-    # From the middle of the vocabulary: special tokens are at its ends.
+    # Tokens from the middle of the vocabulary, because special tokens are at its ends.
     vocab_size = getattr(config.get_text_config(), "vocab_size", 64)
-    # A BigBird that is given less than this goes over to full attention, and stays there.
+    # BigBird switches to full attention for good when it receives fewer tokens than this.
     length = 16 * size_of("block_size", 1) if size_of("attention_type") == "block_sparse" else 8
     tokens = torch.arange(2 * length).reshape(2, length) % min(16, vocab_size // 2) + vocab_size // 2
     if name != "input_ids" and name not in shapes:
         raise ValueError(
-            f"It is not known what {type(model).__name__} takes as {name}: pass example_inputs=, a batch that it "
-            f"understands, so that the student can be checked against it."
+            f"Cannot create {name} for {type(model).__name__}: pass example_inputs=, a batch of its inputs, so that "
+            f"the student can be checked against the teacher."
         )
     inputs = {name: tokens if name == "input_ids" else torch.randn(shapes[name], dtype=model.dtype)}
-    if hasattr(config, "vision_config") and not model.can_generate():  # CLIP takes both; others take images in tokens
+    if hasattr(config, "vision_config") and not model.can_generate():  # CLIP needs both; generators need only tokens
         inputs["pixel_values"] = torch.randn(image, dtype=model.dtype)
     if config.is_encoder_decoder:
         inputs["decoder_input_ids"] = tokens[: len(inputs[name])]
@@ -209,7 +215,7 @@ def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def _parts(config: PreTrainedConfig, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], PreTrainedConfig]]:
-    """The config and those within it, with their places."""
+    """The config and all nested configs, each with its path."""
     yield path, config
     for name, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
@@ -217,10 +223,10 @@ def _parts(config: PreTrainedConfig, path: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def _depths(config: PreTrainedConfig) -> Iterator[tuple[tuple[str, ...], str, int]]:
-    """Each number of layers in the config and in those within it: where, its name, the number."""
+    """Every number of layers in the config and its nested configs, as path, name and number."""
     for path, part in _parts(config):
         for name in DEPTHS:
-            # A name may stand for another one, or be a property that cannot be set.
+            # A name may be an alias of another one, or a property that cannot be set.
             stored = part.attribute_map.get(name, name)
             number = vars(part).get(stored) if stored == name or stored not in DEPTHS else None
             if isinstance(number, int) and number > 0:

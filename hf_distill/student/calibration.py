@@ -1,4 +1,4 @@
-"""Which layers to keep, found out on data."""
+"""Chooses the layers to keep by comparing untrained students with the teacher on data."""
 
 import inspect
 import itertools
@@ -18,7 +18,7 @@ from hf_distill.student.proof import evaluating
 logger = logging.getLogger(__name__)
 
 MOST_CHOICES = 100
-"""Up to so many, all choices are tried: 6 layers to 3 are 20, 8 to 4 are 70, 12 to 6 would be 924."""
+"""All choices are tried up to this number. 6 layers to 3 are 20 choices, 8 to 4 are 70, 12 to 6 would be 924."""
 
 Layers = dict[str, list[int]]
 
@@ -30,34 +30,34 @@ def calibrate(
     num_layers: Mapping[str, int],
     data: Iterable[Mapping[str, torch.Tensor]],
 ) -> Layers:
-    """The layers whose untrained student gives outputs nearest to the teacher's.
+    """Chooses the layers whose untrained student has the outputs closest to the teacher's.
 
-    All choices are tried where there are few. Otherwise layers are left out one after another, each time the one
-    without which the outputs change least. The distance is the mean KL divergence of the logits (of sigmoids for labels
-    that are not exclusive, the squared difference for a regression), over rows or over the tokens that are not padding;
-    for models without a head the mean of 1 - cosine of the last hidden states.
+    If there are at most 100 choices, all are tried. Otherwise layers are removed one by one, each time the layer whose
+    removal changes the outputs least. The distance is the mean KL divergence of the logits over rows, or over tokens
+    that are not padding. Multi-label heads use the KL divergence of the sigmoids, regression heads the squared
+    difference, and models without a head the mean of 1 - cosine of the last hidden states.
 
     Args:
-        teacher: the model that is to be cut.
+        teacher: the model to cut.
         stacks: its stacks, by name.
-        kept: the layers of the stacks that are decided already.
-        num_layers: how many layers to keep of the others.
-        data: batches of the teacher's inputs; labels are not read, except that encoder-decoders make their decoder's
-            inputs from them. Each batch is run once for each choice.
+        kept: layer indices of the stacks that are already decided.
+        num_layers: number of layers to keep of each other stack.
+        data: batches of the teacher's inputs. Labels are ignored, except that encoder-decoders make their decoder
+            inputs from them. Each batch is run once per choice.
 
     Returns:
-        The kept layers of every stack.
+        The kept layer indices of every stack.
 
     Raises:
-        ValueError: if there is no batch, if a batch lacks what the teacher takes, if no choice of layers fits, or if
-            outputs are not finite.
+        ValueError: if there are no batches, if a batch lacks the teacher's main input, if no choice of layers is
+            possible, or if outputs are not finite.
         TypeError: if a batch is not a mapping of tensors.
     """
     batches = [_inputs(batch, teacher) for batch in data]
     if not batches:
         raise ValueError(
-            "calibration_data is empty: pass some batches of the teacher's inputs, such as a DataLoader or a list of "
-            "them. Some hundred examples are enough."
+            "calibration_data is empty: pass batches of the teacher's inputs, as a DataLoader or a list. A few hundred "
+            "examples are enough."
         )
     whole = {name: list(kept.get(name, range(stack.num_layers))) for name, stack in stacks.items()}
     if math.prod(math.comb(stacks[name].num_layers, number) for name, number in num_layers.items()) <= MOST_CHOICES:
@@ -83,12 +83,12 @@ def _one_fewer(kept: Layers, num_layers: Mapping[str, int]) -> Iterator[Layers]:
 def _nearest(
     teacher: PreTrainedModel, stacks: Mapping[str, LayerStack], choices: list[Layers], batches: list[dict]
 ) -> Layers:
-    """The choice whose student is nearest to the teacher."""
+    """The choice whose student is closest to the teacher."""
     students = []
     for choice in choices:
         try:
             students.append((choice, cut(teacher, stacks, choice, copy=False)))
-        except ValueError as error:  # a layer that cannot stand elsewhere, such as ModernBERT's first
+        except ValueError as error:  # a layer that cannot move to another index, such as ModernBERT's first
             misfit = error
     if not students:
         raise misfit
@@ -102,8 +102,8 @@ def _nearest(
             num_items += len(distances)
     if not all(map(math.isfinite, totals)):
         raise ValueError(
-            f"The outputs of {type(teacher).__name__}, or of a student, are not finite on calibration_data, so there "
-            f"is no nearest one: try the teacher in float32 or bfloat16, and look at its outputs."
+            f"{type(teacher).__name__} or a student has NaN or infinite outputs on calibration_data, so students "
+            f"cannot be compared: load the teacher in float32 or bfloat16, and check its outputs."
         )
     best = min(range(len(students)), key=totals.__getitem__)
     logger.info("Kept layers %s: distance %.4f to the teacher", students[best][0], totals[best] / num_items)
@@ -111,12 +111,12 @@ def _nearest(
 
 
 def _inputs(batch: Mapping[str, torch.Tensor], teacher: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """What the teacher takes of a batch, without labels, on its device."""
+    """The teacher's inputs from a batch, without labels, on its device."""
     if not isinstance(batch, Mapping) or not all(isinstance(value, torch.Tensor) for value in batch.values()):
         given = {name: type(value).__name__ for name, value in batch.items()} if isinstance(batch, Mapping) else batch
         raise TypeError(
-            f"calibration_data should be batches, mappings from names to tensors such as a DataLoader gives, but holds "
-            f"{given!r}."
+            f"calibration_data must contain batches, mappings from names to tensors as a DataLoader yields, but "
+            f"contains {given!r}."
         )
     batch = dict(batch)
     if teacher.config.is_encoder_decoder and "labels" in batch and "decoder_input_ids" not in batch:
@@ -126,14 +126,14 @@ def _inputs(batch: Mapping[str, torch.Tensor], teacher: PreTrainedModel) -> dict
     inputs = {name: value.to(teacher.device) for name, value in batch.items() if name in taken}
     if teacher.main_input_name not in inputs:
         raise ValueError(
-            f"A batch of calibration_data has {', '.join(batch) or 'nothing'}, but {type(teacher).__name__} needs "
-            f"{teacher.main_input_name}: tokenise the texts, or prepare the images or sounds, first."
+            f"A batch of calibration_data has {', '.join(batch) or 'no entries'}, but {type(teacher).__name__} needs "
+            f"{teacher.main_input_name}: tokenize the texts, or preprocess the images or audio, first."
         )
     return inputs
 
 
 def _mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-    """Which positions of the outputs are not padding: [batch, length]."""
+    """Mask of the output positions that are not padding, `[batch, length]`."""
     if "decoder_input_ids" in batch:
         return batch.get("decoder_attention_mask")
     return batch.get("attention_mask")
@@ -142,7 +142,7 @@ def _mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
 def _distances(
     student_outputs: ModelOutput, teacher_outputs: ModelOutput, mask: torch.Tensor | None, config: PreTrainedConfig
 ) -> torch.Tensor:
-    """The distance of the outputs for each row, or for each position that is not padding: [items], in fp32."""
+    """Distance of the outputs per row, or per position that is not padding, `[items]` in fp32."""
     names = [name for name in teacher_outputs if "logits" in name] or ["last_hidden_state"]
     distances = []
     for name in names:
@@ -153,14 +153,14 @@ def _distances(
             lowest = torch.finfo(teacher.dtype).min
             student, teacher = (logits.masked_fill(mask == 0, lowest) for logits in (student, teacher))
         student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
-        # No more than some positions at a time: a vocabulary is wide.
+        # A few positions at a time keep fp32 logits over a large vocabulary small.
         for student_part, teacher_part in zip(student.split(256), teacher.split(256), strict=True):
             distances.append(_distance(name, student_part.float(), teacher_part.float(), config))
     return torch.cat(distances)
 
 
 def _distance(name: str, student: torch.Tensor, teacher: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
-    """[items, classes or width] twice to [items]."""
+    """Distance `[items]` of two tensors `[items, classes or width]`."""
     if name == "last_hidden_state":
         return 1 - F.cosine_similarity(student, teacher, dim=-1)
     if getattr(config, "problem_type", None) == "multi_label_classification":

@@ -1,4 +1,4 @@
-"""A model with fewer layers: its config cut, its weights copied."""
+"""Makes a model with fewer layers: reduces the config and copies the weights."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,16 @@ def cut(
     kept: Mapping[str, Sequence[int]],
     copy: bool = True,
 ) -> PreTrainedModel:
-    """A model of the teacher's class with only the kept layers of each stack.
+    """Makes a model of the teacher's class with only the kept layers of each stack.
 
     Args:
-        teacher: the model to cut, which is left as it is.
+        teacher: the model to cut. It does not change.
         stacks: its stacks, by name.
-        kept: the indices of the layers to keep, for each of them.
-        copy: if False, the weights are the teacher's own, in memory too.
+        kept: indices of the layers to keep, by stack.
+        copy: if False, the model shares the memory of the teacher's weights.
 
     Raises:
-        ValueError: if a layer does not fit where it would come to stand, or if the weights are not tied as the config
-            says.
+        ValueError: if a layer does not fit at its new index, or if weights that the config ties are different.
     """
     student, sources = empty_student(teacher, stacks, kept)
     teacher_weights = teacher.state_dict()
@@ -45,8 +44,8 @@ def cut(
     for name, weight in student.state_dict().items():
         if weight.data_ptr() != weights[name].data_ptr() and not torch.equal(weight, weights[name]):
             raise ValueError(
-                f"{name} is tied to other weights by the config of {type(teacher).__name__}, but differs from them in "
-                f"the teacher: set tie_word_embeddings=False in its config."
+                f"The config of {type(teacher).__name__} ties {name} to other weights, but their values differ in the "
+                f"teacher: set tie_word_embeddings=False in its config."
             )
     return student
 
@@ -54,22 +53,22 @@ def cut(
 def empty_student(
     teacher: PreTrainedModel, stacks: Mapping[str, LayerStack], kept: Mapping[str, Sequence[int]]
 ) -> tuple[PreTrainedModel, dict[str, str]]:
-    """A student whose weights are yet to be filled in, and of each the name of the teacher's weight that it will have.
+    """Makes a student with empty weights, and maps each weight name to the teacher's weight to copy.
 
     Raises:
-        ValueError: if a layer does not fit where it would come to stand.
+        ValueError: if a layer does not fit at its new index.
     """
     config = with_layers(teacher.config, {stacks[name]: kept[name] for name in stacks})
     try:
         student = skeleton(type(teacher), config, teacher.device, teacher.dtype)
-    except Exception as error:  # what a model's code says of a config that it was not made for
+    except Exception as error:  # model code may raise anything for a config that it was not made for
         raise ValueError(_misfit(teacher, kept, str(error))) from error
     _leave_out_what_is_missing(student, teacher, [teacher.get_submodule(stack.path) for stack in stacks.values()])
     return student, _sources(student, teacher, stacks, kept)
 
 
 def _leave_out_what_is_missing(student: nn.Module, teacher: nn.Module, stacks: Sequence[nn.Module]) -> None:
-    """Modules that the teacher was made without, such as BERT's pooler with `add_pooling_layer=False`."""
+    """Removes modules that the teacher does not have, such as BERT's pooler with `add_pooling_layer=False`."""
     for name, module in list(student.named_children()):
         teachers_own = getattr(teacher, name)
         if teachers_own is None:
@@ -84,10 +83,11 @@ def _sources(
     stacks: Mapping[str, LayerStack],
     kept: Mapping[str, Sequence[int]],
 ) -> dict[str, str]:
-    """For each weight of the student, by its name, the name of the teacher's weight that it is copied from.
+    """Maps the name of each student weight to the name of the teacher weight to copy.
 
-    A weight that a layer has by its place, such as the relative position bias of T5's first one, is copied from the
-    teacher's layer in that place. Of a weight with a block for each layer those of the kept ones are copied.
+    A weight that belongs to an index rather than to a layer, such as the relative position bias of T5's first layer, is
+    copied from the teacher's layer at the same index. From a weight with one block per layer, the blocks of the kept
+    layers are copied.
     """
     student_shapes = {name: weight.shape for name, weight in student.state_dict().items()}
     teacher_shapes = {name: weight.shape for name, weight in teacher.state_dict().items()}
@@ -103,10 +103,10 @@ def _sources(
         if source not in teacher_shapes:
             source = name
         if source not in teacher_shapes:
-            raise ValueError(_misfit(teacher, kept, f"the student needs {name}, which is not there"))
+            raise ValueError(_misfit(teacher, kept, f"the student needs {name}, which the teacher does not have"))
         teacher_shape = teacher_shapes[source]
         if teacher_shape != shape and (match is not None or _blocks(teacher_shape, shape, stacks, kept) is None):
-            shapes = f"{source} is {tuple(teacher_shape)}, in the student {tuple(shape)}"
+            shapes = f"{source} has the shape {tuple(teacher_shape)}, but {tuple(shape)} in the student"
             raise ValueError(_misfit(teacher, kept, shapes))
         sources[name] = source
     used = set(sources.values())
@@ -121,9 +121,9 @@ def _sources(
 def _blocks(
     teacher_shape: torch.Size, shape: torch.Size, stacks: Mapping[str, LayerStack], kept: Mapping[str, Sequence[int]]
 ) -> tuple[int, str] | None:
-    """In which dimension a weight has one block for each layer, and of which stack; None if it is not so.
+    """Dimension and stack for which a weight has one block per layer, or None.
 
-    Gemma 3n has the embeddings of all its layers in one table, and ESM's contact head reads the attention of each.
+    Gemma 3n has one table with the embeddings of all layers, and ESM's contact head reads the attention of every layer.
     """
     if len(shape) != len(teacher_shape):
         return None
@@ -150,6 +150,6 @@ def _blocks_of_kept_layers(
 def _misfit(teacher: PreTrainedModel, kept: Mapping[str, Sequence[int]], what: str) -> str:
     layers = ", ".join(f"{name} {list(indices)}" for name, indices in kept.items())
     return (
-        f"{type(teacher).__name__} cannot be cut to {layers}: {what}. Where its layers are of several kinds, by their "
-        f"place, others may do: of the kind whose places they take, the first layer among them."
+        f"{type(teacher).__name__} cannot be cut to {layers}: {what}. If the kind of a layer depends on its index, "
+        f"choose layers of the same kind as the indices that they move to, and keep the first layer."
     )

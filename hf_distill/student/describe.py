@@ -1,4 +1,4 @@
-"""A look at a model: its modules, its stacks of layers, and the students that could be made of it."""
+"""Describes a model: its modules, its stacks of layers, and the students that can be made from it."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,28 +14,33 @@ from hf_distill.student.distilbert import to_distilbert
 from hf_distill.student.layer_selection import select_layers
 
 SHARES = [Fraction(3, 4), Fraction(2, 3), Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)]
-"""Of the teacher's layers, in the students that are shown."""
+"""Shares of the teacher's layers in the students shown."""
 
 
 @dataclass(frozen=True)
 class StudentSize:
-    """A student that could be made: its layers in each stack, and what arithmetic says of it."""
+    """A possible student: its number of layers per stack, and its computed size."""
 
     num_layers: dict[str, int]
     parameters: int
     operations: int
-    """Multiplications for each token: one for every weight of a matrix, experts that are not chosen among them. Tables
-    that are looked up in, and what attention does besides its projections, are not counted."""
+    """Multiplications per token: one per weight of a matrix, including experts that are not selected. Embedding
+    lookups, and attention apart from its projections, are not counted."""
     family: str | None = None
 
 
 def describe(model: PreTrainedModel) -> str:
-    """A tree of the model's modules with their parameter counts, its stacks of layers, and its possible students.
+    """Describes a model: a tree of its modules with parameter counts, its stacks of layers, and possible students.
 
-    Layers of one kind that follow each other are shown once (`0-11: BertLayer x 12`), weights that are the same are
-    marked, modules without parameters are left out. The expected speed-up is the ratio of the multiplications for each
-    token; at batch sizes and lengths where something else takes the time, it is less. No weights are read: a model on
-    the meta device will do.
+    Equal consecutive layers are shown once (`0-11: BertLayer x 12`), shared weights are marked, and modules without
+    parameters are left out. The expected speed-up is the ratio of multiplications per token; the real speed-up is lower
+    at batch sizes and lengths where other work takes the time.
+
+    Args:
+        model: a transformers model. Weights are not read, so a model on the meta device works too.
+
+    Returns:
+        The description, several lines of text.
 
     Raises:
         TypeError: if `model` is not a transformers model.
@@ -46,31 +51,31 @@ def describe(model: PreTrainedModel) -> str:
     """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
-            f"describe takes a transformers model, but was given {type(model).__name__}: load it first; of a config, "
-            f"AutoModel.from_config(config) makes one."
+            f"describe needs a transformers model, but got {type(model).__name__}: load the model first, or make it "
+            f"from a config with AutoModel.from_config(config)."
         )
     return "\n\n".join(["\n".join(_tree(model)), _students_text(model)])
 
 
 def possible_students(model: PreTrainedModel, stacks: dict[str, LayerStack]) -> list[StudentSize]:
-    """Students with some shares of the layers, the deepest first; for a BERT also as DistilBERT, with half of them."""
+    """Students with some shares of the layers, deepest first. For BERT also a DistilBERT with half of the layers."""
     students: dict[tuple[int, ...] | str, StudentSize] = {}
     for share in SHARES:
         num_layers = {name: max(1, int(stack.num_layers * share)) for name, stack in stacks.items()}
         if all(num_layers[name] == stack.num_layers for name, stack in stacks.items()):
             continue
         kept = {name: select_layers(stack.num_layers, num_layers[name]) for name, stack in stacks.items()}
-        with suppress(ValueError):  # layers that cannot stand in each other's places
+        with suppress(ValueError):  # layers of different kinds cannot replace each other
             student, _ = empty_student(model, stacks, kept)
             students[tuple(num_layers.values())] = StudentSize(num_layers, *_size(student))
             if share == Fraction(1, 2) and isinstance(model.config, BertConfig):
-                student = to_distilbert(student)  # for some heads there is none
+                student = to_distilbert(student)  # raises for heads that DistilBERT does not have
                 students["distilbert"] = StudentSize(num_layers, *_size(student), family="distilbert")
     return list(students.values())
 
 
 def _size(model: PreTrainedModel) -> tuple[int, int]:
-    """Parameters, and multiplications for each token."""
+    """Number of parameters, and multiplications per token."""
     operations = 0
     for module in model.modules():
         if not isinstance(module, nn.Embedding):
@@ -110,7 +115,7 @@ def _students_text(model: PreTrainedModel) -> str:
 
 
 def _call(student: StudentSize, stacks: dict[str, LayerStack]) -> str:
-    """How `make_student` is called for it."""
+    """The call of `make_student` that makes this student."""
     halves = {name: max(1, stack.num_layers // 2) for name, stack in stacks.items()}
     numbers = set(student.num_layers.values())
     arguments = ["teacher"]
@@ -123,7 +128,7 @@ def _call(student: StudentSize, stacks: dict[str, LayerStack]) -> str:
 
 def _tree(model: PreTrainedModel) -> list[str]:
     first_names: dict[int, str] = {}
-    """Of each weight, under which name it was met first."""
+    """First name found for each weight."""
     lines = [(type(model).__name__, f"{model.num_parameters():,}", "")]
     lines += _branches(model, "", "  ", first_names)
     width = max(len(text) for text, _, _ in lines)
@@ -132,7 +137,7 @@ def _tree(model: PreTrainedModel) -> list[str]:
 
 
 def _branches(module: nn.Module, path: str, indent: str, first_names: dict[int, str]) -> Iterator[tuple[str, str, str]]:
-    """Lines of what, how many parameters, and a remark, for what is inside of `module`."""
+    """Lines for the content of `module`: text, number of parameters, and a remark."""
     for name, weight in module.named_parameters(recurse=False):
         if not _is_leaf(module):
             yield f"{indent}{name}: {list(weight.shape)}", f"{weight.numel():,}", ""
@@ -158,7 +163,7 @@ def _is_leaf(module: nn.Module) -> bool:
 
 
 def _folded(module: nn.Module) -> Iterator[tuple[list[str], nn.Module]]:
-    """The modules inside, those of a list that are alike and follow each other together: their names, and the first."""
+    """Submodules, with equal consecutive modules of a list grouped: their names, and the first module."""
     names: list[str] = []
     first = None
     for name, child in module._modules.items():

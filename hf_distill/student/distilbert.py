@@ -1,4 +1,4 @@
-"""BERT as DistilBERT: the same layers, without token types and without a pooler."""
+"""Converts BERT to DistilBERT: the same layers, without token types and without a pooler."""
 
 import re
 from collections.abc import Callable
@@ -18,7 +18,7 @@ HEADS = (
 )
 
 POOLED_HEADS = ("ForSequenceClassification", "ForMultipleChoice")
-"""Those that read the pooler. In DistilBERT it is theirs, is called `pre_classifier`, and has ReLU in place of tanh."""
+"""Heads that use the pooler. In DistilBERT the pooler is part of the head, as `pre_classifier`, with ReLU for tanh."""
 
 RENAMED: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"(bert\.)?pooler\.dense": "pre_classifier",
@@ -37,32 +37,33 @@ RENAMED: dict[str, str | Callable[[re.Match[str]], str]] = {
 
 
 def to_distilbert(bert: PreTrainedModel) -> PreTrainedModel:
-    """The DistilBERT with the layers, the embeddings and the head of a BERT (Sanh et al., 2019, section 3).
+    """Makes a DistilBERT with the layers, embeddings and head of a BERT (Sanh et al., 2019, section 3).
 
-    The embedding of token type 0 is added to the position embeddings, so that texts without a second part get the same
-    hidden states. Heads that read the pooler begin with its weights, but DistilBERT's have ReLU where it has tanh: the
-    logits of sequence classification and multiple choice differ until they are trained; those of the other heads do
-    not.
+    The embedding of token type 0 is added to the position embeddings, so single texts (without a second segment) get
+    the same hidden states. Heads that use the pooler keep its weights, but DistilBERT applies ReLU where BERT applies
+    tanh: the logits of sequence classification and multiple choice differ until they are trained. The logits of the
+    other heads are the same.
 
     Args:
         bert: `BertModel`, or `BertFor` masked LM, sequence or token classification, question answering or multiple
             choice.
 
     Returns:
-        The `DistilBert...` of the same name; it shares memory with `bert`.
+        The `DistilBert...` class of the same name. It shares memory with `bert`.
 
     Raises:
-        ValueError: if there is no such class, or if the model uses what DistilBERT does not have.
+        ValueError: if DistilBERT has no such class, or if the model uses a feature that DistilBERT does not have.
     """
     head = type(bert).__name__.removeprefix("Bert")
     if not isinstance(bert.config, BertConfig) or head not in HEADS:
         known = ", ".join(f"Bert{name}" for name in HEADS)
-        raise ValueError(f"There is no DistilBERT of a {type(bert).__name__}: make one of {known}.")
+        raise ValueError(f"Cannot make a DistilBERT from {type(bert).__name__}: the teacher must be one of {known}.")
     config = bert.config
     if config.layer_norm_eps != 1e-12 or config.is_decoder:
         raise ValueError(
             f"DistilBERT is an encoder with layer_norm_eps=1e-12, but this {type(bert).__name__} has is_decoder="
-            f"{config.is_decoder} and layer_norm_eps={config.layer_norm_eps}: its DistilBERT would differ."
+            f"{config.is_decoder} and layer_norm_eps={config.layer_norm_eps}: its outputs would change. Leave family "
+            f"out."
         )
     weights = {}
     for name, weight in bert.state_dict().items():

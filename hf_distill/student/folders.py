@@ -1,4 +1,4 @@
-"""Students as folders: a teacher by its name in, a folder with a student out."""
+"""Makes a student from the name of a teacher, and saves it as a folder."""
 
 import tempfile
 from collections.abc import Mapping
@@ -34,31 +34,31 @@ def make_student_folder(
     family: str | None = None,
     calibration_file: str | Path | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Makes a student of a teacher that is named, and saves it with the teacher's tokenizer or processor and a card.
+    """Makes a student from a teacher, and saves it with the teacher's tokenizer or processor and a model card.
 
-    The folder is complete or does not exist: it gets its name at the end.
+    The folder is written under a temporary name and renamed at the end, so it is never incomplete.
 
     Args:
-        teacher: a folder or a name on the Hub.
+        teacher: folder or Hub name.
         output: a folder that does not exist yet.
-        num_layers: as in `make_student`, as are the next two.
-        layers: which layers to keep.
-        family: of the student.
-        calibration_file: a text file with one example per line, for `layers="calibrated"`.
+        num_layers: number of layers, as in `make_student`.
+        layers: which layers to keep, as in `make_student`.
+        family: model family of the student, as in `make_student`.
+        calibration_file: text file with one example per line, for `layers="calibrated"`.
 
     Returns:
-        The student and its teacher.
+        The student and the teacher.
 
     Raises:
-        ValueError: if `output` exists, if the teacher has no weights in safetensors, is a PEFT adapter or is of an
-            unknown class, or if it does not read texts but there is a `calibration_file`.
+        ValueError: if `output` exists, if the teacher has no safetensors weights, is a PEFT adapter or has an unknown
+            class, or if `calibration_file` is given for a teacher that does not read text.
 
     Example:
         >>> student, teacher = make_student_folder("FacebookAI/roberta-base", "student", num_layers=6)
     """
     output = Path(output)
     if output.exists():
-        raise ValueError(f"{output} exists already: choose another folder, or remove it first.")
+        raise ValueError(f"{output} already exists: choose another folder, or remove it first.")
     model = _load_teacher(teacher)
     inputs = {"model_input_names": ["input_ids", "attention_mask"]} if family == "distilbert" else {}
     processor = _load_processor(teacher, **inputs)
@@ -77,13 +77,13 @@ def make_student_folder(
 
 
 def load_skeleton(name: str | Path) -> PreTrainedModel:
-    """A model without weights, on the meta device. Only its config is read.
+    """Makes a model without weights, on the meta device, from a config alone.
 
     Args:
-        name: a folder or a name on the Hub.
+        name: folder or Hub name.
 
     Raises:
-        ValueError: if transformers does not have its class.
+        ValueError: if transformers does not have the model's class.
     """
     config = AutoConfig.from_pretrained(name)
     with torch.device("meta"):
@@ -93,43 +93,42 @@ def load_skeleton(name: str | Path) -> PreTrainedModel:
 def _load_teacher(name: str | Path) -> PreTrainedModel:
     if Path(name).is_dir() and not list(Path(name).glob("*.safetensors")):
         raise ValueError(
-            f"{name} has no weights in safetensors: give a folder that save_pretrained(...) wrote, or a name on the "
-            f"Hub."
+            f"{name} has no .safetensors weights: give a folder written by save_pretrained(...), or a Hub name."
         )
     if find_adapter_config_file(name) is not None:
         raise ValueError(
-            f"{name} is a PEFT adapter, which does not say what head it belongs to: call make_student from Python with "
-            f"the PeftModel, which it merges, or save the merged model first."
+            f"{name} is a PEFT adapter, which does not record the model's head: call make_student from Python with the "
+            f"PeftModel (its adapters are merged), or save the merged model first."
         )
     config = AutoConfig.from_pretrained(name)
     return _model_class(name, config).from_pretrained(name, config=config, use_safetensors=True)
 
 
 def _model_class(name: str | Path, config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class that the config names under `architectures`."""
+    """The model class named in the config under `architectures`."""
     architecture = (config.architectures or [None])[0]
     model_class = getattr(transformers, architecture or "", None)
     if model_class is None:
         raise ValueError(
-            f"{name} is of the class {architecture}, which transformers does not have: its config should name one "
-            f"under `architectures`, such as BertForMaskedLM."
+            f"{name} has the model class {architecture}, which transformers does not have: `architectures` in its "
+            f"config must name a class of transformers, such as BertForMaskedLM."
         )
     return model_class
 
 
 def _load_processor(name: str | Path, **options: object) -> Any:
-    """The model's tokenizer, image processor or feature extractor, or the processor that unites them."""
+    """The model's tokenizer, image processor or feature extractor, or the processor that combines them."""
     try:
         return AutoProcessor.from_pretrained(name, **options)
-    except (OSError, TypeError, ValueError):  # as for Wav2Vec2 without a tokenizer
+    except (OSError, TypeError, ValueError):  # for example Wav2Vec2 without a tokenizer
         return AutoFeatureExtractor.from_pretrained(name, **options)
 
 
 def _batches(file: Path, tokenizer: object, teacher: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
-    """The lines of a text file as batches of the teacher's inputs."""
+    """Turns the lines of a text file into batches of the teacher's inputs."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ValueError(
-            f"--calibration-file is for texts, but {type(teacher).__name__} does not read any: call make_student(..., "
+            f"--calibration-file holds text, but {type(teacher).__name__} does not read text: call make_student(..., "
             f"layers='calibrated', calibration_data=batches) from Python."
         )
     if tokenizer.pad_token is None:

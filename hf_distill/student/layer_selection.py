@@ -1,10 +1,10 @@
-"""Which of the teacher's layers the student keeps: pure functions from layer counts to indices."""
+"""Chooses which of the teacher's layers the student keeps: pure functions from layer counts to indices."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 Layers = str | Sequence[int]
-"""The name of a strategy, or indices of layers."""
+"""Name of a strategy, or layer indices."""
 
 
 def alternate(num_teacher_layers: int, num_layers: int) -> list[int]:
@@ -16,21 +16,21 @@ def alternate(num_teacher_layers: int, num_layers: int) -> list[int]:
 
 
 def spread(num_teacher_layers: int, num_layers: int) -> list[int]:
-    """Evenly spaced from the first layer to the last: `(12, 4) -> [0, 4, 7, 11]`; one layer is the last one."""
+    """Evenly spaced from the first layer to the last: `(12, 4) -> [0, 4, 7, 11]`. A single layer is the last one."""
     if num_layers == 1:
         return [num_teacher_layers - 1]
-    # Integer arithmetic that rounds halves up: no two indices can meet, since the step is at least 1.
+    # Integer arithmetic that rounds halves up. Indices are all different, because the step is at least 1.
     gaps = num_layers - 1
     return [(2 * i * (num_teacher_layers - 1) + gaps) // (2 * gaps) for i in range(num_layers)]
 
 
 def first(num_teacher_layers: int, num_layers: int) -> list[int]:
-    """The layers nearest the embeddings: `(12, 4) -> [0, 1, 2, 3]`."""
+    """The layers closest to the embeddings: `(12, 4) -> [0, 1, 2, 3]`."""
     return list(range(num_layers))
 
 
 def last(num_teacher_layers: int, num_layers: int) -> list[int]:
-    """The layers nearest the head: `(12, 4) -> [8, 9, 10, 11]`."""
+    """The layers closest to the head: `(12, 4) -> [8, 9, 10, 11]`."""
     return list(range(num_teacher_layers - num_layers, num_teacher_layers))
 
 
@@ -42,7 +42,7 @@ STRATEGIES: dict[str, Callable[[int, int], list[int]]] = {
 }
 
 CALIBRATED = "calibrated"
-"""The strategy that needs the model and data, not only numbers."""
+"""The strategy that needs the model and data, not only layer counts."""
 
 
 def requests_of_stacks(
@@ -50,15 +50,15 @@ def requests_of_stacks(
     num_layers: int | Mapping[str, int] | None = None,
     layers: Layers | Mapping[str, Layers] | None = None,
 ) -> dict[str, tuple[int | None, Layers]]:
-    """What is asked for of each stack: how many layers (None for half of them), and which.
+    """Resolves the arguments for each stack: how many layers (None for half of them), and which.
 
     Args:
-        num_teacher_layers: layers of each of the teacher's stacks, by its name.
-        num_layers: for all stacks, or by name.
-        layers: for all stacks, or by name. Where only some are named, here or in `num_layers`, the others stay whole.
+        num_teacher_layers: number of layers of each of the teacher's stacks, by name.
+        num_layers: one number for all stacks, or a number by name.
+        layers: one choice for all stacks, or a choice by name. Stacks that neither mapping names keep all layers.
 
     Raises:
-        ValueError: if a name is not one of the stacks, or if indices are given without one though there are several.
+        ValueError: if a name is not one of the stacks, or if indices are given without a name for several stacks.
 
     Example:
         >>> requests_of_stacks({"encoder": 12, "decoder": 12}, num_layers={"decoder": 3})
@@ -69,13 +69,14 @@ def requests_of_stacks(
     for option, value in by_name.items():
         if unknown := sorted(set(value) - set(num_teacher_layers)):
             raise ValueError(
-                f"{option}={dict(value)!r} names {', '.join(map(repr, unknown))}, but the teacher's stacks are "
+                f"{option}={dict(value)!r} names {', '.join(map(repr, unknown))}, but the teacher has the stacks "
                 f"{', '.join(map(repr, num_teacher_layers))}."
             )
     if not isinstance(layers, str | Mapping | None) and len(num_teacher_layers) > 1:
         example = {name: list(layers) for name in num_teacher_layers}
         raise ValueError(
-            f"layers={list(layers)}, but the teacher has several stacks: say which, as in layers={example}."
+            f"layers={list(layers)} names no stack, but the teacher has several: give indices by stack, such as "
+            f"layers={example}."
         )
 
     requests = {}
@@ -89,28 +90,28 @@ def requests_of_stacks(
 
 
 def check_num_layers(num_teacher_layers: int, num_layers: int | None) -> int:
-    """How many layers the student has: by default half of the teacher's, rounded down, at least 1.
+    """Returns the student's number of layers: by default half of the teacher's, rounded down, at least 1.
 
     Raises:
-        ValueError: if it is not a number from 1 to `num_teacher_layers`.
+        ValueError: if `num_layers` is not an integer from 1 to `num_teacher_layers`.
     """
     if num_layers is None:
         return max(1, num_teacher_layers // 2)
     if not _is_int(num_layers) or not 1 <= num_layers <= num_teacher_layers:
         raise ValueError(
             f"num_layers={num_layers!r}, but the teacher has {num_teacher_layers} layers: "
-            f"use a whole number from 1 to {num_teacher_layers}."
+            f"use an integer from 1 to {num_teacher_layers}."
         )
     return num_layers
 
 
 def select_layers(num_teacher_layers: int, num_layers: int | None = None, layers: Layers | None = None) -> list[int]:
-    """The indices of the teacher's layers that the student keeps, in increasing order.
+    """Returns the indices of the teacher's layers that the student keeps, in increasing order.
 
     Args:
-        num_teacher_layers: layers in the teacher's stack.
-        num_layers: layers in the student; by default half of the teacher's, rounded down, at least 1.
-        layers: a strategy, one of `"alternate"` (the default), `"spread"`, `"first"`, `"last"`, or the indices.
+        num_teacher_layers: number of layers in the teacher's stack.
+        num_layers: number of layers in the student. Default: half of the teacher's, rounded down, at least 1.
+        layers: a strategy, `"alternate"` (the default), `"spread"`, `"first"` or `"last"`, or the indices.
 
     Raises:
         ValueError: if `num_layers` is not between 1 and `num_teacher_layers`, if the strategy is unknown, if an index
@@ -137,7 +138,7 @@ def select_layers(num_teacher_layers: int, num_layers: int | None = None, layers
 def _checked_indices(indices: list[int], num_teacher_layers: int, num_layers: int | None) -> list[int]:
     would_work = f"use different indices from 0 to {num_teacher_layers - 1}, in increasing order."
     if not indices:
-        raise ValueError(f"layers=[] keeps no layer of the teacher: {would_work}")
+        raise ValueError(f"layers=[] keeps no layers of the teacher: {would_work}")
     if bad := [i for i in indices if not _is_int(i) or not 0 <= i < num_teacher_layers]:
         raise ValueError(
             f"layers={indices}: {bad} out of range, the teacher has {num_teacher_layers} layers: {would_work}"
@@ -145,7 +146,7 @@ def _checked_indices(indices: list[int], num_teacher_layers: int, num_layers: in
     if any(following <= index for index, following in pairwise(indices)):
         raise ValueError(f"layers={indices}: an index is repeated or out of order: {would_work}")
     if num_layers is not None and num_layers != len(indices):
-        raise ValueError(f"num_layers={num_layers}, but layers={indices} names {len(indices)}: give one of the two.")
+        raise ValueError(f"num_layers={num_layers}, but layers={indices} has {len(indices)}: give only one of the two.")
     return indices
 
 

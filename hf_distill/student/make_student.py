@@ -1,4 +1,4 @@
-"""The student factory: a smaller model cut out of the teacher's own layers."""
+"""Makes a student: a smaller model cut from the teacher's own layers."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ from hf_distill.student.proof import prove
 from hf_distill.version import __version__
 
 FAMILIES = {"distilbert": to_distilbert}
-"""What else than the teacher's own family a student can be of."""
+"""Model families other than the teacher's own that a student can have."""
 
 
 def make_student(
@@ -38,35 +38,35 @@ def make_student(
     calibration_data: Iterable[Mapping[str, torch.Tensor]] | None = None,
     example_inputs: Mapping[str, torch.Tensor] | None = None,
 ) -> PreTrainedModel:
-    """A student of the teacher's own class with fewer layers, every weight copied from the teacher.
+    """Makes a student of the teacher's class with fewer layers, and copies all its weights from the teacher.
 
     By default the student has half of the layers, every other one from layer 0, as in DistilBERT (Sanh et al., 2019,
-    https://arxiv.org/abs/1910.01108). Embeddings, pooler and head are kept whole. The student shares no memory with
-    the teacher, which is left as it was. Both are run once: the student gives what the teacher gives without the
-    layers that were left out, or there is an error. Where the student comes from is written to its config, under
-    `distilled_from`.
+    https://arxiv.org/abs/1910.01108). Embeddings, pooler and head are kept complete. The teacher does not change, and
+    the student shares no memory with it. Both models are run once, and an error is raised unless the student computes
+    the same as the teacher without the removed layers. The student's config records its origin under `distilled_from`.
 
     Args:
-        teacher: any `AutoModelFor...` whose layers are in one stack or in several, as for encoder-decoders. PEFT
-            adapters are merged into the student, not into the teacher.
-        num_layers: layers in the student; by default half of the teacher's, rounded down, at least 1. For a model with
-            several stacks the number for each of them, or a mapping such as `{"decoder": 2}`: stacks that neither
-            mapping names are kept whole. `hf-distill inspect` names the stacks.
-        layers: a strategy, one of `"alternate"` (the default), `"spread"`, `"first"`, `"last"` or `"calibrated"`; or
-            the indices of the teacher's layers to keep; or a mapping of those for a model with several stacks.
-        family: `"distilbert"` makes a DistilBERT of a BERT: no token types, no pooler. By default the teacher's own.
-        calibration_data: batches of the teacher's inputs, without labels, for `layers="calibrated"`: the layers that
-            are kept are those without whose fellows the teacher's outputs change least (see `calibrate`).
-        example_inputs: a batch to run both on, for models that need more than some tokens, an image or a sound.
+        teacher: any `AutoModelFor...` with one stack of layers, or several as in encoder-decoders. PEFT adapters are
+            merged into the student, not into the teacher.
+        num_layers: number of layers in the student. Default: half of the teacher's, rounded down, at least 1. For a
+            model with several stacks, one number for every stack, or a mapping such as `{"decoder": 2}`. Stacks named
+            neither here nor in `layers` keep all their layers. `hf-distill inspect` lists the stacks.
+        layers: a strategy, `"alternate"` (the default), `"spread"`, `"first"`, `"last"` or `"calibrated"`; or the
+            indices of the teacher's layers to keep; or, for a model with several stacks, a mapping of either.
+        family: `"distilbert"` makes a DistilBERT from a BERT: no token types, no pooler. Default: the teacher's family.
+        calibration_data: batches of the teacher's inputs, without labels, for `layers="calibrated"`. This strategy
+            keeps the layers whose untrained student has the outputs closest to the teacher's.
+        example_inputs: a batch on which both models are run, for models that need other inputs than tokens, an image
+            or audio.
 
     Returns:
-        A model in evaluation mode, on the teacher's device and in its dtype.
+        The student, in evaluation mode, on the teacher's device and in its dtype.
 
     Raises:
         TypeError: if `teacher` is not a transformers model.
-        ValueError: if the teacher has no stack that can be cut, if it is quantised or its weights are not loaded, if
-            an argument does not fit it, if the student does not compute what it should, or if DeepSpeed ZeRO-3 is
-            already on.
+        ValueError: if the teacher has no stack that can be cut, is quantized or has no loaded weights; if an argument
+            does not match the teacher; if the student does not compute the same as the cut teacher; or if DeepSpeed
+            ZeRO-3 is already on.
 
     Example:
         >>> teacher = AutoModelForSequenceClassification.from_pretrained("textattack/bert-base-uncased-imdb")
@@ -78,7 +78,7 @@ def make_student(
     """
     base = _plain_model(teacher)
     if family is not None and family not in FAMILIES:
-        raise ValueError(f"family={family!r} is not known: use {' or '.join(map(repr, FAMILIES))}, or leave it out.")
+        raise ValueError(f"family={family!r} is unknown: use {' or '.join(map(repr, FAMILIES))}, or leave it out.")
     stacks = find_layer_stacks(base)
     requests = requests_of_stacks({name: stack.num_layers for name, stack in stacks.items()}, num_layers, layers)
     kept = _choose(base, stacks, requests, calibration_data)
@@ -95,33 +95,33 @@ def make_student(
 
 
 def _plain_model(teacher: object) -> PreTrainedModel:
-    """The transformers model to cut, with whatever adapters it has merged into it."""
+    """Checks the teacher, merges its PEFT adapters, and returns the transformers model to cut."""
     if not isinstance(teacher, PreTrainedModel | PeftModel):
         what = "a config, which has no weights" if isinstance(teacher, PreTrainedConfig) else type(teacher).__name__
         raise TypeError(
-            f"teacher should be a transformers model, but is {what}: load it first, as with "
+            f"teacher must be a transformers model, but is {what}: load it first, for example with "
             f"AutoModelForSequenceClassification.from_pretrained(...)."
         )
     if is_deepspeed_zero3_enabled():
         raise ValueError(
-            "DeepSpeed ZeRO-3 shards every model that is made after its arguments, and a sharded one has no weights to "
-            "cut: make the student before DistillationTrainingArguments(deepspeed=...)."
+            "DeepSpeed ZeRO-3 is on and shards the weights of every new model, so there is nothing to cut: call "
+            "make_student before DistillationTrainingArguments(deepspeed=...)."
         )
     base = transformers_model(teacher)
     if not isinstance(teacher, PeftModel) and any(isinstance(module, BaseTunerLayer) for module in base.modules()):
         raise ValueError(
-            f"This {type(base).__name__} has adapters of its own (add_adapter): load them as a PeftModel, which can be "
-            f"merged, with PeftModel.from_pretrained(model, adapter)."
+            f"This {type(base).__name__} has adapters from add_adapter, which cannot be merged: load them with "
+            f"PeftModel.from_pretrained(model, adapter) instead."
         )
     if getattr(base, "is_quantized", False):
         raise ValueError(
-            f"This {type(base).__name__} is quantised: a student should have the weights that were rounded, not what "
-            f"is left of them. Load the teacher without quantization_config, on the CPU if need be."
+            f"This {type(base).__name__} is quantized, and a student needs the full-precision weights: load the "
+            f"teacher without quantization_config, on the CPU if memory is short."
         )
     if on_meta := [name for name, weight in base.named_parameters() if weight.is_meta]:
         raise ValueError(
             f"{len(on_meta)} weights of this {type(base).__name__}, such as {on_meta[0]}, are on the meta device: they "
-            f"were never loaded, or are offloaded. Load it with from_pretrained(...), without a device_map."
+            f"were never loaded, or are offloaded. Load the teacher with from_pretrained(...), without device_map."
         )
     return merged(teacher) if isinstance(teacher, PeftModel) else base
 
@@ -132,7 +132,7 @@ def _choose(
     requests: Mapping[str, tuple[int | None, Layers]],
     calibration_data: Iterable[Mapping[str, torch.Tensor]] | None,
 ) -> dict[str, list[int]]:
-    """The layers of each stack that the student keeps."""
+    """The indices of the layers that the student keeps, by stack."""
     kept, to_calibrate = {}, {}
     for name, (number, which) in requests.items():
         if which == CALIBRATED:
@@ -141,9 +141,9 @@ def _choose(
             kept[name] = select_layers(stacks[name].num_layers, number, which)
     if bool(to_calibrate) != (calibration_data is not None):
         raise ValueError(
-            f"There {'is no' if calibration_data is None else 'is'} calibration_data, and layers="
-            f"{[which for _, which in requests.values()]}: the one needs the other, as in make_student(teacher, "
-            f"layers='calibrated', calibration_data=batches)."
+            f"calibration_data is {'missing' if calibration_data is None else 'given'}, but layers="
+            f"{[which for _, which in requests.values()]}: use both together, make_student(teacher, "
+            f"layers='calibrated', calibration_data=batches), or neither."
         )
     return kept if calibration_data is None else calibrate(base, stacks, kept, to_calibrate, calibration_data)
 

@@ -1,4 +1,4 @@
-"""The proof of a student: it computes what its teacher computes when the other layers are left out."""
+"""Checks that a student computes the same as its teacher without the removed layers."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,12 +13,12 @@ from hf_distill.student.architectures import LayerStack, example_inputs
 
 @contextmanager
 def skipping(layers: Collection[nn.Module]) -> Iterator[Counter[nn.Module]]:
-    """While open, each of `layers` gives back the hidden states that it was given; counts how often it was called.
+    """Inside this context, each of `layers` returns its input hidden states unchanged. Yields a counter of its calls.
 
-    Whatever else a layer returns, such as the position bias that T5's first one makes for the others, stays its own.
+    The other outputs of a layer are kept, such as the position bias that T5's first layer computes for the others.
     """
     calls: Counter[nn.Module] = Counter()
-    own_forwards = {layer: vars(layer).get("forward") for layer in layers}  # some that offload have set one
+    own_forwards = {layer: vars(layer).get("forward") for layer in layers}  # offloading sets one on the instance
 
     def giving_back(layer: nn.Module) -> Callable:
         own_forward = layer.forward
@@ -35,7 +35,7 @@ def skipping(layers: Collection[nn.Module]) -> Iterator[Counter[nn.Module]]:
 
     try:
         for layer in layers:
-            layer.forward = giving_back(layer)  # not a hook: some models call the forward of their layers themselves
+            layer.forward = giving_back(layer)  # not a hook: some models call `layer.forward` directly
         yield calls
     finally:
         for layer, own_forward in own_forwards.items():
@@ -46,7 +46,7 @@ def skipping(layers: Collection[nn.Module]) -> Iterator[Counter[nn.Module]]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """While open, the model is in evaluation mode, without gradients; afterwards each module is in its own again."""
+    """Inside this context, the model is in evaluation mode without gradients. The mode of each module is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -58,7 +58,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def left_out(model: PreTrainedModel, stacks: Mapping[str, LayerStack], kept: Mapping[str, Sequence[int]]) -> list:
-    """The layers of `model` that are not kept."""
+    """The layers of `model` that are removed."""
     return [
         layer
         for name, stack in stacks.items()
@@ -74,17 +74,21 @@ def prove(
     kept: Mapping[str, Sequence[int]],
     inputs: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Runs both once and compares what they give.
+    """Runs student and teacher once and compares their outputs.
 
     Args:
-        inputs: a batch that both understand; by default some tokens, an image or a second of sound.
+        student: the student.
+        teacher: the teacher, whose removed layers are skipped.
+        stacks: the teacher's stacks, by name.
+        kept: indices of the kept layers, by stack.
+        inputs: a batch for both models. Default: a few tokens, an image or one second of audio.
 
     Raises:
-        ValueError: if the two differ, if the teacher does not run on these inputs, or if they leave a stack that was
-            cut unused.
+        ValueError: if the outputs differ, if a model does not run on these inputs, or if the inputs do not pass
+            through a stack that was cut.
     """
     skipped = left_out(teacher, stacks, kept)
-    # The head is the teacher's own, weight by weight, and each has other inputs: below it, all models are alike.
+    # The head is not run if it can be avoided: its weights are copied unchanged, and every head needs other inputs.
     below = set(teacher.base_model.modules())
     whole = not below.issuperset(skipped)
     with evaluating(teacher), evaluating(student), skipping(skipped) as calls, torch.random.fork_rng():
@@ -99,16 +103,16 @@ def prove(
                 outputs.append((model if whole else model.base_model)(**inputs, return_dict=True))
             except Exception as error:
                 raise ValueError(
-                    f"{type(model).__name__} does not run on "
-                    f"{'the inputs that were made up for it' if made_up else 'the example_inputs'}: {error}. Pass "
-                    f"example_inputs=, a batch that it understands, so that the student can be checked against it."
+                    f"{type(model).__name__} does not run on {'the default inputs' if made_up else 'example_inputs'}: "
+                    f"{error}. Pass example_inputs=, a batch of its inputs, so that the student can be checked against "
+                    f"the teacher."
                 ) from error
     for name, stack in stacks.items():
         unused = [layer for layer in skipped if layer in set(teacher.get_submodule(stack.path)) and not calls[layer]]
         if unused:
             raise ValueError(
-                f"The stack {name!r} is cut, but {', '.join(inputs)} did not pass through it, so that the student "
-                f"could not be checked: pass example_inputs=, a batch that uses it, or keep it whole."
+                f"The stack {name!r} is cut, but {', '.join(inputs)} did not pass through it, so the student could not "
+                f"be checked: pass example_inputs=, a batch that uses this stack, or keep all its layers."
             )
     teacher_outputs, student_outputs = outputs
     compared = 0
@@ -120,13 +124,13 @@ def prove(
         difference, norm = (actual.double() - expected.double()).norm(), expected.double().norm()
         if not difference <= torch.finfo(teacher.dtype).eps ** 0.5 * norm:
             raise ValueError(
-                f"The student's {name} differs from what {type(teacher).__name__} gives without the layers that were "
-                f"left out, by {difference / norm:.1e} of its norm: its layers depend on each other in a way that is "
-                f"not known here. Other layers, the first one among them, may work."
+                f"The student's {name} differs from that of {type(teacher).__name__} without the removed layers, by "
+                f"{difference / norm:.1e} of its norm: the layers depend on each other in a way that hf_distill does "
+                f"not support. Try other layers, and keep the first one."
             )
     if not compared:
         raise ValueError(
-            f"{type(teacher).__name__} and its student have no tensor in common that could be compared: the one gives "
-            f"{', '.join(teacher_outputs)}, the other {', '.join(student_outputs)}. Pass example_inputs= for which "
-            f"they give one."
+            f"{type(teacher).__name__} and its student have no output tensor in common: the teacher returns "
+            f"{', '.join(teacher_outputs)}, the student {', '.join(student_outputs)}. Pass example_inputs= for which "
+            f"both return the same tensor."
         )

@@ -8,7 +8,7 @@ from tests.conftest import make_config, make_model
 
 
 def test_inspect(teacher, tmp_path, capsys):
-    """It reads the config alone."""
+    """The command reads only the config."""
     (teacher / "model.safetensors").unlink()
     assert main(["inspect", str(teacher)]) == 0
     shown = capsys.readouterr().out
@@ -20,4 +20,4 @@ def test_inspect(teacher, tmp_path, capsys):
 def test_inspect_a_class_that_is_not_there(tmp_path, capsys, architectures):
     make_config("bert", architectures=architectures).save_pretrained(tmp_path)
     assert main(["inspect", str(tmp_path)]) == 2
-    assert "its config should name one under `architectures`" in capsys.readouterr().err
+    assert "`architectures` in its config must name a class" in capsys.readouterr().err

@@ -61,12 +61,12 @@ def test_choice_of_layers(teacher, tmp_path, options, layers):
         (["--num-layers", "half"], "'half' is not a whole number"),
         (["--num-layers", "1", "2"], "'1 2' should be one number"),
         (["--num-layers", "layers=1", "2"], "should have one NAME=VALUE for each stack"),
-        (["--num-layers", "encoder=1"], "names 'encoder', but the teacher's stacks are 'layers'"),
-        (["--family", "bert"], "family='bert' is not known: use 'distilbert'"),
-        (["--family", "distilbert"], "no DistilBERT of a RobertaForMaskedLM"),
+        (["--num-layers", "encoder=1"], "names 'encoder', but the teacher has the stacks 'layers'"),
+        (["--family", "bert"], "family='bert' is unknown: use 'distilbert'"),
+        (["--family", "distilbert"], "Cannot make a DistilBERT from RobertaForMaskedLM"),
         (
             ["--layers", "calibrated"],
-            "There is no calibration_data, and layers=['calibrated']: the one needs the other",
+            "calibration_data is missing, but layers=['calibrated']: use both together",
         ),
         (["--layers", "calibrated", "--calibration-file", "nowhere.txt"], "No such file or directory: 'nowhere.txt'"),
         (["--layers", "-1"], "out of range"),
@@ -84,7 +84,7 @@ def test_bad_choice_is_one_line_and_leaves_nothing(teacher, tmp_path, capsys, op
 def test_output_that_exists_is_left_alone(teacher, tmp_path, capsys):
     (tmp_path / "student").mkdir()
     assert main(["make-student", str(teacher), "--output", str(tmp_path / "student")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert not list((tmp_path / "student").iterdir())
 
 
@@ -98,7 +98,7 @@ def test_teacher_without_weights(tmp_path, capsys):
     make_model("bert", "mlm").config.save_pretrained(tmp_path / "teacher")
     torch.save({}, tmp_path / "teacher" / "pytorch_model.bin")
     assert main(["make-student", str(tmp_path / "teacher"), "--output", str(tmp_path / "student")]) == 2
-    assert "teacher has no weights in safetensors" in capsys.readouterr().err
+    assert "teacher has no .safetensors weights" in capsys.readouterr().err
 
 
 def test_an_adapter(tmp_path, capsys):
@@ -151,7 +151,7 @@ def test_stacks_by_name(tmp_path):
 
 
 def test_distilbert(tmp_path):
-    """The tokenizer does not give it the token types that it does not have."""
+    """The student has no token types, so its tokenizer does not return them."""
     make_model("bert", "classification").save_pretrained(tmp_path / "teacher")
     Path(tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]))
     BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "teacher")
@@ -182,7 +182,7 @@ def test_card(teacher, tmp_path):
     assert card.data.base_model is None  # a folder is not on the Hub
     for line in ("| teacher | teacher |", "| revision | not known |", "| layers kept | 1, 3 |"):
         assert line in card.text
-    assert "| how they were chosen | explicit |" in card.text
+    assert "| layer selection | explicit |" in card.text
     assert "from transformers import RobertaForMaskedLM" in card.text
     assert str(tmp_path) not in card.content
 
@@ -193,4 +193,4 @@ def test_card_of_a_teacher_on_the_hub():
     card = student_card(make_student(model, num_layers={"decoder": 1}), "facebook/bart-base")
     assert card.data.base_model == "facebook/bart-base"
     assert "`facebook/bart-base` at revision `aadd2ab`" in card.text
-    assert "| how they were chosen | encoder: all; decoder: alternate |" in card.text
+    assert "| layer selection | encoder: all; decoder: alternate |" in card.text

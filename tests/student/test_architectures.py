@@ -1,4 +1,4 @@
-"""One mechanism for every architecture: whole, the student is its teacher; cut, it works like any model."""
+"""One mechanism for every architecture: with all layers, the student equals its teacher; cut, it works as a model."""
 
 import pytest
 import torch
@@ -21,13 +21,13 @@ from tests.student.tiny_models import AUTO_CLASS_OF_TYPE, NUM_LAYERS, tiny_model
 
 
 def outputs(model, inputs):
-    """The tensors that `model` gives, but for its cache."""
+    """The output tensors of `model`, except its cache."""
     given = model(**inputs, return_dict=True)
     return {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
 
 
 def shared_weights(model):
-    """The groups of names that stand for one weight."""
+    """The groups of names that share one weight."""
     names = {}
     for name, weight in model.state_dict(keep_vars=True).items():
         names.setdefault(id(weight), []).append(name)
@@ -59,7 +59,7 @@ def test_every_type(model_type, tmp_path):
     memory = {weight.data_ptr() for weight in teacher.parameters()}
     assert not any(weight.data_ptr() in memory for weight in student.parameters())
 
-    # It saves and loads as what it is.
+    # It can be saved and loaded.
     student.save_pretrained(tmp_path)
     loaded = type(student).from_pretrained(tmp_path)
     before, after = student.state_dict(), loaded.state_dict()
@@ -76,7 +76,7 @@ def test_every_type(model_type, tmp_path):
     loss.backward()
     gradients = [weight.grad for weight in student.parameters() if weight.grad is not None]
     assert len(gradients) > 10
-    # A step that should take a twentieth off the loss.
+    # A step that should reduce the loss by a twentieth.
     rate = 0.05 * loss.item() / sum(gradient.square().sum().item() for gradient in gradients)
     torch.optim.SGD(student.parameters(), lr=rate).step()
     torch.manual_seed(0)
@@ -118,7 +118,7 @@ def test_last_layers_are_counted(name):
     ("layers", "expected"), [([0, 2], [1, 2]), ([1, 2], [0, 2]), ([2, 3], [0, 2]), ([0, 1, 2, 3], [1, 4])]
 )
 def test_outputs_of_a_backbone(layers, expected):
-    """The second is that of the whole stack; the first that of layer 0, or where it is gone that of the stem."""
+    """The second output is that of the whole stack. The first is that of layer 0, or of the stem without layer 0."""
     teacher = tiny_model("dinov2")
     assert teacher.config.out_indices == [1, 4]
     config = make_student(teacher, layers=layers).config
@@ -133,7 +133,7 @@ def test_lists_for_the_encoder_are_not_cut_with_the_decoder():
 
 
 def test_a_layer_of_each_kind():
-    """Of a mixture of experts, layers without any among them."""
+    """Mixture-of-experts models that also have layers without experts."""
     teacher = tiny_model("qwen2_moe")
     student = make_student(teacher, layers=[1, 3])
     assert student.config.mlp_only_layers == [1]

@@ -1,4 +1,4 @@
-"""The calibrated choice is the one whose student is nearest to the teacher, measured in another way."""
+"""The calibrated choice gives the student closest to the teacher, measured independently."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from tests.student.tiny_models import tiny_model
 
 
 def batches(head, num_rows=16):
-    """Two batches of ragged rows, with labels, which are not to be read."""
+    """Two batches of rows with different lengths. Their labels must not be read."""
     rows = make_rows(head, num_rows)
     return [collate(rows[: num_rows // 2]), collate(rows[num_rows // 2 :])]
 
@@ -23,7 +23,7 @@ def without_labels(batch):
 
 
 def distance(student, teacher, data, head):
-    """Row by row, each at its own length."""
+    """The distance computed row by row, without padding."""
     values = []
     for batch in data:
         inputs = without_labels(batch)
@@ -72,7 +72,7 @@ def test_nearest_of_all(head, caplog):
 
 
 def test_one_after_another(monkeypatch):
-    """Where there are too many choices, the layer that matters least goes first."""
+    """With too many choices, the layer that matters least is removed first."""
     teacher, data = make_model("bert", "mlm", num_layers=6), batches("mlm")
     monkeypatch.setattr(calibration, "MOST_CHOICES", 14)  # 6 layers to 4 are 15
     kept = list(range(6))
@@ -85,7 +85,7 @@ def test_one_after_another(monkeypatch):
 
 def test_a_useless_layer_goes_first():
     teacher = make_model("bert", "classification")
-    for name in ("attention.output", "output"):  # layer 2 adds nothing to what it is given
+    for name in ("attention.output", "output"):  # layer 2 adds nothing to its input
         dense = teacher.bert.encoder.layer[2].get_submodule(name).dense
         dense.weight.data.zero_()
         dense.bias.data.zero_()
@@ -95,7 +95,7 @@ def test_a_useless_layer_goes_first():
 
 @pytest.mark.parametrize("layers", ["calibrated", {"decoder": "calibrated"}])
 def test_encoder_decoders(layers):
-    """Their decoder's inputs are made from the labels where they are missing."""
+    """Missing decoder inputs are made from the labels."""
     teacher, data = make_model("t5", "seq2seq", num_layers=3), batches("seq2seq")
     student = make_student(teacher, layers=layers, calibration_data=data)
     kept = student.config.distilled_from["layers"]
@@ -114,7 +114,7 @@ def test_encoder_decoders(layers):
 
 
 def test_layers_that_cannot_go():
-    """ModernBERT's first layer has no norm before its attention: students without it cannot be."""
+    """ModernBERT's first layer has no norm before its attention, so students without it are impossible."""
     teacher = tiny_model("modernbert")
     data = [{"input_ids": torch.randint(5, 60, (4, 9), generator=torch.Generator().manual_seed(0))}]
     student = make_student(teacher, layers="calibrated", calibration_data=data)
@@ -137,10 +137,10 @@ def test_teacher_and_random_state_are_untouched():
     [
         ([], ValueError, "calibration_data is empty"),
         (iter([]), ValueError, "calibration_data is empty"),
-        ([{"labels": torch.ones(2)}], ValueError, "has labels, but BertForMaskedLM needs input_ids: tokenise"),
+        ([{"labels": torch.ones(2)}], ValueError, "has labels, but BertForMaskedLM needs input_ids: tokenize"),
         ([{"text": ["a", "b"]}], TypeError, "mappings from names to tensors.*'text': 'list'"),
-        ({"input_ids": torch.ones(2, 3)}, TypeError, "holds 'input_ids'"),
-        (["a text"], TypeError, "holds 'a text'"),
+        ({"input_ids": torch.ones(2, 3)}, TypeError, "contains 'input_ids'"),
+        (["a text"], TypeError, "contains 'a text'"),
     ],
 )
 def test_bad_data(data, error, message):
@@ -151,7 +151,7 @@ def test_bad_data(data, error, message):
 def test_outputs_that_are_not_finite():
     teacher = make_model("bert", "mlm")
     teacher.cls.predictions.bias.data[7] = torch.inf
-    with pytest.raises(ValueError, match="are not finite on calibration_data"):
+    with pytest.raises(ValueError, match="has NaN or infinite outputs on calibration_data"):
         make_student(teacher, layers="calibrated", calibration_data=batches("mlm"))
 
 

@@ -1,4 +1,4 @@
-"""The look at a model: what is counted, what is folded, what is marked, which students there are."""
+"""The description of a model: counts, folded layers, shared weights, possible students."""
 
 import re
 
@@ -36,7 +36,7 @@ def test_tree():
 
 
 def test_counts_add_up():
-    """Each line's count is that of the lines one step below it, of which a fold shows only the first."""
+    """The count of each line is the sum of the lines one level below, where folded layers count in full."""
     parents, sums, checked = [], {}, 0
     for number, line in enumerate(describe(make_model("bert", "classification")).split("\n\n")[0].splitlines()):
         indent, text = len(line) - len(line.lstrip()), line.strip()
@@ -92,7 +92,7 @@ def test_students_are_as_large_as_said(model_type):
 
 
 def test_students_that_cannot_be_made_are_left_out():
-    """Jamba's config gives a period for the kinds of layers: every other layer of them would break it."""
+    """Jamba's config has a period for its kinds of layers, which every other layer would break."""
     config = tiny_config("jamba", attn_layer_period=4, attn_layer_offset=2, expert_layer_period=2, num_experts=2)
     model = skeleton(transformers.JambaForCausalLM, config)
     shown = [student.num_layers["layers"] for student in possible_students(model, find_layer_stacks(model))]
@@ -117,7 +117,7 @@ def test_how_a_student_is_made():
 
 
 def test_multiplications_are_those_that_run():
-    """Counted by PyTorch in a forward pass, but for those between queries, keys and values."""
+    """Compared with PyTorch's count in a forward pass, without the products of queries, keys and values."""
     teacher = make_model("bert", "token_classification", width=32)
     counted = {}
     for model in (teacher, make_student(teacher)):
@@ -148,7 +148,7 @@ def test_multiplications_are_those_that_run():
     ],
 )
 def test_published_numbers(model_class, config, teacher, student):
-    """From the configs alone."""
+    """Only the configs are read."""
     model = on_meta(model_class, config)
     sizes = possible_students(model, find_layer_stacks(model))
     family = "distilbert" if model_class == "BertModel" else None
@@ -177,5 +177,5 @@ def test_nothing_is_touched():
 
 @pytest.mark.parametrize("model", [make_config("bert"), "bert-base-uncased", torch.nn.Linear(2, 2)])
 def test_not_a_model(model):
-    with pytest.raises(TypeError, match="describe takes a transformers model, but was given"):
+    with pytest.raises(TypeError, match="describe needs a transformers model, but got"):
         describe(model)

@@ -22,7 +22,7 @@ def bert(head, **options):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head(head, tmp_path):
-    """With all layers the hidden states are the teacher's, and the logits of all heads that do not read a pooler."""
+    """With all layers, hidden states equal the teacher's, and so do the logits of heads that do not use a pooler."""
     teacher = bert(head, num_labels=2 if head == "ForQuestionAnswering" else 3)
     student = make_student(teacher, num_layers=4, family="distilbert")
     inputs = INPUTS if head != "ForMultipleChoice" else {name: ids[:, None] for name, ids in INPUTS.items()}
@@ -96,10 +96,16 @@ def test_bfloat16():
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        (lambda: make_model("roberta", "mlm"), "no DistilBERT of a RobertaForMaskedLM: make one of BertModel, Bert"),
-        (lambda: BertForPreTraining(make_config("bert")), "no DistilBERT of a BertForPreTraining"),
-        (lambda: BertLMHeadModel(make_config("bert", is_decoder=True)), "no DistilBERT of a BertLMHeadModel"),
-        (lambda: bert("Model", layer_norm_eps=1e-5), "layer_norm_eps=1e-05: its DistilBERT would differ"),
+        (
+            lambda: make_model("roberta", "mlm"),
+            "Cannot make a DistilBERT from RobertaForMaskedLM: the teacher must be one of BertModel, Bert",
+        ),
+        (lambda: BertForPreTraining(make_config("bert")), "Cannot make a DistilBERT from BertForPreTraining"),
+        (
+            lambda: BertLMHeadModel(make_config("bert", is_decoder=True)),
+            "Cannot make a DistilBERT from BertLMHeadModel",
+        ),
+        (lambda: bert("Model", layer_norm_eps=1e-5), "layer_norm_eps=1e-05: its outputs would change"),
         (lambda: bert("Model", is_decoder=True), "is_decoder=True"),
     ],
 )

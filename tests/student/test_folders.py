@@ -1,4 +1,4 @@
-"""A student by its teacher's name. The command's tests in `tests/cli/test_make_student.py` try the rest."""
+"""A student from its teacher's name. The tests of the command, `tests/cli/test_make_student.py`, cover the rest."""
 
 import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer

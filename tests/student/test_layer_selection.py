@@ -62,7 +62,7 @@ def test_by_hand(arguments, expected):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_layers": 0}, "num_layers=0, but the teacher has 6 layers: use a whole number from 1 to 6"),
+        ({"num_layers": 0}, "num_layers=0, but the teacher has 6 layers: use an integer from 1 to 6"),
         ({"num_layers": 7}, "num_layers=7, but the teacher has 6 layers"),
         ({"num_layers": -1}, "num_layers=-1"),
         ({"num_layers": 2.5}, "num_layers=2.5"),
@@ -76,7 +76,7 @@ def test_by_hand(arguments, expected):
         ({"layers": [0, 1.5]}, r"\[1.5\] out of range"),
         ({"layers": [0, 2, 2]}, "repeated or out of order"),
         ({"layers": [2, 0]}, "repeated or out of order"),
-        ({"layers": [0, 2], "num_layers": 3}, "num_layers=3, but layers=.* names 2"),
+        ({"layers": [0, 2], "num_layers": 3}, "num_layers=3, but layers=.* has 2"),
     ],
 )
 def test_bad_values(options, message):
@@ -92,7 +92,7 @@ BOTH = {"encoder": 12, "decoder": 6}
     [
         (None, None, [(None, "alternate"), (None, "alternate")]),
         (3, "last", [(3, "last"), (3, "last")]),
-        # What neither mapping names stays whole.
+        # Stacks that neither mapping names keep all layers.
         ({"decoder": 2}, None, [(12, "alternate"), (2, "alternate")]),
         ({"decoder": 2}, "spread", [(12, "alternate"), (2, "spread")]),
         (None, {"encoder": [0, 3]}, [(None, [0, 3]), (6, "alternate")]),
@@ -108,9 +108,9 @@ def test_what_is_asked_of_each_stack(num_layers, layers, expected):
 @pytest.mark.parametrize(
     ("num_layers", "layers", "message"),
     [
-        ({"text": 2}, None, "num_layers={'text': 2} names 'text', but the teacher's stacks are 'encoder', 'decoder'"),
+        ({"text": 2}, None, "num_layers={'text': 2} names 'text', but the teacher has the stacks 'encoder', 'decoder'"),
         (None, {"head": "last"}, "names 'head'"),
-        (None, [0, 1], "the teacher has several stacks: say which"),
+        (None, [0, 1], "the teacher has several: give indices by stack"),
     ],
 )
 def test_stacks_that_are_not_there(num_layers, layers, message):

@@ -61,7 +61,7 @@ def test_kept_layers_are_the_teachers(family, head):
 
 
 def test_by_skipping_layers_in_the_teacher(family, head):
-    """The student computes what the teacher computes when its other layers are left out."""
+    """The student computes the same as the teacher without the removed layers."""
     teacher = make_model(family, head)
     student = make_student(teacher)
     expected = student(**INPUTS).logits
@@ -164,7 +164,7 @@ def test_other_heads_and_architectures(auto_class, config):
 
 @pytest.mark.parametrize("teacher", ["bert-base-uncased", BertConfig(), torch.nn.Linear(2, 2), None])
 def test_not_a_model(teacher):
-    with pytest.raises(TypeError, match=r"teacher should be a transformers model.*from_pretrained"):
+    with pytest.raises(TypeError, match=r"teacher must be a transformers model.*from_pretrained"):
         make_student(teacher)
 
 
@@ -182,7 +182,8 @@ def test_layers_in_stages():
 def test_layers_in_pieces():
     config = XLMConfig(vocab_size=61, emb_dim=16, n_layers=4, n_heads=2, max_position_embeddings=40)
     with pytest.raises(
-        ValueError, match=r"has no stack.*`num_hidden_layers` \(4\) is the length of several lists, attentions"
+        ValueError,
+        match=r"has no stack.*`num_hidden_layers` \(4\) .* is the length of several lists of modules: attentions",
     ):
         make_student(AutoModel.from_config(config))
 
@@ -216,7 +217,7 @@ def test_a_map_for_each_stack(model_type, options, layers, method):
 
 
 def test_position_bias_of_the_first_layer_stays():
-    """T5's first layer makes it for all, whichever layer comes first in the student."""
+    """T5's first layer computes the position bias for all layers, also in the student."""
     teacher = tiny_model("t5")
     student = make_student(teacher, layers={"encoder": [2], "decoder": [1, 3]})
     for stack in ("encoder", "decoder"):
@@ -228,7 +229,7 @@ def test_position_bias_of_the_first_layer_stays():
 
 
 def test_blocks_for_each_layer():
-    """ESM's contact head reads the attention heads of all layers, 2 for each of them here."""
+    """ESM's contact head reads the attention heads of all layers, 2 per layer here."""
     teacher = tiny_model("esm")
     student = make_student(teacher, layers=[1, 3])
     regression = teacher.esm.contact_head.regression.weight
@@ -236,7 +237,7 @@ def test_blocks_for_each_layer():
 
 
 def test_blocks_of_several_weights():
-    """Of one shape, and none is taken for another."""
+    """All weights have the same shape, and none is mistaken for another."""
 
     class Esm(EsmModel):
         def __init__(self, config):
@@ -252,11 +253,13 @@ def test_blocks_of_several_weights():
 
 
 def test_blocks_are_not_looked_for_inside_of_a_layer():
-    """A layer of twice the width is another layer, though there are twice as many of them."""
+    """A layer of twice the width is refused, although there are twice as many layers."""
     teacher = tiny_model("bert")
     wide = tiny_model("bert", intermediate_size=64).bert.encoder.layer[2]
     teacher.bert.encoder.layer[2] = wide
-    with pytest.raises(ValueError, match=r"layer.2.intermediate.dense.weight is \(64, 16\), in the student \(32, 16\)"):
+    with pytest.raises(
+        ValueError, match=r"layer.2.intermediate.dense.weight has the shape \(64, 16\), but \(32, 16\) in the student"
+    ):
         make_student(teacher)
 
 
@@ -276,12 +279,12 @@ def test_layers_of_a_kind_that_does_not_fit():
 def test_ties_that_are_none():
     teacher = make_model("bert", "mlm")
     teacher.cls.predictions.decoder.weight = torch.nn.Parameter(torch.randn(61, 16))
-    with pytest.raises(ValueError, match=r"tied to other weights.*set tie_word_embeddings=False"):
+    with pytest.raises(ValueError, match=r"to other weights.*set tie_word_embeddings=False"):
         make_student(teacher)
 
 
 def test_adapters_are_merged():
-    """The student is cut from what the adapters make of the base, and the adapters stay as they are."""
+    """The student is cut from the base with merged adapters. The teacher's adapters do not change."""
     teacher = get_peft_model(
         make_model("bert", "classification"),
         LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS", init_lora_weights=False),
@@ -297,14 +300,16 @@ def test_adapters_are_merged():
 def test_adapters_that_cannot_be_merged():
     teacher = make_model("bert", "classification")
     teacher.add_adapter(LoraConfig(r=2, target_modules=["query"]))
-    with pytest.raises(ValueError, match=r"has adapters of its own \(add_adapter\): load them as a PeftModel"):
+    with pytest.raises(
+        ValueError, match=r"has adapters from add_adapter, which cannot be merged: load them with PeftModel"
+    ):
         make_student(teacher)
 
 
 def test_quantised_teacher(tmp_path):
     make_model("bert", "mlm").save_pretrained(tmp_path)
     teacher = AutoModelForMaskedLM.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
-    with pytest.raises(ValueError, match=r"BertForMaskedLM is quantised.*without quantization_config"):
+    with pytest.raises(ValueError, match=r"BertForMaskedLM is quantized.*without quantization_config"):
         make_student(teacher)
 
 
@@ -322,10 +327,10 @@ def test_teacher_on_the_meta_device():
         ({"layers": "middle"}, "'middle' is not a known strategy.*'calibrated'"),
         ({"layers": [0, 4]}, r"\[4\] out of range"),
         ({"layers": [0, 0]}, "repeated or out of order"),
-        ({"layers": {"encoder": [0]}}, "names 'encoder', but the teacher's stacks are 'layers'"),
-        ({"family": "roberta"}, "family='roberta' is not known: use 'distilbert'"),
-        ({"layers": "calibrated"}, "the one needs the other"),
-        ({"calibration_data": [INPUTS]}, "the one needs the other"),
+        ({"layers": {"encoder": [0]}}, "names 'encoder', but the teacher has the stacks 'layers'"),
+        ({"family": "roberta"}, "family='roberta' is unknown: use 'distilbert'"),
+        ({"layers": "calibrated"}, "use both together"),
+        ({"calibration_data": [INPUTS]}, "use both together"),
     ],
 )
 def test_bad_choice(options, message):
@@ -334,7 +339,9 @@ def test_bad_choice(options, message):
 
 
 def test_indices_without_a_stack():
-    with pytest.raises(ValueError, match=r"several stacks: say which, as in layers={'encoder': \[0\], 'decoder'"):
+    with pytest.raises(
+        ValueError, match=r"the teacher has several: give indices by stack, such as layers={'encoder': \[0\], 'decoder'"
+    ):
         make_student(tiny_model("bart"), layers=[0])
 
 
@@ -347,7 +354,7 @@ def test_zero3_shards_what_is_made(monkeypatch):
     teacher = make_model("bert", "mlm")
     module = sys.modules["hf_distill.student.make_student"]
     monkeypatch.setattr(module, "is_deepspeed_zero3_enabled", lambda: True)
-    with pytest.raises(ValueError, match="make the student before DistillationTrainingArguments"):
+    with pytest.raises(ValueError, match="call make_student before DistillationTrainingArguments"):
         make_student(teacher)
 
 
@@ -362,7 +369,7 @@ def test_what_the_teacher_was_made_without():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("model_type", ["bert", "llama", "t5", "whisper", "vit"])
 def test_on_a_gpu(model_type):
-    """The student is where its teacher is, buffers and all."""
+    """The student is on its teacher's device, including buffers."""
     teacher = tiny_model(model_type).to("cuda", torch.bfloat16)
     student = make_student(teacher)
     tensors = [*student.parameters(), *student.buffers()]

@@ -1,4 +1,4 @@
-"""Tiny models of many types, built from configs: the same sizes for all, and what each type needs besides."""
+"""Tiny models of many types, built from configs with the same sizes, plus the extra options of each type."""
 
 import torch
 import transformers
@@ -47,7 +47,7 @@ CLIP = {
         "vision_config": ["image_size", "patch_size", "num_hidden_layers", "num_attention_heads"],
     }.items()
 }
-# Of what is said layer by layer, the first half is not that of the kept layers.
+# In values given per layer, the first half differs from that of the kept layers.
 MIXED_ATTENTION = {"layer_types": ["sliding_attention"] * 2 + ["full_attention"] * 2, "sliding_window": 4}
 
 TYPES = {
@@ -168,7 +168,7 @@ def tiny_config(model_type: str, **options) -> PreTrainedConfig:
     config_class = CONFIG_MAPPING[model_type]
     default = config_class()
     known = {name for name in SIZES if name in vars(default) or name in config_class.attribute_map}
-    # Of two names for one number, the config's own.
+    # If two names stand for one number, use the config's own name.
     known -= {name for name in known if config_class.attribute_map.get(name) in known}
     return config_class(**{name: SIZES[name] for name in known} | options)
 
