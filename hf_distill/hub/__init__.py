@@ -1,4 +1,4 @@
-"""The Hub: what is pushed, and model cards on disk."""
+"""Pushes folders to the Hub, and writes model cards."""
 
 from hf_distill.hub.push import push_folder
 

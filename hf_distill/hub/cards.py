@@ -1,4 +1,4 @@
-"""Model cards: written whole, told from those that a person wrote, and with a section for results."""
+"""Model cards: writes them, recognises cards that a person has edited, and fills their section for results."""
 
 import hashlib
 import re
@@ -12,24 +12,24 @@ from hf_distill.files import write_whole
 RESULTS_BEGIN = "<!-- hf_distill: results begin -->"
 RESULTS_END = "<!-- hf_distill: results end -->"
 
-STAMP = re.compile(r"\n<!-- Written by hf_distill ([0-9a-f]{16}). Once edited, it is left as it is. -->\n\Z")
-"""What a card ends with that hf_distill may replace: the fingerprint of all that is above."""
+STAMP = re.compile(r"\n<!-- Written by hf_distill ([0-9a-f]{16}). It will not overwrite an edited card. -->\n\Z")
+"""Last line of a card that hf_distill may overwrite, with a fingerprint of everything above."""
 
 
 def make_card(data: ModelCardData, text: str) -> ModelCard:
-    """A card of metadata and Markdown."""
+    """Makes a card from metadata and Markdown."""
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
 def write_card(card: ModelCard, readme: Path) -> None:
-    """Writes a card that hf_distill may replace later, as long as nobody edits it."""
+    """Writes a card that hf_distill may overwrite later unless a person edits it."""
     content = STAMP.sub("", str(card)).rstrip() + "\n"
-    stamp = f"\n<!-- Written by hf_distill {_fingerprint(content)}. Once edited, it is left as it is. -->\n"
+    stamp = f"\n<!-- Written by hf_distill {_fingerprint(content)}. It will not overwrite an edited card. -->\n"
     write_whole(readme, content + stamp)
 
 
 def may_replace(readme: Path) -> bool:
-    """Whether there is no card, or one that `write_card` wrote and nobody has edited since."""
+    """True if there is no card, or a card from `write_card` that has not been edited since."""
     if not readme.exists():
         return True
     content = readme.read_bytes().decode(errors="replace")
@@ -38,17 +38,15 @@ def may_replace(readme: Path) -> bool:
 
 
 def put_results(readme: str | Path, markdown: str, eval_results: Sequence[EvalResult] | None = None) -> None:
-    """Puts results into a card that is there, in the place of those that it has.
-
-    The rest of the card stays as it is, whoever wrote it. The file is written beside and then renamed.
+    """Replaces the results in an existing card. The rest of the card does not change.
 
     Args:
-        readme: the card, with the two comments between which the results are, as in the cards of `DistillationTrainer`.
-        markdown: what to put there, such as a table.
-        eval_results: for the metadata's `model-index`; by default that stays as it is.
+        readme: the card. Results belong between the two comments that the cards of `DistillationTrainer` contain.
+        markdown: new results, such as a table.
+        eval_results: results for the metadata's `model-index`. Default: the metadata does not change.
 
     Raises:
-        ValueError: if there is no card, or if it has no place for results.
+        ValueError: if the card does not exist or has no section for results.
 
     Example:
         >>> put_results("student/README.md", table, [EvalResult(...)])
@@ -70,24 +68,25 @@ def put_results(readme: str | Path, markdown: str, eval_results: Sequence[EvalRe
 
 
 def around_results(readme: Path) -> tuple[str, str]:
-    """What is in a card before its results and after them.
+    """Splits a card into the text before its results and the text after them.
 
     Raises:
-        ValueError: if there is no card, or if it has no place for results.
+        ValueError: if the card does not exist or has no section for results.
     """
     if not readme.is_file():
-        raise ValueError(f"{readme} does not exist: trainer.save_model() writes it beside the model.")
+        raise ValueError(f"{readme} does not exist: trainer.save_model() writes a card next to the model.")
     before, begin, rest = readme.read_bytes().decode().partition(RESULTS_BEGIN)
     _, end, after = rest.partition(RESULTS_END)
     if not begin or not end:
         raise ValueError(
-            f"{readme} has no place for results: put the lines {RESULTS_BEGIN} and {RESULTS_END} where they belong."
+            f"{readme} has no section for results: add the lines {RESULTS_BEGIN} and {RESULTS_END} where the results "
+            f"belong."
         )
     return before, after
 
 
 def layers_as_words(value: dict | list | str) -> str:
-    """The layers kept or the way they were chosen, as `make_student` writes them to the config: by stack or not."""
+    """Formats kept layers or the way they were chosen, as in the config from `make_student`: by stack or for one."""
     if isinstance(value, dict):
         return "; ".join(f"{name}: {layers_as_words(own)}" for name, own in value.items())
     return value if isinstance(value, str) else ", ".join(map(str, value))

@@ -1,4 +1,4 @@
-"""What goes to the Hub and what never does, in one commit or not at all."""
+"""Pushes a folder to the Hub in one commit. Only files on a list are pushed."""
 
 import mmap
 import os
@@ -40,20 +40,20 @@ MODEL = (*WEIGHTS, WEIGHTS_INDEX, *CONFIGS, *PROCESSORS)
 
 IN_FOLDER = (*MODEL, *EXPORTS, *PLOTS, "README.md", "report.json", "report.md")
 IN_EXPORT_BELOW = (*EXPORTS, *CONFIGS, *PROCESSORS)
-"""In a folder one level below that holds an export, beside the files that it names. Other weights there stay."""
+"""Files to push from a subfolder with an export, in addition to the files that its manifest lists."""
 
 WHY = {
-    401: "the Hub does not accept the token, or there is none (401): set HF_TOKEN, or log in with `hf auth login`",
-    403: "the token may not write there (403): use one with write access to the repository",
-    404: "there is no such repository or revision, or the token may not see it (404)",
+    401: "the token is missing or invalid (401): set HF_TOKEN, or log in with `hf auth login`",
+    403: "the token has no write access (403): use a token with write access to the repository",
+    404: "the repository or revision does not exist, or the token has no access to it (404)",
 }
 
 
 def files_to_push(folder: str | Path) -> list[str]:
-    """What of a folder may go to the Hub: what is on the list, and nothing else.
+    """Lists the files of a folder that may be pushed to the Hub.
 
-    That is weights in safetensors, configs, tokenizer and processor, model card, report, plots and ONNX files. It is
-    not what a training keeps for itself: its arguments, checkpoints, optimizer states and logs.
+    These are safetensors weights, configs, tokenizer and processor, model card, report, plots and ONNX files. Training
+    arguments, checkpoints, optimizer states and logs are never pushed.
 
     Returns:
         Names relative to the folder, sorted.
@@ -82,24 +82,25 @@ def push_folder(
     message: str = "Upload with hf_distill",
     token: str | None = None,
 ) -> CommitInfo:
-    """Pushes a student or an export to the Hub, in one commit: all of it is there, or nothing.
+    """Pushes a student or an export to the Hub in one commit. Either all files are pushed or none.
 
-    Only what `files_to_push` lists goes. A repository that does not exist is made.
+    Only weights, configs, tokenizer, model card, report, plots and ONNX files are pushed. A repository that does not
+    exist is created.
 
     Args:
-        folder: as `trainer.save_model()` or `hf-distill export` wrote it.
+        folder: a folder from `trainer.save_model()` or `hf-distill export`.
         repo_id: `name` or `organisation/name`.
-        private: whether a repository that is made is private; by default as the account has it.
-        message: the commit's.
-        token: by default that of `HF_TOKEN` or of `hf auth login`.
+        private: True makes a new repository private. Default: the setting of the account.
+        message: commit message.
+        token: Hub token. Default: the token from `HF_TOKEN` or `hf auth login`.
 
     Returns:
-        What `huggingface_hub` says of the commit; `.repo_url` is where the model is.
+        The commit, from `huggingface_hub`; `.repo_url` is the address of the model.
 
     Raises:
-        ValueError: if the folder holds neither a student nor an export or holds half of one, if a file that would go
-            has a token or a local path in it, or if `repo_id` is no name.
-        OSError: if the Hub cannot be reached, or refuses.
+        ValueError: if the folder contains neither a student nor an export, or an incomplete one; if a file to push
+            contains a token or a local path; or if `repo_id` is not a valid name.
+        OSError: if the Hub cannot be reached or refuses the push.
 
     Example:
         >>> push_folder("student", "me/distilled-reviews").repo_url
@@ -117,8 +118,8 @@ def push_folder(
 def commit_files(
     folder: str | Path, files: Iterable[str], repo_id: str, message: str, token: str | None, revision: str | None = None
 ) -> CommitInfo:
-    """Uploads files of a folder to a repository that exists, in one commit."""
-    # Not `upload_folder`, which makes several commits of a large folder.
+    """Uploads files of a folder to an existing repository in one commit."""
+    # Not `upload_folder`, which splits a large folder into several commits.
     additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=Path(folder, name)) for name in files]
     return hub_api().create_commit(repo_id, additions, commit_message=message, token=token, revision=revision)
 
@@ -128,45 +129,44 @@ def hub_api() -> HfApi:
 
 
 def check_nothing_private(folder: str | Path, files: Iterable[str], token: str | None = None) -> None:
-    """Looks through files for what should not be published.
+    """Checks that files contain nothing private.
 
     Raises:
-        ValueError: if a file holds a token; or the path of the folder, of the working directory, of the installed
-            packages or of something below the home directory; or, as a value in JSON, of anything on this machine.
+        ValueError: if a file contains a token; the path of the folder, the working directory, the installed packages or
+            anything below the home directory; or, as a JSON value, an absolute path that exists on this machine.
     """
     folder = Path(folder)
     tokens = [token, get_token()]
-    # ONNX files come with stack traces, unless they are taken out. Paths as short as /out tell nothing, and stand in
-    # any large file by chance.
+    # ONNX files can contain stack traces. Paths as short as /out reveal nothing, and occur in large files by chance.
     here = [folder.absolute(), folder.resolve(), Path.cwd(), sysconfig.get_path("purelib")]
     paths = [path for path in [*map(str, here), os.path.join(os.path.expanduser("~"), "")] if len(path) > 5]
     for name in files:
         found = ["a token"] if _holds_any(folder / name, tokens) else []
-        if not any(fnmatchcase(Path(name).name, pattern) for pattern in VOCABULARIES):  # words of any text
+        if not any(fnmatchcase(Path(name).name, pattern) for pattern in VOCABULARIES):  # vocabularies contain any word
             found += ["a local path"] if _holds_any(folder / name, paths) else []
             found += _local_paths(_read_json(folder / name)) if name.endswith(".json") else []
         if found:
             raise ValueError(
-                f"{folder / name} has {' and '.join(found)} in it, so nothing was pushed: take it out first. (An "
-                f"adapter names its base model, which has to be on the Hub; save_merged_model makes one whole model.)"
+                f"{folder / name} contains {' and '.join(found)}, so nothing was pushed: remove it first. (An adapter "
+                f"names its base model, which must be on the Hub; or merge both with trainer.save_merged_model.)"
             )
 
 
 def how_to_push_later(folder: str | Path, repo_id: str) -> str:
-    return f"The model is safe in {folder}; push it later with: hf-distill push {quote(str(folder))} {repo_id}"
+    return f"The model is saved in {folder}; push it later with: hf-distill push {quote(str(folder))} {repo_id}"
 
 
 @contextmanager
 def clear_errors(what: str, then: str) -> Iterator[None]:
-    """Whatever goes wrong with the Hub becomes an `OSError` that says what failed, why, and what there is to do."""
+    """Turns any error of the Hub client into an `OSError` with what failed, why, and what to do."""
     try:
         yield
-    except Exception as error:  # the client's own, those of its HTTP library, and bare ones round both
+    except Exception as error:  # the client, its HTTP library and its wrappers raise unrelated classes
         raise OSError(f"{what} failed: {_reason(error)}. {then}") from error
 
 
 def is_on_hub(name_or_path: str) -> bool:
-    """Whether it reads as the name of a model on the Hub, and is no folder here."""
+    """True if this is a valid Hub name and not a local folder."""
     if os.path.isdir(name_or_path):
         return False
     try:
@@ -177,19 +177,19 @@ def is_on_hub(name_or_path: str) -> bool:
 
 
 def public_name(name_or_path: str) -> str:
-    """A model's name on the Hub as it is; of a local folder only its own name, since configs get published."""
+    """Hub names as they are, and local paths without their parent folders, because configs are published."""
     is_public = not name_or_path or is_on_hub(name_or_path)
     return name_or_path if is_public else os.path.basename(os.path.abspath(name_or_path))
 
 
 def revision_on_hub(model: PreTrainedModel) -> str | None:
-    """The commit that a model was loaded from; None if it is from a folder, or if that is not known."""
+    """The commit that a model was loaded from; None for a local folder, or if the commit is unknown."""
     name = model.name_or_path
     if not is_on_hub(name):
         return None
     if commit := getattr(model.config, "_commit_hash", None):
         return commit
-    # Newer versions of transformers do not say. Where only one commit is in the cache, it is that one.
+    # Newer versions of transformers do not record it. If the cache holds only one commit, it is that one.
     snapshots = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "snapshots")
     commits = [config.parent.name for config in snapshots.glob("*/config.json")]
     return commits[0] if len(commits) == 1 else None
@@ -197,28 +197,32 @@ def revision_on_hub(model: PreTrainedModel) -> str | None:
 
 def _check_whole(folder: Path) -> None:
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder: give one that trainer.save_model() or `hf-distill export` wrote.")
+        raise ValueError(f"{folder} is not a folder: give one from trainer.save_model() or `hf-distill export`.")
     index = folder / WEIGHTS_INDEX
     shards = set(_read_json(index)["weight_map"].values()) if index.is_file() else set()
     if missing := sorted(name for name in shards if not (folder / name).is_file()):
-        raise ValueError(f"{folder} is not whole: {WEIGHTS_INDEX} names {', '.join(missing)}, which is not there.")
+        raise ValueError(
+            f"{folder} is incomplete: {', '.join(missing)} from {WEIGHTS_INDEX} is missing. Save the model again."
+        )
     weights = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)})
     for path in weights:
         try:
             with safe_open(path, "numpy"):
                 pass
         except SafetensorError as error:
-            raise ValueError(f"{path} is not whole ({error}): save the model again.") from None
+            raise ValueError(f"{path} is damaged ({error}): save the model again.") from None
     for manifest in [*folder.glob(MANIFEST), *folder.glob(f"*/{MANIFEST}")]:
         for name, size in _read_json(manifest).get("files", {}).items():
             file = manifest.with_name(name)
             if not file.is_file() or file.stat().st_size != size:
-                raise ValueError(f"{manifest.parent} is not whole: {name} should have {size:,} bytes: export it again.")
+                raise ValueError(
+                    f"{manifest.parent} is incomplete: {name} must have {size:,} bytes. Export the student again."
+                )
     is_student = weights and any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
     if not is_student and not (folder / MANIFEST).is_file():
         raise ValueError(
-            f"{folder} holds neither a student, which has config.json and model.safetensors, nor an export, which has "
-            f"{MANIFEST}: give a folder that trainer.save_model() or `hf-distill export` wrote."
+            f"{folder} contains neither a student (config.json and model.safetensors) nor an export ({MANIFEST}): give "
+            f"a folder from trainer.save_model() or `hf-distill export`."
         )
 
 
@@ -226,7 +230,7 @@ def _check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} cannot be a name on the Hub: {error}") from None
+        raise ValueError(f"{repo_id!r} is not a valid Hub name: {error}") from None
 
 
 def _holds_any(path: Path, texts: Iterable[str | None]) -> bool:
@@ -240,11 +244,11 @@ def _read_json(path: Path) -> Any:
     try:
         return read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is not whole: {error}.") from None
+        raise ValueError(f"{path} is damaged: {error}.") from None
 
 
 def _local_paths(value: object) -> list[str]:
-    """The strings in what was JSON that are absolute paths to something that is there."""
+    """The strings in JSON data that are absolute paths to something that exists on this machine."""
     if isinstance(value, dict | list):
         inside = value.values() if isinstance(value, dict) else value
         return [path for own in inside for path in _local_paths(own)]
@@ -261,5 +265,5 @@ def _reason(error: BaseException) -> str:
         status = getattr(getattr(own, "response", None), "status_code", None)
         if status in WHY:
             return WHY[status]
-    told = chain[:2] if type(error) is RuntimeError else [error]  # which only says with which file it happened
+    told = chain[:2] if type(error) is RuntimeError else [error]  # a bare RuntimeError only names the file
     return ": ".join(" ".join(str(own).split()).rstrip(".") or type(own).__name__ for own in told)

@@ -1,4 +1,4 @@
-"""Cards on disk: whose they are, and their section of results."""
+"""Cards on disk: who wrote them, and their section for results."""
 
 import pytest
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -56,9 +56,9 @@ def test_put_results_into_an_edited_card(readme):
 
 
 def test_no_place_for_results(tmp_path):
-    with pytest.raises(ValueError, match=r"README.md does not exist: trainer.save_model\(\) writes it"):
+    with pytest.raises(ValueError, match=r"README.md does not exist: trainer.save_model\(\) writes a card"):
         put_results(tmp_path / "README.md", "| new |")
     (tmp_path / "README.md").write_text("# By hand\n")
-    with pytest.raises(ValueError, match=f"no place for results: put the lines {RESULTS_BEGIN} and {RESULTS_END}"):
+    with pytest.raises(ValueError, match=f"no section for results: add the lines {RESULTS_BEGIN} and {RESULTS_END}"):
         put_results(tmp_path / "README.md", "| new |")
     assert (tmp_path / "README.md").read_text() == "# By hand\n"

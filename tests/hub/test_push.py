@@ -1,4 +1,4 @@
-"""`push_folder` and `hf-distill push`, with the real client, against a Hub on this machine."""
+"""`push_folder` and `hf-distill push`, with the real client, against a local Hub."""
 
 import json
 
@@ -25,7 +25,7 @@ def student(tmp_path):
 
 @pytest.fixture
 def export(student, tmp_path):
-    """As `hf-distill export` leaves one, with a file that is large and one that is not."""
+    """A folder like those of `hf-distill export`, with a large and a small file."""
     folder = tmp_path / "export"
     folder.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
@@ -99,22 +99,22 @@ def test_nothing_private_goes(hub, student, tmp_path, monkeypatch, capsys):
     ]:
         (student / "config.json").write_text(json.dumps({**config, "made_from": [{"x": value}]}))
         assert main(["push", str(student), "mine"]) == 2
-        assert f"{student}/config.json has {what}" in capsys.readouterr().err
+        assert f"{student}/config.json contains {what}" in capsys.readouterr().err
     (student / "config.json").write_text(json.dumps({**config, "made_from": "/no/such/path"}))
     (student / "model.onnx").write_bytes(b"onnx " + torch.__file__.encode())  # as in the exporter's stack traces
-    with pytest.raises(ValueError, match=r"model.onnx has a local path in it, so nothing was pushed"):
+    with pytest.raises(ValueError, match=r"model.onnx contains a local path, so nothing was pushed"):
         push_folder(student, "mine")
     (student / "model.onnx").unlink()
     (student / "curves.png").write_bytes(b"png " + str(student).encode())
-    with pytest.raises(ValueError, match=r"curves.png has a local path in it, so nothing was pushed"):
+    with pytest.raises(ValueError, match=r"curves.png contains a local path, so nothing was pushed"):
         push_folder(student, "mine")
     assert hub.repos == {}
 
 
 def test_folders_that_are_not_pushed(hub, student, export, tmp_path, capsys):
     for folder, message in [
-        (tmp_path / "none", "is no folder"),
-        (tmp_path, "neither a student, which has config.json"),
+        (tmp_path / "none", "is not a folder"),
+        (tmp_path, "neither a student (config.json"),
     ]:
         assert main(["push", str(folder), "mine"]) == 2
         error = capsys.readouterr().err
@@ -122,24 +122,26 @@ def test_folders_that_are_not_pushed(hub, student, export, tmp_path, capsys):
         assert len(error.splitlines()) == 1
     weights = (student / "model.safetensors").read_bytes()
     (student / "model.safetensors").write_bytes(weights[:-10])
-    with pytest.raises(ValueError, match=r"model.safetensors is not whole \(.*\): save the model again"):
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged \(.*\): save the model again"):
         push_folder(student, "mine")
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (student / "model.safetensors").rename(student / "model-00001-of-00002.safetensors")
     (student / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"names model-00002-of-00002.safetensors, which is not there"):
+    with pytest.raises(
+        ValueError, match=r"model-00002-of-00002.safetensors from model.safetensors.index.json is missing"
+    ):
         push_folder(student, "mine")
     for cut in (lambda file: file.write_bytes(b"half"), lambda file: file.unlink()):
         cut(export / "model.onnx.data")
         with pytest.raises(
-            ValueError, match=r"export is not whole: model.onnx.data should have 5,120 bytes: export it"
+            ValueError, match=r"export is incomplete: model.onnx.data must have 5,120 bytes. Export the student"
         ):
             push_folder(export, "mine")
     (export / "model.onnx.data").write_bytes(bytes(5120))
     (export / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config.json is not whole"):
+    with pytest.raises(ValueError, match=r"config.json is damaged"):
         push_folder(export, "mine")
-    with pytest.raises(ValueError, match="cannot be a name on the Hub"):
+    with pytest.raises(ValueError, match="is not a valid Hub name"):
         push_folder(export, "a/b/c")
     assert hub.requests == []
 
@@ -147,9 +149,9 @@ def test_folders_that_are_not_pushed(hub, student, export, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("answer", "token", "reason"),
     [
-        (None, "hf_wrong", "the Hub does not accept the token, or there is none (401)"),
-        (None, "hf_thisonemayread", "the token may not write there (403)"),
-        (("POST", "/preupload/", 404), None, "there is no such repository or revision"),
+        (None, "hf_wrong", "the token is missing or invalid (401)"),
+        (None, "hf_thisonemayread", "the token has no write access (403)"),
+        (("POST", "/preupload/", 404), None, "the repository or revision does not exist"),
         (("POST", "/commit/", 500), None, "500"),
         (("POST", "/objects/batch", 503), None, "503"),
         (("POST", "/api/repos/create", 429), None, "429"),
@@ -164,7 +166,7 @@ def test_the_hub_refuses(hub, student, monkeypatch, capsys, answer, token, reaso
     *_, error = capsys.readouterr().err.splitlines()  # after progress bars
     assert error.startswith("hf-distill: Pushing to mine failed: ")
     assert reason in error
-    assert f"safe in {student}; push it later with: hf-distill push {student} mine" in error
+    assert f"saved in {student}; push it later with: hf-distill push {student} mine" in error
     assert str(token) not in error
     assert hub.repos.get("tester/mine", []) == []
     assert AutoModelForMaskedLM.from_pretrained(student).config.num_hidden_layers == 2
@@ -186,7 +188,7 @@ def test_offline(student):
 
 
 def test_interrupted_upload_starts_again(hub, student):
-    """A file in one part is sent from its beginning."""
+    """A file in one part is sent again from the start."""
     hub.lose = 2
     push_folder(student, "mine")
     assert hub.files("tester/mine") == {name: (student / name).read_bytes() for name in STUDENT}
@@ -203,7 +205,7 @@ def test_names(tmp_path):
 
 
 def test_revision(hub, student, tmp_path):
-    """Newer transformers do not say which commit a model is from; the cache does, if it has only one."""
+    """Newer transformers do not record a model's commit. It is known if the cache has only one."""
     commits = [push_folder(student, "tester/mine").oid]
     model = AutoModelForMaskedLM.from_pretrained("tester/mine")
     assert revision_on_hub(model) == commits[0]
