@@ -23,6 +23,7 @@ def start(module: str, output: Path, **options: object) -> int:
     if sys.version_info < OLDEST_PYTHON:
         return _fail(f"Python {_dotted(OLDEST_PYTHON)} or later is needed; this is Python {_dotted(sys.version_info)}.")
     try:
+        import_module("hf_distill").quiet_libraries()  # before transformers and PyTorch are imported
         import_module(module).run(output, **options)
     except KeyboardInterrupt:
         _fail("\nStopped. Run the same command again to go on: finished models are kept.")

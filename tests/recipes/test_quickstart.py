@@ -50,6 +50,14 @@ def sentences(number):
     return "".join(lines)
 
 
+@pytest.fixture(autouse=True)
+def _not_quiet(monkeypatch):
+    """Other tests in this process see all warnings."""
+    monkeypatch.setattr("hf_distill.quiet_libraries", lambda: None)
+    for module in (job, students):
+        monkeypatch.setattr(module, "quiet", lambda: None)
+
+
 @pytest.fixture
 def outputs(tmp_path, monkeypatch):
     """A folder of outputs with archives in its downloads that are laid out like the real ones, and with their hashes.
@@ -87,8 +95,6 @@ def outputs(tmp_path, monkeypatch):
         monkeypatch.setattr(fetch, name, replace(package, sha256=digest))
     for module in (job, students):
         monkeypatch.setattr(module, "load_corpus", lambda folder: load_corpus(folder, num_train=70, num_test=40))
-    monkeypatch.setattr(job, "quiet", lambda: None)
-    monkeypatch.setattr(students, "quiet", lambda: None)
     monkeypatch.setattr(measure, "ROUNDS", 2)
     few, more = "student-no-teacher-few-labels", "student-no-labels-more-text"
     monkeypatch.setitem(STUDENTS, few, replace(STUDENTS[few], num_sentences=20))
