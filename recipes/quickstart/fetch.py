@@ -88,7 +88,7 @@ def _pip_download(package: Package, folder: Path) -> None:
     """Downloads with pip, which checks the hash before it looks into the archive."""
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n", encoding="utf-8")
-    command = [*_pip(), "download", "--quiet", "--disable-pip-version-check", "--progress-bar", "off"]
+    command = [*_pip_download_command(), "--quiet", "--disable-pip-version-check", "--progress-bar", "off"]
     command += ["--retries", "1", "--no-deps", "--require-hashes", "--dest", str(folder), "-r", str(requirement)]
     temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder.absolute()))  # where pip downloads to
     output = folder / "pip.log"
@@ -113,12 +113,14 @@ def _pip_download(package: Package, folder: Path) -> None:
         )
 
 
-def _pip() -> list[str]:
-    """The command that runs pip: an environment that uv made has none of its own."""
+def _pip_download_command() -> list[str]:
+    """`pip download`, with this Python's pip or, in an environment that uv made and that has none, through uv."""
     if find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip"]
+        # pip reads the metadata of a source archive with setuptools, which is installed: it need not fetch another one.
+        isolation = ["--no-build-isolation"] if find_spec("setuptools") is not None else []
+        return [sys.executable, "-m", "pip", "download", *isolation]
     if uv := shutil.which("uv"):
-        return [uv, "tool", "run", "--python", sys.executable, "pip"]
+        return [uv, "tool", "run", "--python", sys.executable, "pip", "download"]
     raise FetchError("This Python has no pip. To add it: python -m ensurepip, or: uv pip install pip")
 
 

@@ -35,7 +35,8 @@ class Job:
 
         def advance(share: float) -> None:
             percent = int(100 * (self.done + share * self.steps[name]) / sum(self.steps.values()))
-            self.progress.update(percent - self.progress.done)
+            if percent:  # before that, the time left is unknown
+                self.progress.update(percent - self.progress.done)
 
         advance(0)
         yield advance

@@ -381,7 +381,8 @@ def test_without_pip(tmp_path, monkeypatch):
     """An environment of uv has no pip: uv runs it."""
     monkeypatch.setattr(fetch, "find_spec", lambda name: None)
     monkeypatch.setattr(fetch.shutil, "which", lambda name: "/bin/uv")
-    assert fetch._pip() == ["/bin/uv", "tool", "run", "--python", sys.executable, "pip"]
+    in_uv = ["/bin/uv", "tool", "run", "--python", sys.executable, "pip", "download"]
+    assert fetch._pip_download_command() == in_uv
     monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
     with pytest.raises(FetchError, match=r"no pip\. To add it: python -m ensurepip"):
         fetch.fetch(tmp_path)
@@ -389,7 +390,9 @@ def test_without_pip(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("said", ["ERROR: [Errno 28] No space left on device", "ERROR: {braces} of others"])
 def test_pip_fails(said, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "_pip", lambda: [sys.executable, "-c", f"print({said!r}); raise SystemExit(1)"])
+    monkeypatch.setattr(
+        fetch, "_pip_download_command", lambda: [sys.executable, "-c", f"print({said!r}); raise SystemExit(1)"]
+    )
     expected = "The disk is full. Free some space to fetch" if "space" in said else "The last line of pip: ERROR: {b"
     with pytest.raises(FetchError, match=expected):
         fetch.fetch(tmp_path)
