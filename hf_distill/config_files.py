@@ -1,10 +1,12 @@
 """Reads options from YAML files and the command line. Later values override earlier ones."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -55,9 +57,7 @@ def parse_config(
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     files.add_argument("--config", nargs="+", default=[], metavar="FILE", help="YAML files; later files override")
     argv = sys.argv[1:] if argv is None else argv
-    fields = HfArgumentParser(
-        list(dataclass_types), description=description, usage=usage, parents=[files], allow_abbrev=False
-    )
+    fields = _Parser(list(dataclass_types), description=description, usage=usage, parents=[files], allow_abbrev=False)
     named_files, words = files.parse_known_args(argv)
     numeric = {action.dest for action in fields._actions if action.type in (int, float)}
 
@@ -77,6 +77,18 @@ def parse_config(
     if missing := [name for name in required if name not in values]:
         raise ValueError(f"Missing options: {', '.join(missing)}. Give them in a config file or as --{missing[0]} ...")
     return fields.parse_dict(values)
+
+
+class _Parser(HfArgumentParser):
+    """Of wrong words it says in one line what is wrong, and which option may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        program = (self.usage or "%(prog)s").split(" [")[0] % {"prog": self.prog}
+        unknown = re.findall(r"--[\w-]+", message) if message.startswith("unrecognized") else []
+        near = [name for word in unknown for name in get_close_matches(word, self._option_string_actions, n=1)]
+        meant = f" Did you mean {' '.join(near)}?" if near else ""
+        print(f"{program}: {message}.{meant} See {program} --help.", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def _optional_fields(dataclass_types: Sequence[type]) -> set[str]:

@@ -121,7 +121,8 @@ def test_unknown_option_on_the_command_line(capsys):
         parse_config(TYPES, ["--corpus", "web", "--lerning_rate", "1"])
     said = capsys.readouterr().err
     assert "--lerning_rate" in said
-    assert len(said.splitlines()) == 2  # not the list of all options
+    assert "Did you mean --learning_rate?" in said
+    assert len(said.splitlines()) == 1  # not the list of all options
 
 
 def test_required_option():

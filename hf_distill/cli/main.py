@@ -1,10 +1,12 @@
 """The console script `hf-distill`: its commands, and what they have in common."""
 
-import argparse
+import os
 import re
 import sys
 
 import hf_distill.cli.benchmark as benchmark
+import hf_distill.cli.completion as completion
+import hf_distill.cli.env as env
 import hf_distill.cli.evaluate as evaluate
 import hf_distill.cli.export as export
 import hf_distill.cli.inspect as inspect
@@ -13,31 +15,90 @@ import hf_distill.cli.push as push
 import hf_distill.cli.report as report
 import hf_distill.cli.serve as serve
 import hf_distill.cli.train as train
+from hf_distill.cli.parser import Parser
 from hf_distill.quiet import quiet_libraries
 from hf_distill.version import __version__
 
-COMMANDS = [inspect, make_student, train, evaluate, export, push, benchmark, report, serve]
+COMMANDS = [inspect, make_student, train, evaluate, export, benchmark, report, serve, push, env, completion]
 """In the order of `hf-distill --help`. Each has `add_parser(commands)` and `run(options)`."""
+
+EXPECTED = (ValueError, TypeError, OSError, ImportError)
+"""Errors in what the user gave. Their messages say what would work."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs `hf-distill`. Errors in what the user gave are one line on stderr and exit code 2."""
+    """Runs `hf-distill`.
+
+    Returns:
+        The exit code: 0; 2 for an error in what the user gave, which is one line on stderr; 1 for any other error, also
+        one line; 130 after Ctrl-C. With `--debug` an error is raised, with its traceback.
+    """
     quiet_libraries()
-    parser = argparse.ArgumentParser(prog="hf-distill", description="Knowledge distillation for transformers.")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a terminal cannot show is no reason to stop
+            stream.reconfigure(errors="replace")
+    words, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _run(words, debug)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as in `hf-distill inspect MODEL | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # what a shell gives for it
+
+
+def _run(words: list[str], debug: bool) -> int:
+    try:
+        parser = make_parser()
+        completion.complete(parser)
+        options = parser.parse_args(words if words[:1] == ["train"] else _with_dashes(words))
+        options.run(options)
+    except KeyboardInterrupt:
+        print("hf-distill: Interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        message = " ".join(str(error).split())
+        if isinstance(error, EXPECTED):
+            print(f"hf-distill: {message}", file=sys.stderr)
+            return 2
+        print(
+            f"hf-distill: {type(error).__name__}: {message} (this was not expected: run it again with --debug, and "
+            f"report the traceback with what `hf-distill env` prints)",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def make_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(
+        prog="hf-distill",
+        description="Knowledge distillation for transformers.",
+        epilog="`hf-distill COMMAND --help` shows the options of a command. With --debug, an error shows its "
+        "traceback.",
+    )
     parser.add_argument("--version", action="version", version=f"hf-distill {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for command in COMMANDS:
         command.add_parser(commands)
-    words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] != ["train"]:  # which reads both spellings itself
-        words = _with_dashes(words)
-    try:
-        options = parser.parse_args(words)
-        options.run(options)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"hf-distill: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return parser
+
+
+def _without_debug(words: list[str]) -> tuple[list[str], bool]:
+    """The words without `--debug`, and whether it was among them. `train --debug VALUE` is an option of Trainer."""
+    of_trainer = {
+        index
+        for index, word in enumerate(words[:-1])
+        if words[0] == "train" and word == "--debug" and not words[index + 1].startswith("-")
+    }
+    kept = [word for index, word in enumerate(words) if word != "--debug" or index in of_trainer]
+    return kept, len(kept) < len(words)
 
 
 def _with_dashes(words: list[str]) -> list[str]:

@@ -1,11 +1,13 @@
 """`hf-distill`: what its commands have in common."""
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hf_distill import __version__
 from hf_distill.cli import main
@@ -43,6 +45,7 @@ def test_version_and_help(capsys):
         (["inspect", "--help"], "no weights"),
         (["make-student", "--help"], "--num-layers"),
         (["train", "--help"], "--gradient_accumulation_steps"),
+        (["train", "--help-all"], "--torch_compile_backend"),
         (["evaluate", "--help"], "--truncation"),
         (["benchmark", "--help"], "--lengths"),
         (["report", "--help"], "--export"),
@@ -54,22 +57,157 @@ def test_version_and_help(capsys):
         assert expected in capsys.readouterr().out
 
 
-def test_help_imports_nothing_that_takes_long():
-    code = """
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_help_imports_nothing_that_takes_long(words):
+    code = f"""
 import sys
 from hf_distill.cli import main
 try:
-    main(["--help"])
+    main({words})
 except SystemExit:
-    assert not {"torch", "transformers", "numpy", "tokenizers", "fastapi"} & set(sys.modules)
+    assert not {{"torch", "transformers", "numpy", "tokenizers", "fastapi", "yaml", "argcomplete"}} & set(sys.modules)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert "make-student" in run.stdout
+    assert ("--alpha_kl" if "train" in words else "make-student") in run.stdout
+
+
+def run_command(*words, **options):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **options.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, "-m", "hf_distill.cli", *words], capture_output=True, text=True, env=environment, **options
+    )
+
+
+def fail_with(monkeypatch, error):
+    def run(options):
+        raise error
+
+    monkeypatch.setattr("hf_distill.cli.inspect.run", run)
+
+
+def test_wrong_words_are_one_line(capsys):
+    for words, message in (
+        (["nothing"], "hf-distill: Argument COMMAND: invalid choice: 'nothing'"),
+        (["export", "MODEL"], "hf-distill: The following arguments are required: --output. See hf-distill export"),
+        (["benchmark", "MODEL", "--rounds", "many"], "hf-distill: Argument --rounds: invalid int value: 'many'. See"),
+    ):
+        with pytest.raises(SystemExit) as exit_code:
+            main(words)
+        assert exit_code.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(message)
+        assert line.endswith("--help.")
+
+
+def test_an_unexpected_error_is_one_line(monkeypatch, capsys):
+    fail_with(monkeypatch, RuntimeError("out of\nmemory"))
+    assert main(["inspect", "MODEL"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hf-distill: RuntimeError: out of memory (")
+    assert "--debug" in line
+
+
+@pytest.mark.parametrize("words", [["--debug", "inspect", "MODEL"], ["inspect", "MODEL", "--debug"]])
+def test_debug_shows_the_traceback(monkeypatch, words):
+    fail_with(monkeypatch, ValueError("wrong"))
+    with pytest.raises(ValueError, match="wrong"):
+        main(words)
+
+
+def test_debug_of_train_with_a_value_is_trainers(monkeypatch):
+    parsed = []
+    monkeypatch.setattr("hf_distill.cli.train.run", parsed.append)
+    for words in (["--debug", "underflow_overflow"], ["--debug", "--seed", "1"], ["--seed", "1", "--debug"]):
+        assert main(["train", *words]) == 0
+    kept = [options.words for options in parsed]
+    assert kept == [["--debug", "underflow_overflow"], ["--seed", "1"], ["--seed", "1"]]
+
+
+def test_ctrl_c(monkeypatch, capsys):
+    fail_with(monkeypatch, KeyboardInterrupt())
+    assert main(["inspect", "MODEL"]) == 130
+    assert capsys.readouterr().err == "hf-distill: Interrupted.\n"
+
+
+def test_a_pipe_that_is_closed():
+    command = f"{sys.executable} -m hf_distill.cli train --help"
+    run = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | true"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert run.stderr == ""
+    assert run.returncode in (0, 141)  # 0 if it was faster
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["serve", "--help"], ["report", "--help"]])
+def test_a_narrow_terminal_without_unicode(words):
+    run = run_command(*words, env={"COLUMNS": "40", "PYTHONIOENCODING": "ascii"})
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    prose = [line for line in run.stdout.splitlines() if not set("[{<") & set(line) and "  --" not in line]
+    assert len(prose) > 20
+    assert max(map(len, prose)) <= 40
+
+
+def test_colour_in_a_terminal_alone(monkeypatch, capsys):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for is_terminal, no_colour, has_colour in ((True, "", True), (True, "1", False), (False, "", False)):
+        monkeypatch.setenv("NO_COLOR", no_colour)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda answer=is_terminal: answer)
+        with pytest.raises(SystemExit):
+            main(["export", "--help"])
+        shown = capsys.readouterr().out
+        assert ("\033[36m--min-agreement\033[0m" in shown) == has_colour
+        assert ("\033[1musage:\033[0m" in shown) == has_colour
+
+
+def test_env(capsys):
+    assert main(["env"]) == 0
+    shown = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    shown = {name: value.strip() for name, value in shown.items()}
+    assert shown["hf_distill"] == __version__
+    assert shown["torch"] == torch.__version__
+    assert {
+        "python",
+        "transformers",
+        "accelerate",
+        "datasets",
+        "peft",
+        "huggingface_hub",
+        "onnxruntime",
+    } <= shown.keys()
+    assert {"torchao", "bitsandbytes", "CPU", "CPU features", "GPU"} <= shown.keys()
+    assert str(Path.home()) not in str(shown)
+    assert os.uname().nodename not in str(shown)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script(shell, capsys):
+    assert main(["completion", shell]) == 0
+    assert "hf-distill" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("hf-distill ev", "evaluate"),
+        ("hf-distill export --min", "--min-agreement"),
+        ("hf-distill train --teacher_d", "--teacher_dtype"),
+        ("hf-distill export --format onnx-", "onnx-int8"),
+    ],
+)
+def test_completion(tmp_path, line, expected):
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    run_command(env={**asked, "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer")})
+    assert expected in (tmp_path / "answer").read_text().replace("\013", " ").split()
 
 
 def test_each_command_is_a_file():
     files = {file.stem for file in Path(sys.modules[main.__module__].__file__).parent.glob("*.py")}
     names = {command.__name__.rpartition(".")[2] for command in COMMANDS}
-    assert files - names == {"__init__", "__main__", "main", "common"}
-    assert len(names) == len(COMMANDS) == 9
+    assert files - names == {"__init__", "__main__", "main", "common", "parser", "train_help"}
+    assert len(names) == len(COMMANDS) == 11
