@@ -1,6 +1,7 @@
 """Options that several commands have, and the files that they read."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", metavar="N", type=int, help="the same for all models (default: all cores)")
     parser.add_argument("--rounds", metavar="N", type=int, default=10, help="after one that warms up (default: 10)")
+
+
+def show_steps() -> None:
+    """Shows on stderr what hf_distill does, step by step."""
+    logging.basicConfig(format="%(message)s")  # on stderr; other libraries keep their levels
+    logging.getLogger("hf_distill").setLevel(logging.INFO)
 
 
 def keyword_arguments(options: argparse.Namespace) -> dict[str, Any]:

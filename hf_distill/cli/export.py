@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from hf_distill.cli.common import MAX_LENGTH, lines_of
+from hf_distill.cli.common import MAX_LENGTH, lines_of, show_steps
 from hf_distill.deployment.formats import export_formats
 
 
@@ -35,6 +35,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    show_steps()
     from hf_distill.deployment import export_model
 
     export = export_model(

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from hf_distill.cli.common import show_steps
+
 T = TypeVar("T")
 
 
@@ -41,6 +43,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    show_steps()
     from hf_distill.student.folders import make_student_folder
 
     student, teacher = make_student_folder(

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from hf_distill.deployment.text_encoder import TextInput
 from hf_distill.deployment.transformers_model import load_student
 from hf_distill.hub.push import public_name
 from hf_distill.version import __version__
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ["torch", "transformers", "onnx", "onnxscript", "onnxruntime", "torchao"]
 
@@ -90,6 +93,7 @@ def export_model(
         raise ValueError(f"format={format!r} should be one of {', '.join(export_formats())}.")
     if output.exists():
         raise ValueError(f"{output} exists already: choose another folder, or remove it first.")
+    logger.info("Loading %s", getattr(student, "name_or_path", student))
     predictor, model, tokenizer = _student(student, tokenizer, max_length)
     if texts is None:
         texts = _questions() if PREDICTION_HEADS[predictor.head].reads_pairs else TEXTS
@@ -104,6 +108,7 @@ def export_model(
         outputs = PREDICTION_HEADS[predictor.head].outputs
         write = FORMATS[format].write
         assert write is not None  # as for every name in export_formats()
+        logger.info("Writing %s", format)
         write(model, predictor.encoder.inputs, outputs, unfinished, batches)
         files = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
         tokenizer.save_pretrained(unfinished)
@@ -111,6 +116,7 @@ def export_model(
             model.config.save_pretrained(unfinished)
         manifest = _manifest(predictor, format, files)
         manifest.write(unfinished)
+        logger.info("Comparing the export with the student on %d texts", len(texts))
         parity = measure_parity(predictor, load_predictor(unfinished), texts)
         _check(parity, format, min_agreement)
         dataclasses.replace(manifest, parity=dataclasses.asdict(parity)).write(unfinished)

@@ -1,6 +1,6 @@
 """One `predict(texts)`, whatever runs the model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,14 +88,14 @@ class Predictor:
         """
         return PREDICTION_HEADS[self.head].predict(outputs, encoding, text, self.reader, top_k)
 
-    def logits(self, texts: Sequence[TextInput]) -> np.ndarray:
-        """`[texts, labels]` in fp32: a classifier's logits."""
+    def logits(self, texts: Sequence[TextInput], done: Callable[[int], object] | None = None) -> np.ndarray:
+        """`[texts, labels]` in fp32: a classifier's logits. `done` is called with the number of texts of each batch."""
         if self.head != "sequence classification":
             raise ValueError(f"{self.name} is for {self.head}: only sequence classification has logits of a text.")
-        rows = [outputs["logits"] for outputs in self.run(self.encoder.encode(texts))]
+        rows = [outputs["logits"] for outputs in self.run(self.encoder.encode(texts), done)]
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
-    def run(self, encodings: Sequence[Encoded]) -> list[TextOutputs]:
+    def run(self, encodings: Sequence[Encoded], done: Callable[[int], object] | None = None) -> list[TextOutputs]:
         """The model's outputs for each text, without padding, from batches of like length."""
         per_text: list[TextOutputs] = [{} for _ in encodings]
         for indices in self.encoder.batches(encodings, FORMATS[self.format].batch_size):
@@ -103,6 +103,8 @@ class Predictor:
             for row, index in enumerate(indices):
                 length = len(encodings[index]) if PREDICTION_HEADS[self.head].per_token else None
                 per_text[index] = {name: array[row][:length] for name, array in outputs.items()}
+            if done is not None:
+                done(len(indices))
         return per_text
 
 

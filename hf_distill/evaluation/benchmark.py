@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
-from tqdm.auto import tqdm
 
 from hf_distill.deployment.backends import Arrays, available_cores
 from hf_distill.deployment.formats import FORMATS, PYTORCH
@@ -26,8 +25,9 @@ from hf_distill.deployment.manifest import is_export, read_manifest
 from hf_distill.deployment.parity_texts import TEXTS
 from hf_distill.deployment.predictor import Predictor, load_predictor
 from hf_distill.evaluation.benchmark_tables import PERCENTILES, Json, describe_measuring, latency_table, size_table
-from hf_distill.evaluation.machine import machine, versions
 from hf_distill.files import write_json, write_whole
+from hf_distill.machine import machine, versions
+from hf_distill.progress import Progress, track
 
 LENGTHS = (16, 64, 128, 256)
 """In tokens."""
@@ -124,7 +124,8 @@ def benchmark_models(
         texts = _repeated(texts)
         for runner in runners.values():
             runner.prepare(texts, lengths)
-        starts = {name: _starts(runner, texts, threads) for name, runner in runners.items()}
+        in_turn = track(list(runners.values()), "Starting processes", "models", only_if_long=True)
+        starts = {runner.name: _starts(runner, texts, threads) for runner in in_turn}
         seen = _rounds(list(runners.values()), texts, lengths, rounds)
     finally:
         torch.set_num_threads(torch_threads)
@@ -329,16 +330,20 @@ def _start(name: str, command: list[str], texts: str) -> Json:
 
 def _rounds(runners: Sequence[Runner], texts: Sequence[str], lengths: Sequence[int], rounds: int) -> dict[str, Seen]:
     seen = {runner.name: Seen() for runner in runners}
-    for number in tqdm(range(WARM_UP_ROUNDS + rounds), desc="Measuring", unit=" rounds", leave=False, disable=None):
-        counts = number >= WARM_UP_ROUNDS
-        for length in lengths:
-            for runner in runners:
-                milliseconds = runner.burst(length)
-                if counts:
-                    seen[runner.name].latencies.setdefault(length, []).append(milliseconds)
-        for batch_size in BATCH_SIZES:
-            for runner in [runner for runner in runners if batch_size in runner.batch_sizes]:
+    turns = [(size, runner) for size in BATCH_SIZES for runner in runners if size in runner.batch_sizes]
+    num_turns = (WARM_UP_ROUNDS + rounds) * (len(lengths) * len(runners) + len(turns))
+    with Progress("Measuring", num_turns, "turns", only_if_long=True) as progress:
+        for number in range(WARM_UP_ROUNDS + rounds):
+            counts = number >= WARM_UP_ROUNDS
+            for length in lengths:
+                for runner in runners:
+                    milliseconds = runner.burst(length)
+                    progress.update()
+                    if counts:
+                        seen[runner.name].latencies.setdefault(length, []).append(milliseconds)
+            for batch_size, runner in turns:
                 rate = runner.texts_per_second(texts, batch_size)
+                progress.update()
                 if counts:
                     seen[runner.name].throughputs.setdefault(batch_size, []).append(rate)
     return seen

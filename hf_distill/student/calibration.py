@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, find_labels
 
+from hf_distill.progress import Progress
 from hf_distill.student.architectures import LayerStack
 from hf_distill.student.cutting import cut
 from hf_distill.student.proof import evaluating
@@ -93,12 +94,14 @@ def _nearest(
     if not students:
         raise misfit
     totals, num_items = [0.0] * len(students), 0
-    with evaluating(teacher):
+    trials = Progress("Trying layers", len(batches) * len(students), "forwards", only_if_long=True)
+    with evaluating(teacher), trials:
         for batch in batches:
             teacher_outputs = teacher(**batch)
             for number, (_, student) in enumerate(students):
                 distances = _distances(student(**batch), teacher_outputs, _mask(batch), teacher.config)
                 totals[number] += distances.sum().item()
+                trials.update()
             num_items += len(distances)
     if not all(map(math.isfinite, totals)):
         raise ValueError(

@@ -25,6 +25,7 @@ from hf_distill.evaluation.report import (
 from hf_distill.files import write_json, write_whole
 from hf_distill.hub.cards import around_results, put_results
 from hf_distill.loading import load_config
+from hf_distill.progress import Progress
 from hf_distill.tasks.data import columns_by_name, data_columns, label_names_of
 from hf_distill.tasks.task import Task
 
@@ -91,7 +92,8 @@ def make_report(
     predictors[TEACHER].encoder.encode(texts)  # what is wrong with one is said before the work
 
     measured = benchmark_models(models, lengths=lengths, texts=_spread(texts), threads=threads, rounds=rounds)
-    logits = {name: own.logits(texts)[:, classes[name]] for name, own in predictors.items()}
+    with Progress("Classifying", len(predictors) * len(texts), "texts", only_if_long=True) as progress:
+        logits = {name: own.logits(texts, progress.update)[:, classes[name]] for name, own in predictors.items()}
     compared = compare_with_teacher(logits, labels)
     is_on_hub = not Path(data).exists()
     report = {

@@ -19,6 +19,7 @@ from hf_distill.data import encode_texts, load_labelled_texts, load_unlabelled_t
 from hf_distill.evaluation import classification_metrics, plot_calibration
 from hf_distill.evaluation.benchmark import Json
 from hf_distill.lengths import Truncation, length_of_rows, truncation_of
+from hf_distill.progress import track
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.data import columns_by_name, label_names_of
 from hf_distill.tasks.evaluation import evaluate
@@ -53,6 +54,8 @@ def train_text_classifier(
     al., 2019, https://arxiv.org/abs/1910.01108). Where no hidden states are compared (`alpha_cos=0`), the teacher reads
     each text once and is gone before the training. In `output_dir`, beside model and tokenizer, are then
     `train_results.json`, with validation data `eval_results.json`, and with test data `test_results.json`.
+
+    Progress is shown on stderr. If `logging_steps` is left at its default, a short training logs about 20 times.
 
     A training that was stopped goes on from the last checkpoint in `output_dir`, and a finished one is left alone.
     Compared are the task's options, the training arguments on which the result depends, and what is in the models and
@@ -251,7 +254,7 @@ def classify_texts(
     was_training = model.training
     model.eval()
     logits = torch.empty(len(rows), model.config.num_labels)
-    for start in range(0, len(rows), batch_size):
+    for start in track(range(0, len(rows), batch_size), "Classifying", "batches", only_if_long=True):
         indices = order[start : start + batch_size]
         batch = collate([rows[index] for index in indices])
         logits[indices] = model(**batch.to(model.device)).logits.float().cpu()

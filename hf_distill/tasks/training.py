@@ -7,7 +7,14 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import get_peft_model
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.utils import find_adapter_config_file, logging
 
 from hf_distill.lengths import Truncation, length_of_rows
@@ -28,6 +35,9 @@ from hf_distill.training.checkpoints.runs import data_identity
 from hf_distill.training.teacher.loading import load_teacher
 
 logger = logging.get_logger(__name__)
+
+NUM_LOGS = 20
+"""Of a training that is too short for the default of `logging_steps`."""
 
 
 def train(task: Task, args: TaskArguments, training: DistillationTrainingArguments) -> DistillationTrainer | None:
@@ -77,9 +87,18 @@ def train(task: Task, args: TaskArguments, training: DistillationTrainingArgumen
         processing_class=tokenizer,
         compute_metrics=lambda evaluated: task.metrics(evaluated.predictions, evaluated.label_ids),
     )
+    trainer.add_callback(LogsOfShortTraining())
     show_progress(trainer)
     _run(run, trainer, rows.get("test"))
     return trainer
+
+
+class LogsOfShortTraining(TrainerCallback):
+    """Logs a short training about 20 times, where `logging_steps` is left at its default."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.logging_steps == TrainingArguments.logging_steps:
+            state.logging_steps = max(1, min(state.logging_steps, state.max_steps // NUM_LOGS))
 
 
 def _check(task: Task, args: TaskArguments, training: DistillationTrainingArguments) -> None:

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, TrainerControl, TrainerState, TrainingArguments
 
 from hf_distill.cli import main
+from hf_distill.tasks.training import LogsOfShortTraining
 from tests.processes import run_on_two_processes
 from tests.training.test_engines import TORCHRUN
 
@@ -21,6 +22,8 @@ teacher_model_name_or_path: teacher
 
 def test_train_and_evaluate(reviews, capsys):
     assert main(["train", "config.yaml", "--output_dir", "teacher"]) == 0
+    logged = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert [line.split(",")[0] for line in logged] == [f"step {step} of 4" for step in (1, 2, 3, 4)]
     (reviews / "distil.yaml").write_text(DISTIL)
     words = ["train", "config.yaml", "distil.yaml", "--output-dir", "student", "--max_steps", "2", "--optim", "sgd"]
     assert main(words) == 0
@@ -36,6 +39,17 @@ def test_train_and_evaluate(reviews, capsys):
     assert float(said["accuracy"]) == pytest.approx(tested["test_accuracy"], abs=1e-4)
     assert {"f1", "agreement", "kl_to_teacher"} <= said.keys()
     assert Path("report/calibration.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "max_steps", "expected"),
+    [(None, 4, 1), (None, 100, 5), (None, 10_000, 500), (None, 90_000, 500), (7, 100, 7)],
+)
+def test_how_often_a_training_logs(given, max_steps, expected):
+    args = TrainingArguments(use_cpu=True, report_to="none", **({} if given is None else {"logging_steps": given}))
+    state = TrainerState(max_steps=max_steps, logging_steps=int(args.logging_steps))
+    LogsOfShortTraining().on_train_begin(args, state, TrainerControl())
+    assert state.logging_steps == expected
 
 
 def test_train_says_what_is_wrong(reviews, capsys):

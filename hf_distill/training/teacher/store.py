@@ -13,9 +13,9 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import Hasher
-from datasets.utils import tqdm
 
 from hf_distill.files import read_json
+from hf_distill.progress import Progress
 from hf_distill.training.teacher.columns import LOG_TAIL, SOURCE, Source
 from hf_distill.training.teacher.mass import StoredMass
 from hf_distill.training.teacher.reader import TargetReader, Targets
@@ -96,11 +96,11 @@ class TargetStore:
         missing = [index for index in own if not self._shard(index).exists()]
         if missing:
             num_rows = sum(len(self._rows_of(index)) for index in missing)
-            bar = tqdm(total=num_rows, desc="Teacher", unit=" rows", disable=not state.is_main_process or None)
-            with reader.ready(state.device), bar:
+            progress = Progress("Reading with the teacher", num_rows, "rows", only_if_long=True)
+            with reader.ready(state.device), progress:
                 for index in missing:
                     rows = self.dataset.select(self._rows_of(index))
-                    targets = reader(rows[:], bar.update)
+                    targets = reader(rows[:], progress.update)
                     if mass is not None:
                         mass.add(targets[LOG_TAIL])
                         mass.check()
