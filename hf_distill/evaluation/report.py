@@ -1,6 +1,8 @@
 """A student and its exports beside the teacher: what is compared, and the page that says it."""
 
 import html
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from hf_distill.evaluation.benchmark_tables import Json, describe_measuring, latency_table, size_table
 from hf_distill.evaluation.classification import agreement, as_logits, classification_metrics, kl_of_rows
-from hf_distill.evaluation.tables import markdown_table
+from hf_distill.evaluation.tables import WIDTH, models_table, paragraph
 
 TEACHER, STUDENT = "teacher", "student"
 
@@ -113,68 +115,69 @@ def report_page(report: Json) -> str:
     """The report as one page of Markdown, beside which the plots are."""
     models, data = report["models"], report["data"]
     parts = [
-        f"# {models[STUDENT]['model']} beside {models[TEACHER]['model']}",
-        f"{data['texts']:,} texts of {data['source']}, {len(data['labels'])} classes: {_listed(data['labels'])}. "
-        + "; ".join(f"{name}: {own['model']} ({own['size_and_speed']['format']})" for name, own in models.items())
-        + ".",
+        f"# {models[STUDENT]['model']} compared with {models[TEACHER]['model']}",
+        paragraph(
+            f"{data['texts']:,} texts of {data['source']}, {len(data['labels'])} classes: {_listed(data['labels'])}. "
+            + "; ".join(f"{name}: {own['model']} ({own['size_and_speed']['format']})" for name, own in models.items())
+            + "."
+        ),
         "## Quality",
         quality_table(models),
-        "F1 is of the second class where there are two, else the mean over the classes. Calibration error: how far "
-        "confidence is from accuracy, in 15 bins.",
+        "F1 is that of the second class where there are two, else the mean over the\nclasses. Retained: the share of "
+        "the teacher's figure. Calibration error: how far\nconfidence is from accuracy, in 15 bins.",
         "![Calibration](calibration.png)",
         "## Fidelity",
         fidelity_table(models),
         "KL(teacher || student) is in nats at temperature 1, the mean over the texts.",
-        "### Where student and teacher part most",
-        examples_table(report["examples"]),
+        "### Where student and teacher differ most",
+        examples_list(report["examples"]),
         "## Size and speed",
         size_table(_speeds(models)),
         latency_table(_speeds(models)),
         describe_measuring(report["settings"], report["machine"], report["versions"]),
         "![Quality against latency](quality_against_latency.png)",
-        "## Beside what is published",
+        "## Compared with published students",
         published_table(report),
-        "Those are of other tasks and other machines: "
-        + "; ".join(f"{own['student']}, {own['source']}" for own in PUBLISHED)
-        + ".",
+        "The published figures are from other tasks and other machines:\n\n"
+        + "\n".join(f"- {own['student']}: {own['source']}" for own in PUBLISHED),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def quality_table(models: Mapping[str, Json]) -> str:
-    header = [""]
-    for name in QUALITY.values():
-        header += [name, "retained"]
-    rows = []
-    for name, own in models.items():
-        row = [name]
-        for metric in QUALITY:
-            row += [f"{own['quality'][metric]:.2%}", _retained(own, metric)]
-        rows.append([*row, f"{own['quality']['expected_calibration_error']:.2%}"])
-    return markdown_table([*header, "calibration error"], rows)
+    figures = {}
+    for metric, name in QUALITY.items():
+        figures[name] = [f"{own['quality'][metric]:.2%}" for own in models.values()]
+        figures[f"{name}, retained"] = [_retained(own, metric) for own in models.values()]
+    figures["calibration error"] = [f"{own['quality']['expected_calibration_error']:.2%}" for own in models.values()]
+    return models_table(list(models), figures)
 
 
 def fidelity_table(models: Mapping[str, Json]) -> str:
-    rows = []
-    for name, own in models.items():
-        if name != TEACHER:
-            fidelity = own["fidelity"]
-            with_student = f"{fidelity['agreement_with_student']:.2%}" if name != STUDENT else "-"
-            rows.append([name, f"{fidelity['agreement']:.2%}", f"{fidelity['kl_to_teacher']:.4f}", with_student])
-    return markdown_table(["", "agreement with the teacher", "KL to the teacher", "agreement with the student"], rows)
+    others = {name: own["fidelity"] for name, own in models.items() if name != TEACHER}
+    with_student = [f"{own['agreement_with_student']:.2%}" if name != STUDENT else "-" for name, own in others.items()]
+    return models_table(
+        list(others),
+        {
+            "agreement with the teacher": [f"{own['agreement']:.2%}" for own in others.values()],
+            "KL to the teacher": [f"{own['kl_to_teacher']:.4f}" for own in others.values()],
+            "agreement with the student": with_student,
+        },
+    )
 
 
-def examples_table(examples: Sequence[Json]) -> str:
-    rows = [
-        [
-            html.escape(own["text"], quote=False),
-            own["label"],
-            *(f"{own[name]['label']} {own[name]['score']:.0%}" for name in (TEACHER, STUDENT)),
-            f"{own['kl']:.3f}",
-        ]
-        for own in examples
-    ]
-    return markdown_table(["text", "label", TEACHER, STUDENT, "KL"], rows)
+def examples_list(examples: Sequence[Json]) -> str:
+    """A numbered list: the label, what both models predict, the KL divergence, and below it the text."""
+    return "\n\n".join(_example(number, own) for number, own in enumerate(examples, start=1))
+
+
+def _example(number: int, example: Json) -> str:
+    said = ", ".join(f"{name} {example[name]['label']} {example[name]['score']:.0%}" for name in (TEACHER, STUDENT))
+    text = re.sub(r"([\\`*_\[\]#|~])", r"\\\1", html.escape(example["text"], quote=False))
+    return (
+        f"{number}. KL {example['kl']:.3f}, label {example['label']}: {said}\n\n"
+        f"{textwrap.indent(textwrap.fill(text, WIDTH - 5), '   > ')}"
+    )
 
 
 def published_table(report: Json) -> str:
@@ -184,42 +187,44 @@ def published_table(report: Json) -> str:
     sizes = {name: models[name]["size_and_speed"]["parameters"] for name in (TEACHER, STUDENT)}
     own = {"parameters": sizes, "times_as_fast": speed, "retained": models[STUDENT]["retained"]["accuracy"]}
     own |= {"student": "this student", "teacher": "its teacher", "of": "accuracy"}
-    header = ["", "teacher's parameters", "parameters", "share", "times as fast", "retained", "of"]
-    rows = []
-    for row in [own, *PUBLISHED]:
-        larger, smaller = row["parameters"][TEACHER], row["parameters"][STUDENT]
-        counts = [f"{larger / 1e6:,.1f} M", f"{smaller / 1e6:,.1f} M", f"{smaller / larger:.2f}"]
-        name = f"{row['student']}, {row['teacher']}"
-        rows.append([name, *counts, f"{row['times_as_fast']:.2f}", _share(row["retained"]), row["of"] or "-"])
-    return markdown_table(header, rows)
+    rows = [own, *PUBLISHED]
+    sizes_of = {name: [row["parameters"][name] for row in rows] for name in (TEACHER, STUDENT)}
+    return models_table(
+        [row["student"] for row in rows],
+        {
+            "teacher": [row["teacher"] for row in rows],
+            "teacher's parameters": [f"{size / 1e6:,.1f} M" for size in sizes_of[TEACHER]],
+            "parameters": [f"{size / 1e6:,.1f} M" for size in sizes_of[STUDENT]],
+            "share": [f"{small / large:.2f}" for large, small in zip(*sizes_of.values(), strict=True)],
+            "times as fast": [f"{row['times_as_fast']:.2f}" for row in rows],
+            "retained": [_share(row["retained"]) for row in rows],
+            "of": [row["of"] or "-" for row in rows],
+        },
+    )
 
 
 def comparison_table(report: Json) -> str:
     """Teacher, student and exports in one table, short enough for a model card."""
     length = latency_length(report)
-    header = ["", "parameters", "MB", f"ms for {length} tokens", "times as fast"]
-    header += ["accuracy", "retained", "F1", "agreement with the teacher"]
-    rows = []
-    for name, own in report["models"].items():
-        speed, quality = own["size_and_speed"], own["quality"]
-        rows.append(
-            [
-                name,
-                f"{speed['parameters']:,}",
-                f"{speed['bytes_on_disk'] / 1e6:,.1f}",
-                f"{speed['latency'][length]['p50']:.1f}",
-                f"{speed['latency'][length]['times_as_fast']['median']:.2f}",
-                f"{quality['accuracy']:.2%}",
-                _retained(own, "accuracy"),
-                f"{quality['f1']:.2%}",
-                f"{own['fidelity']['agreement']:.2%}" if name != TEACHER else "-",
-            ]
-        )
+    models = report["models"]
+    speeds = [own["size_and_speed"] for own in models.values()]
+    latencies = [speed["latency"][length] for speed in speeds]
+    agreement = [f"{own['fidelity']['agreement']:.2%}" if name != TEACHER else "-" for name, own in models.items()]
+    figures = {
+        "parameters": [f"{speed['parameters']:,}" for speed in speeds],
+        "MB": [f"{speed['bytes_on_disk'] / 1e6:,.1f}" for speed in speeds],
+        f"ms for {length} tokens": [f"{latency['p50']:.1f}" for latency in latencies],
+        "times as fast": [f"{latency['times_as_fast']['median']:.2f}" for latency in latencies],
+        "accuracy": [f"{own['quality']['accuracy']:.2%}" for own in models.values()],
+        "retained": [_retained(own, "accuracy") for own in models.values()],
+        "F1": [f"{own['quality']['f1']:.2%}" for own in models.values()],
+        "agreement with the teacher": agreement,
+    }
     data, threads, on = report["data"], report["settings"]["threads"], report["machine"]["cpu"]
-    return (
-        f"{markdown_table(header, rows)}\n\nOn {data['texts']:,} texts of {data['source']}; latency of one text on the "
-        f"CPU ({on}, threads: {threads})."
+    where = (
+        f"On {data['texts']:,} texts of {data['source']}; latency of one text on the CPU ({on}, threads: {threads})."
     )
+    return f"{models_table(list(models), figures)}\n\n{paragraph(where)}"
 
 
 def eval_results(report: Json) -> list[EvalResult]:

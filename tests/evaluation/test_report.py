@@ -8,7 +8,8 @@ from hf_distill.evaluation.report import (
     compare_with_teacher,
     comparison_table,
     eval_results,
-    examples_table,
+    examples_list,
+    fidelity_table,
     largest_differences,
     published_table,
     quality_table,
@@ -48,7 +49,8 @@ def test_nothing_is_retained_of_nothing():
     logits = {"teacher": [[1.0, 0.0], [0.0, 1.0]], "student": [[0.0, 1.0], [0.0, 1.0]]}
     compared = compare_with_teacher(logits, [1, 0])
     assert compared["student"]["retained"] == dict.fromkeys(("accuracy", "f1", "matthews_correlation"))
-    assert quality_table(compared).splitlines()[-1].split()[1:6] == ["student", "|", "50.00%", "|", "-"]
+    columns = columns_of(quality_table(compared))
+    assert columns["student"][:2] == ["50.00%", "-"]
 
 
 def test_where_they_part_most():
@@ -72,7 +74,9 @@ def test_where_they_part_most():
 
 def test_texts_cannot_break_the_page():
     examples = largest_differences(LOGITS, LABELS, ["a", "b", "x | <br />\ny", "c"], ["no", "yes"], 1)
-    assert examples_table(examples).splitlines()[-1].startswith("| x \\| &lt;br /&gt; y |")
+    first, _, text = examples_list(examples).splitlines()
+    assert first == "1. KL 1.758, label yes: teacher yes 90%, student no 90%"
+    assert text == r"   > x \| &lt;br /&gt; y"
 
 
 @pytest.fixture
@@ -104,21 +108,40 @@ def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+def columns_of(table):
+    """By model, the figures."""
+    lines = [cells(line) for line in table.splitlines() if line.startswith("|")]
+    return {name: list(figures) for name, _, *figures in zip(*lines, strict=True)}
+
+
 def test_the_table_for_a_card(report):
-    lines = comparison_table(report).splitlines()
-    assert cells(lines[0])[3] == "ms for 128 tokens"
-    assert cells(lines[2]) == ["teacher", "110,000,000", "440.0", "4.0", "1.00", "100.00%", "-", "100.00%", "-"]
-    assert cells(lines[4]) == ["int8", "55,000,000", "220.0", "4.0", "6.00", "75.00%", "75.0%", "80.00%", "75.00%"]
-    assert lines[-1] == "On 4 texts of me/reviews; latency of one text on the CPU (A CPU, threads: 2)."
+    table = comparison_table(report)
+    columns = columns_of(table)
+    assert columns[""][2] == "ms for 128 tokens"
+    assert columns["teacher"] == ["110,000,000", "440.0", "4.0", "1.00", "100.00%", "-", "100.00%", "-"]
+    assert columns["int8"] == ["55,000,000", "220.0", "4.0", "6.00", "75.00%", "75.0%", "80.00%", "75.00%"]
+    last = "On 4 texts of me/reviews; latency of one text on the CPU (A CPU, threads: 2)."
+    assert table.splitlines()[-1] == last
     report["settings"]["lengths"] = [16]
     assert "ms for 16 tokens" in comparison_table(report)
 
 
 def test_beside_what_is_published(report):
-    rows = [cells(line) for line in published_table(report).splitlines()]
-    assert rows[2] == ["this student, its teacher", "110.0 M", "55.0 M", "0.50", "1.50", "50.0%", "accuracy"]
-    assert rows[3] == ["DistilBERT, BERT-base", "110.0 M", "66.0 M", "0.60", "1.60", "97.0%", "GLUE"]
-    assert rows[4] == ["DistilRoBERTa, RoBERTa-base", "125.0 M", "82.0 M", "0.66", "2.00", "-", "-"]
+    table = published_table(report)
+    columns = columns_of(table)
+    assert columns["this student"] == ["its teacher", "110.0 M", "55.0 M", "0.50", "1.50", "50.0%", "accuracy"]
+    assert columns["DistilBERT"] == ["BERT-base", "110.0 M", "66.0 M", "0.60", "1.60", "97.0%", "GLUE"]
+    assert columns["DistilRoBERTa"] == ["RoBERTa-base", "125.0 M", "82.0 M", "0.66", "2.00", "-", "-"]
+
+
+def test_tables_fit_eighty_columns(report):
+    examples = largest_differences(LOGITS, LABELS, TEXTS, ["no", "yes"], 3)
+    models = report["models"]
+    for shown in (
+        *(comparison_table(report), published_table(report), examples_list(examples)),
+        *(quality_table(models), fidelity_table(models)),
+    ):
+        assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_metadata_for_a_card(report):
