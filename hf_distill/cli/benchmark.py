@@ -9,20 +9,20 @@ from hf_distill.cli.common import add_measuring_options, lines_of
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "benchmark",
-        help="say how big and how fast models and exports are, beside each other",
-        description="Measure models and exports beside each other on the CPU: parameters, bytes on disk, memory, cold "
-        "start, latency of one text for several lengths, and throughput. The first is what the others are compared "
-        "with: give the teacher first.",
+        help="compare the size and speed of models and exports",
+        description="Compare the size and speed of models and exports on the CPU: parameters, bytes on disk, memory, "
+        "cold start, latency of one text at several lengths, and throughput. Ratios are to the first model, so give "
+        "the teacher first.",
     )
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="model or export: a folder or a name on the Hub")
     parser.add_argument(
-        "models", metavar="MODEL", nargs="+", help="folders, or names on the Hub, of models and exports"
-    )
-    parser.add_argument(
-        "--name", metavar="NAME", nargs="+", help="what each is called in the tables (default: as its folder)"
+        "--name", metavar="NAME", nargs="+", help="name of each model in the tables (default: its folder)"
     )
     add_measuring_options(parser)
-    parser.add_argument("--texts", metavar="FILE", type=Path, help="a text to read per line (default: prose)")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="a folder for benchmark.json and benchmark.md")
+    parser.add_argument(
+        "--texts", metavar="FILE", type=Path, help="file with one text per line (default: built-in prose)"
+    )
+    parser.add_argument("--output", metavar="DIR", type=Path, help="folder for benchmark.json and benchmark.md")
     parser.set_defaults(run=run)
 
 

@@ -5,19 +5,22 @@ import logging
 from pathlib import Path
 from typing import Any
 
-MAX_LENGTH = "default: as many as the model was trained with, or takes"
+MODEL = "a folder or a name on the Hub"
+
+MAX_LENGTH = "tokens per text (default: the length that the model was trained with, or the most that it takes)"
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help="CSV, JSON or Parquet, a folder with a folder of .txt files for each class, or a data set on the Hub",
+        help="labelled texts: CSV, JSON or Parquet, a folder with one folder of .txt files per class, or a data set on "
+        "the Hub",
     )
-    parser.add_argument("--split", default="test", help="of a data set on the Hub (default: test)")
-    parser.add_argument("--config-name", metavar="NAME", help="of a data set on the Hub")
+    parser.add_argument("--split", default="test", help="split of a data set on the Hub (default: test)")
+    parser.add_argument("--config-name", metavar="NAME", help="configuration of a data set on the Hub")
     for name in ("text", "label"):
-        help = f"default: the one that the model was trained on, or {name}"
+        help = f"column with the {name}s (default: the one that the model was trained on, or {name})"
         parser.add_argument(f"--{name}-column", metavar="NAME", help=help)
 
 
@@ -27,10 +30,12 @@ def add_measuring_options(parser: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         nargs="+",
         type=int,
-        help="for the latency (default: those of 16, 64, 128 and 256 that all models take)",
+        help="text lengths for the latency (default: 16 64 128 256, where all models take them)",
     )
-    parser.add_argument("--threads", metavar="N", type=int, help="the same for all models (default: all cores)")
-    parser.add_argument("--rounds", metavar="N", type=int, default=10, help="after one that warms up (default: 10)")
+    parser.add_argument("--threads", metavar="N", type=int, help="CPU threads for each model (default: all cores)")
+    parser.add_argument(
+        "--rounds", metavar="N", type=int, default=10, help="rounds to measure, after one to warm up (default: 10)"
+    )
 
 
 def show_steps() -> None:
@@ -45,7 +50,7 @@ def keyword_arguments(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def lines_of(file: Path | None) -> list[str] | None:
-    """The lines of a file that are not empty; None without a file."""
+    """The non-empty lines of a file, or None if there is no file."""
     if file is None:
         return None
     return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

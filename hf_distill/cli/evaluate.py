@@ -3,27 +3,28 @@
 import argparse
 from pathlib import Path
 
-from hf_distill.cli.common import MAX_LENGTH, add_data_options, keyword_arguments
+from hf_distill.cli.common import MAX_LENGTH, MODEL, add_data_options, keyword_arguments
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="say how good a text classifier is, and how near to its teacher",
-        description="Say how good a text classifier is on labelled texts: accuracy, F1, Matthews correlation and "
-        "calibration error; and, with its teacher, on how many texts both say the same, and how far apart they are.",
+        help="measure the quality of a text classifier, and how closely it follows its teacher",
+        description="Measure the quality of a text classifier on labelled texts: accuracy, F1, Matthews correlation "
+        "and calibration error. With --teacher, also the share of texts on which both predict the same class, and the "
+        "KL divergence between them.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a name on the Hub or a folder")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     add_data_options(parser)
-    parser.add_argument("--teacher", help="a name on the Hub or a folder")
+    parser.add_argument("--teacher", metavar="MODEL", help=f"compare with a teacher: {MODEL}")
     parser.add_argument("--max-length", metavar="TOKENS", type=int, help=MAX_LENGTH)
     parser.add_argument(
         "--truncation",
         choices=["head", "tail", "head_tail"],
-        help="what is kept of longer texts (default: as the model was trained, or head)",
+        help="part of a longer text that is read (default: the part that the model was trained on, or head)",
     )
-    parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="default: 32")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="a folder for evaluation.json and calibration.png")
+    parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="texts per forward (default: 32)")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="folder for evaluation.json and calibration.png")
     parser.set_defaults(run=run)
 
 

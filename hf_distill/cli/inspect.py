@@ -6,11 +6,11 @@ import argparse
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "inspect",
-        help="show a model's modules, and the students that could be made of it",
-        description="Show a model's modules with their parameters, its stacks of layers, and the students that could "
-        "be made of it. Only the config is read, no weights.",
+        help="show a model's modules and the students that can be cut from it",
+        description="Show a model's modules with their parameters, its stacks of layers, and the students that can be "
+        "cut from it. Reads only the config, no weights.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a name on the Hub or a folder")
+    parser.add_argument("model", metavar="MODEL", help="a folder or a name on the Hub")
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""The console script `hf-distill`: its commands, and what they have in common."""
+"""The console script `hf-distill`: its commands, and how their errors are shown."""
 
 import os
 import re
@@ -23,7 +23,7 @@ COMMANDS = [inspect, make_student, train, evaluate, export, benchmark, report, s
 """In the order of `hf-distill --help`. Each has `add_parser(commands)` and `run(options)`."""
 
 EXPECTED = (ValueError, TypeError, OSError, ImportError)
-"""Errors in what the user gave. Their messages say what would work."""
+"""Errors in the input of a command. Their messages say what would work."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     quiet_libraries()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what a terminal cannot show is no reason to stop
+        if hasattr(stream, "reconfigure"):  # do not stop at a character that the terminal cannot show
             stream.reconfigure(errors="replace")
     words, debug = _without_debug(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -102,5 +102,5 @@ def _without_debug(words: list[str]) -> tuple[list[str], bool]:
 
 
 def _with_dashes(words: list[str]) -> list[str]:
-    """Options may have underscores too, as those of `train` have: `--text_column` is `--text-column`."""
+    """Accepts options with underscores, the spelling of `train`: `--text_column` becomes `--text-column`."""
     return [re.sub(r"^--[^=]+", lambda option: option.group().replace("_", "-"), word) for word in words]

@@ -13,31 +13,33 @@ T = TypeVar("T")
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "make-student",
-        help="cut a smaller model out of a teacher's layers",
-        description="Cut a smaller model out of a teacher's layers, and save it with the teacher's tokenizer and a "
-        "card that says where it is from. `hf-distill inspect` shows what there is to cut.",
+        help="make a student: a copy of a teacher with fewer layers",
+        description="Make a student, a copy of the teacher with fewer layers, and save it with the teacher's tokenizer "
+        "and a model card that names the teacher. `hf-distill inspect` shows which layers there are.",
     )
-    parser.add_argument("teacher", metavar="TEACHER", help="a name on the Hub or a folder")
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="a folder that does not exist yet")
+    parser.add_argument("teacher", metavar="TEACHER", help="a folder or a name on the Hub")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, required=True, help="folder for the student; it must not exist yet"
+    )
     parser.add_argument(
         "--num-layers",
         metavar="N",
         nargs="+",
-        help="how many layers to keep (default: half); by stack as encoder=6 decoder=2, and the others stay whole",
+        help="number of layers to keep (default: half). For named stacks: encoder=6 decoder=2; other stacks keep all",
     )
     parser.add_argument(
         "--layers",
         metavar="WHICH",
         nargs="+",
-        help="alternate (the default), spread, first, last or calibrated; or the indices to keep, such as 0 2 4; by "
-        "stack as encoder=spread decoder=0,5",
+        help="which layers to keep: alternate (default), spread, first, last, calibrated, or indices such as 0 2 4. "
+        "For named stacks: encoder=spread decoder=0,5",
     )
-    parser.add_argument("--family", metavar="NAME", help="distilbert makes a DistilBERT of a BERT")
+    parser.add_argument("--family", metavar="NAME", help="distilbert: make a DistilBERT from a BERT")
     parser.add_argument(
         "--calibration-file",
         metavar="FILE",
         type=Path,
-        help="a text file with one example per line, for --layers calibrated; some hundred lines are enough",
+        help="file with one text per line, for --layers calibrated; a few hundred lines are enough",
     )
     parser.set_defaults(run=run)
 
@@ -56,12 +58,12 @@ def run(options: argparse.Namespace) -> None:
     )
     print(
         f"{options.output}: {type(student).__name__} with layers {student.config.distilled_from['layers']} of "
-        f"{options.teacher}, {student.num_parameters():,} of {teacher.num_parameters():,} parameters"
+        f"{options.teacher}; {student.num_parameters():,} of {teacher.num_parameters():,} parameters"
     )
 
 
 def _by_stack(option: str, words: list[str] | None, parse: Callable[[str, list[str]], T]) -> T | dict[str, T] | None:
-    """`["6"]` as `parse` has it, `["encoder=6", "decoder=2"]` as a mapping of it."""
+    """Parses `["6"]` to one value, and `["encoder=6", "decoder=2"]` to a value for each stack."""
     if words is None:
         return None
     if not any("=" in word for word in words):
@@ -70,7 +72,7 @@ def _by_stack(option: str, words: list[str] | None, parse: Callable[[str, list[s
     for word in words:
         stack, separator, value = word.partition("=")
         if not separator or stack in values:
-            raise ValueError(f"{option}: {' '.join(words)!r} should have one NAME=VALUE for each stack that it names.")
+            raise ValueError(f"{option}: {' '.join(words)!r} should have one NAME=VALUE for each stack.")
         values[stack] = parse(option, value.split(","))
     return values
 

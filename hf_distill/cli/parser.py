@@ -14,7 +14,7 @@ STYLES = (
 
 
 class Parser(argparse.ArgumentParser):
-    """`ArgumentParser`; of wrong words it says in one line what is wrong, and where to read what is right."""
+    """An `ArgumentParser` whose errors are one line, with a pointer to the help."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"hf-distill: {message[:1].upper()}{message[1:]}. See {self.prog} --help.\n")

@@ -9,13 +9,18 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "push",
         help="push a student or an export to the Hub",
         description="Push a student or an export to the Hub, in one commit: weights, configs, tokenizer, model card, "
-        "report, plots and ONNX files, and nothing else that is in the folder. The token is that of HF_TOKEN or of "
+        "report, plots and ONNX files; other files in the folder are not pushed. Uses the token from HF_TOKEN or "
         "`hf auth login`.",
     )
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="what a training or `hf-distill export` wrote")
-    parser.add_argument("repo_id", metavar="REPO", help="NAME or ORGANISATION/NAME; made if it does not exist")
-    parser.add_argument("--private", action="store_true", default=None, help="if it is made, for your eyes only")
-    parser.add_argument("--message", metavar="TEXT", default="Upload with hf_distill", help="the commit's")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of a trained student or of an export")
+    parser.add_argument("repo_id", metavar="REPO", help="NAME or ORGANISATION/NAME; created if it does not exist")
+    parser.add_argument("--private", action="store_true", default=None, help="create the repository as private")
+    parser.add_argument(
+        "--message",
+        metavar="TEXT",
+        default="Upload with hf_distill",
+        help="commit message (default: Upload with hf_distill)",
+    )
     parser.set_defaults(run=run)
 
 

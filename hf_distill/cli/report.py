@@ -3,34 +3,39 @@
 import argparse
 from pathlib import Path
 
-from hf_distill.cli.common import add_data_options, add_measuring_options, keyword_arguments
+from hf_distill.cli.common import MODEL, add_data_options, add_measuring_options, keyword_arguments
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "report",
-        help="put a text classifier and its exports beside the teacher, on one page",
-        description="Put a text classifier and its exports beside the teacher: quality on labelled texts and the share "
-        "retained, fidelity to the teacher and the texts where both part most, size and speed. Writes report.md, "
-        "report.json and plots.",
+        help="compare a text classifier and its exports with the teacher, on one page",
+        description="Compare a text classifier and its exports with the teacher: quality on labelled texts and the "
+        "share retained, agreement with the teacher and the texts on which they differ most, size and speed. Writes "
+        "report.md, report.json and plots.",
     )
-    parser.add_argument("--teacher", required=True, help="a name on the Hub or a folder")
-    parser.add_argument("--student", required=True, help="a name on the Hub or a folder")
+    parser.add_argument("--teacher", metavar="MODEL", required=True, help=MODEL)
+    parser.add_argument("--student", metavar="MODEL", required=True, help=MODEL)
     parser.add_argument(
         "--export",
         dest="exports",
         metavar="DIR",
         nargs="+",
         default=[],
-        help="what `hf-distill export` wrote; each is called as its folder",
+        help="folders that `hf-distill export` wrote; their names are used in the tables",
     )
     add_data_options(parser)
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="a folder for the report")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder for the report")
     parser.add_argument(
-        "--card", metavar="FILE", type=Path, help="the student's README.md, to put the comparison into as its results"
+        "--card", metavar="FILE", type=Path, help="README.md of the student; the comparison becomes its results"
     )
     parser.add_argument(
-        "--examples", dest="num_examples", metavar="N", type=int, default=10, help="texts to show (default: 10)"
+        "--examples",
+        dest="num_examples",
+        metavar="N",
+        type=int,
+        default=10,
+        help="number of texts to show (default: 10)",
     )
     add_measuring_options(parser)
     parser.set_defaults(run=run)

@@ -11,29 +11,34 @@ from hf_distill.serving.limits import Limits
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "serve",
-        help="answer over HTTP what a model makes of texts",
-        description="Answer over HTTP what a student or an export makes of texts: POST /predict, a page to try it at "
-        "/, the interface at /docs, and /health, /ready and /metrics. SIGTERM stops it, once it has answered what it "
-        "has accepted.",
+        help="serve the predictions of a model over HTTP",
+        description="Serve the predictions of a student or an export over HTTP: POST /predict, a page to try it at /, "
+        "the API at /docs, and /health, /ready and /metrics. On SIGTERM the service answers the requests that it has "
+        "accepted, then stops.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a folder of a student or of an export, or a name on the Hub")
+    parser.add_argument("model", metavar="MODEL", help="student or export: a folder or a name on the Hub")
     parser.add_argument(
-        "--host", metavar="ADDRESS", default="127.0.0.1", help="default: 127.0.0.1, for this machine alone"
+        "--host",
+        metavar="ADDRESS",
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1, this machine only)",
     )
-    parser.add_argument("--port", metavar="N", type=int, default=8000, help="default: 8000; 0 takes one that is free")
+    parser.add_argument(
+        "--port", metavar="N", type=int, default=8000, help="port to listen on; 0 chooses a free one (default: 8000)"
+    )
     parser.add_argument(
         "--format",
         choices=["auto", *FORMATS],
         default="auto",
-        help="default: ONNX in int8 where it is there, else ONNX, else PyTorch",
+        help="format to load (default: onnx-int8 if it is there, else onnx, else pytorch)",
     )
-    parser.add_argument("--teacher", metavar="MODEL", help="to compare with, at /predict/teacher and on the page")
     parser.add_argument(
-        "--workers", metavar="N", type=int, help="processes with the model (default: one for each core)"
+        "--teacher", metavar="MODEL", help="teacher to compare with, at /predict/teacher and on the page"
     )
-    parser.add_argument("--threads", metavar="N", type=int, default=1, help="of each worker (default: 1)")
+    parser.add_argument("--workers", metavar="N", type=int, help="processes that run the model (default: one per core)")
+    parser.add_argument("--threads", metavar="N", type=int, default=1, help="CPU threads of each worker (default: 1)")
     parser.add_argument(
-        "--token-file", metavar="FILE", type=Path, help="a file with the bearer token that clients have to show"
+        "--token-file", metavar="FILE", type=Path, help="file with the bearer token that clients must send"
     )
     Limits.add_options(parser)
     parser.set_defaults(run=run)

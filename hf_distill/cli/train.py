@@ -7,7 +7,7 @@ from hf_distill.cli import train_help
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    # Its options are the fields of dataclasses that take seconds to import. So here they are words, also --help.
+    # Importing the dataclasses of its options takes seconds, so the options stay words here, --help too.
     help = "fine-tune or distil a text classifier, with options from YAML files"
     if "_ARGCOMPLETE" in os.environ:  # the shell asks which options there are
         commands.add_parser("train", help=help, parents=[train_help.help_parser()], add_help=False)

@@ -16,7 +16,7 @@ SECTIONS = {
     ],
     "Distillation": [("training/training_args.py", "DistillationTrainingArguments")],
 }
-"""By heading, the dataclasses whose fields are the options."""
+"""The dataclasses whose fields are the options, by heading."""
 
 HIDDEN = ("logging_nan_inf_filter",)
 
@@ -42,23 +42,23 @@ class Option:
 
 OF_TRAINER = [
     Option("output_dir", "DIR", "trainer_output", "Where the model, its checkpoints and its results are saved."),
-    Option("num_train_epochs", "X", 3.0, "How often the training data is read."),
+    Option("num_train_epochs", "X", 3.0, "Passes over the training data."),
     Option("max_steps", "N", -1, "Optimizer steps, in place of num_train_epochs."),
     Option("learning_rate", "X", 5e-05, "The highest learning rate."),
     Option("per_device_train_batch_size", "N", 8, "Texts per forward on each device."),
     Option("gradient_accumulation_steps", "N", 1, "Forwards per optimizer step."),
-    Option("warmup_steps", "N", 0, "Steps until the learning rate is reached; below 1, a share of all steps."),
-    Option("weight_decay", "X", 0.0, "Of AdamW."),
+    Option("warmup_steps", "N", 0, "Warm-up steps; below 1, a share of all steps."),
+    Option("weight_decay", "X", 0.0, "Weight decay of the optimizer."),
     Option("bf16", "[true|false]", False, "Train in bfloat16, where the hardware has it."),
     Option("eval_strategy", "{no,steps,epoch}", "no", "When to evaluate on the validation data."),
     Option("save_strategy", "{no,steps,epoch,best}", "steps", "When to save a checkpoint."),
     Option("save_total_limit", "N", None, "How many checkpoints to keep. By default all."),
-    Option("load_best_model_at_end", "[true|false]", False, "Keep the best checkpoint's model, not the last one's."),
+    Option("load_best_model_at_end", "[true|false]", False, "Keep the best model instead of the last one."),
     Option("metric_for_best_model", "NAME", None, "What best means, such as accuracy. By default the loss."),
-    Option("logging_steps", "N", 500, "Steps from log to log. Left at its default, about 20 logs in all."),
-    Option("report_to", "NAME", "none", "Where to log, such as tensorboard or wandb."),
-    Option("seed", "N", 42, "Of everything that is random."),
-    Option("use_cpu", "[true|false]", False, "Train on the CPU although there is a GPU."),
+    Option("logging_steps", "N", 500, "Log every N steps (default: 500, or about 20 logs in a short training)."),
+    Option("report_to", "NAME", "none", "Services to log to, such as tensorboard or wandb."),
+    Option("seed", "N", 42, "Random seed."),
+    Option("use_cpu", "[true|false]", False, "Train on the CPU even if there is a GPU."),
     Option("push_to_hub", "[true|false]", False, "Push the model at the end."),
 ]
 """The options of TrainingArguments that most trainings set. A test compares them with transformers."""
@@ -70,7 +70,7 @@ def print_help() -> None:
 
 
 def help_parser() -> Parser:
-    """Knows the options for their help alone; `parse_config` reads them."""
+    """A parser for the help only; `parse_config` reads the options."""
     parser = Parser(
         prog="hf-distill train",
         usage="hf-distill train [CONFIG.yaml ...] [--key value ...]",
