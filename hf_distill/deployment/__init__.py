@@ -1,4 +1,4 @@
-"""After training: a student in, something that runs out. To load an export takes no PyTorch; to write one does."""
+"""Exports students, and runs models and exports. Writing an export needs PyTorch; loading an ONNX export does not."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What runs a model: arrays in, arrays out."""
+"""Backends that run a model: arrays in, arrays out."""
 
 import os
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ Arrays = Mapping[str, np.ndarray]
 
 class Backend(Protocol):
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """`[texts, tokens]` for each input; `[texts, ...]` in fp32 for each output."""
+        """Runs a batch: inputs `[texts, tokens]`, outputs `[texts, ...]` in fp32."""
 
 
 class OnnxBackend:
     """An exported model in ONNX Runtime, on the CPU.
 
     Args:
-        folder: an export.
-        manifest: of that folder.
-        threads: by default as many as there are cores for this process.
+        folder: folder of an export.
+        manifest: manifest of that export.
+        threads: threads per forward pass. Default: all cores available to this process.
 
     Raises:
-        ValueError: if ONNX Runtime does not take the model.
+        ValueError: if ONNX Runtime cannot load the model.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int | None = None):
@@ -38,20 +38,20 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()
         options.log_severity_level = 3
-        options.add_session_config_entry("session.x64quantprecision", "1")  # without VNNI, sums of int8 would overflow
+        options.add_session_config_entry("session.x64quantprecision", "1")  # int8 sums overflow on CPUs without VNNI
         file = folder / GRAPH
         try:
             self.session = onnxruntime.InferenceSession(
                 str(file),
                 options,
                 providers=["CPUExecutionProvider"],
-                disabled_optimizers=["SkipLayerNormFusion"],  # as of 1.31 the fused kernel is the slower one
+                disabled_optimizers=["SkipLayerNormFusion"],  # the fused kernel is slower as of 1.31
             )
-        except Exception as error:  # onnxruntime has a class for each of its codes, and no common one
+        except Exception as error:  # the exceptions of onnxruntime have no common base class
             raise ValueError(
-                f"onnxruntime {onnxruntime.__version__} does not read {file}, which was written for onnxruntime "
-                f"{manifest.versions.get('onnxruntime', '(unknown)')} with opset {manifest.opset}: install that or a "
-                f"later one, or copy the file again if it was damaged. onnxruntime said: {error}"
+                f"onnxruntime {onnxruntime.__version__} cannot read {file}, which was written for onnxruntime "
+                f"{manifest.versions.get('onnxruntime', '(unknown)')} with opset {manifest.opset}: install that "
+                f"version or a later one, or copy the file again if it is damaged. Error of onnxruntime: {error}"
             ) from error
         self.outputs = manifest.outputs
 
@@ -60,11 +60,11 @@ class OnnxBackend:
 
 
 class TorchBackend:
-    """A transformers model. It stays as it is: its device, its dtype, its attention.
+    """A transformers model, run on its own device, with its own dtype and attention implementation.
 
     Args:
-        model: in evaluation mode.
-        outputs: the names of its outputs that are wanted.
+        model: model in evaluation mode.
+        outputs: names of the outputs to return.
     """
 
     def __init__(self, model: "PreTrainedModel", outputs: list[str]):
@@ -81,7 +81,7 @@ class TorchBackend:
 
 
 def set_torch_threads(threads: int | None) -> None:
-    """For the whole process; None leaves it as it is."""
+    """Sets the number of PyTorch threads of the whole process. None changes nothing."""
     if threads is not None:
         import torch
 
@@ -89,5 +89,5 @@ def set_torch_threads(threads: int | None) -> None:
 
 
 def available_cores() -> int:
-    """For this process, which may be fewer than the machine has."""
+    """Number of cores available to this process, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

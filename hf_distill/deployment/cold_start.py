@@ -1,8 +1,7 @@
-"""`python -m hf_distill.deployment.cold_start FOLDER FORMAT THREADS`: one process that loads a model and uses it.
+"""`python -m hf_distill.deployment.cold_start FOLDER FORMAT THREADS`: a process that loads a model and uses it once.
 
-It reads texts from the standard input, as a JSON list, and writes one line of JSON: when the first answer was there, on
-the clock that all processes share; the bytes of memory at most, after all texts were read one by one; and whether
-PyTorch was imported.
+It reads a JSON list of texts from standard input, runs them one by one, and prints one line of JSON: the time of the
+first answer on a clock that all processes share, the peak memory in bytes, and whether PyTorch was imported.
 """
 
 import json
@@ -30,13 +29,13 @@ def _answer(predictor: Predictor, text: str) -> None:
 
 
 def peak_memory() -> int:
-    """The bytes of memory that this process had at most.
+    """Peak memory of this process in bytes.
 
-    On Linux not those of `getrusage`, which begins to count with what the process had that started this one.
+    On Linux `getrusage` is not used, because its value starts at the memory of the parent process.
     """
     status = Path("/proc/self/status")
     if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # which macOS counts in bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
     (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
     return 1024 * int(line.split()[1])
 

@@ -1,4 +1,4 @@
-"""`export_model`: from a student to what runs where it is served."""
+"""`export_model`: exports a student to ONNX or int8."""
 
 import copy
 import dataclasses
@@ -28,17 +28,21 @@ PACKAGES = ["torch", "transformers", "onnx", "onnxscript", "onnxruntime", "torch
 
 
 LARGEST_DIFFERENCE = 1e-4
-"""Between the logits of an exact export and those of the student, as a share of the largest logit if that is over 1."""
+"""Allowed difference between the logits of a fp32 export and of the student, times the largest logit if above 1."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What `export_model` wrote.
+    """The result of `export_model`.
 
     Attributes:
-        folder: where it is.
-        num_bytes: of the model's files.
-        parity: what was measured beside the student.
+        folder: folder of the export.
+        num_bytes: size of the model's files in bytes.
+        parity: comparison with the student: `texts`, `decisions`, `largest_difference`, `largest_logit`, `agreement`.
+
+    Example:
+        >>> export = export_model("outputs/student", "outputs/student-int8")
+        >>> export.num_bytes, export.parity.agreement
     """
 
     folder: Path
@@ -56,30 +60,35 @@ def export_model(
     max_length: int | None = None,
     min_agreement: float = 0.95,
 ) -> Export:
-    """Writes a student as what runs without PyTorch, or in int8, and proves it beside the student.
+    """Exports a student to ONNX or int8, and checks the export against the student before saving it.
 
-    The folder has the model, the tokenizer, the config and `export.json`; `load_predictor(output)` loads it. Any number
-    of texts of any length can be given to it. It gets its name once all of it is there and its parity was found good.
+    The folder contains the model, the tokenizer, the config and `export.json`. Load it with `load_predictor(output)`.
+    The export accepts any number of texts of any length. The folder appears only when it is complete and the check has
+    passed.
 
     Args:
-        student: a folder or a name on the Hub, or a model at hand; with a head for sequence or token classification,
-            question answering, masked or causal language modelling. It stays as it is; a copy in fp32 is exported.
+        student: a folder, a Hub name, or a loaded model, with a head for sequence or token classification, question
+            answering, masked or causal language modelling. It does not change; a copy in fp32 is exported.
         output: a folder that does not exist yet.
-        format: `"onnx"` for ONNX in fp32; `"onnx-int8"` for the same with int8 weights and activations that are
-            quantised as they come, by ONNX Runtime; `"torch-int8"` for a transformers model with the like by torchao.
-        tokenizer: of a model at hand.
-        texts: what parity is measured on: some dozens that are like those to come. By default prose in some languages.
-        max_length: the tokens that are read of a text; by default as many as the tokenizer says, which are those that a
-            classifier of `hf-distill train` was trained with, and as the model takes. Of longer texts it reads the part
-            that it was trained on.
-        min_agreement: for int8, the share of texts (or of tokens, for a head over tokens) on which the export has to
-            decide as the student does. For `"onnx"` no logit may be off by more than 1e-4.
+        format: `"onnx"` for ONNX in fp32; `"onnx-int8"` for ONNX with int8 weights and dynamically quantized int8
+            activations (ONNX Runtime); `"torch-int8"` for a transformers model quantized the same way (torchao).
+        tokenizer: tokenizer of a loaded model.
+        texts: texts on which export and student are compared, a few dozen that resemble the real ones. Default:
+            built-in prose in several languages.
+        max_length: tokens per text. Default: the tokenizer's `model_max_length` (the training length, for models of
+            `hf-distill train`), at most what the model accepts. Longer texts are truncated as in training.
+        min_agreement: for int8, the share of texts (or of tokens, for a head over tokens) on which the export must
+            make the same decision as the student. For `"onnx"`, no logit may differ by more than 1e-4, times the
+            largest logit if that is above 1.
+
+    Returns:
+        The folder, its size and the comparison with the student.
 
     Raises:
-        TypeError: if `student` is something else.
-        ValueError: if there is no such student, if it has another head or no fast tokenizer, if `output` exists, or if
-            the export is not near enough to the student; then nothing is written.
-        ImportError: without the packages of `hf_distill[onnx]` or, for `"torch-int8"`, `hf_distill[quant]`.
+        TypeError: if `student` is neither a transformers model nor the name of one.
+        ValueError: if the student does not exist, has another head or no fast tokenizer; if `output` exists; or if the
+            export differs too much from the student, in which case nothing is written.
+        ImportError: if the packages of `hf_distill[onnx]` or, for `"torch-int8"`, `hf_distill[quant]` are missing.
 
     Example:
         >>> export = export_model("outputs/student", "outputs/student-int8")
@@ -90,15 +99,15 @@ def export_model(
     """
     output = Path(output)
     if format not in export_formats():
-        raise ValueError(f"format={format!r} should be one of {', '.join(export_formats())}.")
+        raise ValueError(f"format={format!r} must be one of {', '.join(export_formats())}.")
     if output.exists():
-        raise ValueError(f"{output} exists already: choose another folder, or remove it first.")
+        raise ValueError(f"{output} already exists: choose another folder, or remove it first.")
     logger.info("Loading %s", getattr(student, "name_or_path", student))
     predictor, model, tokenizer = _student(student, tokenizer, max_length)
     if texts is None:
         texts = _questions() if PREDICTION_HEADS[predictor.head].reads_pairs else TEXTS
     if not texts:
-        raise ValueError("There are no texts to measure parity on: give some dozens, or leave texts out.")
+        raise ValueError("texts is empty: give a few dozen texts, or leave the argument out for the built-in ones.")
     batches = [predictor.encoder.pad([encoding]) for encoding in predictor.encoder.encode(texts)]
 
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +116,7 @@ def export_model(
         unfinished.mkdir()
         outputs = PREDICTION_HEADS[predictor.head].outputs
         write = FORMATS[format].write
-        assert write is not None  # as for every name in export_formats()
+        assert write is not None  # true for every name in export_formats()
         logger.info("Writing %s", format)
         write(model, predictor.encoder.inputs, outputs, unfinished, batches)
         files = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
@@ -129,17 +138,17 @@ def _student(
 ) -> tuple[Predictor, PreTrainedModel, PreTrainedTokenizerBase]:
     if isinstance(student, PreTrainedModel):
         if tokenizer is None:
-            raise ValueError("A model at hand has no tokenizer with it: give tokenizer.")
+            raise ValueError("A loaded model comes without a tokenizer: pass tokenizer=.")
         model, name = student, student.name_or_path
     elif not isinstance(student, str | Path):
         raise TypeError(
-            f"A {type(student).__name__} cannot be exported: give a transformers model or where one is. Of one with "
-            f"PEFT adapters, trainer.save_merged_model makes a plain one."
+            f"Cannot export {type(student).__name__}: give a transformers model, a folder or a Hub name. For a model "
+            f"with PEFT adapters, call trainer.save_merged_model first."
         )
     else:
         model, own_tokenizer = load_student(student)
         tokenizer, name = tokenizer or own_tokenizer, str(student)
-    model = copy.deepcopy(model).float().cpu().eval()  # beside which an export in fp32 is exact
+    model = copy.deepcopy(model).float().cpu().eval()  # in fp32, so that an fp32 export matches it exactly
     return predictor_of(model, tokenizer, public_name(name), max_length), model, tokenizer
 
 
@@ -178,18 +187,20 @@ def _versions() -> dict[str, str]:
 
 
 def _check(parity: Parity, format: str, min_agreement: float) -> None:
-    beside = (
-        f"on {parity.texts} texts its logits are off by {parity.largest_difference:.2g} at most, of "
-        f"{parity.largest_logit:.3g}, and it decides as the student does on {parity.agreement:.1%}"
+    measured = (
+        f"on {parity.texts} texts, logits differ by up to {parity.largest_difference:.2g} (largest logit: "
+        f"{parity.largest_logit:.3g}), and {parity.agreement:.1%} of decisions agree"
     )
     allowed = LARGEST_DIFFERENCE * max(1.0, parity.largest_logit)
-    if FORMATS[format].is_exact and not parity.largest_difference <= allowed:  # NaN is refused too
+    if FORMATS[format].is_exact and not parity.largest_difference <= allowed:  # also refuses NaN
         raise ValueError(
-            f"The export is not the student: {beside}, where {allowed:.2g} is allowed. Nothing was written. Is there "
-            f"something in the model that depends on more than its inputs?"
+            f"The export does not match the student: {measured}, but a difference of at most {allowed:.2g} is allowed. "
+            f"Nothing was written. Check whether the model depends on anything besides its inputs, such as random "
+            f"numbers."
         )
     if parity.agreement < min_agreement:
         raise ValueError(
-            f"The export is not near enough to the student: {beside}, where {min_agreement:.1%} is asked for. Nothing "
-            f"was written. Try texts of its own kind, allow less (min_agreement), or export in fp32 (onnx)."
+            f"The export differs too much from the student: {measured}, but min_agreement is {min_agreement:.1%}. "
+            f"Nothing was written. Pass texts like those the student was trained on, lower min_agreement, or export in "
+            f"fp32 (onnx)."
         )

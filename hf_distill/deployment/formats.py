@@ -1,6 +1,6 @@
-"""The formats of a model: how each is written, loaded and run. A row in `FORMATS` adds one.
+"""The formats of a model: how each is written, loaded and run. Add a format as a row in `FORMATS`.
 
-This file imports nothing that takes long, so that the command line can list the formats.
+This file imports nothing slow, so that the command line can list the formats quickly.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hf_distill.deployment.backends import Arrays, Backend
 
 PYTORCH = "pytorch"
-"""A model folder that `save_pretrained` wrote. It has no manifest, so transformers writes and loads it."""
+"""A model folder written by `save_pretrained`. It has no manifest; transformers writes and loads it."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Format:
     """One format.
 
     Attributes:
-        write: writes the model's files, from `(model, inputs, outputs, folder, batches)`: the model in fp32, the names
-            of its inputs and outputs, an empty folder, and inputs to try the model on. None for `"pytorch"`.
-        load: makes the backend of an export, from `(folder, manifest, threads)`. None for `"pytorch"`.
-        batch_size: how many texts are run together, at most.
-        is_exact: whether the logits have to be those of the student; else only its decisions.
-        opset: of ONNX; None if it is not ONNX.
+        write: `(model, inputs, outputs, folder, batches)` writes the model's files: the model in fp32, the names of its
+            inputs and outputs, an empty folder, and sample inputs. None for `"pytorch"`.
+        load: `(folder, manifest, threads)` returns the backend of an export. None for `"pytorch"`.
+        batch_size: largest number of texts that are run together.
+        is_exact: True if the logits must match the student's; else only its decisions must.
+        opset: ONNX opset; None if the format is not ONNX.
         packages: optional modules that `load` needs.
-        extra: the extra of hf_distill that installs them.
+        extra: extra of hf_distill that installs those modules.
     """
 
     write: "Callable[[PreTrainedModel, list[str], list[str], Path, Sequence[Arrays]], None] | None" = None
@@ -45,7 +45,7 @@ class Format:
 
 
 def export_formats() -> list[str]:
-    """The names of the formats that a model can be exported to."""
+    """Names of the formats that a model can be exported to."""
     return sorted(name for name, format in FORMATS.items() if format.write is not None)
 
 
@@ -95,8 +95,8 @@ FORMATS = {
     "onnx-int8": Format(
         write=_write_onnx_int8,
         load=_load_onnx,
-        # ONNX Runtime quantises the activations of a batch with one scale, so the result for a text would depend on
-        # the others. On a CPU, one text at a time takes no longer (docs/deployment.md).
+        # ONNX Runtime quantizes the activations of a whole batch with one scale, so the result for a text would depend
+        # on the other texts. On a CPU, one text at a time takes no longer (docs/deployment.md).
         batch_size=1,
         is_exact=False,
         opset=OPSET,
@@ -109,4 +109,4 @@ FORMATS = {
         write=_write_torch_int8, load=_load_torch, is_exact=False, packages=["torchao"], extra="quant"
     ),
 }
-"""By name, in order of preference: of several formats in one folder, `load_predictor` takes the first."""
+"""Formats by name, in order of preference: if a folder has several, `load_predictor` loads the first."""

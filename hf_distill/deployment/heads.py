@@ -1,4 +1,4 @@
-"""The heads that can be exported: which outputs each has, and what is read from them."""
+"""The heads that can be exported: the outputs of each, and how predictions are made from them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from tokenizers import Encoding, Tokenizer
 from hf_distill.deployment.text_encoder import Encoded
 
 MAX_ANSWER_TOKENS = 30
-"""As in the question-answering pipeline of transformers 4."""
+"""Longest answer in tokens, as in the question-answering pipeline of transformers 4."""
 
 
 @dataclass(frozen=True)
 class OutputReader:
-    """What a prediction is made of, beside the model's outputs."""
+    """Everything, apart from the model's outputs, that a prediction is made from."""
 
     tokenizer: Tokenizer
     labels: Sequence[str] = ()
@@ -24,7 +24,7 @@ class OutputReader:
 
 
 TextOutputs = dict[str, np.ndarray]
-"""Of one text, without padding."""
+"""Outputs for one text by name, without padding."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class PredictionHead:
     """One kind of head.
 
     Attributes:
-        auto_class: what loads such a model.
-        mapping: where transformers lists the classes of such models.
-        outputs: the names of the outputs that are exported.
-        per_token: whether the outputs are `[texts, tokens, ...]`; else `[texts, ...]`.
-        reads_pairs: whether a text is a question and its context.
-        predict: one text's prediction, from `(outputs, encoding, text, reader, top_k)`.
+        auto_class: auto class that loads models with this head.
+        mapping: name of the transformers mapping that lists the classes of such models.
+        outputs: names of the exported outputs.
+        per_token: True if outputs are `[texts, tokens, ...]`, False if they are `[texts, ...]`.
+        reads_pairs: True if a text is a pair of question and context.
+        predict: `(outputs, encoding, text, reader, top_k)` returns the prediction for one text.
     """
 
     auto_class: str
@@ -60,9 +60,9 @@ def classify(outputs: TextOutputs, encoding: Encoded, text: str, reader: OutputR
 def fill_mask(outputs: TextOutputs, encoding: Encoded, text: str, reader: OutputReader, top_k: int | None) -> Any:
     masks = [position for position, token in enumerate(encoding.ids) if token == reader.mask_token_id]
     if len(masks) != 1:
-        assert reader.mask_token_id is not None  # a fill-mask model has one
+        assert reader.mask_token_id is not None  # every fill-mask model has one
         mask = reader.tokenizer.id_to_token(reader.mask_token_id)
-        raise ValueError(f"{text[:40]!r} has {len(masks)} times {mask}: it should have it once, within what is read.")
+        raise ValueError(f"Expected exactly one {mask} within max_length tokens; found {len(masks)} in {text[:40]!r}.")
     return _best(_softmax(outputs["logits"][masks[0]]), lambda token: reader.tokenizer.decode([token]).strip(), top_k)
 
 
@@ -73,7 +73,7 @@ def next_token(outputs: TextOutputs, encoding: Encoded, text: str, reader: Outpu
 def find_entities(
     outputs: TextOutputs, encoding: Encoded, text: str, reader: OutputReader, top_k: int | None
 ) -> list[dict]:
-    """Neighbouring tokens of one kind are one entity, whose score is their mean; `B-` begins another, `O` is none."""
+    """Joins neighbouring tokens of one kind into an entity with their mean score. `B-` starts one; `O` is no entity."""
     entities: list[dict] = []
     probabilities = _softmax(outputs["logits"])
     previous = None
@@ -105,10 +105,10 @@ def find_entities(
 def find_answer(
     outputs: TextOutputs, encoding: Encoding, text: tuple[str, str], reader: OutputReader, top_k: int | None
 ) -> Any:
-    """The likeliest span of the context, of at most 30 tokens: P(start) * P(end)."""
+    """Finds the most likely span of the context, at most 30 tokens long, by P(start) * P(end)."""
     in_context = np.array([sequence == 1 for sequence in encoding.sequence_ids])
     if not in_context.any():
-        raise ValueError(f"The question {text[0][:40]!r} leaves no room for its context: make it shorter.")
+        raise ValueError(f"The question {text[0][:40]!r} leaves no room for its context: shorten the question.")
     starts, ends = (_softmax(np.where(in_context, outputs[name], -np.inf)) for name in ("start_logits", "end_logits"))
     spans = np.tril(np.triu(np.outer(starts, ends)), MAX_ANSWER_TOKENS - 1)
     best = np.argsort(-spans, axis=None, kind="stable")[: np.count_nonzero(spans)][:top_k]
@@ -164,17 +164,17 @@ PREDICTION_HEADS = {
 
 
 def head_of_class(model_class: str) -> str:
-    """The name of the head that a class of transformers has, such as `BertForSequenceClassification`.
+    """Returns the name of the head of a model class, such as `BertForSequenceClassification`.
 
     Raises:
-        ValueError: if it has none that can be exported.
+        ValueError: if the class has no head that can be exported.
     """
     from transformers.models.auto import modeling_auto
 
     for name, head in PREDICTION_HEADS.items():
         if model_class in getattr(modeling_auto, head.mapping).values():
             return name
-    raise ValueError(f"{model_class} has none of the heads that can be exported: {', '.join(PREDICTION_HEADS)}.")
+    raise ValueError(f"{model_class} cannot be exported: it needs a head for one of {', '.join(PREDICTION_HEADS)}.")
 
 
 def _best(scores: np.ndarray, name: Callable[[int], str], top_k: int | None) -> dict | list[dict]:

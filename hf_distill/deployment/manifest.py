@@ -1,4 +1,7 @@
-"""`export.json`: what an export is, and whether all of it is there. Read without PyTorch and without transformers."""
+"""`export.json`: describes an export, and lets readers check that its files are complete.
+
+Reading it needs neither PyTorch nor transformers.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -8,30 +11,30 @@ from hf_distill.files import MANIFEST, read_json, write_json
 
 GRAPH = "model.onnx"
 OPSET = 20
-"""The latest version of ONNX's operators that PyTorch writes by default; ONNX Runtime reads it from version 1.18 on."""
+"""ONNX opset of exports: the latest that PyTorch writes by default. ONNX Runtime reads it since version 1.18."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is written beside an exported model.
+    """Description of an exported model, saved with it.
 
     Attributes:
         format: a name in `FORMATS`.
         head: a name in `PREDICTION_HEADS`.
-        student: the name of what was exported: on the Hub, or of its folder.
-        inputs: the model's, in its order.
-        outputs: the model's, in its order.
-        labels: the classes by number; empty for a head over the vocabulary or over positions.
-        problem_type: of sequence classification, as in transformers.
-        max_length: the tokens that the model reads of a text, at most.
-        pad_token_id: what fills up the shorter texts of a batch.
-        mask_token_id: of a masked language model; else None.
-        num_parameters: of the student.
-        opset: the version of ONNX's operators; None where it is not ONNX.
-        versions: of the packages that wrote it.
-        files: the bytes of each file that makes up the model.
-        parity: what was measured beside the student.
-        truncation: which part it reads of a text that has more tokens.
+        student: name of the exported student: its Hub name, or the name of its folder.
+        inputs: names of the model's inputs, in order.
+        outputs: names of the model's outputs, in order.
+        labels: class names in the order of their numbers; empty for a head over the vocabulary or over positions.
+        problem_type: problem type of sequence classification, as in transformers.
+        max_length: maximum number of tokens per text.
+        pad_token_id: token that pads the shorter texts of a batch.
+        mask_token_id: mask token of a masked language model; else None.
+        num_parameters: number of parameters of the student.
+        opset: ONNX opset; None if the format is not ONNX.
+        versions: versions of the packages that wrote the export.
+        files: size in bytes of each file of the model.
+        parity: comparison with the student.
+        truncation: which part of a longer text is kept.
     """
 
     format: str
@@ -60,23 +63,23 @@ def is_export(folder: Path) -> bool:
 
 
 def format_of(folder: Path) -> str:
-    """Of a folder with an export, of which the other files may not be there yet."""
+    """Format of an export. Needs only `export.json`; the other files need not be downloaded yet."""
     return _read(folder).format
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Of a folder with an export, checked.
+    """Reads the manifest of an export, and checks that its files are complete.
 
     Raises:
-        ValueError: if `export.json` cannot be read, or if a file that it names is missing or has another size.
+        ValueError: if `export.json` cannot be read, or if one of its files is missing or has another size.
     """
     manifest = _read(folder)
     for name, size in manifest.files.items():
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} has no {name}, which is a part of the model: copy it there, or export again.")
+            raise ValueError(f"{folder} lacks {name}, a file of the model: copy it there, or export again.")
         if (actual := (folder / name).stat().st_size) != size:
             raise ValueError(
-                f"{folder / name} has {actual:,} bytes in place of {size:,}: it was not copied to its end, or was "
+                f"{folder / name} has {actual:,} bytes instead of {size:,}: the copy is incomplete, or the file was "
                 f"changed. Copy it again, or export again."
             )
     return manifest

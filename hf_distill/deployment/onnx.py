@@ -1,4 +1,4 @@
-"""A transformers model as an ONNX graph."""
+"""Exports a transformers model as an ONNX graph."""
 
 import copy
 from pathlib import Path
@@ -13,11 +13,11 @@ from hf_distill.deployment.quiet import quiet
 from hf_distill.optional import optional
 
 LARGEST_FILE = 1_800_000_000
-"""In bytes of weights. Protocol buffers end at 2 GiB: weights beyond that are in a file beside the graph."""
+"""Bytes of weights above which they get their own file, because a protocol buffer is limited to 2 GiB."""
 
 
 class Exportable(nn.Module):
-    """A model that takes its inputs by order and gives the outputs that are wanted, by order."""
+    """Wraps a model so that its inputs and the chosen outputs are positional."""
 
     def __init__(self, model: PreTrainedModel, inputs: list[str], outputs: list[str]):
         super().__init__()
@@ -30,22 +30,22 @@ class Exportable(nn.Module):
 
 
 def write_graph(model: PreTrainedModel, inputs: list[str], outputs: list[str], file: Path) -> None:
-    """Writes a model for any number of texts and tokens.
+    """Writes a model as an ONNX graph for any number of texts and tokens.
 
     Args:
-        model: in evaluation mode, in fp32 and on the CPU; stays as it is.
-        inputs: the names of its inputs, each `[texts, tokens]` in int64.
-        outputs: the names of its outputs.
-        file: the graph; its weights, where there are too many for one file, are in `<file>.data`.
+        model: model in evaluation mode, in fp32 and on the CPU. It does not change.
+        inputs: names of its inputs, each `[texts, tokens]` in int64.
+        outputs: names of the outputs to export.
+        file: output file. Weights that do not fit into it are saved as `<file>.data`.
 
     Raises:
-        ImportError: without onnx and onnxscript.
+        ImportError: if onnx or onnxscript is missing.
         ValueError: if PyTorch cannot export the model.
     """
     onnx_ir = optional("onnx_ir", "onnx")
     optional("onnxscript", "onnx")
     model = copy.deepcopy(model)
-    model.set_attn_implementation("eager")  # of which ONNX Runtime's int8 is faster than of SDPA's many operators
+    model.set_attn_implementation("eager")  # faster in ONNX Runtime's int8 than the many operators of SDPA
     example = [torch.full((2, 8), int(name != "token_type_ids"), dtype=torch.int64) for name in inputs]
     any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with quiet():
@@ -64,10 +64,10 @@ def write_graph(model: PreTrainedModel, inputs: list[str], outputs: list[str], f
             raise ValueError(
                 f"PyTorch {torch.__version__} cannot export {type(model).__name__}: {error.__cause__ or error}"
             ) from error
-    assert program is not None  # as with dynamo=True it always is
+    assert program is not None  # always true with dynamo=True
     graph = program.model
     for node in graph.graph.all_nodes():
-        node.metadata_props.clear()  # stack traces, with the paths of this machine
+        node.metadata_props.clear()  # stack traces contain local paths
     compute_first_token_alone(graph)
     bytes_of_weights = sum(value.const_value.nbytes for value in graph.graph.initializers.values())
     external = f"{file.name}.data" if bytes_of_weights > LARGEST_FILE else None

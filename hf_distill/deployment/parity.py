@@ -1,4 +1,4 @@
-"""An export beside the student that it was made of, on real texts."""
+"""Compares an export with its student on real texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ BATCH_SIZE = 4
 
 @dataclass(frozen=True)
 class Parity:
-    """How near an export is to its student.
+    """How closely an export matches its student.
 
     Attributes:
-        texts: how many were read, each alone and then in padded batches of mixed lengths.
-        decisions: how many were compared: texts; or tokens, for a head over tokens.
-        largest_difference: between two logits.
-        largest_logit: of the student's, as a distance from 0.
-        agreement: the share of decisions with the same class, token or position.
+        texts: number of texts, each run alone and in padded batches of mixed lengths.
+        decisions: number of compared decisions: one per text, or one per token for a head over tokens.
+        largest_difference: largest absolute difference of two logits.
+        largest_logit: largest absolute logit of the student.
+        agreement: share of decisions with the same class, token or position.
     """
 
     texts: int
@@ -32,14 +32,16 @@ class Parity:
 
 
 def measure_parity(student: Predictor, export: Predictor, texts: Sequence[TextInput]) -> Parity:
-    """Both read each text alone, and then in batches of which each has texts of all lengths.
+    """Runs student and export on each text alone, and in batches of mixed lengths, and compares their outputs.
 
     Raises:
-        ValueError: if the export's tokenizer makes other tokens than the student's.
+        ValueError: if the export's tokenizer gives other tokens than the student's.
     """
     encodings = student.encoder.encode(texts)
     if [own.ids for own in export.encoder.encode(texts)] != [own.ids for own in encodings]:
-        raise ValueError(f"The tokenizer of {student.name} makes other tokens once it is saved: it cannot be exported.")
+        raise ValueError(
+            f"Cannot export {student.name}: its tokenizer gives other tokens after it is saved and loaded again."
+        )
     alone = [[encoding] for encoding in encodings]
     mixed = [encodings[start : start + BATCH_SIZE] for start in range(0, len(encodings), BATCH_SIZE)]
     differences, largest, same = [], [], []

@@ -1,4 +1,4 @@
-"""What an export is tried on if nothing else is given: old prose of 1 to 90 words, in some languages, and new."""
+"""Default texts for comparing models: old and new prose of 1 to 90 words in several languages."""
 
 TEXTS = [
     "Call me Ishmael.",

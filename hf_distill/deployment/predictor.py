@@ -1,4 +1,4 @@
-"""One `predict(texts)`, whatever runs the model."""
+"""The same `predict(texts)` for PyTorch models and for exports."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,18 +18,23 @@ if TYPE_CHECKING:
 
 
 class Predictor:
-    """Says what a model makes of texts. `load_predictor` makes it.
+    """Makes predictions from texts. Created by `load_predictor`.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         format: `"pytorch"`, or the format of an export.
         head: a name in `PREDICTION_HEADS`, such as `"sequence classification"`.
-        labels: the classes by number; empty for a head over the vocabulary or over positions.
-        num_parameters: of the model, as it was before it was exported.
-        encoder: makes tokens of texts, and batches of those.
+        labels: class names in the order of their numbers; empty for a head over the vocabulary or over positions.
+        num_parameters: number of parameters of the model, before export.
+        encoder: tokenizes texts and makes batches.
         backend: runs the model.
-        reader: knows what the outputs mean.
-        folder: where it was loaded from; None for a model at hand.
+        reader: turns outputs into predictions.
+        folder: folder it was loaded from; None for a model that was already loaded.
+
+    Example:
+        >>> predictor = load_predictor("outputs/student-int8")
+        >>> predictor.predict(["A warm, funny film."], top_k=None)
+        [[{'label': 'positive', 'score': 0.98}, {'label': 'negative', 'score': 0.02}]]
     """
 
     def __init__(
@@ -48,25 +53,25 @@ class Predictor:
         self.labels = list(reader.labels)
 
     def predict(self, texts: Sequence[TextInput], top_k: int | None = 1) -> list:
-        """What the model says of each text.
+        """Predicts for each text.
 
-        Texts of like length are run together, or in ONNX in int8 one by one; the answers are in the order of the texts.
-        Of a text that is too long for the model the end is not read, or the part that it was not trained on either.
+        Texts of similar length are run together; ONNX int8 models run one text at a time. Results are in the order of
+        the texts. Texts that are too long for the model are truncated as in training, by default at the end.
 
         Args:
-            texts: strings; for question answering pairs of a question and its context. For masked language modelling
-                each has the mask token once.
-            top_k: how many answers for each text, the likeliest first; None for all.
+            texts: strings; for question answering, pairs of question and context. For masked language modelling, each
+                text contains the mask token exactly once.
+            top_k: number of answers per text, most likely first; None for all.
 
         Returns:
-            One entry for each text. `{"label", "score"}` for sequence classification, where the score is a
-            probability, or for regression the number itself; for masked and causal language modelling, where the label
-            is the token that is masked or comes next; with `top_k` other than 1 a list of these. For token
-            classification a list of `{"label", "score", "text", "start", "end"}`, one for each entity. For question
-            answering `{"answer", "score", "start", "end"}`.
+            One entry per text, depending on the head. Sequence classification: `{"label", "score"}`, where the score
+            is a probability, or the number itself for regression. Masked and causal language modelling:
+            `{"label", "score"}`, where the label is the masked or next token. Question answering:
+            `{"answer", "score", "start", "end"}`. With `top_k` other than 1, a list of these. Token classification: a
+            list of `{"label", "score", "text", "start", "end"}`, one per entity.
 
         Raises:
-            ValueError: if a text is empty, is no string or is not valid Unicode.
+            ValueError: if a text is empty, is not a string or is not valid Unicode.
 
         Example:
             >>> load_predictor("outputs/student-int8").predict(["A warm, funny film."])
@@ -81,22 +86,31 @@ class Predictor:
     def read(
         self, outputs: TextOutputs, encoding: Encoded, text: TextInput, top_k: int | None = 1
     ) -> dict | list[dict]:
-        """What the model says of one text, out of what `run` gave for it.
+        """Turns the outputs of `run` for one text into its prediction.
 
         Raises:
-            ValueError: if it is not a text for this head, such as one without a mask for masked language modelling.
+            ValueError: if the text does not suit the head, such as a text without a mask for masked language modelling.
         """
         return PREDICTION_HEADS[self.head].predict(outputs, encoding, text, self.reader, top_k)
 
     def logits(self, texts: Sequence[TextInput], done: Callable[[int], object] | None = None) -> np.ndarray:
-        """`[texts, labels]` in fp32: a classifier's logits. `done` is called with the number of texts of each batch."""
+        """Computes a classifier's logits, `[texts, labels]` in fp32.
+
+        Args:
+            texts: the texts.
+            done: is called with the number of texts after each batch.
+
+        Raises:
+            ValueError: if the model is not for sequence classification, or if a text is empty, is not a string or is
+                not valid Unicode.
+        """
         if self.head != "sequence classification":
-            raise ValueError(f"{self.name} is for {self.head}: only sequence classification has logits of a text.")
+            raise ValueError(f"{self.name} is for {self.head}: only sequence classification has logits per text.")
         rows = [outputs["logits"] for outputs in self.run(self.encoder.encode(texts), done)]
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
     def run(self, encodings: Sequence[Encoded], done: Callable[[int], object] | None = None) -> list[TextOutputs]:
-        """The model's outputs for each text, without padding, from batches of like length."""
+        """Runs the model in batches of similar length, and returns its outputs for each text, without padding."""
         per_text: list[TextOutputs] = [{} for _ in encodings]
         for indices in self.encoder.batches(encodings, FORMATS[self.format].batch_size):
             outputs = self.backend(self.encoder.pad([encodings[index] for index in indices]))
@@ -109,20 +123,23 @@ class Predictor:
 
 
 def load_predictor(model: str | Path, format: str = "auto", threads: int | None = None) -> Predictor:
-    """A student or an export, ready to predict.
+    """Loads a student or an export for prediction.
 
-    Where an export for ONNX Runtime is loaded, neither PyTorch nor transformers is imported.
+    Loading an ONNX export imports neither PyTorch nor transformers.
 
     Args:
-        model: a folder that `save_pretrained`, `Trainer` or `export_model` wrote, or a name on the Hub.
-        format: `"pytorch"`, `"onnx"`, `"onnx-int8"` or `"torch-int8"`. `"auto"` takes what the folder is; of one that
-            has several, with exports in folders of its own, ONNX in int8 before ONNX before PyTorch.
-        threads: for one forward; by default as many as there are cores for this process. PyTorch has one number for
-            the whole process, which is set.
+        model: a folder written by `save_pretrained`, `Trainer` or `export_model`, or a Hub name.
+        format: `"pytorch"`, `"onnx"`, `"onnx-int8"`, `"torch-int8"` or `"auto"`. `"auto"` uses the format of the
+            folder; if it contains exports in subfolders, ONNX int8 is preferred over ONNX, and ONNX over PyTorch.
+        threads: threads per forward pass. Default: all cores available to this process for ONNX, PyTorch's own setting
+            for PyTorch. For PyTorch, a number given here applies to the whole process.
+
+    Returns:
+        A predictor with `predict(texts)`.
 
     Raises:
-        ValueError: if there is no such model, if it is not whole, or if its head is not one that can be predicted with.
-        ImportError: without what the format needs: onnxruntime, or torchao.
+        ValueError: if the model does not exist, is incomplete, or has a head without predictions.
+        ImportError: if a package that the format needs is missing: onnxruntime or torchao.
 
     Example:
         >>> predictor = load_predictor("outputs/student-int8")
@@ -134,9 +151,9 @@ def load_predictor(model: str | Path, format: str = "auto", threads: int | None 
     found = _formats(folder, is_here)
     wanted = next(iter(found)) if format == "auto" and found else format
     if wanted not in found:
-        there = f"it has {', '.join(found)}" if found else "it has neither weights in safetensors nor export.json"
-        raise ValueError(f"{model} is no model in the format {format}: {there}.")
-    if not is_here:  # of a repository with several formats, the one
+        there = f"it has {', '.join(found)}" if found else "it has neither .safetensors weights nor export.json"
+        raise ValueError(f"{model} has no model in the format {format}: {there}.")
+    if not is_here:  # download only the wanted format of the repository
         is_below = found[wanted] != folder
         within = {"allow_patterns": [f"{found[wanted].name}/*"]} if is_below else {"ignore_patterns": ["*/*"]}
         _download(str(model), **within)
@@ -152,12 +169,12 @@ def predictor_of(
     max_length: int | None = None,
     folder: Path | None = None,
 ) -> Predictor:
-    """A transformers model at hand, ready to predict with at most `max_length` tokens of a text.
+    """Makes a predictor from a loaded transformers model, with at most `max_length` tokens per text.
 
-    One that has no padding token in its config is told which it gets, since GPT-2's classifiers look for it.
+    If the model's config has no padding token, it is set, because GPT-2's classifiers look for it.
 
     Raises:
-        ValueError: if its head is none of `PREDICTION_HEADS`, or if its tokenizer is not a fast one.
+        ValueError: if the model's head is not in `PREDICTION_HEADS`, or if the tokenizer is not a fast tokenizer.
     """
     from hf_distill.deployment.transformers_model import encoder_of, reader_of
 
@@ -181,13 +198,13 @@ def _export(folder: Path, threads: int | None) -> Predictor:
     manifest = read_manifest(folder)
     if manifest.format not in export_formats():
         raise ValueError(
-            f"{folder} has the format {manifest.format!r}, which is none of {', '.join(export_formats())}: load it "
+            f"{folder} has the unknown format {manifest.format!r}; known are {', '.join(export_formats())}. Load it "
             f"with the version of hf_distill that wrote it, or export the student again."
         )
     format = FORMATS[manifest.format]
-    assert format.load is not None  # as every format that is exported
+    assert format.load is not None  # true for every export format
     for package in format.packages:
-        assert format.extra is not None  # whatever has packages has an extra
+        assert format.extra is not None  # true for every format with packages
         optional(package, format.extra)
     encoder = TextEncoder.from_file(
         folder / "tokenizer.json", manifest.inputs, manifest.max_length, manifest.pad_token_id, manifest.truncation
@@ -212,22 +229,22 @@ def _pytorch(folder: Path, name: str, threads: int | None) -> Predictor:
 
 
 def _formats(folder: Path, is_here: bool) -> dict[str, Path]:
-    """The formats that there are, the preferred ones first, each with its folder."""
+    """The formats found in a folder, preferred ones first, each with its folder."""
     if is_export(folder):
         return {format_of(folder): folder}
     found = {format_of(own): own for own in sorted(folder.iterdir()) if own.is_dir() and is_export(own)}
-    has_weights = bool(list(folder.glob("*.safetensors"))) or not is_here  # where they are not looked for yet
+    has_weights = bool(list(folder.glob("*.safetensors"))) or not is_here  # from the Hub, weights come later
     if (folder / "config.json").is_file() and has_weights:
         found[PYTORCH] = folder
     return {name: found[name] for name in FORMATS if name in found} | found
 
 
 def _download(name: str, **patterns: Any) -> Path:
-    """Some files of a repository on the Hub."""
+    """Downloads some files of a Hub repository."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(snapshot_download(name, **patterns))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ValueError(f"{name} is no folder with a model, and none was found on the Hub: {error}") from error
+        raise ValueError(f"No model found at {name}, neither as a local folder nor on the Hub: {error}") from error

@@ -1,4 +1,4 @@
-"""Weights in int8: a quarter of the bytes, and on a CPU with int8 instructions several times the speed."""
+"""Quantizes weights to int8: a quarter of the size, and several times faster on a CPU with int8 instructions."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 SMOOTHING = 0.8
-"""How much of an outlier moves from activations into weights; alpha in Xiao et al., 2022."""
+"""How much of an outlier moves from activations to weights: alpha in Xiao et al., 2022."""
 
 OUTLIER = 8.0
-"""Where the largest channel of an activation is so many times the median one, int8 is too coarse for the others."""
+"""An activation is smoothed if its largest channel is at least this many times the median: int8 is then too coarse."""
 
 BLOCK = 32
-"""How many neighbours in a row of an embedding share a scale."""
+"""Number of neighbouring values in an embedding that share a scale."""
 
 
 def quantize_graph(source: Path, target: Path, batches: Sequence[Arrays]) -> None:
-    """Writes an ONNX graph in fp32 with its matrices and embeddings in int8.
+    """Quantizes the matrices and embeddings of an fp32 ONNX graph to int8.
 
-    ONNX Runtime quantises the matrices once, per output channel, and what they are multiplied with as it comes
-    (dynamically). Before that, activations with outliers are smoothed, and embeddings are quantised in blocks, which it
-    would do with one scale for the whole table. Products of two activations, as in attention, stay in fp32.
+    ONNX Runtime quantizes matrices once, per output channel, and activations dynamically. Before that, this function
+    smooths activations that have outliers, and quantizes embeddings in blocks, because ONNX Runtime would use one scale
+    for the whole table. Products of two activations, as in attention, stay in fp32.
 
     Args:
-        source: the graph.
-        target: where the quantised graph is written.
-        batches: inputs of the model, from which the outliers are known.
+        source: file of the fp32 graph.
+        target: output file of the quantized graph.
+        batches: sample inputs of the model, used to find outliers.
     """
     onnx_ir, onnx = optional("onnx_ir", "onnx"), optional("onnx", "onnx")
     quantization = optional("onnxruntime.quantization", "onnx")
@@ -49,7 +49,7 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[Arrays]) -> Non
         prepared = Path(temporary, target.name)
         onnx_ir.save(model, prepared, external_data=f"{target.name}.data" if is_large else None)
         proto = onnx.load(prepared, load_external_data=False)
-        del proto.graph.value_info[:]  # with those of PyTorch's exporter, the quantiser's inference of shapes fails
+        del proto.graph.value_info[:]  # with shapes from PyTorch's exporter, the quantizer's shape inference fails
         onnx.save(proto, prepared)
         with quiet():
             quantization.quantize_dynamic(
@@ -64,16 +64,16 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[Arrays]) -> Non
 
 
 def smooth(graph: "ir.Graph", ranges: Mapping[str, np.ndarray]) -> None:
-    """Moves outliers out of activations into the weights that they are multiplied with (SmoothQuant).
+    """Moves outliers from activations to the weights that they are multiplied with (SmoothQuant).
 
-    `x @ W` becomes `(x / s) @ (s * W)`, with `s = range of x ** 0.8 / range of W ** 0.2` for each channel: the same in
-    fp32, and with a smaller range of `x` in int8. Only where `x` has outliers.
+    `x @ W` becomes `(x / s) @ (s * W)`, with `s = range of x ** 0.8 / range of W ** 0.2` per channel. The product is
+    the same in fp32, and `x` has a smaller range in int8. Only activations with outliers are changed.
 
     Reference: Xiao et al., 2022, SmoothQuant, https://arxiv.org/abs/2211.10438, equation 4.
 
     Args:
-        graph: changed in place.
-        ranges: `[channels]`, the largest distance from 0 of each channel of each activation, by its name.
+        graph: ONNX graph. It is changed in place.
+        ranges: by activation name, `[channels]`, the largest absolute value of each channel.
     """
     for value, products in _products(graph).items():
         channels = np.maximum(ranges[value.name], 1e-5)
@@ -92,7 +92,10 @@ def smooth(graph: "ir.Graph", ranges: Mapping[str, np.ndarray]) -> None:
 
 
 def quantize_embeddings(graph: "ir.Graph") -> None:
-    """Tables in int8 with a scale in fp16 for every 32 neighbours in a row, which are looked up like the row itself."""
+    """Quantizes embedding tables to int8, with one fp16 scale per 32 neighbouring values of a row.
+
+    Scales are looked up like the rows themselves.
+    """
     import onnx_ir as ir
 
     for node in [node for node in graph if node.op_type == "Gather" and _is_table(node)]:
@@ -117,7 +120,7 @@ def quantize_embeddings(graph: "ir.Graph") -> None:
 
 
 def fold_transposes(graph: "ir.Graph") -> None:
-    """A head that is tied to the embeddings reads their table transposed: here it gets a matrix of its own."""
+    """Stores transposed constants as their own matrices, such as the embedding table of a tied head."""
     for node in [node for node in graph if node.op_type == "Transpose" and node.inputs[0].const_value is not None]:
         weight = node.inputs[0].const_value.numpy().transpose(node.attributes.get_ints("perm"))
         node.outputs[0].replace_all_uses_with(_constant(graph, f"{node.outputs[0].name}_folded", weight))
@@ -125,11 +128,11 @@ def fold_transposes(graph: "ir.Graph") -> None:
 
 
 def save_quantized(model: PreTrainedModel, folder: Path) -> None:
-    """Saves a model with its linear layers in int8, by torchao. Plain `from_pretrained` loads it, if torchao is there.
+    """Saves a model with int8 linear layers, quantized by torchao.
 
-    Weights are quantised per output channel, activations per token as they come; embeddings stay in fp32.
-    `torch.ao.quantization`, which did this before, is deprecated by PyTorch in favour of torchao, and its int8 layers
-    cannot be saved without pickle.
+    Plain `from_pretrained` loads it if torchao is installed. Weights are quantized per output channel, activations
+    dynamically per token; embeddings stay in fp32. The older `torch.ao.quantization` is deprecated in favour of
+    torchao, and its int8 layers cannot be saved without pickle.
     """
     torchao = optional("torchao.quantization", "quant")
     with tempfile.TemporaryDirectory() as temporary:
@@ -140,7 +143,7 @@ def save_quantized(model: PreTrainedModel, folder: Path) -> None:
 
 
 def _products(graph: "ir.Graph") -> dict["ir.Value", list["ir.Node"]]:
-    """What is multiplied with constant matrices, each with its products."""
+    """Values that are multiplied with constant matrices, each with its matrix products."""
     products: dict[ir.Value, list[ir.Node]] = {}
     for node in graph:
         if node.op_type == "MatMul" and node.inputs[0].const_value is None:
@@ -151,7 +154,7 @@ def _products(graph: "ir.Graph") -> dict["ir.Value", list["ir.Node"]]:
 
 
 def _ranges(file: Path, values: Mapping["ir.Value", object], batches: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """`[channels]` for each value: the largest distance from 0 in any of the batches."""
+    """Largest absolute value of each channel over all batches, `[channels]` by value name."""
     onnx_ir, onnxruntime = optional("onnx_ir", "onnx"), optional("onnxruntime", "onnx")
     names = [value.name for value in values]
     model = onnx_ir.load(file)

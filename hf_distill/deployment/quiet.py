@@ -1,4 +1,4 @@
-"""Keeps the exporter and the quantiser quiet."""
+"""Silences the ONNX exporter and quantizer."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Exporter and quantiser warn of what is none of the user's business, such as operators for images."""
+    """Hides warnings of exporter and quantizer that a user cannot act on, for example about image operators."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", None)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

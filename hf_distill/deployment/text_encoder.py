@@ -1,4 +1,4 @@
-"""Texts as arrays of tokens, by the `tokenizers` package alone."""
+"""Turns texts into arrays of tokens with the `tokenizers` package alone."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -10,15 +10,15 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 TextInput = str | tuple[str, str]
-"""A text; or a question and the context that its answer is looked for in."""
+"""A text, or a pair of question and context."""
 
 MAX_BATCH_TOKENS = 4096
-"""Padding included: of texts of 512 tokens 8 at a time."""
+"""Largest batch in tokens, including padding: 8 texts of 512 tokens."""
 
 
 @dataclass(frozen=True)
 class HeadAndTail:
-    """What is kept of a text that is too long, with what is read of an `Encoding`."""
+    """A text truncated in the middle, with the attributes of `Encoding` that are used here."""
 
     ids: list[int]
     type_ids: list[int]
@@ -38,15 +38,15 @@ Encoded = Encoding | HeadAndTail
 
 @dataclass
 class TextEncoder:
-    """Makes inputs of texts.
+    """Turns texts into model inputs.
 
     Args:
-        tokenizer: a fast tokenizer's inside; its own truncation and padding are switched off.
-        inputs: which arrays the model reads: `input_ids`, `attention_mask`, maybe `token_type_ids`.
-        max_length: tokens per text, the special ones included.
-        pad_token_id: what fills up the shorter texts of a batch, on the right.
-        truncation: what is kept of longer texts: the `head`, the `tail`, or with `head_tail` a quarter from the
-            beginning and the rest from the end.
+        tokenizer: the backend of a fast tokenizer. Its own truncation and padding are switched off.
+        inputs: names of the model's inputs: `input_ids`, `attention_mask`, and for some models `token_type_ids`.
+        max_length: tokens per text, including special tokens.
+        pad_token_id: token that pads shorter texts of a batch on the right.
+        truncation: which part of a long text is kept: `head`, `tail`, or `head_tail` (a quarter from the beginning and
+            the rest from the end).
     """
 
     tokenizer: Tokenizer
@@ -69,18 +69,18 @@ class TextEncoder:
     ) -> "TextEncoder":
         try:
             tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the package raises nothing more exact
-            raise ValueError(f"{file} is no tokenizer: {error}. Copy it again, or export again.") from error
+        except Exception as error:  # `tokenizers` raises plain Exception
+            raise ValueError(f"{file} is not a valid tokenizer: {error}. Copy it again, or export again.") from error
         return cls(tokenizer, inputs, max_length, pad_token_id, truncation)
 
     def encode(self, texts: Sequence[TextInput]) -> list[Encoded]:
-        """The tokens of each text. One that was cut has something in `overflowing`.
+        """Tokenizes texts. A truncated text has a non-empty `overflowing`.
 
         Raises:
-            ValueError: if a text is empty, is no text, or is not valid Unicode; its number is said.
+            ValueError: if a text is empty, is not a string, or is not valid Unicode; the message gives its index.
         """
         if isinstance(texts, str):
-            raise ValueError(f"texts should be a list of texts, but is one: give [{texts[:40]!r}].")
+            raise ValueError(f"texts must be a list of strings, but is one string: give [{texts[:40]!r}].")
         for number, text in enumerate(texts):
             _check(number, text)
         encodings: list[Encoded] = [*self.tokenizer.encode_batch(list(texts))]
@@ -88,7 +88,7 @@ class TextEncoder:
             encodings = [self._head_and_tail(encoding) for encoding in encodings]
         for number, encoding in enumerate(encodings):
             if not encoding.ids:
-                raise ValueError(f"Text {number} has no tokens: {texts[number][:40]!r}.")
+                raise ValueError(f"Text {number} gives no tokens: {texts[number][:40]!r}.")
         return encodings
 
     def _head_and_tail(self, encoding: "Encoded") -> "Encoded":
@@ -107,7 +107,7 @@ class TextEncoder:
         )
 
     def pad(self, encodings: Sequence[Encoded]) -> dict[str, np.ndarray]:
-        """`[texts, tokens]` for each input of the model, in int64."""
+        """Makes one padded batch: `[texts, tokens]` in int64 for each input of the model."""
         shape = len(encodings), max(len(encoding) for encoding in encodings)
         values = {name: np.zeros(shape, np.int64) for name in self.inputs}
         if "input_ids" in values:
@@ -124,7 +124,7 @@ class TextEncoder:
 
     @staticmethod
     def batches(encodings: Sequence[Encoded], max_size: int) -> Iterator[list[int]]:
-        """The indices of at most `max_size` texts of like length, the shortest first."""
+        """Groups texts of similar length into batches of at most `max_size` indices, shortest texts first."""
         batch: list[int] = []
         for index in sorted(range(len(encodings)), key=lambda index: len(encodings[index])):
             tokens = (len(batch) + 1) * len(encodings[index])
@@ -139,12 +139,12 @@ class TextEncoder:
 def _check(number: int, text: TextInput) -> None:
     for part in text if isinstance(text, tuple) else (text,):
         if not isinstance(part, str):
-            raise ValueError(f"Text {number} is {type(part).__name__}: it should be a string.")
+            raise ValueError(f"Text {number} must be a string, but is {type(part).__name__}.")
         if not part.strip():
             raise ValueError(f"Text {number} is empty.")
         try:
             part.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"Text {number} is not valid Unicode: it has a lone surrogate at position {error.start}."
+                f"Text {number} is not valid Unicode: it contains a lone surrogate at position {error.start}."
             ) from None

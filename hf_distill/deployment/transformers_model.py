@@ -1,4 +1,4 @@
-"""What deployment reads from a transformers model and its tokenizer."""
+"""Reads everything that deployment needs from a transformers model and its tokenizer."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 
 
 def load_student(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model as it was saved, and its tokenizer, from a folder or the Hub.
+    """Loads a model and its tokenizer from a folder or the Hub.
 
     Raises:
-        ValueError: if it is no model, has no head that can be predicted with, or has weights missing.
+        ValueError: if the model does not exist, has a head without predictions, or lacks weights.
     """
     architecture = (load_config(name).architectures or ["A model whose config names no class"])[0]
     model = load_model(name, PREDICTION_HEADS[head_of_class(architecture)].auto_class)
@@ -31,13 +31,15 @@ def load_model(name: str | Path, auto_class: str) -> PreTrainedModel:
 def encoder_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> TextEncoder:
-    """Makes this model's inputs as its tokenizer does.
+    """Makes an encoder that gives the same inputs as the model's tokenizer.
 
     Raises:
-        ValueError: if the tokenizer is not a fast one, or if `max_length` is more than the model takes.
+        ValueError: if the tokenizer is not a fast tokenizer, or if `max_length` exceeds the model's limit.
     """
     if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer, which alone has a tokenizer.json.")
+        raise ValueError(
+            f"{type(tokenizer).__name__} is a slow tokenizer: use a fast tokenizer, which has a tokenizer.json."
+        )
     return TextEncoder(
         tokenizer=type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str()),
         inputs=[name for name in INPUTS if name in tokenizer.model_input_names],
@@ -48,7 +50,7 @@ def encoder_of(
 
 
 def padding_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """What fills up short texts. A classifier such as GPT-2's, which looks for the last token before it, agrees."""
+    """The padding token. The model's own comes first: classifiers such as GPT-2's read the last token before it."""
     known = (model.config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(token for token in known if token is not None)
 

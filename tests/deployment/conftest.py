@@ -1,4 +1,4 @@
-"""A tiny student that is exported once, and what makes more of them."""
+"""A tiny student that is exported once, and functions that make more students."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ CLASSES = {
 
 
 def tiny_student(model_type: str, head: str, **options) -> PreTrainedModel:
-    """Of one layer, as each takes the exporter half a second, with the sizes of `tests.student.tiny_models`."""
+    """A model with one layer, because each layer takes the exporter half a second. Sizes as in `tiny_models`."""
     torch.manual_seed(0)
     sizes = {"num_hidden_layers": 1, "n_layer": 1, "n_layers": 1, **options}
     known = transformers.CONFIG_MAPPING[model_type]().to_dict()

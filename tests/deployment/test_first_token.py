@@ -1,4 +1,4 @@
-"""What of the last layer is computed for the first token alone, and that nothing else changes."""
+"""Which parts of the last layer are computed only for the first token; everything else stays the same."""
 
 import numpy as np
 import onnx_ir as ir
@@ -19,8 +19,8 @@ INPUTS = ["input_ids", "attention_mask"]
     [
         ("bert", "sequence classification", 3),  # the attention's output and the two products of the feed-forward block
         ("roberta", "sequence classification", 3),
-        ("modernbert", "sequence classification", 1),  # whose feed-forward block splits what it makes
-        ("bert", "token classification", 0),  # which reads all tokens
+        ("modernbert", "sequence classification", 1),  # its feed-forward block splits its output
+        ("bert", "token classification", 0),  # uses all tokens
     ],
 )
 def test_products_with_fewer_rows(model_type, head, narrowed, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The table of formats: its rows, and one more of one's own."""
+"""The table of formats: its rows, and a custom row."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def test_extras_are_those_of_the_package():
 
 
 def test_a_format_of_ones_own(student, tmp_path, monkeypatch, capsys):
-    """One row: it is written, proved, loaded, run in its batches, measured, and offered by the command line."""
+    """One row is enough: the format is written, checked, loaded, batched, measured and offered by the command line."""
 
     def write(model, inputs, outputs, folder, batches):
         assert len(batches) == len(TEXTS)
@@ -77,5 +77,5 @@ def test_a_format_that_is_not_known(exported, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "later")
     manifest = json.loads((folder / "export.json").read_text())
     (folder / "export.json").write_text(json.dumps(manifest | {"format": "later"}))
-    with pytest.raises(ValueError, match="has the format 'later', which is none of onnx, onnx-int8, torch-int8"):
+    with pytest.raises(ValueError, match="has the unknown format 'later'; known are onnx, onnx-int8, torch-int8"):
         load_predictor(folder)

@@ -1,4 +1,4 @@
-"""What is made of outputs, by hand; which texts share a batch; and what is said of bad texts and broken folders."""
+"""Predictions computed by hand, batches of texts, and errors for bad texts and damaged folders."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ def test_sequence_classification():
 
 
 def test_token_classification():
-    """Of [CLS] w5 w6 w7 w8 w9 [SEP]: w5 and w6 one entity, w7 another of the same kind, w8 none, w9 a place."""
+    """In [CLS] w5 w6 w7 w8 w9 [SEP], w5 and w6 are one entity, w7 another of the same kind, w8 none, w9 a place."""
     labels = ["O", "B-PER", "I-PER", "I-LOC"]
     confident = [[0.1, 0.7, 0.1, 0.1], [0.1, 0.1, 0.7, 0.1], [0.1, 0.7, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1]]
     rows = [[0.1, 0.7, 0.1, 0.1], *confident, [0.05, 0.05, 0.1, 0.8], [0.1, 0.1, 0.1, 0.7]]
@@ -70,7 +70,7 @@ def test_token_classification():
 
 
 def test_question_answering():
-    """Of w5 w7 w8 w9, which this tokenizer puts nothing between: the question cannot be the answer."""
+    """This tokenizer puts nothing between question and context, w5 w7 w8 w9. The answer is never in the question."""
     starts, ends, context = np.full(4, 5.0), np.full(4, 5.0), [1, 2, 3]
     starts[context], ends[context] = np.log([0.1, 0.6, 0.3]), np.log([0.5, 0.1, 0.4])
     outputs = {"start_logits": starts, "end_logits": ends}
@@ -87,7 +87,7 @@ def test_masked_and_causal_language_modelling():
     rows = np.log(np.stack([np.full(61, 1 / 61), distribution, np.full(61, 1 / 61)]).astype(np.float32))
     filled = predict("masked language modelling", "[MASK]", {"logits": rows}, mask_token_id=4, top_k=2)
     assert filled == [near(label="w8", score=0.5), near(label="w9", score=0.4)]
-    with pytest.raises(ValueError, match=r"'w5' has 0 times \[MASK\]: it should have it once"):
+    with pytest.raises(ValueError, match=r"Expected exactly one \[MASK\] within max_length tokens; found 0 in 'w5'"):
         predict("masked language modelling", "w5", {"logits": rows}, mask_token_id=4)
     assert predict("causal language modelling", "w5", {"logits": rows[[0, 2, 1]]}) == near(label="w8", score=0.5)
 
@@ -130,13 +130,13 @@ def test_bad_texts(exported):
     for texts, message in {
         ("w5", ""): "Text 1 is empty",
         ("w5", " \n"): "Text 1 is empty",
-        (None,): "Text 0 is NoneType: it should be a string",
-        (b"w5",): "Text 0 is bytes: it should be a string",
-        ("w5 \ud800",): "Text 0 is not valid Unicode: it has a lone surrogate at position 3",
+        (None,): "Text 0 must be a string, but is NoneType",
+        (b"w5",): "Text 0 must be a string, but is bytes",
+        ("w5 \ud800",): "Text 0 is not valid Unicode: it contains a lone surrogate at position 3",
     }.items():
         with pytest.raises(ValueError, match=message):
             predictor.predict(list(texts))
-    with pytest.raises(ValueError, match="texts should be a list of texts, but is one"):
+    with pytest.raises(ValueError, match="texts must be a list of strings, but is one string"):
         predictor.predict("w5 w6")
 
 
@@ -158,10 +158,12 @@ def test_a_half_written_graph(exported, tmp_path):
     folder = copied(exported, tmp_path)
     whole = (folder / "model.onnx").read_bytes()
     (folder / "model.onnx").write_bytes(whole[:1000])
-    with pytest.raises(ValueError, match=rf"model\.onnx has 1,000 bytes in place of {len(whole):,}: it was not copied"):
+    with pytest.raises(
+        ValueError, match=rf"model\.onnx has 1,000 bytes instead of {len(whole):,}: the copy is incomplete"
+    ):
         load_predictor(folder)
     (folder / "model.onnx").write_bytes(bytes(len(whole)))
-    with pytest.raises(ValueError, match=r"onnxruntime .* does not read .*model\.onnx"):
+    with pytest.raises(ValueError, match=r"onnxruntime .* cannot read .*model\.onnx"):
         load_predictor(folder)
 
 
@@ -173,17 +175,17 @@ def test_an_opset_that_the_runtime_does_not_know(exported, tmp_path):
     manifest = json.loads((folder / "export.json").read_text())
     manifest["files"] = {"model.onnx": (folder / "model.onnx").stat().st_size}
     (folder / "export.json").write_text(json.dumps(manifest | {"opset": 99}))
-    with pytest.raises(ValueError, match=r"with opset 99: install that or a later one"):
+    with pytest.raises(ValueError, match=r"with opset 99: install that version or a later one"):
         load_predictor(folder)
 
 
 def test_folders_that_are_no_model(exported, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"it has neither weights in safetensors nor export\.json"):
+    with pytest.raises(ValueError, match=r"it has neither .safetensors weights nor export\.json"):
         load_predictor(tmp_path / "empty")
-    with pytest.raises(ValueError, match="is no folder with a model, and none was found on the Hub"):
+    with pytest.raises(ValueError, match="neither as a local folder nor on the Hub"):
         load_predictor(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="is no model in the format pytorch: it has onnx"):
+    with pytest.raises(ValueError, match="has no model in the format pytorch: it has onnx"):
         load_predictor(exported, "pytorch")
     folder = copied(exported, tmp_path)
     (folder / "export.json").write_text("{")
@@ -191,7 +193,7 @@ def test_folders_that_are_no_model(exported, tmp_path):
         load_predictor(folder)
     shutil.copy(exported / "export.json", folder)
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json is not a valid tokenizer"):
         load_predictor(folder)
 
 
@@ -206,7 +208,7 @@ def test_which_of_several_formats_is_taken(student, exported, tmp_path):
 
 
 def test_from_the_hub(hub, student, exported, tmp_path):
-    """Of a repository with several formats, only the one that is loaded is downloaded."""
+    """From a repository with several formats, only the loaded one is downloaded."""
     folder, texts = shutil.copytree(student, tmp_path / "several"), make_texts(4)
     shutil.copytree(exported, folder / "onnx")
     push_folder(folder, "several")
@@ -220,9 +222,9 @@ def test_from_the_hub(hub, student, exported, tmp_path):
 
     predictor = load_predictor("tester/several", "pytorch")
     np.testing.assert_array_equal(predictor.logits(texts), load_predictor(student).logits(texts))
-    with pytest.raises(ValueError, match="is no model in the format onnx-int8: it has onnx, pytorch"):
+    with pytest.raises(ValueError, match="has no model in the format onnx-int8: it has onnx, pytorch"):
         load_predictor("tester/several", "onnx-int8")
-    with pytest.raises(ValueError, match="is no folder with a model, and none was found on the Hub"):
+    with pytest.raises(ValueError, match="neither as a local folder nor on the Hub"):
         load_predictor("tester/nothing")
 
 
@@ -240,7 +242,7 @@ assert answer["label"] in ("bad", "good")
 
 def test_without_onnxruntime(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"This needs onnxruntime: pip install 'hf_distill\[onnx\]'"):
+    with pytest.raises(ImportError, match=r"onnxruntime is not installed: pip install 'hf_distill\[onnx\]'"):
         load_predictor(exported)
 
 

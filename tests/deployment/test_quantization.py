@@ -1,4 +1,4 @@
-"""What happens to a graph before ONNX Runtime quantises it: the same numbers, or numbers within the rounding."""
+"""Changes to a graph before ONNX Runtime quantizes it: results are the same, or the same up to rounding."""
 
 import numpy as np
 import onnx_ir as ir
@@ -29,7 +29,7 @@ def run(model: ir.Model, **inputs: np.ndarray) -> list[np.ndarray]:
 
 
 def products(random: np.random.Generator) -> tuple[ir.Model, dict[str, np.ndarray]]:
-    """`x @ a` and `x @ b`, of which the third channel of x is an outlier."""
+    """`x @ a` and `x @ b`, where the third channel of x is an outlier."""
     weights = {name: random.normal(size=(6, 4)).astype(np.float32) for name in ("a", "b")}
     nodes = [helper.make_node("MatMul", ["x", name], [f"x{name}"]) for name in weights]
     model = graph_of(nodes, {"x": (TensorProto.FLOAT, ["n", 6])}, {"xa": ["n", 4], "xb": ["n", 4]}, weights)
@@ -76,7 +76,7 @@ def test_without_outliers_nothing_is_smoothed():
 
 @pytest.mark.parametrize("width", [64, 20])
 def test_embeddings_are_within_half_a_step(width):
-    """A step is the largest of a block of 32, or of the row where rows are not made of such blocks, through 127."""
+    """The step size is the largest value of a block of 32 over 127, or of the row if rows do not divide into blocks."""
     random = np.random.default_rng(0)
     table = (random.normal(size=(50, width)) * np.exp(random.normal(size=(50, 1)))).astype(np.float32)
     table[7] = 0
@@ -124,7 +124,7 @@ def test_missing_packages_name_their_extra(monkeypatch, tmp_path):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr("hf_distill.optional.import_module", missing)
-    with pytest.raises(ImportError, match=r"This needs torchao\.quantization: pip install 'hf_distill\[quant\]'"):
+    with pytest.raises(ImportError, match=r"torchao\.quantization is not installed: pip install 'hf_distill\[quant\]'"):
         quantization.save_quantized(None, tmp_path)
-    with pytest.raises(ImportError, match=r"This needs onnx_ir: pip install 'hf_distill\[onnx\]'"):
+    with pytest.raises(ImportError, match=r"onnx_ir is not installed: pip install 'hf_distill\[onnx\]'"):
         quantization.quantize_graph(tmp_path / "a", tmp_path / "b", [])
