@@ -1,4 +1,4 @@
-"""A student behind HTTP: batched, bounded, observable."""
+"""Serves a student over HTTP, with batching, limits and metrics."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The HTTP interface of services."""
+"""The HTTP interface of the service."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -24,10 +24,10 @@ PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""The page at `/` loads nothing from anywhere, and speaks to this service alone."""
+"""Content security policy of the page at `/`: it loads nothing and connects only to this service."""
 
 BearerToken = Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))]
-"""Documents that a path asks for one."""
+"""Documents in OpenAPI that a path needs a bearer token."""
 
 
 def _errors(said: dict[int, str]) -> dict[int | str, dict[str, Any]]:
@@ -37,14 +37,14 @@ def _errors(said: dict[int, str]) -> dict[int | str, dict[str, Any]]:
 UNAUTHORIZED = _errors({401: "The bearer token is missing or wrong."})
 ERRORS = _errors(
     {
-        400: "The body is no JSON, or not all of it came.",
+        400: "The body is not valid JSON or is incomplete.",
         408: "The request took too long to arrive.",
         413: "The body is too large.",
-        415: "The body is not said to be application/json.",
-        422: "The body does not fit the schema, or a text the model.",
+        415: "The Content-Type is not application/json.",
+        422: "The body does not match the schema, or the model cannot read a text.",
         500: "The model failed.",
-        503: "Too many texts wait, no worker is ready, or the worker died. `Retry-After` says when to try again.",
-        504: "There was no answer in time.",
+        503: "The queue is full, no worker is ready, or the worker died. Try again after the seconds in `Retry-After`.",
+        504: "The model did not answer in time.",
     }
 )
 
@@ -53,17 +53,17 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class App:
-    """The application. Whoever runs it starts the services.
+    """The ASGI application. The caller starts the services.
 
     Args:
-        services: the `"student"`, and its `"teacher"` if there is one; `PATHS` says where they are.
-        limits: of a request.
-        metrics: what is counted, also by the services.
-        token: what clients have to show as bearer token; by default none.
+        services: the `"student"`, and optionally its `"teacher"`, at the paths in `PATHS`.
+        limits: limits of a request.
+        metrics: metrics, shared with the services.
+        token: bearer token that clients must send. Default: none is needed.
 
     Attributes:
-        interface: FastAPI's, with all paths.
-        is_stopping: whether it should say that it is not ready for more.
+        interface: the FastAPI application with all paths.
+        is_stopping: True while the service stops; `/ready` then answers 503.
     """
 
     def __init__(self, services: dict[str, Service], limits: Limits, metrics: Metrics, token: str | None = None):
@@ -72,7 +72,7 @@ class App:
         self.interface = FastAPIOffline(
             title="hf_distill",
             version=__version__,
-            description="What a distilled model makes of texts.",
+            description="Predictions of a distilled model for texts.",
             redoc_url=None,
         )
         self._hot: dict[str, Endpoint] = {}
@@ -83,9 +83,9 @@ class App:
             self._add_predict(role, service, bodies, metrics, token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Predictions go around FastAPI, whose middleware and routing take about as long as all else that is done here.
+        """Handles predictions without FastAPI, whose middleware and routing would take about as long as the rest.
 
-        The paths are in FastAPI too, for their documentation and for what is not POST.
+        FastAPI knows the same paths, for the documentation and for methods other than POST.
         """
         endpoint = self._hot.get(scope["path"]) if scope.get("method") == "POST" else None
         if endpoint is None:
@@ -97,14 +97,14 @@ class App:
     def _add_states(self, services: dict[str, Service]) -> None:
         @self.interface.get("/health")
         async def health() -> dict[str, str]:
-            """Whether the service is alive."""
+            """Answers 200 while the service is alive."""
             return {"status": "alive"}
 
         @self.interface.get("/ready", responses={503: {"model": Error}})
         async def ready() -> dict[str, str]:
-            """Whether the models are loaded and warm, and the service is not about to stop."""
+            """Answers 200 if all models are loaded and the service is not stopping, else 503."""
             if self.is_stopping:
-                raise RefusedError(503, "not_ready", "The service is about to stop.")
+                raise RefusedError(503, "not_ready", "The service is stopping.")
             for service in services.values():
                 check_ready(service)
             return {"status": "ready"}
@@ -121,12 +121,12 @@ class App:
 
         @self.interface.get("/metrics", response_class=Response, **protected)
         async def prometheus() -> Response:
-            """Counters for Prometheus."""
+            """Metrics in the Prometheus text format."""
             return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
         @self.interface.get("/models", **protected)
         async def models() -> dict[str, dict[str, str]]:
-            """What is served, with the headers that an answer has."""
+            """Lists the models, their paths, and the headers that identify a model in each answer."""
             return {role: {"path": PATHS[role], **service.headers} for role, service in services.items()}
 
         @self.interface.get("/", include_in_schema=False)
@@ -136,7 +136,7 @@ class App:
 
     def _add_predict(self, role: str, service: Service, bodies: Bodies, metrics: Metrics, token: str | None) -> None:
         async def endpoint(request: Request) -> Response:
-            """What the model makes of a text, or of several, in their order."""
+            """Predicts for one text, or for several texts in their order."""
             started = time.perf_counter()
             try:
                 check_token(request, token)

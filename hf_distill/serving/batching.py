@@ -1,4 +1,4 @@
-"""Texts that wait for a worker: how many may, in which batches they go, and when the next one is refused."""
+"""The queue of texts that wait for a worker: its limits, its batches, and when it refuses new texts."""
 
 import asyncio
 import math
@@ -10,29 +10,29 @@ from dataclasses import dataclass, field
 from hf_distill.serving.limits import Limits
 
 LATEST = 0.05
-"""How much a full batch counts in what is learned of the speed; smaller ones count less, as they tell less.
+"""Weight of a full batch in the moving average of the speed; smaller batches say less and count less.
 
-It is little, as a queue fills up to the highest speed that is learned while it is full, and is read at the mean speed.
+The weight is small, because a queue fills up to the highest speed measured but is emptied at the mean speed.
 """
 RESERVE = 0.2
-"""Share of the longest wait that is kept for a speed that falls meanwhile."""
+"""Share of the longest wait held back in case the speed falls."""
 KEPT = 0.99
-"""How much of what was seen of characters and tokens still counts after another text."""
+"""Weight of the counts of characters and tokens seen so far, after each new text."""
 FIRST_GUESS: tuple[float, float] = 300, 1000
-"""Tokens and characters, as in English with WordPiece."""
+"""Tokens and characters before any text is seen: the ratio of English with WordPiece."""
 
 
 @dataclass(eq=False)
 class QueuedText:
-    """A text that waits.
+    """A waiting text.
 
     Attributes:
-        text: it.
-        top_k: how many answers are wanted.
-        answer: what the worker says of it.
-        arrived, taken, answered: when it came, was given to a worker, and was answered, in seconds on the clock of
+        text: the text.
+        top_k: number of answers wanted.
+        answer: future with the worker's answer.
+        arrived, taken, answered: times of arrival, of delivery to a worker and of the answer, in seconds of
             `time.perf_counter`.
-        tokens: that the model will probably read of it; the queue guesses.
+        tokens: estimated number of tokens that the model will read.
     """
 
     text: str
@@ -45,10 +45,10 @@ class QueuedText:
 
 
 class OverloadedError(Exception):
-    """There is no room.
+    """The queue is full.
 
     Attributes:
-        retry_after: seconds until there should be.
+        retry_after: seconds after which there should be room.
     """
 
     def __init__(self, retry_after: float):
@@ -57,14 +57,14 @@ class OverloadedError(Exception):
 
 
 class Queue:
-    """Texts in the order of their arrival, for any number of workers.
+    """A first-in, first-out queue of texts for any number of workers.
 
-    An idle worker takes what is there, at once: under load batches grow while the workers are busy, and without load
-    nobody waits for company. (`limits.max_delay` lets it wait for some all the same.) It leaves their share to the
-    other workers, and takes no more than `limits.max_batch_tokens`.
+    An idle worker takes the waiting texts at once. Under load, batches grow while the workers are busy; without load,
+    no text waits for others, unless `limits.max_delay` is set. A worker takes at most its share of the queue, and at
+    most about `limits.max_batch_tokens` tokens.
 
-    A request is refused, as a whole, if its texts do not fit into `limits.max_queue`, or if others wait and
-    `expected_wait` is longer than `limits.max_wait` or `limits.timeout`, less a reserve.
+    A request is refused as a whole if its texts exceed `limits.max_queue`, or if other texts wait and `expected_wait`
+    is longer than `limits.max_wait` or `limits.timeout`, less a reserve.
     """
 
     def __init__(self, limits: Limits):
@@ -78,7 +78,7 @@ class Queue:
         self.model_is(sys.maxsize, math.inf)
 
     def model_is(self, max_length: int, tokens_per_second: float) -> None:
-        """Tells how many tokens the model reads of a text, and how fast one worker was when it warmed up."""
+        """Sets the maximum number of tokens per text, and the speed of one worker during warm-up."""
         self.max_length, self.tokens_per_second = max_length, tokens_per_second
 
     def __len__(self) -> int:
@@ -86,21 +86,21 @@ class Queue:
 
     @property
     def expected_wait(self) -> float:
-        """Seconds until a short text that comes now is answered, at the speed of recent batches.
+        """Seconds until a short text that arrives now is answered, at the speed of recent batches.
 
-        The batches that the workers have may have just begun, and the one that it will be in may take as long again.
+        Batches in the workers count twice: they may have just started, and the new text's own batch may take as long.
         """
         return (2 * self.tokens_in_hand + self.tokens) / (self.tokens_per_second * max(1, self.workers))
 
     def check_room(self, num_texts: int = 1) -> None:
-        """Raises `OverloadedError` if so many more texts would be refused."""
+        """Raises `OverloadedError` if `num_texts` more texts would be refused."""
         longest = (1 - RESERVE) * min(self.limits.max_wait, self.limits.timeout)
         is_late = len(self.texts) > 0 and self.expected_wait > longest
         if is_late or len(self.texts) + num_texts > self.limits.max_queue:
             raise OverloadedError(max(1.0, self.expected_wait))
 
     def put(self, texts: list[QueuedText]) -> None:
-        """Raises `OverloadedError`, in which case none of them waits."""
+        """Adds texts. Raises `OverloadedError` if there is no room; then none of them is added."""
         self.check_room(len(texts))
         per_character = self._seen_tokens / self._seen_characters
         for text in texts:
@@ -110,7 +110,7 @@ class Queue:
         self._arrived.set()
 
     async def take(self) -> list[QueuedText]:
-        """The next batch, once there is one; those whose client has gone are left out. `finish` ends it."""
+        """Waits for the next batch, without texts whose client has gone. Call `finish` when it is done."""
         while True:
             while not self.texts:
                 self._arrived.clear()
@@ -121,21 +121,21 @@ class Queue:
                 return batch
 
     def finish(self, batch: list[QueuedText]) -> None:
-        """Tells that a worker does not have a batch any more, whatever became of it."""
+        """Reports that a batch has left its worker, answered or not."""
         self.tokens_in_hand -= sum(text.tokens for text in batch)
 
     def learn(self, batch: list[QueuedText], tokens: list[int], seconds: float) -> None:
-        """Tells how many tokens the texts of a batch had, and how long a worker took for them."""
+        """Updates the estimates with the token counts of a batch and the seconds that a worker took for it."""
         for text, own in zip(batch, tokens, strict=True):
-            if 0 < own < self.max_length:  # of one that was cut it is not known
+            if 0 < own < self.max_length:  # the length of a truncated text is unknown
                 self._seen_tokens = KEPT * self._seen_tokens + own
                 self._seen_characters = KEPT * self._seen_characters + len(text.text)
         weight = LATEST * min(1.0, sum(tokens) / self.limits.max_batch_tokens)
-        if weight > 0:  # the mean is of seconds per token, as it is those that add up to a wait
+        if weight > 0:  # averages seconds per token, because these add up to a wait
             self.tokens_per_second = 1 / ((1 - weight) / self.tokens_per_second + weight * seconds / sum(tokens))
 
     async def _company(self) -> None:
-        """Waits for more texts, unless the first has waited long enough or a batch is full."""
+        """Waits up to `limits.max_delay` for more texts, or until a batch is full."""
         while self.texts and self.tokens < self.limits.max_batch_tokens:
             left = self.texts[0].arrived + self.limits.max_delay - time.perf_counter()
             if left <= 0:

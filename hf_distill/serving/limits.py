@@ -1,4 +1,4 @@
-"""What a service takes at most, and how long it may take: one home for every bound."""
+"""All limits of a service: sizes and times."""
 
 import argparse
 import dataclasses
@@ -12,33 +12,33 @@ def _bound(default: int | float, unit: str, help: str) -> Any:  # a field of eit
 
 @dataclass(frozen=True)
 class Limits:
-    """The bounds of a service. Each is an option of `hf-distill serve`.
+    """The limits of a service. Each is an option of `hf-distill serve`.
 
     Raises:
-        ValueError: if one is not above 0 (`max_delay` may be 0), or if the queue does not hold one request.
+        ValueError: if a limit is not above 0 (`max_delay` may be 0), or if the queue cannot hold one request.
     """
 
-    # of one request
-    max_body: int = _bound(1 << 20, "BYTES", "of a request's body")
-    max_texts: int = _bound(64, "N", "in a request")
-    max_characters: int = _bound(100_000, "N", "of one text; of what the model cannot take the end is left out")
-    receive_timeout: float = _bound(10.0, "SECONDS", "for a client to send its request")
-    timeout: float = _bound(30.0, "SECONDS", "for an answer, and for one batch in a worker")
+    # per request
+    max_body: int = _bound(1 << 20, "BYTES", "largest request body")
+    max_texts: int = _bound(64, "N", "most texts per request")
+    max_characters: int = _bound(100_000, "N", "most characters per text; the model truncates texts that are too long")
+    receive_timeout: float = _bound(10.0, "SECONDS", "longest time for a client to send its request")
+    timeout: float = _bound(30.0, "SECONDS", "longest time for an answer, and for one batch in a worker")
 
-    # of all of them together
-    max_queue: int = _bound(4096, "N", "texts that wait; a request for which there is no room is refused")
-    max_wait: float = _bound(5.0, "SECONDS", "that a request should wait for its answer; beyond, it is refused at once")
-    max_batch_tokens: int = _bound(1024, "N", "that a worker is given at once, about, if they are of several texts")
-    max_delay: float = _bound(0.0, "SECONDS", "that a text waits for others while a worker is idle")
+    # for all requests together
+    max_queue: int = _bound(4096, "N", "most waiting texts; requests that do not fit are refused")
+    max_wait: float = _bound(5.0, "SECONDS", "longest expected wait; requests that would wait longer are refused")
+    max_batch_tokens: int = _bound(1024, "N", "about the most tokens per batch, except for a single long text")
+    max_delay: float = _bound(0.0, "SECONDS", "how long a text waits for others to form a batch while a worker is idle")
 
     def __post_init__(self):
         for bound in dataclasses.fields(self):
             value = getattr(self, bound.name)
             if value < 0 or (value == 0 and bound.name != "max_delay"):
-                raise ValueError(f"{bound.name} is {value}: it should be above 0.")
+                raise ValueError(f"{bound.name} is {value}: it must be above 0.")
         if self.max_queue < self.max_texts:
             raise ValueError(
-                f"max_queue is {self.max_queue}: it should hold a request of max_texts, which are {self.max_texts}."
+                f"max_queue is {self.max_queue}: it must be at least max_texts={self.max_texts}, to hold one request."
             )
 
     @classmethod

@@ -1,4 +1,7 @@
-"""Messages between a service and its workers: four bytes with the length, then JSON. No pickle, so no code."""
+"""Messages between a service and its workers: four bytes for the length, then JSON.
+
+JSON instead of pickle, so that no message can run code.
+"""
 
 import asyncio
 import json
@@ -13,7 +16,7 @@ def encode_message(content: dict[str, Any]) -> bytes:
 
 
 def read_message(stream: BinaryIO) -> dict[str, Any] | None:
-    """The next message; None where the stream has ended, be it in the middle of one."""
+    """Reads the next message. Returns None if the stream has ended, even within a message."""
     header = stream.read(LENGTH_BYTES)
     length = int.from_bytes(header, "big")
     body = stream.read(length)
@@ -21,10 +24,10 @@ def read_message(stream: BinaryIO) -> dict[str, Any] | None:
 
 
 async def receive_message(stream: asyncio.StreamReader) -> dict[str, Any]:
-    """The next message.
+    """Waits for the next message.
 
     Raises:
-        asyncio.IncompleteReadError: if the stream ends before it does.
+        asyncio.IncompleteReadError: if the stream ends before the message does.
     """
     header = await stream.readexactly(LENGTH_BYTES)
     return json.loads(await stream.readexactly(int.from_bytes(header, "big")))

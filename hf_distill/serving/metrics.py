@@ -1,4 +1,4 @@
-"""What a service counts, in the format of Prometheus."""
+"""Metrics of a service for Prometheus."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -11,7 +11,7 @@ TOKENS = (16, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class Metrics:
-    """The counters of one service, in a registry of their own."""
+    """The metrics of one service, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -19,13 +19,13 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.requests = Counter("requests", "Answers to /predict, by model and status.", ["model", "status"], **of)
         self.errors = Counter("errors", "Requests that were not answered with a prediction.", ["kind"], **of)
-        self.seconds = Histogram("request_seconds", "From request to answer.", ["model"], buckets=SECONDS, **of)
-        self.batch_texts = Histogram("batch_texts", "Texts given to a worker at once.", buckets=SIZES, **of)
-        self.batch_tokens = Histogram("batch_tokens", "Their tokens.", buckets=TOKENS, **of)
+        self.seconds = Histogram("request_seconds", "Time from request to answer.", ["model"], buckets=SECONDS, **of)
+        self.batch_texts = Histogram("batch_texts", "Texts per batch.", buckets=SIZES, **of)
+        self.batch_tokens = Histogram("batch_tokens", "Tokens per batch.", buckets=TOKENS, **of)
         self.queue = Gauge("queue_texts", "Texts that wait for a worker.", ["model"], **of)
-        self.workers = Gauge("workers", "Processes that have loaded the model.", ["model"], **of)
+        self.workers = Gauge("workers", "Worker processes that have loaded the model.", ["model"], **of)
         self.restarts = Counter("worker_restarts", "Workers that died and were replaced.", ["model"], **of)
-        self.info = Gauge("model_info", "What is served.", ["model", "name", "revision", "format"], **of)
+        self.info = Gauge("model_info", "The model that is served.", ["model", "name", "revision", "format"], **of)
 
     def page(self) -> bytes:
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""What a service says of its model, and whether a model can be served."""
+"""Describes the model of a service, and checks that it can be served."""
 
 import hashlib
 import time
@@ -10,22 +10,22 @@ from hf_distill.deployment.predictor import Predictor
 
 SERVED_HEADS = ["sequence classification", "token classification", "masked language modelling"]
 SNAPSHOTS = "snapshots"
-"""The folder of a model in the cache of the Hub in which each commit has its own."""
+"""Folder in the Hub cache of a model that contains one folder per commit."""
 
 LONGEST_WARM_UP = 512
-"""Words; there are models that would take minutes for as many as they can read."""
+"""Words in the longest warm-up text. Some models would take minutes for the longest text they accept."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model, as its workers describe it to the service, which itself loads none.
+    """Description of a model that a worker sends to the service, which loads no model itself.
 
     Attributes:
-        name: of its folder, or on the Hub.
-        revision: the commit on the Hub; of a folder, a hash of what is in it.
-        format: such as `"onnx-int8"`.
-        max_length: the tokens that it reads of a text, at most.
-        tokens_per_second: how fast a worker read the longest text when it warmed up.
+        name: name of its folder, or Hub name.
+        revision: commit on the Hub; for a folder, a hash of its content.
+        format: format, such as `"onnx-int8"`.
+        max_length: maximum number of tokens per text.
+        tokens_per_second: speed of a worker on the longest warm-up text.
     """
 
     name: str
@@ -35,27 +35,29 @@ class ModelInfo:
     tokens_per_second: float
 
     def headers(self) -> dict[str, str]:
-        """Which model it is, as headers of HTTP."""
+        """HTTP headers that identify the model."""
         said = {"name": self.name, "revision": self.revision, "format": self.format}
         return {f"x-model-{what}": quote(value) for what, value in said.items()}
 
 
 def model_info(predictor: Predictor, model: str) -> ModelInfo:
-    """Describes a model that was loaded by the name of a folder or on the Hub, and warms it up.
+    """Describes a model loaded from a folder or the Hub, and warms it up.
 
     Raises:
-        ValueError: if its head is none that can be served, or if its classes have no names.
+        ValueError: if its head cannot be served, or if its classes have no names.
     """
     if predictor.head not in SERVED_HEADS:
-        raise ValueError(f"{model} is for {predictor.head}: what can be served is {', '.join(SERVED_HEADS)}.")
+        raise ValueError(
+            f"{model} is for {predictor.head} and cannot be served: serve a model for one of {', '.join(SERVED_HEADS)}."
+        )
     is_number = predictor.reader.problem_type == "regression"
     placeholders = [f"LABEL_{number}" for number in range(len(predictor.labels))]
     if predictor.head != "masked language modelling" and predictor.labels == placeholders and not is_number:
         raise ValueError(
-            f"{model} has no names for its classes, only {', '.join(placeholders[:3]) or 'none'}: write them as "
-            f"id2label and label2id into its config.json; if it is an export, export it again."
+            f"{model} has no class names, only {', '.join(placeholders[:3]) or 'none'}: set id2label and label2id in "
+            f"its config.json. If it is an export, set them in the student and export it again."
         )
-    assert predictor.folder is not None  # it was loaded from one
+    assert predictor.folder is not None  # `load_predictor` sets it
     return ModelInfo(
         name=Path(model).resolve().name if Path(model).is_dir() else model,
         revision=revision_of(predictor.folder),
@@ -66,10 +68,10 @@ def model_info(predictor: Predictor, model: str) -> ModelInfo:
 
 
 def warm_up(predictor: Predictor) -> float:
-    """Reads texts of all lengths, so that the first requests find memory and threads that are there.
+    """Runs texts of increasing length, so that the first requests do not wait for memory and threads.
 
     Returns:
-        How many tokens of the longest were read per second.
+        Tokens per second on the longest text.
     """
     longest = min(predictor.encoder.max_length, LONGEST_WARM_UP)
     for length in [*(2**power for power in range(longest.bit_length() - 1)), longest]:
@@ -80,7 +82,7 @@ def warm_up(predictor: Predictor) -> float:
 
 
 def revision_of(folder: Path) -> str:
-    """The commit of a model that is from the Hub; else the first 12 digits of the SHA-256 of its files."""
+    """The commit of a model from the Hub; for a local folder, the first 12 digits of the SHA-256 of its files."""
     parts = folder.absolute().parts
     if SNAPSHOTS in parts[:-1]:
         return parts[parts.index(SNAPSHOTS) + 1]

@@ -6,6 +6,6 @@ PACKAGES = ["fastapi", "fastapi_offline", "httptools", "prometheus_client", "uvi
 
 
 def check_packages() -> None:
-    """Raises `ImportError` if one is missing; the message says how to install it."""
+    """Raises `ImportError` if a package is missing; the message shows how to install it."""
     for package in PACKAGES:
         optional(package, "serve")

@@ -1,4 +1,4 @@
-"""One request to `/predict`: checked, read, and answered by a service or refused."""
+"""Handles one request to `/predict`: checks and reads it, and answers or refuses it."""
 
 import json
 import math
@@ -17,12 +17,12 @@ from hf_distill.serving.service import ModelFailedError, Service, WorkerLostErro
 
 
 class RefusedError(Exception):
-    """An answer that is no prediction.
+    """A request that is answered with an error.
 
     Attributes:
-        status: of HTTP.
-        kind: in the metrics.
-        headers: of the answer.
+        status: HTTP status.
+        kind: label in the metrics.
+        headers: headers of the answer.
     """
 
     def __init__(self, status: int, kind: str, detail: str, headers: dict[str, str] | None = None):
@@ -34,25 +34,25 @@ class RefusedError(Exception):
 
 
 def check_ready(service: Service) -> None:
-    """Raises `RefusedError` where no worker has loaded the model."""
+    """Raises `RefusedError` if no worker has loaded the model."""
     if not service.is_ready:
-        raise RefusedError(503, "not_ready", f"The {service.role} is not loaded yet.", _retry_after(1))
+        raise RefusedError(503, "not_ready", f"The {service.role} is still loading.", _retry_after(1))
 
 
 def read_token(file: Path) -> str:
-    """The bearer token in a file.
+    """Reads the bearer token from a file.
 
     Raises:
         ValueError: if the file is empty.
     """
     token = file.read_text(encoding="utf-8").strip()
     if not token:
-        raise ValueError(f"{file} is empty: it should have the token in it.")
+        raise ValueError(f"{file} is empty: write the bearer token into it.")
     return token
 
 
 def check_token(request: Request, token: str | None) -> None:
-    """Raises `RefusedError` where a bearer token is asked for and not shown."""
+    """Raises `RefusedError` if a bearer token is needed and the request does not have it."""
     if token is None:
         return
     scheme, _, shown = request.headers.get("authorization", "").partition(" ")
@@ -62,30 +62,30 @@ def check_token(request: Request, token: str | None) -> None:
 
 
 async def predict(service: Service, bodies: Bodies, request: Request) -> Response:
-    """What a service makes of the texts of a request.
+    """Answers a request with the service's predictions.
 
     Raises:
-        RefusedError: if it makes nothing of them.
+        RefusedError: if the request cannot be answered with predictions.
     """
     check_ready(service)
     try:
-        service.queue.check_room()  # before the body is read, so that to refuse costs little
+        service.queue.check_room()  # before the body is read, so that refusing is cheap
         body = _parse(bodies, await _receive(request, bodies.limits.max_body))
         is_one = hasattr(body, "text")
         answered = await service.predict([body.text] if is_one else body.texts, body.top_k)
     except OverloadedError as error:
         raise RefusedError(503, "overloaded", str(error), _retry_after(error.retry_after)) from None
     except TimeoutError:
-        raise RefusedError(504, "timeout", f"There was no answer within {service.limits.timeout:g} s.") from None
+        raise RefusedError(504, "timeout", f"No answer within {service.limits.timeout:g} s.") from None
     except WorkerLostError:
-        raise RefusedError(503, "worker_lost", "The worker that read this died: try again.", _retry_after(1)) from None
+        raise RefusedError(503, "worker_lost", "The worker died: try again.", _retry_after(1)) from None
     except ModelFailedError:
-        raise RefusedError(500, "model", "The model failed; the log says how.") from None
+        raise RefusedError(500, "model", "The model failed; the reason is in the log of the service.") from None
     answers = answers_of(answered.entries, body.top_k if "top_k" in body.model_fields_set else None)
     try:
         content = json.dumps(answers[0] if is_one else answers, ensure_ascii=False, allow_nan=False).encode()
     except ValueError:
-        raise RefusedError(500, "model", "The model failed: its scores are no numbers.") from None
+        raise RefusedError(500, "model", "The model failed: its scores are NaN or infinite.") from None
     timing = f"queue;dur={1000 * answered.queued:.2f}, model;dur={1000 * answered.modelled:.2f}"
     return Response(content, media_type="application/json", headers={"server-timing": timing})
 
@@ -93,7 +93,7 @@ async def predict(service: Service, bodies: Bodies, request: Request) -> Respons
 async def _receive(request: Request, max_body: int) -> bytes:
     content_type, _, _ = request.headers.get("content-type", "").partition(";")
     if content_type.strip().lower() != "application/json":
-        raise RefusedError(415, "invalid", "The Content-Type should be application/json.")
+        raise RefusedError(415, "invalid", "The Content-Type must be application/json.")
     _check_size(int(request.headers.get("content-length", 0)), max_body)
     body = bytearray()
     try:
@@ -101,13 +101,13 @@ async def _receive(request: Request, max_body: int) -> bytes:
             body += chunk
             _check_size(len(body), max_body)
     except ClientDisconnect:
-        raise RefusedError(400, "not_received", "The connection ended before the body.") from None
+        raise RefusedError(400, "not_received", "The connection was closed before the whole body arrived.") from None
     return bytes(body)
 
 
 def _check_size(num_bytes: int, max_body: int) -> None:
     if num_bytes > max_body:
-        raise RefusedError(413, "too_large", f"The body has over {max_body:,} bytes.")
+        raise RefusedError(413, "too_large", f"The body is larger than {max_body:,} bytes.")
 
 
 def _parse(bodies: Bodies, body: bytes) -> Any:
@@ -119,10 +119,10 @@ def _parse(bodies: Bodies, body: bytes) -> Any:
 
 
 def answers_of(entries: list[dict[str, Any]], top_k: int | None) -> list[dict[str, Any]]:
-    """What is answered, as `schemas.Answer` has it, from a worker's entry for each text.
+    """Turns a worker's entries, one per text, into answers as in `schemas.Answer`.
 
     Raises:
-        RefusedError: if one of them is an error.
+        RefusedError: if one of the entries is an error.
     """
     for number, entry in enumerate(entries):
         if "error" in entry:
@@ -133,7 +133,7 @@ def answers_of(entries: list[dict[str, Any]], top_k: int | None) -> list[dict[st
 def _answer(entry: dict[str, Any], top_k: int | None) -> dict[str, Any]:
     if "entities" in entry:
         return {"entities": entry["entities"]}
-    scores = entry["scores"]  # as many as the most that anybody in the batch asked for
+    scores = entry["scores"]  # may be more than wanted: the largest `top_k` in the batch
     return scores[0] if top_k is None else {**scores[0], "scores": scores[:top_k]}
 
 

@@ -1,6 +1,7 @@
-"""HTTP on one connection: uvicorn's, which as of 0.54 waits for a slow client for ever and drops a half-closed one.
+"""HTTP on one connection, on top of uvicorn's protocol.
 
-See https://github.com/Kludex/uvicorn/issues/157 and https://github.com/Kludex/uvicorn/issues/1264.
+As of version 0.54, uvicorn waits for a slow client for ever (https://github.com/Kludex/uvicorn/issues/157) and drops a
+half-closed connection (https://github.com/Kludex/uvicorn/issues/1264).
 """
 
 import asyncio
@@ -11,21 +12,21 @@ from http import HTTPStatus
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADERS = 1 << 16
-"""Bytes of a request's first line and headers together."""
+"""Largest size in bytes of a request's first line and headers together."""
 UNDER_WAY = 0.5
-"""Seconds that a request may be on its way to a service that stops."""
+"""Seconds for which a stopping service waits for a request that is on its way."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection on which a request has to arrive whole, in time and with headers of bounded size.
+    """A connection with limits on the time and the header size of a request.
 
-    One that does not is answered with 408, 431 or 400, and the connection is closed. A client that has sent its request
-    and closes its sending side gets its answer.
+    A request that is too slow, too large or incomplete is answered with 408, 431 or 400, and the connection is closed.
+    A client that closes its sending side after its request still gets its answer.
     """
 
     receive_timeout = 10.0
     on_refusal: Callable[[], None] = staticmethod(lambda: None)
-    """Called when a request is refused before the application has heard of it."""
+    """Called when a request is refused before it reaches the application."""
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
@@ -45,20 +46,21 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._deadline is None:
             self._expect_request()
         self._header_bytes += len(data)
-        super().data_received(data)  # which ends the headers, or does not
+        super().data_received(data)  # may complete the headers
         if self._in_headers and self._header_bytes > MAX_HEADERS:
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"The headers have over {MAX_HEADERS:,} bytes.")
+            detail = f"The headers are larger than {MAX_HEADERS:,} bytes."
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
 
     def eof_received(self) -> bool:
         if self._is_answering():
             self.cycle.keep_alive = False
             return True
         if self._deadline is not None:
-            self._refuse(HTTPStatus.BAD_REQUEST, "The connection was closed before the request was whole.")
+            self._refuse(HTTPStatus.BAD_REQUEST, "The connection was closed before the whole request arrived.")
         return False
 
     def shutdown(self) -> None:
-        """Of a service that stops: a request that is under way is waited for, and then the connection closed."""
+        """When the service stops: waits for a request that is on its way, then closes the connection."""
         if self._is_answering():
             self.cycle.keep_alive = False
         else:
@@ -66,11 +68,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._deadline is None:  # it came together with the end of the one before it
+        if self._deadline is None:  # the message arrived together with the end of the previous one
             self._expect_request()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_headers:  # what follows a body is nothing that anybody reads
+        if self._in_headers:  # trailers after a body are ignored
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -91,7 +93,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _is_answering(self) -> bool:
-        """Whether a whole request waits for its answer; it may be one of several that were sent at once."""
+        """True if a complete request waits for its answer, possibly one of several that were sent at once."""
         return bool(self.pipeline) or (
             self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
         )
@@ -102,15 +104,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._deadline = None
-        if self._is_answering():  # of the next request nothing is read meanwhile
+        if self._is_answering():  # the next request is not read until then
             self._expect_request()
         else:
             self._refuse(
-                HTTPStatus.REQUEST_TIMEOUT, f"The request did not arrive whole within {self.receive_timeout:g} s."
+                HTTPStatus.REQUEST_TIMEOUT, f"The whole request did not arrive within {self.receive_timeout:g} s."
             )
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answers, unless that was done before the request was whole or another one's turn is first; and closes."""
+        """Answers with an error and closes. Only closes if an answer has started, or if another one comes first."""
         if self.transport.is_closing():
             return
         if not self._is_answering() and (self._in_headers or not self.cycle.response_started):

@@ -1,4 +1,4 @@
-"""What is asked and what is answered, as pydantic and OpenAPI have it."""
+"""Schemas of requests and answers, for pydantic and OpenAPI."""
 
 from typing import Annotated, Any
 
@@ -16,27 +16,27 @@ class Score(BaseModel):
 
 
 class Prediction(Score):
-    """Of one text, by a classifier; or, where a word was masked, the token in its place."""
+    """Prediction for one text: its class, or for a masked language model the masked token."""
 
-    scores: list[Score] | None = Field(None, description="With `top_k`: that many, the likeliest first.")
-    truncated: bool | None = Field(None, description="True where the end of the text was too much for the model.")
+    scores: list[Score] | None = Field(None, description="With `top_k`: that many scores, most likely first.")
+    truncated: bool | None = Field(None, description="True if the text was too long for the model and was truncated.")
 
 
 class Entity(Score):
     text: str
-    start: int = Field(description="In characters of the text that was given.")
+    start: int = Field(description="Position of the entity in the text, in characters.")
     end: int
 
 
 class Entities(BaseModel):
-    """Of one text, by a model that labels tokens."""
+    """Prediction for one text by a token classification model."""
 
     entities: list[Entity]
-    truncated: bool | None = Field(None, description="True where the end of the text was too much for the model.")
+    truncated: bool | None = Field(None, description="True if the text was too long for the model and was truncated.")
 
 
 Answer = Prediction | Entities | list[Prediction | Entities]
-"""To one text, or a list in the order of the texts."""
+"""Answer for one text, or a list in the order of the texts."""
 
 
 class Error(BaseModel):
@@ -44,21 +44,21 @@ class Error(BaseModel):
 
 
 class Bodies:
-    """The bodies that `/predict` takes, within the limits of a service: `{"text": ...}` or `{"texts": [...]}`.
+    """The request bodies of `/predict` within the limits of a service: `{"text": ...}` or `{"texts": [...]}`.
 
     Attributes:
-        limits: those.
-        schema: for OpenAPI.
+        limits: the limits.
+        schema: JSON schema for OpenAPI.
     """
 
     def __init__(self, limits: Limits):
         self.limits = limits
-        not_blank = {"pattern": r"[^\s\x1c-\x1f\x85]"}  # which is said in better words where the text is read
+        not_blank = {"pattern": r"[^\s\x1c-\x1f\x85]"}  # only documented here; the tokenizer gives the clearer error
         a_text = Annotated[str, Field(min_length=1, max_length=limits.max_characters, json_schema_extra=not_blank)]
         some_texts = Annotated[list[a_text], Field(min_length=1, max_length=limits.max_texts)]
         a_number = Annotated[
             int,
-            Field(ge=1, le=MAX_TOP_K, description="Say also this many scores of each text."),
+            Field(ge=1, le=MAX_TOP_K, description="Number of scores to return for each text."),
             BeforeValidator(_whole),
         ]
 
@@ -77,7 +77,7 @@ class Bodies:
         self.schema: dict[str, Any] = {"oneOf": [OneText.model_json_schema(), SeveralTexts.model_json_schema()]}
 
     def read(self, body: bytes) -> BaseModel:
-        """Raises `pydantic.ValidationError`; of JSON that is nested too deeply, too."""
+        """Parses a body. Raises `pydantic.ValidationError`, also for JSON that is nested too deeply."""
         return self._adapter.validate_json(body)
 
 
@@ -86,12 +86,12 @@ def _which(body: Any) -> str:
 
 
 def _whole(number: Any) -> Any:
-    """12.0 is an integer in JSON."""
+    """Converts 12.0 to 12, which are the same number in JSON."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def describe(error: ValidationError) -> str:
-    """What is wrong, in a line without what was given."""
+    """Describes the errors in one line, without repeating the input."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [f"{'.'.join(str(part) for part in own['loc'][1:])}: {own['msg']}".removeprefix(": ") for own in errors]
     return "; ".join(lines)[:LONGEST_DETAIL]

@@ -1,4 +1,4 @@
-"""A service from its start to its end: address, workers, signals."""
+"""Runs a service from start to end: address, workers, signals."""
 
 import asyncio
 import errno
@@ -23,11 +23,11 @@ from hf_distill.serving.service import Service
 logger = logging.getLogger(__name__)
 
 FAREWELL = 1.0
-"""Seconds in which a service that was told to stop still takes requests, and tells each client to reconnect."""
+"""Seconds for which a stopping service still accepts requests, and tells each client to reconnect."""
 IDLE_CONNECTION = 75
-"""Seconds; more than load balancers keep theirs, so that it is they who close one."""
+"""Seconds after which an idle connection is closed. Longer than in load balancers, so that they close it first."""
 MOST_CONNECTIONS = 10_000
-"""Clients that may be connected, if the system allows it; macOS allows 10,240."""
+"""Most connected clients, if the system allows it; macOS allows 10,240."""
 
 
 def serve(
@@ -41,21 +41,21 @@ def serve(
     token: str | None = None,
     limits: Limits | None = None,
 ) -> None:
-    """Answers over HTTP what a model makes of texts, until SIGTERM or SIGINT; then finishes what it has accepted.
+    """Serves a model over HTTP until SIGTERM or SIGINT, then finishes all accepted requests.
 
     Args:
-        model: a student or an export: a folder, or a name on the Hub.
-        host: the address to listen at; the default is for this machine alone.
-        port: 0 takes one that is free.
-        format: as in `load_predictor`; by default ONNX in int8 where it is there.
-        teacher: another model, at `/predict/teacher`, to compare with; one worker has it.
-        workers: processes, each with the model in its memory; by default one for each core, if `threads` is 1.
-        threads: of each worker.
-        token: what clients have to show as bearer token; by default none.
-        limits: the bounds.
+        model: folder or Hub name of a student or an export.
+        host: address to listen on. The default is reachable from this machine only.
+        port: port to listen on; 0 chooses a free port.
+        format: format to load, as in `load_predictor`. By default ONNX int8 is preferred.
+        teacher: folder or Hub name of a second model to compare with, served by one worker at `/predict/teacher`.
+        workers: number of processes, each with its own copy of the model. Default: cores divided by `threads`.
+        threads: threads per worker.
+        token: bearer token that clients must send. Default: none is needed.
+        limits: limits of the service.
 
     Raises:
-        ValueError: if an option is out of range, if it cannot listen at the address, or if a model cannot be loaded or
+        ValueError: if an option is out of range, if the address is not available, or if a model cannot be loaded or
             served.
 
     Example:
@@ -63,7 +63,7 @@ def serve(
     """
     for name, number in {"workers": workers, "threads": threads}.items():
         if number is not None and number < 1:
-            raise ValueError(f"{name} is {number}: it should be above 0.")
+            raise ValueError(f"{name} is {number}: it must be above 0.")
     limits, metrics, cores = limits or Limits(), Metrics(), available_cores()
     student = Service("student", str(model), format, workers or max(1, cores // threads), threads, limits, metrics)
     services = {"student": student}
@@ -79,7 +79,7 @@ def serve(
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, with models to load first and a goodbye."""
+    """A uvicorn server that loads models at the start, and says goodbye to its clients at the end."""
 
     def __init__(self, app: App, limits: Limits):
         on_refusal = staticmethod(app.metrics.errors.labels("not_received").inc)
@@ -101,13 +101,13 @@ class Server(uvicorn.Server):
         self.app = app
 
     async def run_with(self, services: dict[str, Service], listener: socket.socket) -> None:
-        """Serves while the models are loaded, too, so that `/health` answers and `/ready` says that they are not."""
-        self.waiting = listener.dup()  # keeps the queue of those who have connected, when uvicorn closes its own
+        """Serves from the start, while the models still load: `/health` answers 200 and `/ready` answers 503."""
+        self.waiting = listener.dup()  # keeps the queue of new connections open when uvicorn closes its listener
         loading = asyncio.create_task(self._load(services, listener))
         try:
             await self.serve(sockets=[listener])
         finally:
-            loading.cancel()  # unless it is done
+            loading.cancel()  # has no effect if it is done
             await asyncio.wait({loading})
             self.waiting.close()
             for service in services.values():
@@ -128,17 +128,17 @@ class Server(uvicorn.Server):
             logger.info("%s is ready: %s", address, ", ".join([service.role, *service.headers.values()]))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Clients are told by their next answer that the connection ends; then nobody new is let in."""
+        """Tells clients with their next answer that the connection closes; after that accepts no new clients."""
         self.app.is_stopping = True
         if not self.force_exit:
-            logger.info("Stopping, when all that was accepted is answered")
+            logger.info("Stopping after all accepted requests are answered")
             self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
             await asyncio.sleep(FAREWELL)
             await self._let_in_the_last()
         await super().shutdown(sockets)
 
     async def _let_in_the_last(self) -> None:
-        """Who has connected but was not accepted yet would be sent away when the listener is closed."""
+        """Accepts clients that are connected but not yet accepted: closing the listener would reset them."""
         for server in self.servers:
             server.close()
         loop = asyncio.get_running_loop()
@@ -156,7 +156,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """A service that was told to stop has done well if it does: the signal is not raised again at the end."""
+        """Handles the stop signals without raising them again at the end: stopping on a signal is a success."""
         loop = asyncio.get_running_loop()
         stops = signal.SIGINT, signal.SIGTERM
         for stop in stops:
@@ -169,9 +169,9 @@ class Server(uvicorn.Server):
 
 
 def _allow_connections() -> None:
-    """Each connection is an open file, of which most systems allow 1,024 at first, and more to a process that asks."""
+    """Raises the limit on open files. Each connection is one, and most systems allow only 1,024 by default."""
     if sys.platform == "win32":
-        return  # which has no such limit
+        return  # Windows has no such limit
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -186,12 +186,12 @@ def _bind(listener: socket.socket, host: str, port: int) -> None:
         listener.bind((host, port))
         listener.listen()
     except OverflowError:
-        raise ValueError(f"{port} is no port: it should be from 0 to 65535.") from None
+        raise ValueError(f"port={port} must be from 0 to 65535.") from None
     except OSError as error:
-        raise ValueError(f"Cannot listen at {host}, port {port}: {_advice(error)}") from None
+        raise ValueError(f"Cannot listen on {host}, port {port}: {_advice(error)}") from None
 
 
 def _advice(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "another program does. Choose another with --port."
-    return f"{error.strerror}. --host should be an address of this machine."
+        return "the port is in use. Choose another with --port."
+    return f"{error.strerror}. --host must be an address of this machine."

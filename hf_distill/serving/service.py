@@ -1,4 +1,4 @@
-"""One model behind a queue: processes that have loaded it, and are replaced when they die."""
+"""One model behind a queue: worker processes that load it, and are replaced when they die."""
 
 import asyncio
 import logging
@@ -17,25 +17,25 @@ from hf_distill.serving.model_info import ModelInfo
 logger = logging.getLogger(__name__)
 
 RESTART_DELAYS = (0, 0.5, 1, 2, 5, 10)
-"""Seconds before a worker is started, by how often it could not be before; the last one for all beyond."""
+"""Seconds before a worker is started, by the number of failed starts before; the last value for all further ones."""
 
 
 class WorkerLostError(Exception):
-    """The process that had a text has died, or took too long and was killed."""
+    """The worker process with a text died, or took too long and was killed."""
 
 
 class ModelFailedError(Exception):
-    """What runs the model raised an error, which is in the log of the service."""
+    """The model raised an error, which is in the log of the service."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What was made of the texts of one request.
+    """The answers for the texts of one request.
 
     Attributes:
-        entries: what the worker says of each: `worker.answer`.
-        queued: seconds that the last of them waited.
-        modelled: seconds that a worker took for its batch, of the slowest.
+        entries: one answer per text, from `worker.answer`.
+        queued: longest time in the queue, in seconds.
+        modelled: longest time in a worker, in seconds.
     """
 
     entries: list[dict]
@@ -44,20 +44,20 @@ class Answered:
 
 
 class Service:
-    """A model that says what it makes of texts, in other processes.
+    """A model that predicts in worker processes.
 
     Args:
-        role: what it is called in metrics and logs, such as `"student"`.
-        model: a folder or a name on the Hub.
-        format: as in `load_predictor`.
-        num_workers: processes, each with the model in its memory.
-        threads: of each.
-        limits: its bounds.
-        metrics: what is counted.
+        role: its name in metrics and logs, such as `"student"`.
+        model: folder or Hub name.
+        format: format to load, as in `load_predictor`.
+        num_workers: number of processes, each with its own copy of the model.
+        threads: threads per process.
+        limits: limits of the service.
+        metrics: metrics of the service.
 
     Attributes:
-        headers: of each answer: which model gave it. Empty until `start` has loaded it.
-        queue: the texts that wait.
+        headers: headers of each answer, which identify the model. Empty until `start` has loaded it.
+        queue: queue of waiting texts.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Service:
         return self.queue.workers > 0
 
     async def start(self) -> None:
-        """Loads the model into one worker, then into the others.
+        """Loads the model in one worker, then in the others.
 
         Raises:
-            ValueError: if it cannot be loaded, or cannot be served.
+            ValueError: if the model cannot be loaded or served.
         """
         process, info = await self._spawn()
         self.queue.model_is(info.max_length, info.tokens_per_second)
@@ -90,17 +90,18 @@ class Service:
         self._tasks += [asyncio.create_task(self._keep_working(None)) for _ in range(self.num_workers - 1)]
 
     async def stop(self) -> None:
-        """Ends the workers; what they are at is lost."""
+        """Ends the workers. Their current batches are lost."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def predict(self, texts: Sequence[str], top_k: int) -> Answered:
-        """What the model makes of texts.
+        """Predicts for the texts of one request.
 
         Raises:
-            OverloadedError: if there is no room for them.
-            WorkerLostError, ModelFailedError: of what became of them.
+            OverloadedError: if the queue has no room for them.
+            WorkerLostError: if their worker died.
+            ModelFailedError: if the model failed.
             TimeoutError: if they were not answered in time.
         """
         new_future = asyncio.get_running_loop().create_future
@@ -121,8 +122,8 @@ class Service:
             hello = await receive_message(process.stdout)
         except asyncio.IncompleteReadError:
             raise ValueError(
-                f"The process that loads the {self.role} ended with {await process.wait()}: what it said is above, and "
-                f"-9 most often means that there is too little memory, of which fewer --workers need less."
+                f"The process that loads the {self.role} ended with exit code {await process.wait()}: see its output "
+                f"above. Code -9 usually means too little memory; try fewer --workers."
             ) from None
         except asyncio.CancelledError:
             if process.returncode is None:
@@ -133,7 +134,7 @@ class Service:
         return process, ModelInfo(**hello)
 
     async def _keep_working(self, process: Process | None) -> None:
-        """Has a process at work, always: another one, when it dies."""
+        """Keeps one worker process running, and replaces it when it dies."""
         failures = 0
         while True:
             try:
@@ -141,7 +142,7 @@ class Service:
                     process, _ = await self._spawn()
                 failures = 0
                 await self._work_until_it_dies(process)
-                logger.error("A worker of the %s died (%s); another is started", self.role, process.returncode)
+                logger.error("A worker of the %s died (exit code %s); restarting it", self.role, process.returncode)
             except ValueError as error:
                 failures += 1
                 logger.error("A worker of the %s could not be started: %s", self.role, error)
@@ -159,7 +160,7 @@ class Service:
             await process.wait()
 
     async def _work(self, process: Process) -> None:
-        """Gives it batch after batch, and kills it in the end: where it does not answer, or is not needed any more."""
+        """Sends batch after batch to a worker. Kills it at the end, or if it does not answer."""
         self.queue.workers += 1
         try:
             can_go_on = True
@@ -167,7 +168,7 @@ class Service:
                 batch = await self.queue.take()
                 try:
                     can_go_on = await self._answer(process, batch)
-                finally:  # also where the process died, and this task with it
+                finally:  # also runs if the process died and this task was cancelled
                     self.queue.finish(batch)
                     for text in batch:
                         if not text.answer.done():
@@ -178,7 +179,7 @@ class Service:
                 process.kill()
 
     async def _answer(self, process: Process, batch: list[QueuedText]) -> bool:
-        """Whether the worker can go on."""
+        """Lets a worker answer a batch. Returns False if the worker is lost."""
         assert process.stdin is not None  # both are pipes
         assert process.stdout is not None
         taken = time.perf_counter()
@@ -197,7 +198,7 @@ class Service:
             self.metrics.batch_tokens.observe(sum(tokens))
         for number, text in enumerate(batch):
             text.taken, text.answered = taken, answered
-            if text.answer.done():  # nobody waits for it any more
+            if text.answer.done():  # its client has gone
                 continue
             if reply["answers"] is None:
                 text.answer.set_exception(ModelFailedError())

@@ -1,9 +1,8 @@
 """`python -m hf_distill.serving.worker MODEL FORMAT THREADS`: one process that loads a model and answers batches.
 
-It speaks through its standard input and output, in messages (`messages.py`). The first that it sends is the model's
-`ModelInfo`, once the model is loaded and warm, or `{"error": ...}`. Then it answers each `{"texts": [...], "top_k": k}`
-with `{"answers": [...]}`, which has an entry for each text, or is null if the model failed. It ends when its input
-does, so that it does not outlive its service.
+It exchanges messages (`messages.py`) over standard input and output. When the model is loaded and warm, it sends the
+`ModelInfo`, or else `{"error": ...}`. Then it answers each `{"texts": [...], "top_k": k}` with `{"answers": [...]}`,
+one entry per text, or null if the model failed. It ends with its input, so that it does not outlive the service.
 """
 
 import dataclasses
@@ -25,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     model, format, threads = sys.argv[1:]
-    for stop in (signal.SIGINT, signal.SIGTERM):  # are for the service, which lets its workers finish
+    for stop in (signal.SIGINT, signal.SIGTERM):  # the service handles these, and lets its workers finish
         signal.signal(stop, signal.SIG_IGN)
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0) as channel:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no message
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keeps prints of libraries out of the messages
         try:
             predictor = load_predictor(model, format, int(threads))
             hello = dataclasses.asdict(model_info(predictor, model))
@@ -40,8 +39,11 @@ def main() -> None:
 
 
 def answer(predictor: Predictor, texts: list[str], top_k: int) -> list[dict[str, Any]] | None:
-    """For each text what was read from it, how many tokens it has, and whether it was cut; or an error. None if the
-    model failed.
+    """Predicts for a batch of texts.
+
+    Returns:
+        One entry per text: the prediction, the number of tokens, and whether the text was truncated; or an error. None
+        if the model failed.
     """
     try:
         answers = [_encode(predictor, text) for text in texts]
@@ -50,7 +52,7 @@ def answer(predictor: Predictor, texts: list[str], top_k: int) -> list[dict[str,
         for number, encoding, outputs in zip(good, encodings, predictor.run(encodings), strict=True):
             answers[number] |= _read(predictor, outputs, encoding, texts[number], top_k)
         return answers
-    except Exception as error:  # of whatever runs the model; its message could have a part of a text in it
+    except Exception as error:  # any error of the model; its message is not logged, because it may quote a text
         trace = "".join(traceback.format_tb(error.__traceback__))
         logger.error("%d texts failed with %s:\n%s", len(texts), type(error).__name__, trace)
         return None
@@ -67,11 +69,11 @@ def _encode(predictor: Predictor, text: str) -> dict[str, Any]:
 def _read(predictor: Predictor, outputs: TextOutputs, encoding: Encoded, text: str, top_k: int) -> dict[str, Any]:
     try:
         read = predictor.read(outputs, encoding, text, top_k)
-    except ValueError as error:  # such as a text without the mask
+    except ValueError as error:  # for example a text without the mask
         return {"error": str(error)}
     if predictor.head == "token classification":
         return {"entities": read}
-    return {"scores": read if isinstance(read, list) else [read]}  # which is not a list where one is asked for
+    return {"scores": read if isinstance(read, list) else [read]}  # `read` is not a list with top_k=1
 
 
 if __name__ == "__main__":

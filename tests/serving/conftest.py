@@ -1,4 +1,4 @@
-"""A tiny classifier in ONNX with int8, and a service of it."""
+"""A tiny classifier in ONNX int8, and a service for it."""
 
 from pathlib import Path
 
@@ -24,14 +24,14 @@ def student(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def int8(student, tmp_path_factory) -> Path:
-    """That student in ONNX with int8."""
+    """The student as an ONNX int8 export."""
     folder = tmp_path_factory.mktemp("exported") / "bert-int8"
     return export_model(student, folder, texts=make_texts(6), min_agreement=0).folder
 
 
 @pytest.fixture(scope="session")
 def service(int8, tmp_path_factory):
-    """One that nobody stops, with two workers."""
+    """A shared service with two workers that no test stops."""
     with RunningService(tmp_path_factory.mktemp("service"), int8, "--workers", "2") as running:
         running.wait_until(lambda: running.metric("hf_distill_workers") == 2)
         yield running

@@ -1,4 +1,4 @@
-"""A service in a process of its own, as `hf-distill serve` starts it, and what asks it."""
+"""A service in a separate process, started by `hf-distill serve`, and a client for it."""
 
 import http.client
 import json
@@ -30,14 +30,14 @@ class Answer:
 
 
 def read_answer(stream: BinaryIO) -> Answer | None:
-    """The next answer on a connection, whole, in however many pieces it arrives. None where the connection has ended.
+    """Reads the next complete answer on a connection, even if it arrives in pieces. None if the connection has ended.
 
     Args:
         stream: the connection's `makefile("rb")`, the same one for all of its answers.
     """
     try:
         status_line = stream.readline()
-    except ConnectionResetError:  # the service has closed a connection on which more was sent
+    except ConnectionResetError:  # the service has closed the connection before all data was sent
         return None
     if not status_line:
         return None
@@ -49,12 +49,12 @@ def read_answer(stream: BinaryIO) -> Answer | None:
 
 
 class RunningService:
-    """`hf-distill serve MODEL`, ready when it is entered and killed when it is left.
+    """A context that runs `hf-distill serve MODEL`. The service is ready at the start, and killed at the end.
 
     Attributes:
-        port: where it listens.
-        process: it.
-        log: the file with what it says.
+        port: its port.
+        process: its process.
+        log: file with its output.
     """
 
     def __init__(self, folder: Path, model: str | Path, *options: str, wait: bool = True):
@@ -94,14 +94,14 @@ class RunningService:
             return False
 
     def workers(self) -> list[psutil.Process]:
-        """Those that live."""
+        """The running worker processes."""
         return [child for child in psutil.Process(self.process.pid).children() if _is_worker(child)]
 
     def get(self, path: str, **headers: str) -> Answer:
         return self._ask("GET", path, None, headers)
 
     def post(self, body: object, path: str = "/predict", **headers: str) -> Answer:
-        """Posts JSON; of bytes, those."""
+        """Posts a body as JSON; bytes are posted unchanged."""
         encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self._ask("POST", path, encoded, {"content-type": "application/json", **headers})
 
@@ -114,7 +114,7 @@ class RunningService:
         return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
 
     def send(self, *pieces: bytes, end: bool = False) -> list[Answer]:
-        """The answers that come back, until the service closes the connection."""
+        """Reads answers until the service closes the connection."""
         with self.connect() as connection, connection.makefile("rb") as answers:
             for piece in pieces:
                 connection.sendall(piece)

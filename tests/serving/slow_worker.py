@@ -1,6 +1,6 @@
-"""A worker that sleeps in place of a model: `slow_worker.py TOKENS_PER_SECOND`.
+"""A worker that sleeps instead of running a model: `slow_worker.py TOKENS_PER_SECOND`.
 
-It speaks as `hf_distill.serving.worker` does. A word is a token, and time is exact however busy the machine is.
+It sends the same messages as `hf_distill.serving.worker`. A word is a token. Times are exact even on a busy machine.
 """
 
 import sys

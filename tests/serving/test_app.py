@@ -1,4 +1,4 @@
-"""What is asked of a service and what it answers."""
+"""Requests to a service and its answers."""
 
 import json
 
@@ -11,7 +11,7 @@ from hf_distill.serving.model_info import revision_of
 from tests.serving.running import RunningService
 
 TOO_LONG = " ".join(["w5"] * 50)
-"""The tokenizer cuts at 38 tokens."""
+"""A text above the tokenizer's limit of 38 tokens."""
 
 
 def test_one_text_and_several(service, int8):
@@ -74,7 +74,7 @@ BAD_BODIES = {
     b'{"text": "w5", "top_k": "2"}': (422, "top_k: Input should be a valid integer"),
     json.dumps({"texts": ["w5"] * 65}).encode(): (422, "texts: List should have at most 64 items"),
     json.dumps({"text": "w" * 100_001}).encode(): (422, "text: String should have at most 100000 characters"),
-    json.dumps({"text": "w" * (1 << 20)}).encode(): (413, "The body has over 1,048,576 bytes"),
+    json.dumps({"text": "w" * (1 << 20)}).encode(): (413, "The body is larger than 1,048,576 bytes"),
 }
 
 
@@ -94,7 +94,7 @@ VALID = b'{"texts": ["w5 w6", "w7 \\u00e9"], "top_k": 2}'
 
 @st.composite
 def broken_bodies(draw):
-    """Bytes, or a valid body that was cut, or of which some bytes were replaced."""
+    """Random bytes, or a valid body that is truncated or has some bytes replaced."""
     if draw(st.booleans()):
         return draw(st.binary(max_size=100))
     body = bytearray(VALID[: draw(st.integers(0, len(VALID)))])
@@ -107,7 +107,7 @@ def broken_bodies(draw):
 @given(broken_bodies())
 @settings(max_examples=200)
 def test_broken_bodies(service, body):
-    """Each is answered, and with nothing worse than a refusal."""
+    """Every body is answered with a prediction or a refusal, never with a failure."""
     answer = service.post(body)
     assert answer.status in (200, 400, 422)
     assert answer.status == 200 or isinstance(answer.json["detail"], str)

@@ -1,4 +1,4 @@
-"""Which texts go to a worker together, and which are refused: by hand, and as properties."""
+"""Which texts are batched together and which are refused: by hand, and as properties."""
 
 import asyncio
 import math
@@ -16,7 +16,7 @@ def make_texts(sizes):
 
 
 def make_queue(workers=1, tokens_per_second=1e6, **limits):
-    """A queue that guesses a token for each character."""
+    """A queue that estimates one token per character."""
     queue = Queue(Limits(**limits))
     queue.workers = workers
     queue.model_is(1000, tokens_per_second)
@@ -34,7 +34,7 @@ def sizes(batch):
     max_batch_tokens=st.integers(1, 100),
 )
 def test_each_text_once_in_order_and_within_bounds(lengths, workers, max_batch_tokens):
-    """A worker takes no more than its share; a batch over the bound has one text."""
+    """A worker takes at most its share. Only a batch of one text may exceed the limit."""
 
     async def run():
         queue = make_queue(workers, max_batch_tokens=max_batch_tokens)
@@ -44,7 +44,9 @@ def test_each_text_once_in_order_and_within_bounds(lengths, workers, max_batch_t
             waiting = len(queue)
             batch = sizes(await queue.take())
             assert len(batch) <= math.ceil(waiting / workers)
-            assert len(batch) == 1 or sum(batch) <= max_batch_tokens  # a token a character, as nothing is learned yet
+            assert (
+                len(batch) == 1 or sum(batch) <= max_batch_tokens
+            )  # one token per character, because nothing is learned yet
             taken += batch
         assert taken == lengths
         assert queue.tokens == 0
@@ -104,11 +106,11 @@ def test_a_full_queue_refuses_a_request_as_a_whole():
 
 
 def test_who_would_wait_too_long_is_refused():
-    """A worker reads 100 tokens a second, so 300 tokens take two workers 1.5 seconds."""
+    """A worker reads 100 tokens per second, so 300 tokens take two workers 1.5 seconds."""
 
     async def run():
         queue = make_queue(workers=2, tokens_per_second=100, max_wait=1.0)
-        queue.put(make_texts([300]))  # there was nothing before it
+        queue.put(make_texts([300]))  # the queue was empty
         assert queue.expected_wait == pytest.approx(1.5)
         with pytest.raises(OverloadedError, match="try again in 2 s") as refusal:
             queue.check_room()
@@ -120,7 +122,7 @@ def test_who_would_wait_too_long_is_refused():
 
 
 def test_what_the_workers_have_counts_twice():
-    """Once for what they have, and once for the batch that comes after it; who is next in line is always taken."""
+    """Tokens in workers count twice: for the current batch and the next. The first in line is always accepted."""
 
     async def run():
         queue = make_queue(workers=2, tokens_per_second=100, max_wait=1.0)
@@ -145,7 +147,7 @@ def test_a_part_of_the_wait_is_kept_in_reserve():
         queue = make_queue(tokens_per_second=100, max_wait=2)
         queue.put(make_texts([159]))
         queue.check_room()
-        queue.put(make_texts([2]))  # 1.61 seconds, where 1.6 are taken
+        queue.put(make_texts([2]))  # 1.61 seconds; 1.6 would be accepted
         with pytest.raises(OverloadedError):
             queue.check_room()
 
@@ -164,7 +166,7 @@ def test_who_would_be_answered_too_late_is_refused():
 
 
 def test_the_speed_is_learned():
-    """From full batches soon, from short texts, which tell little, slowly."""
+    """The queue learns the speed quickly from full batches, and slowly from short texts."""
 
     async def run(sizes, times):
         queue = make_queue(tokens_per_second=100, max_batch_tokens=100, workers=0)
@@ -180,7 +182,7 @@ def test_the_speed_is_learned():
 
 
 def test_a_speed_that_changes():
-    """100 tokens take 0.1 s and 0.3 s in turn, as where other programs run: that is 500 per second."""
+    """100 tokens take 0.1 s and 0.3 s in turn, as on a busy machine: 500 tokens per second on average."""
 
     async def run():
         queue = make_queue(tokens_per_second=500, max_batch_tokens=100)
@@ -196,7 +198,7 @@ def test_a_speed_that_changes():
 
 
 def test_tokens_are_guessed_from_those_before():
-    """A quarter of the characters, and no more than the model reads; texts that were cut say nothing of it."""
+    """Estimates a quarter of the characters, at most the model's limit. Truncated texts are not learned from."""
 
     async def run():
         queue = make_queue()

@@ -1,4 +1,4 @@
-"""What is said of a text does not depend on the requests that come at the same time."""
+"""The answer for a text does not depend on other requests at the same time."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ CLIENTS = 32
 
 
 def answers_under_load(service, bodies):
-    """What is answered to each body, when many clients ask at once."""
+    """The answer to each body when many clients ask at once."""
     answers = {}
 
     async def run():
@@ -32,7 +32,7 @@ def answers_under_load(service, bodies):
 
 
 def mixed_bodies(num_bodies):
-    """One text and several, short ones and those that are cut, with scores and without."""
+    """Bodies with one text or several, short or truncated, with and without scores."""
     texts = make_texts(3 * num_bodies, longest=50)
     bodies = []
     for number in range(num_bodies):
@@ -43,7 +43,7 @@ def mixed_bodies(num_bodies):
 
 
 def alone(predictor, body):
-    """What the predictor says of each text of a body, which it reads alone."""
+    """The predictor's answer for each text of a body, run alone."""
     texts = [body["text"]] if "text" in body else body["texts"]
     answers = []
     for text in texts:
@@ -63,7 +63,7 @@ def test_int8_to_the_last_bit(service, int8):
 
 
 def test_batches_that_are_padded(student, tmp_path):
-    """Of another format a batch is run together."""
+    """In other formats, a batch is run together."""
     folder = export_model(student, tmp_path / "onnx", "onnx", texts=make_texts(6)).folder
     bodies = [{"text": text, "top_k": 2} for text in make_texts(500, longest=50)]
     with RunningService(tmp_path, folder, "--workers", "1") as service:

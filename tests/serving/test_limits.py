@@ -1,4 +1,4 @@
-"""The bounds of a service, as options and as values."""
+"""The limits of a service, as options and as values."""
 
 import argparse
 import dataclasses
@@ -21,10 +21,10 @@ def test_each_bound_is_an_option():
 
 def test_bad_bounds():
     for bound in dataclasses.fields(Limits):
-        with pytest.raises(ValueError, match=rf"{bound.name} is -1: it should be"):
+        with pytest.raises(ValueError, match=rf"{bound.name} is -1: it must be"):
             Limits(**{bound.name: -1})
-    with pytest.raises(ValueError, match="timeout is 0: it should be above 0"):
+    with pytest.raises(ValueError, match="timeout is 0: it must be above 0"):
         Limits(timeout=0)
     assert Limits(max_delay=0).max_delay == 0
-    with pytest.raises(ValueError, match="max_queue is 10: it should hold a request of max_texts, which are 64"):
+    with pytest.raises(ValueError, match="max_queue is 10: it must be at least max_texts=64"):
         Limits(max_queue=10)

@@ -1,4 +1,4 @@
-"""Whoever is willing to wait is served, and what is too much is refused: services whose workers take their time."""
+"""Services with slow workers: clients that wait are served, and overload is refused."""
 
 import asyncio
 import random
@@ -18,12 +18,12 @@ from recipes.benchmarks.http_load import Load
 
 SLOW_WORKER = Path(__file__).with_name("slow_worker.py")
 TOKENS_PER_SECOND = 1500
-"""Of one worker: about DistilBERT in fp32 on a core with AVX2."""
+"""Speed of one worker: about that of DistilBERT in fp32 on a core with AVX2."""
 
 
 @asynccontextmanager
 async def slow_service(tokens_per_second=TOKENS_PER_SECOND, workers=2, **limits):
-    """A service whose model reads this many words per second; its port is in `port`."""
+    """A service whose model reads this many words per second. Its port is in `port`."""
     limits, metrics = Limits(**limits), Metrics()
     service = Service("student", "slow", "auto", workers, 1, limits, metrics)
     service.command = [sys.executable, str(SLOW_WORKER), str(tokens_per_second)]
@@ -48,7 +48,7 @@ def words(number):
 
 
 def statuses_of(bodies, clients, **options):
-    """The answer to each body, each sent once, with this many clients at a time."""
+    """Sends each body once, with this many clients at a time, and returns the answers."""
 
     async def run():
         async with slow_service(**options) as service:
@@ -77,7 +77,7 @@ def test_32_clients_with_as_many_texts_as_a_request_may_have():
 
 @pytest.mark.parametrize("max_wait", [1.0, 2.0])
 def test_twice_what_it_can_do(max_wait):
-    """It refuses what would take longer than `max_wait`, answers the others within it, and is never idle."""
+    """The service refuses requests that would exceed `max_wait`, answers the others in time, and is never idle."""
     per_second, seconds = 50, 4  # two workers, 40 words in a text
     options = {"tokens_per_second": 1000, "workers": 2, "max_batch_tokens": 200, "max_wait": max_wait}
 

@@ -1,4 +1,4 @@
-"""Requests that are made up from the service's own description: none of them breaks it, and it does as it says."""
+"""Requests generated from the service's OpenAPI description: none breaks it, and answers match the description."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
 def test_schemathesis(service, tmp_path):
-    """All of its checks: no 500, statuses and schemas as described, what is valid taken and what is not refused."""
+    """Runs all checks: no status 500; statuses and schemas as described; valid bodies accepted, others refused."""
     command = [Path(sys.executable).with_name("schemathesis"), "--config-file", CONFIG, "run"]
     options = [
         f"http://127.0.0.1:{service.port}/openapi.json",

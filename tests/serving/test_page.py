@@ -1,4 +1,4 @@
-"""The page at `/` in a browser without a window: `make test-browser`."""
+"""The page at `/` in a headless browser: `make test-browser`."""
 
 import shutil
 
@@ -33,7 +33,7 @@ def _fresh_log(browser):
 
 
 def wait_for(browser, selector, number=1):
-    """The elements, once there are so many."""
+    """Waits until there are `number` elements, and returns them."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     def found(driver):
@@ -67,7 +67,7 @@ def test_label_scores_and_latency(browser, service, int8):
 
 
 def test_a_text_is_shown_as_text(browser, service):
-    """And not as HTML; a text that is cut says so."""
+    """A text is shown as text, not as HTML. A truncated text is marked."""
     predict(browser, service, "<img src=x onerror=alert(1)> " * 50)
     wait_for(browser, ".model:has(.latency)")
     wait_for(browser, ".cut")

@@ -41,7 +41,7 @@ def test_a_request_that_does_not_arrive(impatient, sent):
     (answer,) = impatient.send(sent)
     assert RECEIVE_TIMEOUT * 0.9 < time.monotonic() - started < 5 * RECEIVE_TIMEOUT
     assert answer.status == 408
-    assert answer.json["detail"] == "The request did not arrive whole within 1 s."
+    assert answer.json["detail"] == "The whole request did not arrive within 1 s."
     assert 'kind="not_received"' in impatient.get("/metrics").body.decode()
     assert impatient.metric("hf_distill_errors_total") == counted + 1
     assert impatient.post({"text": "w5"}).status == 200
@@ -62,7 +62,7 @@ def test_a_second_request_on_a_connection_has_to_arrive_too(impatient):
     with impatient.connect() as connection, connection.makefile("rb") as answers:
         connection.sendall(WHOLE)
         assert read_answer(answers).status == 200
-        time.sleep(1.5 * RECEIVE_TIMEOUT)  # between requests it may be idle
+        time.sleep(1.5 * RECEIVE_TIMEOUT)  # a connection may be idle between requests
         connection.sendall(WHOLE)
         assert read_answer(answers).status == 200
         connection.sendall(HEAD)
@@ -71,7 +71,7 @@ def test_a_second_request_on_a_connection_has_to_arrive_too(impatient):
 
 
 def test_a_request_right_behind_another_has_to_arrive_too(impatient):
-    """Its beginning comes with the end of the one before it."""
+    """The start of a request arrives together with the end of the previous one."""
     for beginning in (b"POST /pre", HEAD, WHOLE[:-1]):
         assert [answer.status for answer in impatient.send(WHOLE + beginning)] == [200, 408]
 
@@ -85,7 +85,7 @@ def test_who_closes_the_sending_side_is_answered(service):
 def test_who_closes_it_too_early_is_told(service, sent):
     (answer,) = service.send(sent, end=True)
     assert answer.status == 400
-    assert answer.json["detail"] == "The connection was closed before the request was whole."
+    assert answer.json["detail"] == "The connection was closed before the whole request arrived."
     assert service.post({"text": "w5"}).status == 200
 
 
@@ -103,7 +103,7 @@ def test_what_is_no_http(service):
 def test_endless_headers(service):
     (answer,) = service.send(HEAD, b"X: " + b"y" * 70_000)
     assert answer.status == 431
-    assert answer.json["detail"] == "The headers have over 65,536 bytes."
+    assert answer.json["detail"] == "The headers are larger than 65,536 bytes."
     together = service.send(WHOLE + HEAD + b"X: " + b"y" * 70_000, end=True)
     assert [answer.status for answer in together][:1] in ([], [200])  # the first one's answer is not mixed up with it
     many = b"".join(b"x%d: y\r\n" % number for number in range(10_000))
@@ -112,7 +112,7 @@ def test_endless_headers(service):
 
 
 def test_50_megabytes(service):
-    """Refused at their beginning; who sends them all the same reads the refusal afterwards."""
+    """Large bodies are refused by their headers. A client that still sends the body gets the refusal afterwards."""
     megabyte = b"x" * (1 << 20)
     known = HEAD + b"Content-Length: %d\r\n\r\n" % (50 * len(megabyte)), *[megabyte] * 50
     chunk = b"%x\r\n" % len(megabyte) + megabyte + b"\r\n"
@@ -129,7 +129,7 @@ def test_50_megabytes(service):
 
 
 def test_an_endless_body_ends(impatient):
-    """After the refusal what comes is not read for longer than a request may take."""
+    """After a refusal, further data is read only as long as a request may take."""
     chunk = b"%x\r\n" % (1 << 20) + b"x" * (1 << 20) + b"\r\n"
     started = time.monotonic()
     with impatient.connect() as connection:
@@ -143,7 +143,7 @@ def test_an_endless_body_ends(impatient):
 
 
 def test_who_goes_away_harms_nobody(service):
-    """A hundred clients that hang up, in the middle of their request or before the answer."""
+    """A hundred clients disconnect, within their request or before the answer."""
     restarts = service.metric("hf_distill_worker_restarts_total")
 
     def hang_up(number):

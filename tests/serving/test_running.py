@@ -1,4 +1,4 @@
-"""How the tests of the service read from its connections."""
+"""How the tests read answers of the service."""
 
 import io
 
@@ -12,7 +12,7 @@ REFUSAL = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 2\r\n\r\n{}"
 
 
 class Pieces(io.RawIOBase):
-    """What a socket gives: as many bytes as have arrived, whatever they belong to."""
+    """Behaves like a socket: returns the bytes that have arrived, whatever answer they belong to."""
 
     def __init__(self, content, size):
         self.content, self.size = content, size
@@ -28,7 +28,7 @@ class Pieces(io.RawIOBase):
 
 @pytest.mark.parametrize("size", [1, 7, ANSWER.index(BODY), len(ANSWER), 10_000])
 def test_an_answer_is_read_whole_in_however_many_pieces_it_arrives(size):
-    """Headers and body may arrive apart, and two answers together."""
+    """Headers and body may arrive separately, and two answers together."""
     stream = io.BufferedReader(Pieces(ANSWER + ANSWER + REFUSAL, size))
     headers = {"content-length": "32", "x-model-name": "bert"}
     assert read_answer(stream) == read_answer(stream) == Answer(200, headers, BODY)

@@ -1,4 +1,4 @@
-"""A service from its start to its end, under load and without; and what does not start."""
+"""A service from start to end, with and without load; and services that fail to start."""
 
 import asyncio
 import resource
@@ -24,7 +24,7 @@ BODIES = [{"text": text} for text in make_texts(50)]
 
 
 def load_on(service, clients=8, seconds=2.0, then=lambda: None):
-    """What became of the requests of some clients, when something happens to the service after half a second."""
+    """The outcomes of some clients' requests when something happens to the service after half a second."""
 
     async def run():
         load = Load("127.0.0.1", service.port, "/predict", BODIES)
@@ -39,7 +39,7 @@ def load_on(service, clients=8, seconds=2.0, then=lambda: None):
 
 @pytest.fixture
 def ask():
-    """Asks in threads; the answers are there when they are joined."""
+    """Sends requests in threads. The answers are complete after the threads are joined."""
     answers, threads = [], []
 
     def ask(service, times=1, body=None):
@@ -58,18 +58,18 @@ def ask():
 
 
 def test_sigterm_under_load(int8, tmp_path):
-    """Every request that was sent is answered; those who come too late are not let in."""
+    """Every request sent before the stop is answered. Later clients are not accepted."""
     with RunningService(tmp_path, int8, "--workers", "2") as service:
         statuses = load_on(service, then=lambda: service.process.send_signal(signal.SIGTERM))
         assert service.process.wait(10) == 0
         assert statuses.keys() <= {200, NOT_SENT}
         assert statuses[200] > 100
-        assert service.said("Stopping, when all that was accepted is answered")
+        assert service.said("Stopping after all accepted requests are answered")
         assert not service.said("Traceback")
 
 
 def test_what_was_accepted_is_finished(int8, tmp_path, ask):
-    """By a worker that takes its time; meanwhile the service says that it is not ready for more."""
+    """A slow worker finishes its request. Meanwhile `/ready` answers 503."""
     with RunningService(tmp_path, int8, "--workers", "1") as service:
         (worker,) = service.workers()
         worker.suspend()
@@ -101,7 +101,7 @@ def test_workers_do_not_outlive_a_service_that_is_killed(int8, tmp_path):
 
 
 def test_a_worker_killed_under_load(int8, tmp_path):
-    """What it was at is answered with an error; the other one goes on; a new one comes."""
+    """The batch of a dead worker is answered with an error, the other worker continues, and a new one starts."""
     with RunningService(tmp_path, int8, "--workers", "2") as service:
         service.wait_until(lambda: service.metric("hf_distill_workers") == 2)
         statuses = load_on(service, then=lambda: service.workers()[0].kill())
@@ -114,7 +114,7 @@ def test_a_worker_killed_under_load(int8, tmp_path):
 
 
 def test_the_only_worker_killed_while_it_has_a_request(int8, tmp_path, ask):
-    """That one is lost; those that wait are answered by the next worker."""
+    """The slow request is lost. Waiting requests are answered by the next worker."""
     with RunningService(tmp_path, int8, "--workers", "1") as service:
         (worker,) = service.workers()
         worker.suspend()
@@ -125,7 +125,7 @@ def test_the_only_worker_killed_while_it_has_a_request(int8, tmp_path, ask):
         worker.kill()
         answers = sorted(ask.join(), key=lambda answer: answer.status)
         assert [answer.status for answer in answers] == [200, 200, 503]
-        assert answers[2].json["detail"] == "The worker that read this died: try again."
+        assert answers[2].json["detail"] == "The worker died: try again."
         assert answers[2].headers["retry-after"] == "1"
         assert 'kind="worker_lost"} 1.0' in service.get("/metrics").body.decode()
 
@@ -137,7 +137,7 @@ def test_an_idle_worker_killed_loses_nothing(int8, tmp_path):
         service.wait_until(lambda: service.metric("hf_distill_worker_restarts_total") == 1)
         answer = service.post({"text": "w5"})
         assert answer.status == 503
-        assert answer.json["detail"] == "The student is not loaded yet."
+        assert answer.json["detail"] == "The student is still loading."
         assert answer.headers["retry-after"] == "1"
         service.wait_until(service.is_ready)
         assert service.post({"text": "w5"}).status == 200
@@ -156,7 +156,7 @@ def test_a_worker_that_hangs_is_replaced(int8, tmp_path):
 
 
 def test_a_full_queue(int8, tmp_path, ask):
-    """What fits is answered, and what does not is refused at once."""
+    """Requests that fit are answered, and others are refused at once."""
     with RunningService(tmp_path, int8, "--workers", "1", "--max-queue", "4", "--max-texts", "4") as service:
         (worker,) = service.workers()
         worker.suspend()
@@ -176,7 +176,7 @@ def test_a_full_queue(int8, tmp_path, ask):
 
 
 def test_more_clients_than_files_that_a_process_may_open_at_first(int8, tmp_path):
-    """Each client that waits has a connection. Most systems let a process open 1,024 files, and more if it asks."""
+    """Each waiting client has a connection. Most systems allow 1,024 open files, and more if the process asks."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
@@ -191,18 +191,18 @@ def test_more_clients_than_files_that_a_process_may_open_at_first(int8, tmp_path
 
 
 def test_alive_before_it_is_ready(student, tmp_path):
-    """PyTorch takes its time to be imported."""
+    """Stopping works while PyTorch is still being imported."""
     with RunningService(tmp_path, student, "--workers", "1", wait=False) as service:
         service.wait_until(lambda: service.answers("/health"))
         assert service.get("/ready").status == 503
-        assert service.get("/ready").json["detail"] == "The student is not loaded yet."
+        assert service.get("/ready").json["detail"] == "The student is still loading."
         assert service.post({"text": "w5"}).status == 503
         service.process.send_signal(signal.SIGTERM)  # it need not wait until it is loaded
         assert service.process.wait(10) == 0
 
 
 def test_from_the_hub(hub, student, int8, tmp_path, monkeypatch):
-    """The commit is the revision."""
+    """The revision is the commit on the Hub."""
     commit = push_folder(int8, "small-reviews")
     for name, value in {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}.items():
         monkeypatch.setenv(name, value)
@@ -214,7 +214,7 @@ def test_from_the_hub(hub, student, int8, tmp_path, monkeypatch):
 
 
 def fails(capsys, *options):
-    """The one line that `hf-distill serve` ends with."""
+    """Runs `hf-distill serve`, and returns the single line of its error."""
     assert main(["serve", *map(str, options)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     return line.removeprefix("hf-distill: ")
@@ -223,40 +223,40 @@ def fails(capsys, *options):
 def test_what_does_not_start(int8, tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        expected = f"Cannot listen at 127.0.0.1, port {port}: another program does. Choose another with --port."
+        expected = f"Cannot listen on 127.0.0.1, port {port}: the port is in use. Choose another with --port."
         assert fails(capsys, int8, "--port", port) == expected
-    assert fails(capsys, int8, "--port", "70000") == "70000 is no port: it should be from 0 to 65535."
-    assert "--host should be an address of this machine" in fails(capsys, int8, "--host", "203.0.113.1", "--port", "0")
+    assert fails(capsys, int8, "--port", "70000") == "port=70000 must be from 0 to 65535."
+    assert "--host must be an address of this machine" in fails(capsys, int8, "--host", "203.0.113.1", "--port", "0")
     assert "no_such_file" in fails(capsys, int8, "--token-file", tmp_path / "no_such_file")
     (tmp_path / "empty").write_text("\n")
-    assert "empty is empty: it should have the token in it" in fails(capsys, int8, "--token-file", tmp_path / "empty")
-    assert fails(capsys, int8, "--timeout", "0") == "timeout is 0.0: it should be above 0."
-    assert fails(capsys, int8, "--workers", "0") == "workers is 0: it should be above 0."
-    assert fails(capsys, int8, "--threads", "-1") == "threads is -1: it should be above 0."
+    assert "empty is empty: write the bearer token into it" in fails(capsys, int8, "--token-file", tmp_path / "empty")
+    assert fails(capsys, int8, "--timeout", "0") == "timeout is 0.0: it must be above 0."
+    assert fails(capsys, int8, "--workers", "0") == "workers is 0: it must be above 0."
+    assert fails(capsys, int8, "--threads", "-1") == "threads is -1: it must be above 0."
 
 
 def test_a_model_that_cannot_be_served(int8, tmp_path, capfd):
-    """As its worker finds out."""
+    """The worker finds that the model cannot be served."""
     folder = shutil.copytree(int8, tmp_path / "unnamed")
     manifest = (folder / "export.json").read_text()
     (folder / "export.json").write_text(manifest.replace('"bad"', '"LABEL_0"').replace('"good"', '"LABEL_1"'))
     assert main(["serve", str(folder), "--port", "0"]) == 2
     (line,) = capfd.readouterr().err.strip().splitlines()
-    assert line.startswith(f"hf-distill: {folder} has no names for its classes, only LABEL_0, LABEL_1: write them")
+    assert line.startswith(f"hf-distill: {folder} has no class names, only LABEL_0, LABEL_1: set id2label")
 
 
 def test_a_worker_that_dies_while_it_loads():
     service = Service("student", "model", "auto", 1, 1, Limits(), Metrics())
     service.command = [sys.executable, "-c", "raise SystemExit(3)"]
-    with pytest.raises(ValueError, match="that loads the student ended with 3: what it said is above"):
+    with pytest.raises(ValueError, match="that loads the student ended with exit code 3: see its output above"):
         asyncio.run(service.start())
 
 
 def test_no_model(tmp_path, capfd):
     assert main(["serve", str(tmp_path / "nothing"), "--port", "0"]) == 2
-    assert "is no folder with a model, and none was found on the Hub" in capfd.readouterr().err
+    assert "neither as a local folder nor on the Hub" in capfd.readouterr().err
 
 
 def test_a_missing_extra(int8, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    assert fails(capsys, int8) == "This needs fastapi: pip install 'hf_distill[serve]'."
+    assert fails(capsys, int8) == "fastapi is not installed: pip install 'hf_distill[serve]'."

@@ -1,4 +1,4 @@
-"""What a worker says of a batch, for each head that is served; and what it does not let happen to the others in it."""
+"""Answers of a worker for each served head; errors of one text do not affect the other texts in a batch."""
 
 import logging
 
@@ -46,7 +46,7 @@ def test_masked_language_modelling():
     assert answered(predictor, ["w5 [MASK] w7"], 3) == [{**own[0], "scores": own} for own in expected]
     good, bad, empty = answer(predictor, ["[MASK]", "w5 w6", " "], 1)
     assert [own["label"] for own in good["scores"]] == [predictor.predict(["[MASK]"])[0]["label"]]
-    assert bad["error"].startswith("'w5 w6' has 0 times [MASK]")
+    assert bad["error"].startswith("Expected exactly one [MASK] within max_length tokens; found 0 in 'w5 w6'")
     assert empty["error"] == "is empty."
 
 
@@ -87,10 +87,13 @@ def test_warming_up_reads_texts_of_all_lengths(monkeypatch):
 def test_what_can_be_served(tmp_path):
     named = {0: "bad", 1: "good"}
     for head in ("question answering", "causal language modelling"):
-        with pytest.raises(ValueError, match=rf"m is for {head}: what can be served is {', '.join(SERVED_HEADS)}"):
+        with pytest.raises(
+            ValueError,
+            match=rf"m is for {head} and cannot be served: serve a model for one of {', '.join(SERVED_HEADS)}",
+        ):
             model_info(make_predictor(head) if head.startswith("q") else _gpt2(), "m")
     for head in SERVED_HEADS[:2]:
-        with pytest.raises(ValueError, match="m has no names for its classes, only LABEL_0, LABEL_1"):
+        with pytest.raises(ValueError, match="m has no class names, only LABEL_0, LABEL_1"):
             model_info(make_predictor(head), "m")
     for labels in ({0: "LABEL_0"}, named):  # a number needs no name
         predictor = make_predictor(id2label=labels)
@@ -105,7 +108,7 @@ def _gpt2():
 
 
 def test_revision(tmp_path):
-    """The commit of a snapshot, in whose folder an export may have its own; else what is in the folder."""
+    """The revision is the commit of a snapshot, also for an export in its subfolder; else a hash of the folder."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     for below in ("", "onnx-int8"):
         folder = tmp_path / "models--me--m" / "snapshots" / commit / below
