@@ -1,4 +1,4 @@
-"""Tasks: from data to a model, and from a model to its figures. Each is a row of `TASKS`."""
+"""Tasks that can be trained, evaluated and reported from the shell. Each task is one row of `TASKS`."""
 
 from hf_distill.tasks.text_classification import (
     TEXT_CLASSIFICATION,

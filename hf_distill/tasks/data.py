@@ -1,4 +1,4 @@
-"""The rows that are asked for, and what their classes are called."""
+"""Loads the data sets of a training and finds the names of their classes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,24 +13,25 @@ from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.task import Task
 
 SPLIT_SEED = 0
-"""Of what `validation_share` holds out, so that trainings with other seeds hold out the same."""
+"""Seed of the split that `validation_share` makes: fixed, so that every training seed holds out the same rows."""
 
 
 def load_data(task: Task, args: TaskArguments, teacher: str | None = None) -> tuple[dict[str, Dataset], list[str]]:
-    """The data sets that are asked for, and the names of the classes.
+    """Loads the data sets named in the arguments, and finds the names of the classes.
 
-    Those are the model's own where its head is for the same classes, else the teacher's, else those in the data.
+    Class names come from the model if its head has the same classes, else from the teacher, else from the data.
 
     Args:
-        task: what loads a data set.
-        args: what is asked for.
-        teacher: its name or folder.
+        task: loads the data sets.
+        args: names the data sets.
+        teacher: Hub name or folder of the teacher.
 
     Returns:
-        By part (train, with the unlabelled rows behind it; validation; test), those that there are.
+        The data sets by part (train, validation, test), only those given, with unlabelled rows at the end of train;
+        and the names of the classes by number.
 
     Raises:
-        ValueError: as `task.load`.
+        ValueError: if `task.load` raises it, or if neither data nor teacher names the classes.
     """
     label_names = None
     if teacher is not None and find_adapter_config_file(teacher) is None:
@@ -42,7 +43,7 @@ def load_data(task: Task, args: TaskArguments, teacher: str | None = None) -> tu
             if part == "train" and (own := _names_of_head(task, args.model_name_or_path, label_names)) != label_names:
                 data[part], label_names = task.load(**source, **columns, label_names=own)
     if label_names is None:
-        raise ValueError("Neither data nor teacher says which classes there are: give train_file or train_split.")
+        raise ValueError("The classes are unknown: give labelled data (train_file or train_split) or a teacher.")
     if args.validation_share is not None:
         parts = data["train"].train_test_split(args.validation_share, seed=SPLIT_SEED)
         data |= {"train": parts["train"], "validation": parts["test"]}
@@ -63,7 +64,7 @@ def source_of_part(args: TaskArguments, part: str) -> dict[str, str | None] | No
 
 
 def name_of_part(args: TaskArguments, part: str) -> str:
-    """What a part of the data is called: its file, or its data set on the Hub with the split."""
+    """Name of a part of the data: its file, or its Hub data set with configuration and split."""
     parts = (part, "unlabelled") if part == "train" else (part,)
     sources = filter(None, (source_of_part(args, own) for own in parts))
     names = [", ".join(filter(None, source.values())) for source in sources]
@@ -77,43 +78,48 @@ def note_reading(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Has a model and its tokenizer say, wherever they are saved, how the texts were read that it is trained on."""
+    """Records columns and truncation in the model's config, and the length in its tokenizer, so that they are saved."""
     setattr(model.config, READING, {**columns, "truncation": truncation})
     tokenizer.model_max_length = max_length
 
 
 def noted_reading(configs: Sequence[PreTrainedConfig]) -> dict[str, Any]:
-    """What the first of the models notes which does so; nothing if none does."""
+    """The record of `note_reading` from the first config that has one; empty if none has."""
     return next(filter(None, (getattr(config, READING, None) for config in configs)), {})
 
 
 def data_columns(task: Task, configs: Sequence[PreTrainedConfig], given: Mapping[str, str | None]) -> dict[str, str]:
-    """By option, the columns that are given, or that the first of the models says it was trained on."""
+    """Column name by option: as given, else as recorded in the first config with a record, else the default."""
     noted = noted_reading(configs)
     return {option: given[option] or noted.get(option, default) for option, default in task.columns.items()}
 
 
 def label_names_of(config: PreTrainedConfig) -> list[str]:
-    """The classes by number."""
+    """Class names in the order of their numbers."""
     return [config.id2label[number] for number in range(config.num_labels)]
 
 
 def columns_by_name(own: Sequence[str], label_names: Sequence[str], name: str) -> list[int]:
-    """Where the classes of `label_names` are among a model's own: by name, or by number if one side has no names.
+    """Index of each class of `label_names` among a model's own classes.
+
+    Classes are matched by name, or by number if one side has only placeholder names (`LABEL_0`, ...).
 
     Raises:
-        ValueError: if the model, which is called `name`, has other classes.
+        ValueError: if the model, called `name`, has other classes.
     """
     own, label_names = list(own), list(label_names)
     if sorted(own) == sorted(label_names):
         return [own.index(label) for label in label_names]
     if len(own) == len(label_names) and [f"LABEL_{number}" for number in range(len(own))] in (own, label_names):
         return list(range(len(own)))
-    raise ValueError(f"The classes of {name} are {', '.join(own)}, not {', '.join(label_names)}.")
+    raise ValueError(
+        f"{name} has the classes {', '.join(own)}, but {', '.join(label_names)} are needed: use a model with these "
+        f"classes."
+    )
 
 
 def _names_of_head(task: Task, model_name: str | None, label_names: list[str]) -> list[str]:
-    """Those of the model, if it has a head for the same classes, in another order maybe; else `label_names`."""
+    """The model's class names if its head has the same classes, in any order; else `label_names`."""
     if model_name is None:
         return label_names
     config = load_config(model_name)

@@ -1,4 +1,4 @@
-"""From a model to its figures: `hf-distill evaluate`."""
+"""Evaluates a model on labelled rows: the work of `hf-distill evaluate`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,36 +28,36 @@ def evaluate(
     batch_size: int,
     output: str | Path | None,
 ) -> dict[str, float]:
-    """How good a model of a task is on labelled rows, and how near to its teacher.
+    """Measures a model on labelled rows, and compares it with its teacher.
 
     Args:
         task: a row of `TASKS`.
-        model: a name on the Hub or a folder.
-        data: what `task.load` reads; the labels are the model's.
-        teacher: a name or a folder too, or None.
-        columns: by option of `task.columns`; None for those that the model was trained on.
-        split: of a data set on the Hub.
-        config_name: of a data set on the Hub.
-        max_length: tokens; None for as many as each model was trained with, or takes.
-        truncation: which part of long texts is read; None for the one that each model was trained on.
-        batch_size: rows that are read at one time.
-        output: a folder for `evaluation.json` and what `task.plot` draws; nothing is written if it is None.
+        model: Hub name or folder.
+        data: a source that `task.load` reads, with the model's labels.
+        teacher: Hub name or folder, or None.
+        columns: column name by option of `task.columns`; None means the column that the model was trained on.
+        split: split of a Hub data set.
+        config_name: configuration of a Hub data set.
+        max_length: tokens per text; None means what each model was trained with, else the most it accepts.
+        truncation: which part of a long text is kept; None means the part that each model was trained on.
+        batch_size: rows per forward pass.
+        output: folder for `evaluation.json` and the plots of `task.plot`; None writes nothing.
 
     Returns:
-        `texts`, their number, and what `task.metrics` returns.
+        The metrics of `task.metrics`, and `texts`, the number of rows.
 
     Raises:
-        ValueError: if data and models do not fit each other, or if a model has no trained head for the task.
+        ValueError: if data and models do not match, or if a model has no trained head for the task.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     names = {"model": model} | ({} if teacher is None else {"teacher": teacher})
     configs = {role: load_config(name) for role, name in names.items()}
     for role, config in configs.items():
         if config.architectures and not task.has_head(config):
-            raise ValueError(f"{names[role]} has no head that was trained {task.purpose}: fine-tune it first.")
+            raise ValueError(f"{names[role]} has no head trained {task.purpose}: fine-tune it first.")
     label_names = label_names_of(configs["model"])
     if teacher is not None:
-        columns_by_name(label_names_of(configs["teacher"]), label_names, teacher)  # what does not fit is said at once
+        columns_by_name(label_names_of(configs["teacher"]), label_names, teacher)  # fails before any data is read
     columns = data_columns(task, [*configs.values()], columns)
     rows, _ = task.load(data, **columns, label_names=label_names, split=split, config_name=config_name)
     models = {role: load_trained(task, name) for role, name in names.items()}

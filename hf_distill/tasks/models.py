@@ -1,4 +1,4 @@
-"""Models of a task: fine-tuned, new, cut from a teacher, or with adapters."""
+"""Loads the models of a task: fine-tuned, with a new head, cut from a teacher, or with LoRA adapters."""
 
 import re
 from collections.abc import Collection
@@ -17,10 +17,10 @@ logger = logging.get_logger(__name__)
 
 
 def load_trained(task: Task, name: str) -> PreTrainedModel:
-    """A model that was fine-tuned for the task, in fp32.
+    """Loads a model that was fine-tuned for the task, in fp32.
 
     Raises:
-        ValueError: if there is none of this name, or if it has no trained head.
+        ValueError: if the model does not exist or has no trained head.
     """
     return load_pretrained(task.auto_class, name, config=load_config(name), dtype=torch.float32)
 
@@ -28,9 +28,9 @@ def load_trained(task: Task, name: str) -> PreTrainedModel:
 def load_model(
     task: Task, args: TaskArguments, teacher: str | None, label_names: list[str]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """What is trained: a model with a head for the classes, or the teacher with fewer layers. In fp32."""
+    """Loads the model to train, in fp32: `model_name_or_path` with a head for the classes, or a cut teacher."""
     if args.model_name_or_path is None:
-        assert teacher is not None  # the options are checked
+        assert teacher is not None  # `_check` has refused options without either model
         model = make_student(load_trained(task, teacher), num_layers=args.num_layers, layers=_layers(args.layers))
     else:
         model, info = task.auto_class.from_pretrained(
@@ -38,7 +38,7 @@ def load_model(
             id2label=dict(enumerate(label_names)),
             label2id={name: number for number, name in enumerate(label_names)},
             problem_type=task.problem_type,
-            ignore_mismatched_sizes=True,  # of a head for another number of classes
+            ignore_mismatched_sizes=True,  # a head for another number of classes is replaced by a new one
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
@@ -67,12 +67,15 @@ def _layers(words: list[str] | None) -> str | list[int] | None:
     if all(numbers):
         return [int(word) for word in words]
     if len(words) > 1:
-        raise ValueError(f"layers={words} should be indices of layers, or one strategy such as alternate.")
+        raise ValueError(f"layers={words} must be layer indices, such as 0 2 4, or one strategy, such as alternate.")
     return words[0]
 
 
 def with_padding(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """As for GPT-2, which pads with the end of the text; its head looks for the last token before the padding."""
+    """Gives models without a padding token, such as GPT-2, the end-of-text token for padding.
+
+    The config needs it too: the classification head of such models reads the last token before the padding.
+    """
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
@@ -81,7 +84,10 @@ def with_padding(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> 
 
 
 def lora_config(task: Task, model: PreTrainedModel, rank: int) -> LoraConfig:
-    """On all linear layers, scaled by 2; the head is trained whole, as is a pooler, which may be as new as the head."""
+    """LoRA on all linear layers, with alpha twice the rank.
+
+    The head is trained in full. So is a pooler, which may be newly initialised like the head.
+    """
     backbone = model.base_model_prefix
     children = dict(model.named_children())
     head = [name for name, module in children.items() if name != backbone and list(module.parameters())]

@@ -1,4 +1,4 @@
-"""`hf-distill report`: a student and its exports beside the teacher, on one page."""
+"""Compares a student and its exports with the teacher on one page: the work of `hf-distill report`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,38 +47,38 @@ def make_report(
     threads: int | None,
     rounds: int,
 ) -> Json:
-    """Compares a model of a task with its teacher, and its exports with both, in quality, size and speed.
+    """Compares student, exports and teacher in quality, size and speed.
 
     Args:
         task: a row of `TASKS`.
-        teacher: a folder or a name on the Hub.
-        student: the same, with the same classes.
-        data: what `task.load` reads; the labels are the teacher's.
-        output: a folder for the report and its plots.
-        exports: folders that `export_model` wrote.
-        columns: by option of `task.columns`; None for those that the student or the teacher was trained on.
-        split: of a data set on the Hub.
-        config_name: of a data set on the Hub.
-        card: the student's `README.md`, which gets the comparison, or None.
-        num_examples: how many texts are shown.
-        lengths: as in `benchmark_models`, as are the next two.
-        threads: of a forward.
-        rounds: how many are counted.
+        teacher: folder or Hub name.
+        student: folder or Hub name; same classes as the teacher.
+        data: a source that `task.load` reads, with the teacher's labels.
+        output: folder for the report and its plots.
+        exports: folders written by `export_model`.
+        columns: column name by option of `task.columns`; None means the column that student or teacher was trained on.
+        split: split of a Hub data set.
+        config_name: configuration of a Hub data set.
+        card: the student's `README.md`, to which the comparison is added, or None.
+        num_examples: number of example texts shown.
+        lengths: text lengths in tokens, as in `benchmark_models`.
+        threads: threads per forward pass, as in `benchmark_models`.
+        rounds: measured rounds, as in `benchmark_models`.
 
     Returns:
-        What is in `report.json`.
+        The content of `report.json`.
 
     Raises:
-        ValueError: if a model is for something else, if models and data do not fit each other, if two exports are
-            called the same, or if the card has no place for results.
-        ImportError: without matplotlib, `task.metric_packages` or what an export needs.
+        ValueError: if a model is for another task, if models and data do not match, if two exports have the same
+            name, or if the card has no section for results.
+        ImportError: if matplotlib, `task.metric_packages` or a package that an export needs is missing.
     """
     task.check_packages("matplotlib.figure")
     output = Path(output)
     if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file: give a folder, which need not exist.")
+        raise ValueError(f"{output} is a file: give a folder. A new folder is created.")
     if num_examples < 0:
-        raise ValueError(f"num_examples={num_examples} should be 0 or more.")
+        raise ValueError(f"num_examples={num_examples} must be 0 or more.")
     if card is not None:
         around_results(Path(card))
     models = _by_name(teacher, student, exports)
@@ -89,7 +89,7 @@ def make_report(
     rows, _ = task.load(data, **columns, label_names=label_names, split=split, config_name=config_name)
     texts, labels = list(rows["text"]), list(rows["labels"])
     predictors = {name: load_predictor(*locate_model(model)) for name, model in models.items()}
-    predictors[TEACHER].encoder.encode(texts)  # what is wrong with one is said before the work
+    predictors[TEACHER].encoder.encode(texts)  # raises for an invalid text before the long measurement
 
     measured = benchmark_models(models, lengths=lengths, texts=_spread(texts), threads=threads, rounds=rounds)
     with Progress("Classifying", len(predictors) * len(texts), "texts", only_if_long=True) as progress:
@@ -134,7 +134,7 @@ def make_report(
 
 
 def _own_name(name_or_path: str | Path) -> str:
-    """A name on the Hub as it is; of what is here, only its own name, since reports are given away."""
+    """Hub names as they are, and local paths without their parent folders, because reports are shared."""
     path = Path(name_or_path)
     return path.absolute().name if path.exists() else str(name_or_path)
 
@@ -143,14 +143,14 @@ def _by_name(teacher: str | Path, student: str | Path, exports: Sequence[str | P
     names = [TEACHER, STUDENT, *(_own_name(export) for export in exports)]
     if len(set(names)) < len(names):
         raise ValueError(
-            f"Two models would be called the same ({', '.join(names)}): exports are called as their folders, so rename "
-            f"one."
+            f"Two models have the same name in the report ({', '.join(names)}): an export is named after its folder, "
+            f"so rename one folder."
         )
     return dict(zip(names, [teacher, student, *exports], strict=True))
 
 
 def _labels_of(task: Task, model: str | Path) -> list[str]:
-    """The classes of a model or an export, by number, of which the weights are not read yet."""
+    """Class names of a model or an export in the order of their numbers, read without loading weights."""
     if is_export(Path(model)):
         manifest = read_manifest(Path(model))
         head, labels, problem = manifest.head, manifest.labels, manifest.problem_type
@@ -161,12 +161,12 @@ def _labels_of(task: Task, model: str | Path) -> list[str]:
         problem = config.problem_type or ("regression" if config.num_labels == 1 else None)
     if head != task.head or problem not in (None, task.problem_type):
         what = problem.replace("_", " ") if problem is not None and head == task.head else head
-        raise ValueError(f"{model} is for {what}: a report is of {task.models}.")
+        raise ValueError(f"{model} is a model for {what}: a report compares {task.models}.")
     return labels
 
 
 def _spread(texts: Sequence[str]) -> list[str]:
-    """Some from all over the data, which may be sorted by class."""
+    """A sample spread evenly over the data, which may be sorted by class."""
     return list(texts[:: max(1, len(texts) // NUM_TEXTS)][:NUM_TEXTS])
 
 

@@ -1,4 +1,4 @@
-"""What training, evaluation and report know of a task."""
+"""The definition of a task: everything that training, evaluation and report need to know about it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ class Task:
     """A row of `TASKS`.
 
     Attributes:
-        auto_class: loads a model with the task's head, as `AutoModelForSequenceClassification` does.
-        head: what `hf_distill.deployment` calls that head.
-        problem_type: of the config of a new head.
-        lora_task_type: what PEFT calls the task.
-        purpose: what a model is trained to do, for errors.
-        models: what its models are called, for errors.
-        columns: by option of the command line, such as `text_column`, the column's name by default.
-        text_columns: of the rows that `load` gives, those that a teacher with another tokenizer reads.
-        load: `(source, split=, config_name=, label_names=, **columns)` gives rows, with the column `labels`, and the
+        auto_class: auto class that loads a model with the task's head, such as `AutoModelForSequenceClassification`.
+        head: name of that head in `hf_distill.deployment`.
+        problem_type: `problem_type` in the config of a new head.
+        lora_task_type: name of the task in PEFT.
+        purpose: what a model is trained to do, for error messages.
+        models: what its models are called, for error messages.
+        columns: default column name by command-line option, such as `text_column`.
+        text_columns: columns of the loaded rows that a teacher with a different tokenizer reads.
+        load: `(source, split=, config_name=, label_names=, **columns)` returns rows with a column `labels`, and the
             names of the classes.
-        load_unlabelled: `(source, split=, config_name=, **columns)` gives such rows with labels of -100.
-        encode: `(rows, tokenizer, max_length, truncation)` gives rows of the model's inputs.
-        collator: `(tokenizer)` gives what makes batches of those.
-        predict: `(model, tokenizer, rows, max_length=, truncation=, batch_size=, label_names=)` gives logits
+        load_unlabelled: `(source, split=, config_name=, **columns)` returns the same rows with labels of -100.
+        encode: `(rows, tokenizer, max_length, truncation)` returns rows of model inputs.
+        collator: `(tokenizer)` returns the collator for those rows.
+        predict: `(model, tokenizer, rows, max_length=, truncation=, batch_size=, label_names=)` returns logits
             `[rows, labels]` in fp32 on the CPU, with the columns in the order of `label_names`.
-        metrics: `(logits, labels, teacher_logits)` gives numbers by name, without a teacher too.
-        metric_packages: what `metrics` imports, of the extra `evaluation`.
+        metrics: `(logits, labels, teacher_logits)` returns numbers by name; `teacher_logits` may be None.
+        metric_packages: packages of the extra `evaluation` that `metrics` imports.
         plot: `(logits by model, labels, folder)` writes plots.
     """
 
@@ -53,19 +53,19 @@ class Task:
     plot: Callable
 
     def columns_of(self, arguments: object) -> dict[str, str]:
-        """By option, the columns that the arguments name."""
+        """Column name by option, as set in the arguments."""
         return {option: getattr(arguments, option) for option in self.columns}
 
     def has_head(self, config: PreTrainedConfig) -> bool:
-        """Whether a model has the task's head."""
+        """True if the config's model class has the task's head."""
         suffix = self.auto_class.__name__.removeprefix("AutoModel")
         return any(suffix in name for name in config.architectures or [])
 
     def check_packages(self, *others: str) -> None:
-        """Says what is missing before the work.
+        """Fails early if a package is missing.
 
         Raises:
-            ImportError: if a package that the metrics need is not installed, or one of the others.
+            ImportError: if a package that the metrics need, or one of `others`, is not installed.
         """
         for module in (*self.metric_packages, *others):
             optional(module, "evaluation")

@@ -32,15 +32,20 @@ from hf_distill.training import DistillationTrainer, DistillationTrainingArgumen
 
 @dataclass
 class TextClassificationArguments(TaskArguments):
-    """What is trained on what; how is for `DistillationTrainingArguments`.
+    """Model, teacher and data of a text classification training.
+
+    `DistillationTrainingArguments` holds everything else: loss weights, learning rate, epochs, output folder.
 
     Raises:
-        ValueError: if options contradict each other, are out of their range, or would have no effect.
+        ValueError: if options contradict each other, are out of range, or would have no effect.
+
+    Example:
+        >>> TextClassificationArguments(train_file="train.csv", validation_share=0.1, num_layers=6)
     """
 
-    text_column: str = field(default="text", metadata={"help": "The column with the texts."})
+    text_column: str = field(default="text", metadata={"help": "Column with the texts."})
     label_column: str = field(
-        default="label", metadata={"help": "The column with the labels: names, or numbers from 0."}
+        default="label", metadata={"help": "Column with the labels: class names, or class numbers from 0."}
     )
 
 
@@ -49,30 +54,32 @@ def train_text_classifier(
 ) -> DistillationTrainer | None:
     """Fine-tunes a text classifier, or distils one from a fine-tuned teacher, and saves it with its tokenizer.
 
-    Without `teacher_model_name_or_path` the labels alone are learned. With it, a student is cut from the teacher's
-    layers, or is `model_name_or_path`, such as a general student that was distilled before (the two steps of Sanh et
-    al., 2019, https://arxiv.org/abs/1910.01108). Where no hidden states are compared (`alpha_cos=0`), the teacher reads
-    each text once and is gone before the training. In `output_dir`, beside model and tokenizer, are then
-    `train_results.json`, with validation data `eval_results.json`, and with test data `test_results.json`.
+    Without `teacher_model_name_or_path`, the model learns from the labels alone. With it, the student is either cut
+    from the teacher's layers, or is `model_name_or_path`, for example a general student that was distilled before (the
+    two steps of Sanh et al., 2019, https://arxiv.org/abs/1910.01108). If no hidden states are compared
+    (`alpha_cos=0`), the teacher reads each text once and is released before training starts.
+
+    `output_dir` receives the model, the tokenizer, `train_results.json`, and with validation or test data
+    `eval_results.json` or `test_results.json`.
 
     Progress is shown on stderr. If `logging_steps` is left at its default, a short training logs about 20 times.
 
-    A training that was stopped goes on from the last checkpoint in `output_dir`, and a finished one is left alone.
-    Compared are the task's options, the training arguments on which the result depends, and what is in the models and
-    in the data, but not their names, logging, saving or pushing. If they differ, `resume` or `overwrite` has to say
-    what to do.
+    A stopped training continues from the last checkpoint in `output_dir`, and a finished one is not repeated. A
+    training counts as the same if the task's options, the training arguments that affect the result, and the content
+    of models and data are the same; names, logging, saving and pushing may differ. Otherwise set `task.resume` or
+    `task.overwrite`.
 
     Args:
-        task: what is trained on what.
-        training: how. Without a teacher its loss weights have to be the defaults, or both 0.
+        task: model, teacher and data.
+        training: everything else. Without a teacher, the loss weights must be the defaults, or both 0.
 
     Returns:
-        The trainer, with the trained model; None if `output_dir` has that model already.
+        The trainer with the trained model, or None if `output_dir` already holds that model.
 
     Raises:
-        ValueError: before the first step, if options or data are not as they should be, or do not fit each other, or if
-            `output_dir` has another training.
-        ImportError: with validation or test data, without scikit-learn.
+        ValueError: before the first step, if options, data and models are invalid or do not match, or if `output_dir`
+            holds another training.
+        ImportError: if there is validation or test data and scikit-learn is missing.
 
     Example:
         >>> task = TextClassificationArguments(train_file="train.csv", test_file="test.csv")
@@ -96,29 +103,30 @@ def evaluate_text_classifier(
     batch_size: int = 32,
     output: str | Path | None = None,
 ) -> dict[str, float]:
-    """How good a classifier is on labelled texts, and how near to its teacher.
+    """Measures a classifier on labelled texts, and compares it with its teacher.
 
     Args:
-        model: a name on the Hub or a folder.
-        data: a file, a folder or a name on the Hub, as in `load_labelled_texts`; the labels are the model's, by name or
-            by number.
-        teacher: a name or a folder too; it may be of another family, with another tokenizer.
-        text_column: the column with the texts; by default the one that the model was trained on, if `hf-distill train`
-            trained it, else `text`.
-        label_column: the column with the labels, by default likewise, or `label`.
-        split: of a data set on the Hub.
-        config_name: of a data set on the Hub.
-        max_length: as in `classify_texts`, as are the next two; by default each model's own.
-        truncation: which part of long texts is read.
-        batch_size: texts that are read at one time.
-        output: a folder for `evaluation.json` and the plot `calibration.png`; by default nothing is written.
+        model: Hub name or folder.
+        data: a file, a folder or a Hub name, as in `load_labelled_texts`. The labels are the model's classes, by name
+            or by number.
+        teacher: Hub name or folder. It may be of another model family and use another tokenizer.
+        text_column: column with the texts. Default: the column the model was trained on by `hf-distill train`, else
+            `text`.
+        label_column: column with the labels. Default: the column the model was trained on by `hf-distill train`, else
+            `label`.
+        split: split of a Hub data set.
+        config_name: configuration of a Hub data set.
+        max_length: tokens per text, as in `classify_texts`. Default: each model's own.
+        truncation: which part of a long text is kept, as in `classify_texts`. Default: each model's own.
+        batch_size: texts per forward pass.
+        output: folder for `evaluation.json` and the plot `calibration.png`. Default: nothing is written.
 
     Returns:
-        `texts`, their number, and what `classification_metrics` returns.
+        The metrics of `classification_metrics`, and `texts`, the number of texts.
 
     Raises:
-        ValueError: if data or models are not as they should be, or do not fit each other.
-        ImportError: without scikit-learn or, with `output`, without matplotlib.
+        ValueError: if data or models are invalid or do not match.
+        ImportError: if scikit-learn is missing or, with `output`, matplotlib.
 
     Example:
         >>> evaluate_text_classifier("outputs/student", "test.csv", teacher="outputs/teacher")["accuracy"]
@@ -155,41 +163,43 @@ def write_report(
     threads: int | None = None,
     rounds: int = 10,
 ) -> Json:
-    """Compares a classifier with its teacher, and its exports with both.
+    """Compares a classifier and its exports with the teacher, and writes a report.
 
-    - Quality: accuracy, F1, Matthews correlation and calibration error, and which share of the teacher's is retained.
-    - Fidelity: on how many texts a model says what the teacher says, how far its probabilities are from the teacher's
-      (KL), and the texts on which student and teacher part most.
+    - Quality: accuracy, F1, Matthews correlation and calibration error, and the share of the teacher's quality that is
+      retained.
+    - Fidelity: how often a model predicts the teacher's class, how far its probabilities are from the teacher's (KL),
+      and the texts on which student and teacher differ most.
     - Size and speed: `benchmark_models`, on texts of the data.
 
-    Each model reads of a text what it was trained to read, or as much as it has room for, through `load_predictor`.
+    Each model is run through `load_predictor`, with its own length and truncation.
 
     Args:
-        teacher: a folder or a name on the Hub; a classifier with one label per text.
-        student: the same, with the same classes, in another order maybe.
-        data: labelled texts, as in `load_labelled_texts`; the labels are the teacher's, by name or by number.
-        output: a folder for `report.md`, `report.json`, `calibration.png` and `quality_against_latency.png`.
-        exports: folders that `export_model` wrote; each is called as its folder.
-        text_column: the column with the texts; by default the one that the student was trained on, if `hf-distill
-            train` trained it, else the teacher, else `text`.
-        label_column: the column with the labels, by default likewise, or `label`.
-        split: of a data set on the Hub.
-        config_name: of a data set on the Hub.
-        card: the student's `README.md`, to put the comparison into, in the place of the results that are there; and, if
-            the data is on the Hub, the student's metrics into its metadata. By default no card is changed.
-        num_examples: how many texts are shown.
-        lengths: as in `benchmark_models`, as are the next two.
-        threads: of a forward.
-        rounds: how many are counted.
+        teacher: folder or Hub name of a classifier with one label per text.
+        student: folder or Hub name of a classifier with the same classes, in any order.
+        data: labelled texts, as in `load_labelled_texts`. The labels are the teacher's classes, by name or by number.
+        output: folder for `report.md`, `report.json`, `calibration.png` and `quality_against_latency.png`.
+        exports: folders written by `export_model`. Each export is named after its folder.
+        text_column: column with the texts. Default: the column that the student, else the teacher, was trained on by
+            `hf-distill train`, else `text`.
+        label_column: column with the labels. Default: found like `text_column`, else `label`.
+        split: split of a Hub data set.
+        config_name: configuration of a Hub data set.
+        card: the student's `README.md`. The comparison replaces the results in it and, if the data is on the Hub, the
+            student's metrics are added to its metadata. Default: no card is changed.
+        num_examples: number of example texts shown.
+        lengths: text lengths in tokens for the latency, as in `benchmark_models`.
+        threads: threads per forward pass, as in `benchmark_models`.
+        rounds: measured rounds, as in `benchmark_models`.
 
     Returns:
-        What is in `report.json`: `data`; by model what was measured; `examples`; `published`, what is known of others;
-        `settings`, `machine` and `versions`. Of local files and folders, only their own names.
+        The content of `report.json`: `data`; `models`, the measurements by model; `examples`; `published`, figures of
+        other students; `settings`, `machine` and `versions`. Local paths are reduced to the name of the file or
+        folder.
 
     Raises:
-        ValueError: if a model is no classifier with one label per text or has other classes, if there are no texts, if
-            two exports are called the same, or if the card has no place for results.
-        ImportError: without scikit-learn or matplotlib, or without what an export needs.
+        ValueError: if a model is not a classifier with one label per text or has other classes, if there are no texts,
+            if two exports have the same name, or if the card has no section for results.
+        ImportError: if scikit-learn, matplotlib or a package that an export needs is missing.
 
     Example:
         >>> report = write_report("outputs/teacher", "outputs/student", "test.csv", "report", exports=["outputs/int8"])
@@ -223,23 +233,24 @@ def classify_texts(
     batch_size: int = 32,
     label_names: Sequence[str] | None = None,
 ) -> torch.Tensor:
-    """The logits of texts, in batches of like length.
+    """Computes the logits of texts, in batches of similar length to save padding.
 
     Args:
-        model: a classifier, on whatever device.
-        tokenizer: the model's.
-        texts: what it reads.
-        max_length: tokens per text; by default as many as the tokenizer says, which are those that a model of
-            `hf-distill train` was trained with, and as the model takes.
-        truncation: as in `encode_texts`; by default as a model of `hf-distill train` was trained, else `"head"`.
-        batch_size: texts that are read at one time.
-        label_names: the order of the columns, by the names of the classes; by default the model's own.
+        model: a classifier, on any device.
+        tokenizer: the model's tokenizer.
+        texts: the texts to classify.
+        max_length: tokens per text. Default: the tokenizer's `model_max_length` (the training length, for models of
+            `hf-distill train`), at most what the model accepts.
+        truncation: which part of a long text is kept, as in `encode_texts`. Default: the part a model of
+            `hf-distill train` was trained on, else `"head"`.
+        batch_size: texts per forward pass.
+        label_names: class names in the order wanted for the columns. Default: the model's own order.
 
     Returns:
-        `[texts, labels]`, in fp32 on the CPU.
+        Logits `[texts, labels]`, in fp32 on the CPU.
 
     Raises:
-        ValueError: if the model has other classes, or has fewer positions than `max_length`.
+        ValueError: if the model has other classes than `label_names`, or fewer positions than `max_length`.
 
     Example:
         >>> classify_texts(model, tokenizer, ["A warm film."]).softmax(-1)

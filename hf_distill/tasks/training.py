@@ -1,4 +1,4 @@
-"""From data to a model: `hf-distill train`."""
+"""Trains a model of a task from data: the work of `hf-distill train`."""
 
 import copy
 from dataclasses import replace
@@ -43,24 +43,24 @@ NUM_LOGS = 20
 def train(task: Task, args: TaskArguments, training: DistillationTrainingArguments) -> DistillationTrainer | None:
     """Fine-tunes a model of a task, or distils one from a teacher, saves it with its tokenizer and evaluates it.
 
-    A training that was stopped goes on from the last checkpoint in `output_dir`.
+    A stopped training continues from the last checkpoint in `output_dir`.
 
     Args:
         task: a row of `TASKS`.
-        args: what is trained on what, with an option for each of `task.columns`.
-        training: how. The caller's object is not changed.
+        args: model, teacher and data, with an option for each of `task.columns`.
+        training: everything else. The caller's object is not changed.
 
     Returns:
-        The trainer, with the trained model; None if `output_dir` has that model already.
+        The trainer with the trained model, or None if `output_dir` already holds that model.
 
     Raises:
-        ValueError: before the first step, if options, data and models do not fit each other, or if `output_dir` has
-            another training.
-        ImportError: if there is something to evaluate on and `task.metric_packages` are not installed.
+        ValueError: before the first step, if options, data and models do not match, or if `output_dir` holds another
+            training.
+        ImportError: if there is evaluation data and `task.metric_packages` are not installed.
     """
-    training = copy.copy(training)  # the caller's own stays as it is
+    training = copy.copy(training)
     _check(task, args, training)
-    with training.main_process_first():  # what it reads and tokenises, the others find in the cache
+    with training.main_process_first():  # the other processes then find its data sets in the cache
         data, label_names = load_data(task, args, training.teacher_model_name_or_path)
     truncation = args.truncation or _truncation(args, training)
     args = replace(args, truncation=truncation)
@@ -68,7 +68,7 @@ def train(task: Task, args: TaskArguments, training: DistillationTrainingArgumen
     run = TrainingRun.begin(training, settings, resume=args.resume, overwrite=args.overwrite)
     if run is None:
         return None
-    set_seed(training.seed)  # for the new head
+    set_seed(training.seed)  # a new head is drawn at random
     model, tokenizer = load_model(task, args, training.teacher_model_name_or_path, label_names)
     max_length = _max_length(args, training, model, tokenizer)
     note_reading(task.columns_of(args), truncation, max_length, model, tokenizer)
@@ -102,53 +102,56 @@ class LogsOfShortTraining(TrainerCallback):
 
 
 def _check(task: Task, args: TaskArguments, training: DistillationTrainingArguments) -> None:
-    """What can be said of the options before anything is read; without a teacher, switches off what would read it."""
+    """Checks the options before any file is read. Without a teacher, switches off the losses that need one."""
     if training.teacher_model_name_or_path is None:
         if args.model_name_or_path is None:
             raise ValueError(
-                "There is neither model_name_or_path nor teacher_model_name_or_path: give the one to fine-tune, the "
-                "other to distil, or both."
+                "No model is given: set model_name_or_path to fine-tune it, teacher_model_name_or_path to distil that "
+                "teacher, or both."
             )
         if args.unlabelled_file or args.unlabelled_split:
-            raise ValueError("Nothing is learned from texts without labels but what a teacher says of them: give one.")
+            raise ValueError("Unlabelled texts need a teacher: set teacher_model_name_or_path.")
         training.leave_out_teacher()
     training.check_losses()
     for name in filter(None, (args.model_name_or_path, training.teacher_model_name_or_path)):
         if Path(name).resolve() == Path(training.output_dir).resolve():
-            raise ValueError(f"output_dir={training.output_dir} is the folder of a model that is read: choose another.")
+            raise ValueError(
+                f"output_dir={training.output_dir} is also the folder of the model or teacher: choose another folder."
+            )
     labelled = args.train_file or args.train_split
     if not labelled and not (args.unlabelled_file or args.unlabelled_split):
-        raise ValueError("There is nothing to train on: give train_file, or dataset_name and train_split.")
+        raise ValueError("No training data: give train_file, or dataset_name and train_split.")
     if not labelled and (training.reads_labels or args.validation_share is not None):
         raise ValueError(
-            f"Without train_file or train_split there are no labels, but alpha_task={training.alpha_task} and "
-            f"validation_share={args.validation_share}: set alpha_task=0 to learn from the teacher alone."
+            f"There are no labels without train_file or train_split, but alpha_task={training.alpha_task} and "
+            f"validation_share={args.validation_share} need them: set alpha_task=0 and leave validation_share out to "
+            f"learn from the teacher alone."
         )
     has_validation = args.validation_file or args.validation_split or args.validation_share
     if training.eval_strategy != "no" and not has_validation:
         raise ValueError(
-            f"eval_strategy={training.eval_strategy.value!r} needs something to evaluate on: give validation_file, "
+            f"eval_strategy={training.eval_strategy.value!r} needs validation data: give validation_file, "
             f"validation_split or validation_share."
         )
     if args.lora_rank is not None and training.push_to_hub:
         raise ValueError(
-            "push_to_hub would push the adapter, where output_dir gets the plain model: leave it out, and upload "
-            "output_dir at the end, with `hf-distill push`."
+            "push_to_hub with lora_rank would push the adapters, not the merged model: leave push_to_hub out, and run "
+            "`hf-distill push` on output_dir after training."
         )
     if has_validation or args.test_file or args.test_split:
-        task.check_packages()  # what is missing should not be missed after the training
+        task.check_packages()  # a missing package should fail now, not after hours of training
 
 
 def _stores_targets(args: TaskArguments, training: DistillationTrainingArguments) -> bool:
     if training.teacher_model_name_or_path is None or not training.reads_teacher:
         if args.store_teacher_targets is not None:
-            raise ValueError("store_teacher_targets would have no effect without a teacher: leave it out.")
+            raise ValueError("store_teacher_targets has no effect without a teacher: leave it out.")
         return False
     return not training.reads_hidden_states if args.store_teacher_targets is None else args.store_teacher_targets
 
 
 def _truncation(args: TaskArguments, training: DistillationTrainingArguments) -> Truncation:
-    """As the model was trained, or else the teacher."""
+    """The truncation that the model, else the teacher, was trained with; else `"head"`."""
     names = filter(None, (args.model_name_or_path, training.teacher_model_name_or_path))
     configs = [load_config(name) for name in names if find_adapter_config_file(name) is None]
     return noted_reading(configs).get("truncation", "head")
@@ -160,7 +163,7 @@ def _max_length(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> int:
-    """Tokens per text: by default as many as both models take or were trained with, if they read the same tokens."""
+    """Tokens per text. By default the most that the model, and a teacher with the same tokenizer, was trained with."""
     max_length = length_of_rows(args.max_length, tokenizer, model)
     if args.max_length is None and training.teacher_model_name_or_path is not None and training.reads_teacher:
         teacher_tokenizer = AutoTokenizer.from_pretrained(training.teacher_model_name_or_path)
@@ -190,9 +193,9 @@ def _rows_with_targets(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> dict[str, Dataset]:
-    """Rows with what the teacher says of each. The teacher itself is then none of the training's business."""
+    """Encoded rows with stored teacher outputs. Clears the teacher from `training`, which no longer needs it."""
     name = training.teacher_model_name_or_path
-    assert name is not None  # else there is nothing to store
+    assert name is not None  # `_stores_targets` is False without a teacher
     dtype = "auto" if training.teacher_dtype is None else getattr(torch, training.teacher_dtype)
     options = (dtype, training.teacher_quantization, training.teacher_device_map)
     teacher = load_teacher(name, model, None, *options)
@@ -202,17 +205,17 @@ def _rows_with_targets(
     batch_size = training.per_device_eval_batch_size
 
     if tokenizer.get_vocab() == teacher_tokenizer.get_vocab():
-        length_of_rows(max_length, teacher_tokenizer, teacher)  # more than it takes is an error
+        length_of_rows(max_length, teacher_tokenizer, teacher)  # raises if the teacher accepts fewer tokens
         stored = {"hidden_states": training.reads_hidden_states, "batch_size": batch_size}
         rows = _rows(task, args, training, data, tokenizer, max_length)
         return {part: add_teacher_targets(own, teacher, tokenizer, **stored) for part, own in rows.items()}
     if training.reads_hidden_states:
         raise ValueError(
-            f"The teacher {name} has another tokenizer, so its hidden states are of other tokens than the student's: "
-            f"set alpha_cos=0."
+            f"The teacher {name} has a different tokenizer than the student, so their hidden states belong to "
+            f"different tokens: set alpha_cos=0."
         )
     if args.truncation == "head_tail":
-        logger.warning(f"{name} has a tokenizer of its own, and reads the tail of texts that are too long for it.")
+        logger.warning(f"{name} uses its own tokenizer and keeps only the tail of texts that are too long for it.")
     teacher_tokenizer.model_max_length = length_of_rows(None, teacher_tokenizer, teacher)
     teacher_tokenizer.truncation_side = "right" if args.truncation == "head" else "left"
     stored = {"text_columns": task.text_columns, "batch_size": batch_size}
@@ -226,7 +229,7 @@ def _settings(
     data: dict[str, Dataset],
     label_names: list[str],
 ) -> dict[str, object]:
-    """What the trained model depends on, beside the training arguments."""
+    """Everything, apart from the training arguments, that affects the trained model."""
     names = ("num_layers", "layers", "lora_rank", "max_length", "truncation")
     settings = {name: getattr(args, name) for name in names}
     settings["model_name_or_path"] = model_identity(args.model_name_or_path)
@@ -236,7 +239,7 @@ def _settings(
 
 
 def _run(run: TrainingRun, trainer: DistillationTrainer, test_rows: Dataset | None) -> None:
-    """Trains, from the last checkpoint if there is one, then saves and evaluates."""
+    """Trains (from the last checkpoint if there is one), evaluates and saves."""
     args = trainer.args
     trained = run.train(trainer).metrics
     metrics = {"train": trained} if trainer.steps_made else {}
@@ -247,7 +250,7 @@ def _run(run: TrainingRun, trainer: DistillationTrainer, test_rows: Dataset | No
     if hasattr(trainer.model, "peft_config"):
         trainer.save_merged_model(args.output_dir)
     else:
-        trainer.save_model(_internal_call=True)  # which does not push: all else should be saved by then
+        trainer.save_model(_internal_call=True)  # does not push: pushing comes last, after everything is saved
     trainer.save_state()
     for part, of_part in metrics.items():
         trainer.log_metrics(part, of_part)

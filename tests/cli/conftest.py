@@ -1,4 +1,4 @@
-"""What several commands are tried on."""
+"""Fixtures for the tests of several commands."""
 
 import datasets
 import pytest

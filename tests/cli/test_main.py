@@ -1,4 +1,4 @@
-"""`hf-distill`: what its commands have in common."""
+"""`hf-distill`: behaviour shared by all commands."""
 
 import importlib
 import os

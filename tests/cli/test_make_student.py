@@ -104,7 +104,7 @@ def test_teacher_without_weights(tmp_path, capsys):
 def test_an_adapter(tmp_path, capsys):
     get_peft_model(make_model("bert", "mlm"), LoraConfig(target_modules=["query"])).save_pretrained(tmp_path / "lora")
     assert main(["make-student", str(tmp_path / "lora"), "--output", str(tmp_path / "student")]) == 2
-    assert "lora is a PEFT adapter, which does not say what head it belongs to" in capsys.readouterr().err
+    assert "lora is a PEFT adapter, which does not record the model's head" in capsys.readouterr().err
 
 
 def test_calibrated(teacher, tmp_path, caplog):
@@ -137,7 +137,7 @@ def test_calibration_file_for_images(tmp_path, capsys):
     (tmp_path / "texts.txt").write_text("a")
     options = ["--layers", "calibrated", "--calibration-file", str(tmp_path / "texts.txt")]
     assert main(["make-student", str(tmp_path / "teacher"), "--output", str(tmp_path / "student"), *options]) == 2
-    assert "--calibration-file is for texts, but ViTForImageClassification" in capsys.readouterr().err
+    assert "--calibration-file holds text, but ViTForImageClassification" in capsys.readouterr().err
 
 
 def test_stacks_by_name(tmp_path):
@@ -180,7 +180,7 @@ def test_card(teacher, tmp_path):
     assert card.data.library_name == "transformers"
     assert "hf_distill" in card.data.tags
     assert card.data.base_model is None  # a folder is not on the Hub
-    for line in ("| teacher | teacher |", "| revision | not known |", "| layers kept | 1, 3 |"):
+    for line in ("| teacher | teacher |", "| revision | unknown |", "| layers kept | 1, 3 |"):
         assert line in card.text
     assert "| layer selection | explicit |" in card.text
     assert "from transformers import RobertaForMaskedLM" in card.text

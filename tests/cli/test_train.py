@@ -33,7 +33,7 @@ def test_train_and_evaluate(reviews, capsys):
 
     capsys.readouterr()
     words = ["evaluate", "student", "--data", "test.csv", "--teacher", "teacher", "--output", "report"]
-    assert main(words) == 0  # which columns there are, the student says
+    assert main(words) == 0  # the columns come from the student's config
     said = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert said["texts"] == "16"
     assert float(said["accuracy"]) == pytest.approx(tested["test_accuracy"], abs=1e-4)
@@ -55,9 +55,9 @@ def test_how_often_a_training_logs(given, max_steps, expected):
 def test_train_says_what_is_wrong(reviews, capsys):
     for words, message in (
         (["config.yaml", "--text_column", "text"], "train.csv has no column 'text', only 'review', 'mood'"),
-        (["nothing.yaml"], "There is no config file"),
+        (["nothing.yaml"], "Config file not found"),
         (["config.yaml", "--model_name_or_path", "nowhere/at/all"], "nowhere/at/all"),
-        (["--model_name_or_path", "pretrained"], "There is nothing to train on"),
+        (["--model_name_or_path", "pretrained"], "No training data"),
     ):
         assert main(["train", *words, "--output_dir", "out", "--use_cpu"]) == 2
         error = capsys.readouterr().err
@@ -66,7 +66,7 @@ def test_train_says_what_is_wrong(reviews, capsys):
         assert "Traceback" not in error
     (reviews / "wrong.yaml").write_text("lerning_rate: 1.0")
     assert main(["train", "config.yaml", "wrong.yaml"]) == 2
-    assert "wrong.yaml has options that do not exist: lerning_rate" in capsys.readouterr().err
+    assert "wrong.yaml has unknown options: lerning_rate" in capsys.readouterr().err
     with pytest.raises(SystemExit) as exit_code:
         main(["train", "config.yaml", "--lerning_rate", "1"])
     assert exit_code.value.code == 2
@@ -94,7 +94,7 @@ def test_train_into_a_finished_folder(reviews, capsys, caplog):
 
 
 def test_train_on_two_processes(reviews):
-    """As a module, which is how `accelerate launch -m` and `torchrun -m` start it."""
+    """The command also runs as a module, as `accelerate launch -m` and `torchrun -m` start it."""
     words = ["-m", "hf_distill.cli", "train", "config.yaml", "--ddp_backend", "gloo"]
     own = {"HF_DATASETS_CACHE": str(reviews / "cache")}
     first = subprocess.run(

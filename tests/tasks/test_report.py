@@ -1,4 +1,4 @@
-"""A report on tiny models: every figure is computed once more, in another way."""
+"""A report on tiny models: every figure is checked with a second computation."""
 
 import json
 import sys
@@ -54,7 +54,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_processes(monkeypatch):
-    """The measuring in processes of their own has its tests elsewhere."""
+    """Measurements in separate processes are tested elsewhere."""
     own = {"peak_memory": 5_000_000, "cold_start": 0.5, "imports_torch": False}
     monkeypatch.setattr(benchmark, "_starts", lambda *args: own)
     monkeypatch.setattr(benchmark, "BURST", 3)
@@ -158,7 +158,7 @@ def test_every_figure(models, tmp_path, no_processes, capsys):
     assert report["published"][0]["source"].endswith("1910.01108")
 
     page = (output / "report.md").read_text(encoding="utf-8")
-    assert page.startswith("# small beside large\n")
+    assert page.startswith("# small compared with large\n")
     for picture in ("calibration.png", "quality_against_latency.png"):
         assert f"]({picture})" in page
         assert (output / picture).stat().st_size > 1000
@@ -180,22 +180,22 @@ def test_every_figure(models, tmp_path, no_processes, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"student": "tagger"}, "tagger is for token classification: a report is of classifiers"),
-        ({"student": "several"}, "several is for multi label classification: a report is of classifiers"),
-        ({"teacher": "number"}, "number is for regression: a report is of classifiers"),
-        ({"student": "three"}, "The classes of three are LABEL_0, LABEL_1, LABEL_2, not neg, pos"),
-        ({"student": "nothing/at/all"}, "nothing/at/all is no folder with a model"),
-        ({"student": "empty"}, "empty is no folder with a model"),
-        ({"data": "nothing.csv"}, "There is no file or folder nothing.csv"),
+        ({"student": "tagger"}, "tagger is a model for token classification: a report compares classifiers"),
+        ({"student": "several"}, "several is a model for multi label classification: a report compares classifiers"),
+        ({"teacher": "number"}, "number is a model for regression: a report compares classifiers"),
+        ({"student": "three"}, "three has the classes LABEL_0, LABEL_1, LABEL_2, but neg, pos are needed"),
+        ({"student": "nothing/at/all"}, "No model found at nothing/at/all"),
+        ({"student": "empty"}, "No model found at empty"),
+        ({"data": "nothing.csv"}, "File or folder not found: nothing.csv"),
         ({"data": "header.csv"}, "header.csv has no rows"),
-        ({"data": "other.csv"}, "'label' has labels that training or the model never had: mixed"),
+        ({"data": "other.csv"}, "'label' has labels that the training data or the model does not have: mixed"),
         ({"text_column": "review"}, "test.csv has no column 'review'"),
-        ({"exports": ["large", "student"]}, "Two models would be called the same"),
+        ({"exports": ["large", "student"]}, "Two models have the same name"),
         ({"output": "test.csv"}, "test.csv is a file: give a folder"),
         ({"card": "README.md"}, "README.md does not exist"),
-        ({"card": "test.csv"}, "test.csv has no place for results"),
-        ({"num_examples": -1}, "num_examples=-1 should be 0 or more"),
-        ({"lengths": [64]}, "A length of 64 tokens is not between the 3 and 38 that teacher takes"),
+        ({"card": "test.csv"}, "test.csv has no section for results"),
+        ({"num_examples": -1}, "num_examples=-1 must be 0 or more"),
+        ({"lengths": [64]}, "Cannot measure teacher at 64 tokens: it accepts 3 to 38"),
         ({"data": "surrogate.json"}, "Could not read surrogate.json: .*The surrogate pair in string is invalid"),
     ],
 )
@@ -224,12 +224,12 @@ def test_data_is_checked_before_a_model_is_loaded(models, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"test.csv has no column 'mood', only 'text', 'label'"):
         write_report(models / "large", models / "small", models / "test.csv", tmp_path / "report", **options)
     write_reviews(tmp_path / "other.csv", [*make_reviews(4, seed=0), ("w5", "mixed")])
-    with pytest.raises(ValueError, match="labels that training or the model never had: mixed"):
+    with pytest.raises(ValueError, match="labels that the training data or the model does not have: mixed"):
         write_report(models / "large", models / "small-onnx", tmp_path / "other.csv", tmp_path / "report")
 
 
 def test_what_a_student_was_trained_with(models, tmp_path, no_processes):
-    """Columns, length and truncation are its own, the teacher reads as it can, and so do exports."""
+    """Columns, length and truncation are the student's; teacher and exports use their own limits."""
     folder = save(tmp_path / "ends", seed=3, num_layers=2, **LABELS)
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), make_text_tokenizer()
     note_reading({"text_column": "review", "label_column": "mood"}, "head_tail", 12, model, tokenizer)
@@ -250,7 +250,7 @@ def test_what_a_student_was_trained_with(models, tmp_path, no_processes):
 
 
 def test_the_card(models, tmp_path, no_processes, monkeypatch):
-    """It gets the comparison in the place of its results, and metadata only if the data is on the Hub."""
+    """The comparison replaces the results in the card. Metadata is added only for data on the Hub."""
     card = tmp_path / "README.md"
     card.write_text(f"---\nlicense: mit\n---\n\n# small\n\n{RESULTS_BEGIN}\n\nold\n\n{RESULTS_END}\n\nThe end.\n")
     options = {"lengths": [8], "rounds": 1, "card": card}

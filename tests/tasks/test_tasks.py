@@ -1,4 +1,4 @@
-"""A second row: what a task has to say so that training and evaluation do the rest."""
+"""A second row in `TASKS`: everything that a task must define for training and evaluation."""
 
 import json
 from dataclasses import dataclass, replace
@@ -108,7 +108,7 @@ def test_a_second_row(folder):
 def test_a_model_without_the_head(folder):
     make_model("bert", "mlm").save_pretrained("pretrained")
     options = {"columns": dict.fromkeys(PAIRS.columns), "split": "test", "config_name": None, "max_length": None}
-    with pytest.raises(ValueError, match="pretrained has no head that was trained to compare texts"):
+    with pytest.raises(ValueError, match="pretrained has no head trained to compare texts"):
         evaluate(
             PAIRS, "pretrained", "pairs.jsonl", teacher=None, truncation=None, batch_size=32, output=None, **options
         )

@@ -1,4 +1,4 @@
-"""From data to a trained classifier, and from that to its figures, on tiny models and texts."""
+"""Training and evaluation of classifiers on tiny models and texts."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ WORDS = {"neg": range(5, 33), "pos": range(33, 61)}
 
 
 def make_reviews(num_rows, seed, names=("neg", "pos")):
-    """Those of each class are of words of their own."""
+    """Reviews in which each class has its own words."""
     generator = random.Random(seed)
     rows = []
     for index in range(num_rows):
@@ -61,7 +61,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """`pretrained`, `train.csv` and `test.csv`."""
+    """A folder with `pretrained`, `train.csv` and `test.csv`."""
     make_model("bert", "mlm").save_pretrained(tmp_path / "pretrained")
     make_text_tokenizer().save_pretrained(tmp_path / "pretrained")
     write_reviews(tmp_path / "train.csv", make_reviews(96, seed=0))
@@ -71,7 +71,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def teacher(folder):
-    """A fine-tuned one, in `teacher`."""
+    """A fine-tuned teacher, in `teacher`."""
     model = make_model("bert", "classification", id2label={0: "neg", 1: "pos"}, label2id={"neg": 0, "pos": 1})
     model.save_pretrained(folder / "teacher")
     make_text_tokenizer().save_pretrained(folder / "teacher")
@@ -79,7 +79,7 @@ def teacher(folder):
 
 
 def train(folder, task=None, **training):
-    """With `task=None` the pretrained model is fine-tuned. By default anew, in place of what is there."""
+    """Trains a model; with `task=None`, fine-tunes the pretrained one. By default replaces an earlier training."""
     task = {"model_name_or_path": str(folder / "pretrained")} if task is None else task
     task = {"train_file": str(folder / "train.csv"), "overwrite": True, **task}
     options = {
@@ -125,8 +125,8 @@ def test_fine_tuning(folder):
     assert (model.config.id2label, model.config.label2id) == ({0: "neg", 1: "pos"}, {"neg": 0, "pos": 1})
     tokenizer = AutoTokenizer.from_pretrained(folder / "out")
     assert classify_texts(model, tokenizer, ["w6 w7 w8", "w40 w41"]).argmax(-1).tolist() == [0, 1]
-    assert max(len(row["input_ids"]) for row in trainer.train_dataset) == 38  # what the tokenizer says the model takes
-    assert min(len(row["input_ids"]) for row in trainer.train_dataset) < 10  # nothing is padded but a batch
+    assert max(len(row["input_ids"]) for row in trainer.train_dataset) == 38  # the tokenizer's maximum length
+    assert min(len(row["input_ids"]) for row in trainer.train_dataset) < 10  # rows are not padded; batches are
 
 
 def test_distillation_cuts_the_student_from_the_teacher(folder, teacher):
@@ -148,7 +148,7 @@ def test_layers(folder, teacher, task, layers):
 
 
 def test_two_steps(folder, teacher):
-    """A general student, with the fine-tuned teacher."""
+    """A general student is distilled with the fine-tuned teacher."""
     make_student(make_model("bert", "mlm", seed=1)).save_pretrained(folder / "general")
     make_text_tokenizer().save_pretrained(folder / "general")
     trainer = distil(folder, {"model_name_or_path": str(folder / "general")}, max_steps=1, learning_rate=0.0)
@@ -176,7 +176,7 @@ def test_unlabelled_texts(folder, teacher):
 
 @pytest.mark.parametrize("alpha_cos", [0.0, 1.0])
 def test_stored_targets_and_a_live_teacher_train_the_same(folder, teacher, alpha_cos):
-    """With unlabelled texts, and with rows that are cut."""
+    """Works with unlabelled texts, and with truncated rows."""
     (folder / "more.txt").write_text("\n".join(text for text, _ in make_reviews(8, seed=2)))
     task = {"unlabelled_file": str(folder / "more.txt"), "validation_share": 0.2, "truncation": "tail"}
     losses = []
@@ -205,13 +205,13 @@ def test_the_callers_arguments_stay_as_they_are(folder, teacher):
 def test_without_hidden_states_the_teacher_reads_each_text_once(folder, teacher):
     assert "teacher_logits" in distil(folder, max_steps=1, alpha_cos=0.0).train_dataset.column_names
     assert "teacher_logits" not in distil(folder, max_steps=1).train_dataset.column_names
-    with pytest.raises(ValueError, match="store_teacher_targets would have no effect without a teacher"):
+    with pytest.raises(ValueError, match="store_teacher_targets has no effect without a teacher"):
         train(folder, {"model_name_or_path": str(folder / "pretrained"), "store_teacher_targets": True})
 
 
 @pytest.mark.parametrize("truncation", ["head", "head_tail"])
 def test_a_teacher_of_another_family(folder, teacher, truncation):
-    """Its own tokenizer, and its classes in another order."""
+    """The teacher has its own tokenizer, and its classes in another order."""
     tokenizer = make_other_tokenizer()
     other = make_model("gpt2", "classification", pad_token_id=2, id2label={0: "pos", 1: "neg"})
     other.save_pretrained(folder / "other")
@@ -227,12 +227,15 @@ def test_a_teacher_of_another_family(folder, teacher, truncation):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match=r"differ in \d+ tokens"):
         train(folder, task, **options)
-    with pytest.raises(ValueError, match="other has another tokenizer, so its hidden states are of other tokens"):
+    with pytest.raises(
+        ValueError,
+        match="other has a different tokenizer than the student, so their hidden states belong to different tokens",
+    ):
         train(folder, {**task, "store_teacher_targets": True}, **options)
 
 
 def make_other_tokenizer():
-    """Without special tokens around a text, and with other numbers for its words."""
+    """A tokenizer without special tokens, and with other numbers for its words."""
     words = {"[UNK]": 0, "[PAD]": 1, "[SEP]": 2} | {f"w{index}": 63 - index for index in range(5, 61)}
     tokenizer = Tokenizer(WordLevel(words, "[UNK]"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
@@ -242,7 +245,7 @@ def make_other_tokenizer():
 
 
 def test_the_classes_are_those_of_the_teacher(folder, teacher):
-    """Numbers in the data are the teacher's, and so is the order of names."""
+    """Numbers in the data and the order of names are the teacher's."""
     model = AutoModelForSequenceClassification.from_pretrained(teacher)
     model.config.id2label, model.config.label2id = {0: "pos", 1: "neg"}, {"pos": 0, "neg": 1}
     model.save_pretrained(teacher)
@@ -293,7 +296,7 @@ def test_truncation(folder, truncation):
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2"])
 def test_lora(folder, family):
-    """The best checkpoint, which is of adapters, as a plain model."""
+    """The best checkpoint, which holds adapters, is saved as a plain model."""
     make_model(family, "causal" if family == "gpt2" else "mlm").save_pretrained(folder / "pretrained")
     tokenizer = make_text_tokenizer()
     if family == "gpt2":
@@ -338,7 +341,7 @@ def test_it_resumes_by_itself(folder, lora_rank):
 
 
 def test_a_second_training_into_a_finished_folder(folder, teacher, caplog):
-    """The same is left alone, whatever its files are called; another is refused, until it is said what to do."""
+    """A finished training is not repeated, even if its files are renamed. A different one needs resume or overwrite."""
     task = {"validation_share": 0.25, "test_file": str(folder / "test.csv"), "overwrite": False}
     options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "alpha_cos": 0.0}
     assert distil(folder, task, **options).steps_made == 2
@@ -386,10 +389,12 @@ def test_a_second_training_into_a_finished_folder(folder, teacher, caplog):
 
 
 def test_a_training_does_not_write_where_it_reads(folder, teacher):
-    with pytest.raises(ValueError, match=r"output_dir=.*out is the folder of a model that is read: choose another"):
+    with pytest.raises(
+        ValueError, match=r"output_dir=.*out is also the folder of the model or teacher: choose another"
+    ):
         train(folder, {"model_name_or_path": str(folder / "pretrained" / ".." / "out")})
     teacher.rename(folder / "out")
-    with pytest.raises(ValueError, match="is the folder of a model that is read"):
+    with pytest.raises(ValueError, match="is also the folder of the model or teacher"):
         train(folder, {}, teacher_model_name_or_path=str(folder / "out"))
 
 
@@ -400,19 +405,19 @@ def test_push_to_hub(folder, monkeypatch):
     monkeypatch.setattr(DistillationTrainer, "save_model", lambda *args, **options: None)
     train(folder, max_steps=2, push_to_hub=True)
     assert pushed == [2]
-    with pytest.raises(ValueError, match="push_to_hub would push the adapter"):
+    with pytest.raises(ValueError, match="push_to_hub with lora_rank would push the adapters"):
         train(folder, {"model_name_or_path": str(folder / "pretrained"), "lora_rank": 4}, push_to_hub=True)
 
 
 def test_push_that_fails(folder, hub, capsys):
-    """One line, and everything is on disk."""
+    """A failed push is reported in one line, and everything is saved on disk."""
     hub.answers["POST", "/commit/"] = 403
     options = {"model_name_or_path": folder / "pretrained", "train_file": folder / "train.csv", "max_steps": 1}
     options |= {"output_dir": folder / "out", "use_cpu": True, "report_to": "none", "save_strategy": "no"}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     assert main(["train", *words, "--push_to_hub"]) == 2
     *_, error = capsys.readouterr().err.splitlines()
-    assert error.startswith("hf-distill: Pushing to tester/out failed: the token may not write there (403)")
+    assert error.startswith("hf-distill: Pushing to tester/out failed: the token has no write access (403)")
     assert f"push it later with: hf-distill push {folder}/out tester/out" in error
     assert json.loads((folder / "out" / "train_results.json").read_text())["epoch"] > 0
     hub.answers.clear()
@@ -423,16 +428,20 @@ def test_push_that_fails(folder, hub, capsys):
 @pytest.mark.parametrize(
     ("task", "training", "message"),
     [
-        ({"model_name_or_path": None}, {}, "neither model_name_or_path nor teacher_model_name_or_path"),
-        ({"train_file": None}, {}, "There is nothing to train on"),
-        ({"unlabelled_file": "more.txt"}, {}, "Nothing is learned from texts without labels"),
-        ({}, {"eval_strategy": "epoch"}, "eval_strategy='epoch' needs something to evaluate on"),
+        ({"model_name_or_path": None}, {}, "No model is given"),
+        ({"train_file": None}, {}, "No training data"),
+        ({"unlabelled_file": "more.txt"}, {}, "Unlabelled texts need a teacher"),
+        ({}, {"eval_strategy": "epoch"}, "eval_strategy='epoch' needs validation data"),
         ({}, {"alpha_kl": 1.0}, "alpha_kl=1.0 and alpha_cos=1.0 need a teacher"),
         ({}, {"temperature": 4.0}, "temperature=4.0 would have no effect"),
-        ({"max_length": 41}, {}, "max_length=41 is more than the 40 tokens that the model takes"),
+        ({"max_length": 41}, {}, "max_length=41 exceeds the model's 40 tokens"),
         ({"text_column": "review"}, {}, "train.csv has no column 'review', only 'text', 'label'"),
-        ({"test_file": "mixed.csv"}, {}, "'label' has labels that training or the model never had: mixed"),
-        ({"validation_file": "mixed.csv"}, {}, "'label' has labels that training or the model never had: mixed"),
+        ({"test_file": "mixed.csv"}, {}, "'label' has labels that the training data or the model does not have: mixed"),
+        (
+            {"validation_file": "mixed.csv"},
+            {},
+            "'label' has labels that the training data or the model does not have: mixed",
+        ),
     ],
 )
 def test_errors_before_the_first_step(folder, monkeypatch, task, training, message):
@@ -446,9 +455,17 @@ def test_errors_before_the_first_step(folder, monkeypatch, task, training, messa
 @pytest.mark.parametrize(
     ("task", "training", "message"),
     [
-        ({"train_file": None, "unlabelled_file": "test.csv"}, {}, "there are no labels, but alpha_task=2.0"),
-        ({"layers": ["0", "last"]}, {}, r"layers=\['0', 'last'\] should be indices of layers, or one strategy"),
-        ({"train_file": "mixed.csv"}, {}, "labels that training or the model never had: mixed. The classes are 0: neg"),
+        (
+            {"train_file": None, "unlabelled_file": "test.csv"},
+            {},
+            "There are no labels without train_file or train_split, but alpha_task=2.0",
+        ),
+        ({"layers": ["0", "last"]}, {}, r"layers=\['0', 'last'\] must be layer indices, such as 0 2 4"),
+        (
+            {"train_file": "mixed.csv"},
+            {},
+            "labels that the training data or the model does not have: mixed. The classes are 0: neg",
+        ),
         ({"model_name_or_path": "wide"}, {}, "the student's are 32 wide"),
     ],
 )
@@ -464,15 +481,15 @@ def test_errors_with_a_teacher(folder, teacher, monkeypatch, task, training, mes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train_file": "a", "train_split": "b", "dataset_name": "c"}, "both train_file and train_split"),
-        ({"test_split": "test"}, "test_split is a split of dataset_name, which is not given"),
-        ({"dataset_name": "stanfordnlp/imdb"}, "dataset_name would have no effect without a split"),
-        ({"validation_share": 1.0}, r"validation_share=1\.0 should be between 0 and 1"),
-        ({"validation_share": 0.1, "validation_file": "a"}, "both a validation set and validation_share"),
-        ({"model_name_or_path": "a", "num_layers": 2}, "num_layers and layers would have no effect"),
-        ({"max_length": 0}, "max_length=0 should be 1 or more"),
-        ({"lora_rank": 0}, "lora_rank=0 should be 1 or more"),
-        ({"truncation": "middle"}, "truncation='middle' should be one of head, tail, head_tail"),
+        ({"train_file": "a", "train_split": "b", "dataset_name": "c"}, "train_file and train_split are both given"),
+        ({"test_split": "test"}, "test_split needs dataset_name"),
+        ({"dataset_name": "stanfordnlp/imdb"}, "dataset_name has no effect without a split"),
+        ({"validation_share": 1.0}, r"validation_share=1\.0 must be between 0 and 1"),
+        ({"validation_share": 0.1, "validation_file": "a"}, "A validation set and validation_share are both given"),
+        ({"model_name_or_path": "a", "num_layers": 2}, "num_layers and layers have no effect"),
+        ({"max_length": 0}, "max_length=0 must be 1 or more"),
+        ({"lora_rank": 0}, "lora_rank=0 must be 1 or more"),
+        ({"truncation": "middle"}, "truncation='middle' must be one of head, tail, head_tail"),
     ],
 )
 def test_options_that_do_not_fit(options, message):
@@ -481,7 +498,7 @@ def test_options_that_do_not_fit(options, message):
 
 
 def test_a_data_set_on_the_hub(folder, monkeypatch):
-    """Split by split, where it would be asked for."""
+    """Each split of the data set is loaded where its option names it."""
     from hf_distill.data import texts
 
     asked = []
@@ -500,7 +517,7 @@ def test_a_data_set_on_the_hub(folder, monkeypatch):
 
 
 def test_classify_texts(folder):
-    """In the order of the texts, whatever the batches, and the model is left as it was."""
+    """Logits are in the order of the texts, whatever the batches. The model does not change."""
     model, tokenizer = make_model("bert", "classification", dropout=0.5).train(), make_text_tokenizer()
     texts = [text for text, _ in make_reviews(11, seed=0)]
     logits = classify_texts(model, tokenizer, texts, batch_size=4)
@@ -543,12 +560,12 @@ def test_evaluation(folder, teacher):
             "pretrained",
             None,
             "test.csv",
-            "pretrained has no head that was trained to classify texts: fine-tune it first",
+            "pretrained has no head trained to classify texts: fine-tune it first",
         ),
-        ("headless", None, "test.csv", "headless has no weights for .*classifier.bias, classifier.weight, which"),
-        ("teacher", "three", "test.csv", "The classes of three are LABEL_0, LABEL_1, LABEL_2, not neg, pos"),
-        ("three", None, "test.csv", "never had: neg, pos. The classes are 0: LABEL_0, 1: LABEL_1, 2: LABEL_2"),
-        ("teacher", None, "nothing.csv", "There is no file or folder nothing.csv"),
+        ("headless", None, "test.csv", "headless has no weights for .*classifier.bias, classifier.weight, so they"),
+        ("teacher", "three", "test.csv", "three has the classes LABEL_0, LABEL_1, LABEL_2, but neg, pos are needed"),
+        ("three", None, "test.csv", "does not have: neg, pos. The classes are 0: LABEL_0, 1: LABEL_1, 2: LABEL_2"),
+        ("teacher", None, "nothing.csv", "File or folder not found: nothing.csv"),
     ],
 )
 def test_evaluation_of_what_does_not_fit(folder, teacher, monkeypatch, model, teacher_name, data, message):
@@ -567,8 +584,8 @@ def test_evaluation_of_what_does_not_fit(folder, teacher, monkeypatch, model, te
     ("data", "message"),
     [
         ({"text_column": "review"}, r"test.csv has no column 'review', only 'text', 'label'"),
-        ({"data": "mixed.csv"}, "labels that training or the model never had: mixed"),
-        ({"data": "data/test.csv"}, "There is no file or folder data/test.csv"),
+        ({"data": "mixed.csv"}, "labels that the training data or the model does not have: mixed"),
+        ({"data": "data/test.csv"}, "File or folder not found: data/test.csv"),
     ],
 )
 def test_data_is_checked_before_a_model_is_loaded(folder, teacher, monkeypatch, data, message):
@@ -581,7 +598,7 @@ def test_data_is_checked_before_a_model_is_loaded(folder, teacher, monkeypatch, 
 
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
 def test_a_model_is_read_as_it_was_trained(folder, truncation):
-    """By default, whatever evaluates, exports or serves it, and from a checkpoint too."""
+    """Evaluation, export and serving read texts as in training by default, also from a checkpoint."""
     for name in ("train", "test"):
         write_reviews(folder / f"{name}.csv", make_reviews(64, seed=3), header=("review", "mood"))
     columns = {"text_column": "review", "label_column": "mood"}
@@ -615,7 +632,7 @@ def test_a_model_is_read_as_it_was_trained(folder, truncation):
 @pytest.mark.parametrize("own_model", [False, True])
 @pytest.mark.parametrize("alpha_cos", [0.0, 1.0])
 def test_a_student_reads_as_its_teacher_did(folder, own_model, alpha_cos):
-    """If nothing else is asked for, whether it is cut from it or not, and the teacher is at hand or stored."""
+    """By default the student reads texts like its teacher, cut from it or not, with a live or stored teacher."""
     task = {"model_name_or_path": str(folder / "pretrained")}
     train(folder, task | {"max_length": 9, "truncation": "tail"}, max_steps=1)
     (folder / "out").rename(folder / "teacher")
@@ -630,7 +647,7 @@ def test_a_student_reads_as_its_teacher_did(folder, own_model, alpha_cos):
 
 
 def test_a_teacher_that_is_an_adapter(folder, teacher):
-    """Beside a student of its own; the classes are those of the data."""
+    """An adapter as a teacher, with its own student. The classes come from the data."""
     base = AutoModelForSequenceClassification.from_pretrained(teacher)
     get_peft_model(base, LoraConfig(task_type="SEQ_CLS", target_modules=["query"])).save_pretrained(folder / "adapter")
     make_text_tokenizer().save_pretrained(folder / "adapter")
