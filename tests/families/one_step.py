@@ -14,18 +14,18 @@ LABELS = ("labels", "start_positions", "end_positions")
 
 
 class RefusedError(Exception):
-    """The trainer's own words, at construction."""
+    """The trainer refuses a pair at construction, with its own message."""
 
 
 def one_step(auto_class: str, class_name: str, output_dir: str) -> bool:
-    """Compares loss and gradient of a step with those by hand.
+    """Compares loss and gradient of a step with values computed by hand.
 
     Returns:
-        Whether a vocabulary head ran on the scored positions alone; True for other heads.
+        True if a vocabulary head ran only on the scored positions, and for other heads.
 
     Raises:
-        CannotBuildError: if there is no tiny model, or it does not run by itself.
-        RefusedError: if the trainer cannot be made.
+        CannotBuildError: if no tiny model can be made, or the model does not run.
+        RefusedError: if the trainer refuses the models.
         AssertionError: if the numbers differ.
     """
     try:
@@ -47,11 +47,11 @@ def one_step(auto_class: str, class_name: str, output_dir: str) -> bool:
     with torch.no_grad():
         _, states = whole(student, batch)
     if of_states(batch, kind, states[..., 0]).shape != states.shape[:2]:
-        alphas["cos"] = 0.0  # states that are not those of the tokens are refused
+        alphas["cos"] = 0.0  # hidden states that do not belong to tokens are refused
         trainer = make_trainer(teacher, student, output_dir, alphas)
     try:
         expected, expected_gradient = by_hand(teacher, student, batch, kind, alphas)
-    except AssertionError as error:  # Reformer wants to be trained in training mode
+    except AssertionError as error:  # Reformer needs training mode for a backward pass
         raise CannotBuildError(f"does not run backward: {error}") from error
     loss = trainer.compute_loss(student, batch)
     loss.backward()
@@ -78,7 +78,7 @@ def make_trainer(teacher, student, output_dir, alphas):
 
 
 def by_hand(teacher, student, batch, kind, alphas):
-    """The three losses of full logits, and the gradient."""
+    """The three losses from full logits, and the gradient."""
     with torch.no_grad():
         teacher_output, teacher_states = whole(teacher, batch)
     output, states = whole(student, batch)
@@ -102,7 +102,7 @@ def by_hand(teacher, student, batch, kind, alphas):
 
 
 def divergence(logits, teacher_logits):
-    """The mean KL of rows at the temperature."""
+    """The mean KL over rows at the temperature."""
     log_p, log_q = ((values.float() / TEMPERATURE).log_softmax(-1) for values in (logits, teacher_logits))
     return (log_q.exp() * (log_q - log_p)).sum(-1).mean()
 
@@ -120,7 +120,7 @@ def answers(output, teacher_output, batch):
 
 
 def of_states(batch, kind, distance):
-    """How much of the cosine's mean each state is: over the tokens that are attended, or over whole examples."""
+    """Weight of each state in the cosine mean: over attended tokens, or over whole examples."""
     if kind == "Seq2SeqLM":
         attended = (batch["labels"] != -100).float()
     elif "attention_mask" in batch:
@@ -131,7 +131,7 @@ def of_states(batch, kind, distance):
 
 
 def whole(model: PreTrainedModel, batch):
-    """What the model itself makes of all positions, and its last hidden states `[batch, length, width]`."""
+    """The model's own logits for all positions, and its last hidden states `[batch, length, width]`."""
     inputs = {name: values for name, values in batch.items() if name in _inputs(model) and name not in LABELS}
     if model.config.is_encoder_decoder and "decoder_input_ids" not in inputs and _has_targets(batch):
         inputs["labels"] = batch["labels"]  # the model itself makes what the decoder reads
@@ -151,7 +151,7 @@ def whole(model: PreTrainedModel, batch):
 
 
 def last_states(model, output, seen):
-    """Of the modules that returned `last_hidden_state`, the last one that is not inside of another."""
+    """The last of the modules that returned `last_hidden_state` and are not inside another one."""
     states = [(module, out["last_hidden_state"]) for module, out in seen if "last_hidden_state" in _keys(out)]
     states = states[-1][1]
     return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states

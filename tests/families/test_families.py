@@ -1,6 +1,6 @@
 """A distilling step of every family that transformers has: equal to the three losses by hand, or refused with a reason.
 
-`make test-families` tries all that can be built tiny from their configs; `make test` those that once went wrong.
+`make test-families` tries every family that can be built tiny from its config; `make test` tries those that had errors.
 """
 
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ from tests.families.tiny import MAPPINGS, CannotBuildError, model_classes, time_
 KNOWN_GOOD = Path(__file__).parents[2] / "constraints.txt"
 
 TRAINED = 637
-"""How many were trained, with the transformers of constraints.txt, when this was committed."""
+"""Number of families trained with the transformers version of constraints.txt when this was committed."""
 
 REFUSED = {
     "EvollaForProteinText2Text": "is not an encoder-decoder",  # and not named as a causal model
@@ -25,14 +25,14 @@ REFUSED = {
     "DiffusionGemmaForBlockDiffusion": "is not an encoder-decoder",  # denoises blocks
     "PPLCNetForImageClassification": "and no logits",
 }
-"""Who is refused, and what the error says."""
+"""Refused models and their errors."""
 
 ALL_LOGITS = {
     "ProphetNetForCausalLM": "its head reads another stream than the last hidden states",
     "ProphetNetForConditionalGeneration": "the same",
     "PerceiverForMaskedLM": "its head reads queries that are decoded after the last hidden states",
 }
-"""Whose head cannot be run on the scored positions alone."""
+"""Models whose head cannot run on the scored positions only."""
 
 SAMPLE = [
     ("AutoModelForMaskedLM", "ModernBertForMaskedLM"),  # get_decoder() is its output layer
@@ -101,7 +101,7 @@ OUTCOMES = ("trained", "refused", "could not build", "wrong")
 
 
 def outcome_of(auto_class: str, class_name: str, output_dir: str) -> tuple[str, str]:
-    """One of the outcomes, and the reason."""
+    """The outcome and its reason."""
     try:
         with time_limit(60):
             runs_alone = one_step(auto_class, class_name, output_dir)

@@ -1,4 +1,4 @@
-"""Models of one's own, and transformers' in other dress: the numbers are those of the plain model."""
+"""Custom models and wrapped transformers models give the same numbers as the plain model."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def assert_same(step, other):
 
 
 def dressed(model, form):
-    """The model, with a forward that names nothing and returns what it returns in another form."""
+    """The model with a forward that names no arguments and returns its outputs in another form."""
 
     class Dressed(type(model)):
         def forward(self, *args, **kwargs):
@@ -96,7 +96,7 @@ def test_only_one_of_the_two_names_its_inputs(make_trainer):  # noqa: F811
 
 
 class OwnForMaskedLM(PreTrainedModel):
-    """No `base_model_prefix`, and a forward that wants its inputs and names no labels."""
+    """A model without `base_model_prefix`, whose forward names its inputs but no labels."""
 
     config_class = BertConfig
     _supports_sdpa = True
@@ -149,7 +149,7 @@ def test_head_that_reads_several_positions_gets_all(make_trainer):  # noqa: F811
 
 
 class OfTorchForMaskedLM(PreTrainedModel):
-    """Nothing inside of it is a transformers model."""
+    """A model that contains no transformers model."""
 
     config_class = BertConfig
     _supports_sdpa = True

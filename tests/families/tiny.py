@@ -1,7 +1,7 @@
-"""Tiny models of whatever families the installed transformers has, and batches for them.
+"""Tiny models of every family in the installed transformers, and batches for them.
 
-Nothing here knows a family by name: the config's default values are walked, and whatever its name says is a size, a
-number of layers or a token becomes a small one.
+No family is known by name. All default values of a config are visited, and every value whose name marks it as a size, a
+number of layers or a token is replaced by a small one.
 """
 
 import re
@@ -22,7 +22,7 @@ NUM_LABELS = 3
 
 DEPTH = r"(^|_)(n_|num_)?(hidden_|encoder_|decoder_)*layers?$|^depth$|_depth$"
 
-# The first pattern that a name matches says what its number becomes.
+# The first pattern that matches a name gives the new value.
 SIZES: dict[str, int] = {
     r"(^|_)vocab_size(_.*)?$|^n_words$|^vocab_size_or_config_json_file$": VOCAB_SIZE,
     r"feat_extract_layers$": 10**6,  # as many as there are convolutions
@@ -71,7 +71,7 @@ COUNTS = r"(depths?|num_blocks|layers_per_stage|num_layers)$"
 
 
 class CannotBuildError(Exception):
-    """What kept a tiny model from being made or run by itself."""
+    """A tiny model cannot be made, or does not run."""
 
 
 def tiny_config(config_class: type[PreTrainedConfig], **overrides) -> PreTrainedConfig:
@@ -81,9 +81,9 @@ def tiny_config(config_class: type[PreTrainedConfig], **overrides) -> PreTrained
 
 
 def _shrunk(values: Mapping[str, object]) -> dict[str, object]:
-    """A config's values, small. Lists that have an entry for each layer get as many entries as there are layers."""
+    """A config's values, made small. Lists with one entry per layer get the new number of entries."""
     depths = {value for name, value in values.items() if type(value) is int and _is_depth(name)}
-    if "depths" in values:  # of a pyramid, whose lists are as long as it has stages
+    if "depths" in values:  # a pyramid: its lists have one entry per stage
         depths = set()
     small = {}
     for name, value in values.items():
@@ -133,7 +133,7 @@ def _shrunk_list(name: str, value: list, depths: set[int]) -> list:
     if re.search(r"heads$", name) and all(type(item) is int for item in value):
         return [min(2, item) for item in value]
     if len(value) in depths and len(value) > LAYERS and not re.search(WIDTHS, name):
-        # Both kinds of layers of a hybrid, where there are two.
+        # A hybrid keeps one layer of each of its two kinds.
         kinds = list(dict.fromkeys(map(str, value)))
         if len(kinds) > 1 and isinstance(value[0], str):
             return [*kinds, *kinds][:LAYERS]
@@ -146,7 +146,7 @@ def _shrunk_list(name: str, value: list, depths: set[int]) -> list:
 
 
 def model_classes() -> Iterator[tuple[str, str]]:
-    """`(auto class, name of the model class)` of all that the auto classes load, each model class once."""
+    """All pairs `(auto class, name of the model class)` that the auto classes load, with each model class once."""
     seen = set()
     decoders = _names("AutoModelForCausalLM")
     for auto_class in MAPPINGS:
@@ -192,7 +192,7 @@ def time_limit(seconds: int) -> Iterator[None]:
 
 
 def build(class_name: str, seed: int | None) -> PreTrainedModel:
-    """A tiny model with random weights, in evaluation mode; without a seed one that has no weights of its own.
+    """A tiny model with random weights, in evaluation mode. Without a seed, its weights are not initialised.
 
     Raises:
         CannotBuildError: if it is not tiny.
@@ -219,7 +219,7 @@ def build(class_name: str, seed: int | None) -> PreTrainedModel:
 
 
 def text(width: int = 12) -> dict[str, torch.Tensor]:
-    """Three rows of unequal length, each with one end at its last token."""
+    """Three rows of different lengths, each with one end token, which is its last."""
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(5, VOCAB_SIZE - 8, (3, width), generator=generator)
     attention_mask = torch.ones_like(input_ids)
@@ -261,7 +261,7 @@ def _noise(*shape: int) -> torch.Tensor:
 
 
 def kind_of(auto_class: str, model: PreTrainedModel) -> str:
-    """Which head a model has; a language model that reads recordings or images among its tokens is a causal one."""
+    """The kind of head of a model. A language model with audio or images among its tokens counts as causal."""
     kind = auto_class.removeprefix("AutoModelFor")
     if kind in ("Seq2SeqLM", "SpeechSeq2Seq", "ImageTextToText"):
         return "Seq2SeqLM" if model.config.is_encoder_decoder else "CausalLM"
@@ -269,7 +269,7 @@ def kind_of(auto_class: str, model: PreTrainedModel) -> str:
 
 
 def batches(kind: str, model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
-    """What the model may want to read, the likeliest first; with labels."""
+    """Inputs that the model may need, most likely first, with labels."""
     labels = torch.tensor([0, 2, -100])
     if kind == "ImageClassification":
         yield from ({**inputs, "labels": labels} for inputs in images(model.config))

@@ -1,4 +1,4 @@
-"""Run by `test_epochs.py` on two processes: what each of the processes trains on, as JSON.
+"""Run by `test_epochs.py` on two processes: writes the rows that each process trains on, as JSON.
 
 python -m torch.distributed.run --standalone --nproc_per_node 2 batches_on_processes.py FOLDER
 """

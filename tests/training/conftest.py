@@ -8,7 +8,7 @@ from tests.conftest import collate
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    """Makes a `DistillationTrainer` on the CPU that logs every step, shuffles nothing and saves nothing."""
+    """Makes a `DistillationTrainer` on the CPU that logs every step, and neither shuffles nor saves."""
 
     def make(student, teacher, rows=None, eval_rows=None, data_collator=collate, trainer_options=None, **arguments):
         defaults = {

@@ -29,7 +29,7 @@ ENGINE, RESULT_FILE = sys.argv[1], Path(sys.argv[2])
 CASES = [case.split(":") for case in sys.argv[3:]]
 
 if ENGINE != "ddp":
-    # Accelerate shards nothing on the CPU, and says nothing of it: make it believe that these are GPUs.
+    # Accelerate does not shard on the CPU, and does not warn about it: pretend that these are GPUs.
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
 
@@ -69,7 +69,7 @@ def arguments_of(engine: str, **options) -> DistillationTrainingArguments:
         per_device_train_batch_size=16 // int(os.environ["WORLD_SIZE"]),
         per_device_eval_batch_size=4,
         max_grad_norm=0.0,
-        # At a learning rate of 1 the weights move by the gradient, for the engines that keep it to themselves.
+        # At a learning rate of 1 the weights move by the gradient, which some engines do not expose.
         optim="sgd",
         learning_rate=1.0,
         lr_scheduler_type="constant",
@@ -126,7 +126,7 @@ def step_and_evaluation(head: str, family: str, teacher: PreTrainedModel, studen
 
 
 def beginnings_of_a_loss() -> list[list[float]]:
-    """The weights that a loss has on each process, where it was made with other random numbers on each."""
+    """The weights of a loss on each process, where it was created with different random numbers."""
     torch.manual_seed(int(os.environ["RANK"]))
     loss = Mapped()
     torch.nn.init.normal_(loss.map.weight)

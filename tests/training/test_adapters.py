@@ -41,7 +41,7 @@ def with_adapters(model, head, seed=0, **options):
 
 
 def make_pair(head, **options):
-    """A teacher, and a student whose adapters do something from the beginning."""
+    """A teacher, and a student whose adapters have an effect from the start."""
     family = FAMILY_OF_HEAD.get(head, "bert")
     student = with_adapters(make_model(family, head, seed=1), head, init_lora_weights=False, **options)
     return make_model(family, head), student
@@ -106,7 +106,7 @@ def test_nothing_to_merge(make_trainer, tmp_path):
 
 @pytest.mark.parametrize("chunk_size", [10**6, 5])
 def test_the_base_of_the_student_as_its_teacher(make_trainer, monkeypatch, head, chunk_size):
-    """The same training as beside a copy of the base; and the student is left as it was."""
+    """The training is the same as with a copy of the base as teacher. The student's state does not change."""
     from hf_distill.training.scoring import pieces
 
     monkeypatch.setattr(pieces, "CHUNK_ELEMENTS", chunk_size * 61)
@@ -140,7 +140,7 @@ def test_adapters_that_were_frozen_stay_so():
 
 
 def test_teacher_with_adapters(make_trainer, tmp_path, head):
-    """As a PEFT model, as the folder of its adapter, and merged by hand, it teaches the same."""
+    """A teacher with adapters gives the same targets as a PEFT model, as an adapter folder, and merged by hand."""
     family, rows = FAMILY_OF_HEAD.get(head, "bert"), make_rows(head)
     make_model(family, head).save_pretrained(tmp_path / "base")
     teacher = with_adapters(HEADS[head].from_pretrained(tmp_path / "base"), head, init_lora_weights=False)
@@ -155,7 +155,7 @@ def test_teacher_with_adapters(make_trainer, tmp_path, head):
 
 
 def test_adapter_of_three_labels(tmp_path):
-    """The base has no head, and the adapter does not say how many labels its own has."""
+    """The base has no head, and the adapter does not record the number of labels."""
     AutoModel.from_config(make_config("bert")).save_pretrained(tmp_path / "base")
     base = HEADS["classification"].from_pretrained(tmp_path / "base", num_labels=3)
     teacher = with_adapters(base, "classification", init_lora_weights=False).eval()

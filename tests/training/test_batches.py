@@ -27,7 +27,7 @@ NUM_BATCHES, BATCH_SIZE = 8, 4
 
 
 def draw(rows):
-    """A collator that draws from every global generator there is."""
+    """A collator that draws from every global random generator."""
     return {"torch": torch.rand(3), "numpy": np.random.rand(3), "python": random.random()}
 
 
@@ -167,7 +167,7 @@ def test_two_generators_draw_different_numbers():
 
 
 class Thing:
-    """A row that does not say what it holds."""
+    """A row without named columns."""
 
     __slots__ = ("value",)
 
@@ -223,7 +223,7 @@ def test_workers_draw_what_one_process_draws(make_trainer):
 
 
 class GivesBatches(torch.utils.data.Dataset):
-    """`__getitems__` gives a batch, not a list of rows, which the collator leaves as it is."""
+    """`__getitems__` returns a batch instead of a list of rows, and the collator does not change it."""
 
     def __len__(self):
         return NUM_BATCHES * BATCH_SIZE
@@ -239,7 +239,7 @@ def test_a_data_set_that_gives_batches(make_trainer):
 
 
 class Stream(IterableDataset):
-    """Rows without a length, in the same order in each pass; each worker has its share."""
+    """A stream of rows without a length, in the same order in each pass, shared among workers."""
 
     def __iter__(self):
         worker = torch.utils.data.get_worker_info()
@@ -249,7 +249,7 @@ class Stream(IterableDataset):
 
 
 class Recorder:
-    """Has a trainer keep the batches that it trains on, with the step in which it does."""
+    """Makes a trainer keep the batches it trains on, with their steps."""
 
     def __init__(self, trainer):
         self.batches, inner = [], trainer.training_step
@@ -347,7 +347,7 @@ def test_the_second_pass_over_a_stream_draws_anew(make_trainer, kind, num_worker
 
 
 def test_an_epoch_that_is_left_early(make_trainer):
-    """The next one draws anew."""
+    """The next evaluation or epoch draws different numbers."""
 
     class LeaveEarly(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -414,7 +414,7 @@ def test_labels_of_text(make_trainer, name, collator):
     rows = {**TOKENS, name: ["good", "bad"]}
     with pytest.raises(ValueError, match=rf"train_dataset: .*{name} has text.*class_encode_column\('{name}'\)"):
         make_head_trainer(make_trainer, "classification", Dataset.from_dict(rows), collator)
-    # What is no data set of `datasets` is not known before the first batch.
+    # Columns of other data sets than those of `datasets` are unknown before the first batch.
     as_list = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
     trainer = make_head_trainer(make_trainer, "classification", as_list, collator)
     with pytest.raises(ValueError, match=f"{name} has text: convert classes|not pad input_ids"):

@@ -1,4 +1,4 @@
-"""Which of several models is the best: of a training's checkpoints, and of a search's trials."""
+"""Choice of the best model: among the checkpoints of a training, and among the trials of a search."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What is refused before the first step, and how it is said."""
+"""Errors before the first step, and their messages."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a step costs: one forward of the student, no waiting for the device, no logits that nobody reads."""
+"""Cost of a step: one forward pass of the student, no waiting for the device, no unused logits."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_one_forward_of_the_wrapped_student_per_micro_batch(make_trainer, head):
 
 @pytest.mark.parametrize("alpha_kl", [0.0, 1.0])
 def test_head_of_the_teacher_runs_where_its_logits_are_read(make_trainer, alpha_kl):
-    """But for one position, in the forward itself."""
+    """Its logits are computed only if a loss reads them, except for one position in the forward pass."""
     teacher, student = make_model("bert", "mlm"), make_student(make_model("bert", "mlm", seed=1))
     batch, positions_seen = collate(make_rows("mlm")), []
     teacher.get_output_embeddings().register_forward_hook(lambda m, args, output: positions_seen.append(len(output[0])))
@@ -84,7 +84,7 @@ def test_no_synchronisation_for_the_losses(make_trainer, head, kl_positions):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_no_synchronisation_on_a_gpu(make_trainer, head):
-    """CUDA itself says so. Without a mask, which transformers would wait for; images have none."""
+    """CUDA reports no synchronisation. Images are used, because transformers would synchronise for a mask."""
     teacher, student = make_model("bert", head), make_student(make_model("bert", head, seed=1))
     trainer = make_trainer(student, teacher, make_rows(head), use_cpu=False)
     batch = next(iter(trainer.get_train_dataloader()))
@@ -99,7 +99,7 @@ def test_no_synchronisation_on_a_gpu(make_trainer, head):
 
 
 class WidestVocabularyTensor(TorchDispatchMode):
-    """Finds the most positions of any tensor that is as wide as the vocabulary."""
+    """Finds the largest number of positions in any tensor as wide as the vocabulary."""
 
     def __init__(self, vocab_size):
         super().__init__()
@@ -115,7 +115,7 @@ class WidestVocabularyTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("kl_positions", ["labels", "attended"])
 def test_no_more_vocabulary_logits_than_needed(make_trainer, monkeypatch, kl_positions):
-    """Forward and backward, no tensor holds logits of unscored tokens, or of more tokens than a chunk."""
+    """In forward and backward, no tensor holds logits of unscored tokens, or of more tokens than a chunk."""
     teacher, student = make_model("roberta", "mlm"), make_student(make_model("roberta", "mlm", seed=1))
     rows = make_rows("mlm", num_rows=32)
     batch = collate(rows)

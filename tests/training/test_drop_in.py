@@ -1,4 +1,4 @@
-"""In place of `Trainer`: the same weights, the same evaluation, and no more memory for it."""
+"""`DistillationTrainer` as a drop-in replacement of `Trainer`: same weights, same evaluation, no more memory."""
 
 import pytest
 import torch
@@ -27,14 +27,14 @@ def stock_arguments(arguments):
     ids=str,
 )
 def test_drop_in_for_trainer(make_trainer, head, family, options):
-    """Without a teacher the student's weights are those that `Trainer` gives, dropout and all.
+    """Without a teacher, the student's weights equal those of `Trainer`, including dropout.
 
-    That is with one micro-batch per step on one process, where `Trainer` is right for nearly every head. In question
-    answering its softmax is over padding too, so the rows are of one length; and for GPT-2, in older
-    versions for every causal model, it counts each row's first token, which nothing predicts: here that has no label.
+    The test uses one micro-batch per step on one process, where `Trainer` is right for nearly every head. In question
+    answering its softmax includes padding, so all rows have the same length. For GPT-2, and in older versions for every
+    causal model, it counts each row's first token, which nothing predicts; here that token has no label.
     """
     rows, weights = make_rows(head), []
-    # Adam makes large steps of rounding errors, where they are all that some parameter's gradient is.
+    # Adam turns rounding errors into large steps if they are all of a parameter's gradient.
     steps = {"learning_rate": 1e-3} if head == "classification" else {"optim": "sgd", "learning_rate": 1e-2}
     if head in ("mlm", "causal", "token_classification"):
         rows = rows[8:]  # those with many labels: it gives NaN for a batch without any
@@ -99,7 +99,7 @@ def test_predict_without_labels(make_trainer, head):
 
 
 def test_evaluation_gathers_logits_and_nothing_else(make_trainer, every_head, monkeypatch):
-    """So that it needs no more memory than `Trainer`'s own; without metrics, not even those."""
+    """Evaluation needs no more memory than `Trainer`'s. Without metrics it does not even gather logits."""
     family = FAMILY_OF_HEAD.get(every_head, "bert")
     teacher, student = make_model(family, every_head), make_model(family, every_head, seed=1, num_layers=2)
     rows, seen = make_rows(every_head), []

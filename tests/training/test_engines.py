@@ -1,4 +1,4 @@
-"""A step on two processes, under each engine, is the step of one process. World size and wrapper are asserted."""
+"""A step on two processes, with each engine, equals the step on one process. World size and wrapper are asserted."""
 
 import json
 import os
@@ -30,7 +30,7 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
 def run_script(tmp_path, engine, cases, launcher=None):
-    """The script's results. Its exit status is not looked at: gloo's threads sometimes abort when all is done."""
+    """The script's results. Its exit status is ignored, because gloo's threads sometimes abort at the end."""
     result_file = tmp_path / "result.json"
     words = [str(SCRIPT), engine, str(result_file), *(":".join(case) for case in cases)]
     if launcher is None:
@@ -48,7 +48,7 @@ def run_script(tmp_path, engine, cases, launcher=None):
     results = json.loads(result_file.read_text())
     assert len(results) == len(cases)
     assert os.listdir(tmp_path / "out") == ["checkpoint-1"]
-    if engine != "zero3":  # which gathers what it saves where it is told to
+    if engine != "zero3":  # ZeRO-3 gathers weights only when asked to
         head, _ = cases[-1]
         _, loading = HEADS[head].from_pretrained(tmp_path / "out" / "checkpoint-1", output_loading_info=True)
         assert not loading["missing_keys"]

@@ -1,4 +1,4 @@
-"""Every row is seen once in an epoch, and a resumed training sees the batches, and the masks, that were to come."""
+"""Every row is used once per epoch, and a resumed training continues with the same batches and masks."""
 
 import json
 from collections import Counter
@@ -51,7 +51,7 @@ def make_truncated():
 
 
 def make_stream(num_files):
-    """Without an end, as a stream should be that is trained on."""
+    """An endless stream, as training needs it."""
     corpus = make_corpus().to_iterable_dataset(num_shards=num_files).repeat(None).shuffle(seed=0, buffer_size=20)
     return pack_documents(corpus, TOKENIZER, block_size=16)
 
@@ -116,7 +116,7 @@ def test_every_document_once_in_a_pass_over_a_stream():
 
 @pytest.mark.parametrize("kind", RESUMED)
 def test_resume(tmp_path, kind):
-    """In any epoch, and in the middle of it: the same batches with the same masks, and the same weights."""
+    """A resume in any epoch, also within it, gives the same batches, masks and weights."""
     make, options = RESUMED[kind]
     whole = make_trainer(tmp_path, make(), **options)
     whole.train()
@@ -158,7 +158,7 @@ def make_case(name):
 
 @pytest.fixture(scope="module")
 def on_two_processes(tmp_path_factory):
-    """For each case, what each of the two processes saw."""
+    """The rows that each of the two processes used, by case."""
     folder = tmp_path_factory.mktemp("processes")
     script = Path(__file__).with_name("batches_on_processes.py")
     run = run_on_two_processes([script, folder])
@@ -190,7 +190,7 @@ def test_two_processes_draw_different_masks(on_two_processes, case):
 
 @pytest.mark.parametrize("case", ["packed", "truncated"])
 def test_two_processes_share_an_epoch(on_two_processes, case):
-    """Each row on one of them; where the rows do not fill the last batches, those of the first batches are repeated."""
+    """Each row is used by one process. If rows do not fill the last batches, rows of the first batches are repeated."""
     dataset, _ = make_case(case)
     rows = Counter(map(tuple, dataset["input_ids"]))
     ranks = [list(map(tuple, seen["whole"])) for seen in on_two_processes[case]]

@@ -1,4 +1,4 @@
-"""What depends on the machine: bfloat16 on CPUs that do not compute in it, and processes that do not see each other."""
+"""Machine-dependent behaviour: CPUs without bfloat16 arithmetic, and processes that are not connected."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""What subclasses, callbacks and mixins of a `Trainer` do, with the losses of a `DistillationTrainer`."""
+"""Subclasses, callbacks and mixins of `Trainer` work with the losses of a `DistillationTrainer`."""
 
 import copy
 import dataclasses
@@ -77,7 +77,7 @@ def test_an_overridden_loss_in_training(make):
 
 
 def test_a_loss_of_ones_own_has_no_parts(make):
-    """What `compute_loss` here never computed is not logged as 0."""
+    """Losses that an overridden `compute_loss` does not compute are not logged as 0."""
 
     class OfItsOwn(DistillationTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -126,7 +126,7 @@ def test_outputs_are_those_of_the_model(make, head):
 
 @pytest.mark.parametrize("in_place", [True, False])
 def test_labels_may_be_edited_on_the_way(make, in_place):
-    """As many as were counted, at other places, which the collator's count of scored positions does not know of."""
+    """The override moves labels to other positions than those that the collator counted; their number is the same."""
 
     class Edits(DistillationTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -181,7 +181,7 @@ def test_a_prediction_step_without_a_loss(make, warnings):
 
 
 def test_a_prediction_step_with_another_loss(make, warnings):
-    """Its number is `eval_loss`, as in `Trainer`, and a warning says what it is not."""
+    """The override's number is `eval_loss`, as in `Trainer`, with a warning that it is not the distillation loss."""
 
     class Other(DistillationTrainer):
         def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -215,7 +215,7 @@ class Arguments(DistillationTrainingArguments, Seq2SeqTrainingArguments):
 @pytest.mark.parametrize("generates", [True, False])
 @pytest.mark.parametrize("first", ["ours", "theirs"])
 def test_beside_seq2seq_trainer(tmp_path, warnings, first, generates):
-    """Named first, it evaluates its losses and generates too; named second, it says what `eval_loss` is."""
+    """As the first base class, it evaluates its losses and generates; as the second, it explains `eval_loss`."""
     bases = (DistillationTrainer, Seq2SeqTrainer) if first == "ours" else (Seq2SeqTrainer, DistillationTrainer)
 
     class Mixed(*bases):
@@ -381,7 +381,7 @@ FIXED = {"optim": "sgd", "learning_rate": 1e-9}  # each step is computed on the 
 
 
 def test_the_end_of_a_finite_stream(make):
-    """6 batches a pass, 4 a step: what is left over begins the step after, whose mean is over all of its rows."""
+    """6 batches per pass, 4 per step: leftover batches start the next step, whose mean is over all its rows."""
     keeper = KeepGradients()
     trainer = make(
         DistillationTrainer,
@@ -412,7 +412,7 @@ def test_a_stream_that_is_shorter_than_a_step(make):
 
 
 def test_an_epoch_that_stops_within_a_step(make):
-    """The step that was begun is neither logged nor part of the next one's gradient."""
+    """An unfinished step is neither logged nor part of the next step's gradient."""
 
     class Stops(TrainerCallback):
         substeps = 0

@@ -18,13 +18,13 @@ CASES = [
 
 
 class KeepGradient(TrainerCallback):
-    """Keeps the gradient of the last optimizer step, all parameters in one vector, and the name of the wrapper."""
+    """Keeps the gradient of the last optimizer step as one vector, and the name of the wrapper."""
 
     trainer = None
 
     def on_optimizer_step(self, args, state, control, model=None, **kwargs):
         gradients = [parameter.grad for parameter in model.parameters()]
-        # Where there is none, the engines differ in whether they say None or zero.
+        # Without a gradient, some engines give None and others zero.
         gradients = [
             torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), gradients, strict=True)
         ]
@@ -42,7 +42,7 @@ def make_pair(head, family):
 
 
 def make_sparse_rows(head):
-    """16 rows of which the first 5 have no label at all, so that there are micro-batches without any."""
+    """16 rows. The first 5 have no labels, so some micro-batches have none."""
     rows = make_rows(head)
     for row in rows[:5]:
         for name in {"labels", "start_positions", "end_positions"} & set(row):
@@ -79,7 +79,7 @@ def one_step(make_trainer, head, family, rows=None, checkpointing=False, **argum
 
 def assert_equal_steps(one, other):
     (one_losses, one_gradient), (other_losses, other_gradient) = one, other
-    # The parts are held to the size of the whole: a small KL is the difference of two larger numbers.
+    # Tolerances of parts are relative to the total loss: a small KL is the difference of two larger numbers.
     assert one_losses == pytest.approx(other_losses, rel=0, abs=TOLERANCE * other_losses[0])
     assert min(abs(loss) for loss in one_losses) > 1e-3  # else the comparison says little
     assert one_gradient.norm() > 1e-3

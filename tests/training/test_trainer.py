@@ -1,4 +1,4 @@
-"""`DistillationTrainer` on tiny models: what it computes, what it leaves alone, what it refuses."""
+"""`DistillationTrainer` on tiny models: losses, unchanged objects, and errors."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ LABEL_NAMES = ("labels", "start_positions", "end_positions")
 
 
 def losses_by_definition(head, student, teacher, rows, kl_positions="labels", temperature=2.0):
-    """The three means over the rows one at a time, without any padding, from the formulas."""
+    """The three mean losses from the formulas, computed row by row without padding."""
     sums, items = {"kl": 0.0, "task": 0.0, "cos": 0.0}, {"kl": 0, "task": 0, "cos": 0}
     for row in rows:
         batch = collate([row])
@@ -122,7 +122,7 @@ def test_logged_losses_are_those_of_the_formulas(make_trainer, family, head, kl_
 
 
 def test_losses_of_feature_maps(make_trainer):
-    """In evaluation only: in training a ResNet normalises each batch by itself, so that it has no row alone."""
+    """Only in evaluation: in training, a ResNet normalises over the batch, so single rows give other results."""
     teacher, student = make_model("resnet", "image"), make_model("resnet", "image", seed=1, num_layers=2)
     expected = losses_by_definition("image", student, teacher, make_rows("image"))
     evaluated = make_trainer(student, teacher, eval_rows=make_rows("image"), per_device_eval_batch_size=3).evaluate()
@@ -149,7 +149,7 @@ def test_logged_losses_are_means_over_the_steps_since_the_last_log(make_trainer)
 
 
 def test_logged_losses_begin_anew_with_each_training(make_trainer):
-    """Steps that one training did not come to log are not in the first log of the next."""
+    """Steps that one training did not log are not in the first log of the next training."""
     teacher, student = make_model("bert", "classification"), make_student(make_model("bert", "classification", seed=1))
     options = {"max_steps": 3, "per_device_train_batch_size": 4, "logging_steps": 2, "learning_rate": 1e-2}
     trainer = make_trainer(student, teacher, make_rows("classification"), **options)
@@ -262,7 +262,7 @@ def test_masked_language_modelling_with_the_usual_collator(make_trainer):
 
 
 def test_token_type_ids_reach_only_the_model_that_has_them(make_trainer):
-    """A DistilBERT student beside a BERT teacher: the data set's column is kept, and given to the teacher alone."""
+    """A DistilBERT student with a BERT teacher: the column of token types is kept, and given only to the teacher."""
     rows = [{**row, "token_type_ids": [1] * len(row["input_ids"])} for row in make_rows("classification")]
     teacher, student = make_model("bert", "classification"), make_model("distilbert", "classification")
     seen = {}
@@ -279,7 +279,7 @@ def test_token_type_ids_reach_only_the_model_that_has_them(make_trainer):
 
 
 def test_bf16(make_trainer, head):
-    """Under autocast the losses are taken in fp32, and are near those without it."""
+    """Under autocast, losses are computed in fp32, and are close to those without autocast."""
     teacher, student = make_model("bert", head), make_student(make_model("bert", head, seed=1))
     logs = []
     for bf16 in (False, True):
@@ -344,7 +344,7 @@ def test_torch_compile(make_trainer, head):
 
 
 def test_lengths_do_not_compile_anew(make_trainer, head):
-    """Two graphs for each of student and teacher: of the first length, and of any."""
+    """Student and teacher compile two graphs each: for the first length, and for any length."""
     rows = make_rows(head, num_rows=48)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

@@ -1,8 +1,8 @@
-"""A matrix: what `Trainer` can do, with `Trainer`, with our task loss alone, and distilling.
+"""A matrix of `Trainer`'s features, run with `Trainer`, with our task loss alone, and with distillation.
 
-With the task loss alone, weights and logs are `Trainer`'s own. Distilling, the weighted parts are the loss in each
-log, and whatever `Trainer` logs is logged too. A field of `TrainingArguments` that no row sets, and that is not in
-`ELSEWHERE`, fails a test by its name.
+With the task loss alone, weights and logs equal `Trainer`'s. With distillation, the weighted parts add up to the loss
+in each log, and everything that `Trainer` logs is logged too. A test fails for every field of `TrainingArguments` that
+is neither set by a row nor listed in `ELSEWHERE`.
 """
 
 import math
@@ -50,7 +50,7 @@ def accuracy(prediction):
 
 
 class AccuracyInBatches:
-    """For `batch_eval_metrics`, which calls it with a batch at a time."""
+    """Metrics for `batch_eval_metrics`, which calls the function once per batch."""
 
     def __init__(self):
         self.right = []
@@ -117,12 +117,12 @@ class Row:
     """
     Attributes:
         arguments: fields of `TrainingArguments`.
-        options: what the trainer is given, made anew for each.
+        options: options of the trainer, created again for each trainer.
         of_class: makes a subclass of a trainer.
-        rows: what is trained on.
-        extra: what an override adds to the loss.
-        resumes: train two steps, then go on from their checkpoint with a new trainer.
-        is_equal: whether the weights are `Trainer`'s.
+        rows: training rows.
+        extra: value that an override adds to the loss.
+        resumes: True to train two steps, and continue from their checkpoint with a new trainer.
+        is_equal: True if the weights must equal `Trainer`'s.
     """
 
     arguments: Mapping[str, object] = field(default_factory=dict)
@@ -163,7 +163,7 @@ ROWS = {
     "epochs": Row({"num_train_epochs": 2, "max_steps": -1}),
     "accumulation": Row(
         {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2},
-        is_equal=False,  # in Trainer, this model's loss is the sum of those of the micro-batches
+        is_equal=False,  # Trainer sums this model's loss over the micro-batches
     ),
     "clipping": Row({"max_grad_norm": 0.1}),
     "label smoothing": Row({"label_smoothing_factor": 0.2}),
@@ -295,7 +295,7 @@ ELSEWHERE = {
 
 
 def run(kind: str, row: Row, output_dir: Path) -> tuple[torch.Tensor, list[dict], set[str]]:
-    """Weights, logs, and what is in the folder, after a training."""
+    """Weights, logs and files in the folder after a training."""
     arguments = {
         "output_dir": str(output_dir),
         "use_cpu": True,
@@ -355,7 +355,7 @@ def assert_parts_are_the_loss(logs, others, extra):
             assert log[total] == pytest.approx(sum(parts) + extra, rel=2e-5)
             with_parts += 1
     assert with_parts > 0
-    if len(logs) == len(others):  # an early stop comes at a time of its own
+    if len(logs) == len(others):  # an early stop may come at another step
         assert all(other.keys() <= log.keys() for log, other in zip(logs, others, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Every option is read, checked, and told from the command line and from YAML."""
+"""Every option is read from the command line and from YAML, and checked."""
 
 import dataclasses
 

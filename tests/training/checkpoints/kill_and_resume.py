@@ -1,4 +1,4 @@
-"""Run by `test_checkpoints.py`: trains, is killed at random moments, resumes, and says what became of it, as JSON.
+"""Run by `test_checkpoints.py`: trains, is killed at random moments, resumes, and prints the result as JSON.
 
 python kill_and_resume.py FOLDER HEAD NUM_KILLS
 """
@@ -28,9 +28,9 @@ FOLDER, HEAD, NUM_KILLS = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
 
 def train(output_dir: Path) -> None:
-    """Goes on from the last checkpoint there is: three epochs of 6 steps, of two micro-batches, saved after each."""
+    """Continues from the last checkpoint: three epochs of 6 steps of two micro-batches, saved after each step."""
     rows, collator = make_rows(HEAD, num_rows=44), collate
-    if HEAD == "mlm":  # masked anew in each epoch
+    if HEAD == "mlm":  # new masks in each epoch
         tokenizer = make_tokenizer([*(str(i) for i in range(59)), "[PAD]", "[MASK]"])
         tokenizer.pad_token, tokenizer.mask_token = "[PAD]", "[MASK]"
         rows = [{"input_ids": [token % 59 for token in row["input_ids"]]} for row in rows]
@@ -55,7 +55,7 @@ def train(output_dir: Path) -> None:
 
 
 def in_a_process_of_its_own(output_dir: Path, killed_after: tuple[int, float] | None = None) -> bool:
-    """Whether it came to its end. `killed_after`: so many checkpoints, and then so many seconds."""
+    """Returns True if the training finished. `killed_after`: number of checkpoints, and then seconds."""
     child = os.fork()
     if child == 0:
         os.dup2(os.open(output_dir.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
@@ -77,12 +77,12 @@ def in_a_process_of_its_own(output_dir: Path, killed_after: tuple[int, float] | 
 
 
 def has_ended(child: int) -> bool:
-    """Leaves its status for `os.waitpid`."""
+    """Waits for the end of the process, and leaves its status for `os.waitpid`."""
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def last_step(output_dir: Path) -> int:
-    """Of the last checkpoint; 0 without one."""
+    """Step of the last checkpoint; 0 without a checkpoint."""
     checkpoint = get_last_checkpoint(output_dir) if output_dir.exists() else None
     return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
@@ -105,7 +105,7 @@ for number in range(NUM_KILLS):
     output_dir = FOLDER / str(number)
     num_checkpoints = number * 17 // NUM_KILLS
     while in_a_process_of_its_own(output_dir, (num_checkpoints, moments.uniform(0, 2 * seconds_of_a_step))):
-        shutil.rmtree(output_dir)  # it was quicker
+        shutil.rmtree(output_dir)  # the training finished before it was killed
     resumed_from = last_step(output_dir)
     half_written = (output_dir / UNFINISHED_NAME).exists()
     assert in_a_process_of_its_own(output_dir), output_dir.with_suffix(".log").read_text()[-3000:]

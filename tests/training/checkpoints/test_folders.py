@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, a resumed training is the same training, and nothing broken is saved."""
+"""A checkpoint is complete or absent, a resumed training gives the same weights, and NaN is never saved."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def warnings(monkeypatch):
 
 @pytest.mark.parametrize("head", ["classification", "mlm"])
 def test_ten_kills_and_resumes(tmp_path, head):
-    """With dropout, accumulation and, for "mlm", dynamic masks, killed anywhere: the weights are those of one go."""
+    """A training killed anywhere gives the same weights, with dropout, accumulation and (for "mlm") dynamic masks."""
     script = Path(__file__).with_name("kill_and_resume.py")
     run = run_python([script, tmp_path / "runs", head, "10"], timeout=400)
     assert run.returncode == 0, run.stderr[-3000:]
@@ -161,7 +161,7 @@ class Spoil(TrainerCallback):
 
 @pytest.mark.parametrize(("logging_steps", "save_steps"), [(1, 10), (10, 2), (10, 10), (2, 2)])
 def test_a_loss_that_is_not_finite_stops_the_training(make_trainer, logging_steps, save_steps):
-    """Whether it is logging, saving or the end that comes first, the step that is named is that in which it was so."""
+    """The error names the step where NaN appeared, whether logging, saving or the end comes first."""
     teacher, student = make_pair()
     trainer = make_trainer(
         student,
@@ -183,7 +183,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(make_trainer, logging_step
 
 
 def test_a_weight_that_is_not_finite_is_not_saved(make_trainer):
-    """As after a gradient that overflowed, when the loss of its step was still good."""
+    """NaN weights after a gradient overflow are found, although the loss of that step was finite."""
     teacher, student = make_pair()
     callbacks = {"callbacks": [Spoil(step=2, at_its_end=True)]}
     rows = make_rows("classification")
@@ -206,7 +206,7 @@ def test_training_again_after_a_loss_that_was_not_finite(make_trainer):
 
 
 def test_a_just_in_time_checkpoint_that_was_interrupted(make_trainer, warnings):
-    """`Trainer` makes its folder before it is saved: a resume goes on from the last whole one."""
+    """`Trainer` makes a checkpoint's folder before saving it. A resume uses the last complete checkpoint."""
     teacher, student = make_pair()
     trainer = make_trainer(student, teacher, make_rows("classification"), max_steps=3, **EVERY_STEP)
     trainer.train()
@@ -226,7 +226,7 @@ def test_a_just_in_time_checkpoint_that_was_interrupted(make_trainer, warnings):
 
 @pytest.mark.parametrize("signalled", ["in step 2", "in step 2, and killed"])
 def test_just_in_time_checkpoints(make_trainer, monkeypatch, signalled):
-    """`enable_jit_checkpoint` saves one that a training resumes from, or nothing that looks like one."""
+    """`enable_jit_checkpoint` saves a checkpoint that can be resumed, or nothing that looks like one."""
     rows, killed = make_rows("classification"), signalled.endswith("killed")
 
     class Signal(TrainerCallback):
@@ -263,7 +263,7 @@ def test_resume_without_any_checkpoint(make_trainer):
 
 @pytest.mark.parametrize("max_steps", [2, 3, 4])
 def test_resuming_from_the_last_step_makes_no_further_one(make_trainer, tmp_path, max_steps):
-    """In the middle of an epoch too, where `Trainer` makes one more."""
+    """Also within an epoch, where `Trainer` makes one more step."""
     options = {"per_device_train_batch_size": 4, "max_steps": max_steps, "save_strategy": "steps", "save_steps": 1}
     trainers = []
     for checkpoint in (None, str(tmp_path / "out" / f"checkpoint-{max_steps}")):

@@ -1,4 +1,4 @@
-"""What is said of a folder that has a training already, and what is left as it is."""
+"""Folders that already hold a training: messages, and files that do not change."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from tests.tasks.test_text_classification import assert_equal_weights, weights
 
 @pytest.fixture
 def run(make_trainer, tmp_path):
-    """Trains a student of a fixed teacher in `out`, three steps of which each has a checkpoint; returns the trainer."""
+    """Trains a student of a fixed teacher in `out`: three steps with a checkpoint each. Returns the trainer."""
     teacher = make_model("bert", "classification")
 
     def run(settings=None, stop_at=None, finishes=True, resume=False, overwrite=False, **options):
@@ -98,7 +98,7 @@ def test_resume_for_longer(run, tmp_path):
 
 
 def test_resume_to_measure_something_else(run, tmp_path):
-    """No step is left to make: the weights stay, the results of the former run go."""
+    """If no step is left, the weights stay, and the results of the earlier run are removed."""
     run({"test_data": "a.csv"})
     before, card = weights(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
     (tmp_path / "out" / "test_results.json").write_text("{}")
@@ -122,7 +122,7 @@ def test_resume_without_a_checkpoint(run):
 
 
 def test_overwrite(run, tmp_path):
-    """No checkpoint of the former training is left to go on from, and no result that the new one does not write."""
+    """Checkpoints of the earlier training are removed, and so are results that the new one does not write."""
     run(save_strategy="no", learning_rate=1e-3)
     expected = weights(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
@@ -147,7 +147,7 @@ def test_what_fails_before_the_first_step_removes_nothing(run, tmp_path):
 
 @pytest.mark.parametrize("finishes", [True, False])
 def test_a_training_that_was_stopped_goes_on(run, tmp_path, finishes):
-    """Bit for bit, and with a card; also one that was stopped after its last checkpoint."""
+    """A stopped training continues to the same bits, with a card; also if it stopped after its last checkpoint."""
     run()
     expected, card = weights(tmp_path / "out"), (tmp_path / "out" / "README.md").read_text()
     shutil.rmtree(tmp_path / "out")
@@ -166,7 +166,7 @@ def test_a_training_that_was_stopped_goes_on(run, tmp_path, finishes):
 
 
 def test_a_training_that_was_stopped_with_other_settings(run, tmp_path):
-    """Refused, unless there is nothing yet to go on from."""
+    """Changed settings are refused, unless there is no checkpoint yet."""
     with pytest.raises(KeyboardInterrupt):
         run(stop_at=1)
     with pytest.raises(ValueError, match="has a stopped training with other settings: learning_rate was"):
@@ -176,7 +176,7 @@ def test_a_training_that_was_stopped_with_other_settings(run, tmp_path):
 
 
 def test_checkpoints_of_unknown_settings(run, tmp_path):
-    """As those of a script: gone on from, but at their end there is nothing to say of them."""
+    """Checkpoints without recorded settings, as from a script, are resumed. If no step is left, that is an error."""
     run()
     (tmp_path / "out" / "training_run.json").unlink()
     with pytest.raises(ValueError, match=r"There is nothing to train: .*checkpoint-3 is already at step 3 of 3"):
@@ -192,7 +192,7 @@ def test_no_step(run, tmp_path):
 
 
 def test_identities(tmp_path):
-    """Of what is in a model or in data, not of its name, and not of what is beside it."""
+    """The identity depends on the content of a model or data, not on its name or on other files in its folder."""
     make_model("bert", "classification").save_pretrained(tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "other")
     (tmp_path / "other" / "README.md").write_text("a card")

@@ -1,4 +1,4 @@
-"""A loss of one's own, with its own parameters, from outside the package."""
+"""A custom loss with its own parameters, defined outside the package."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ NOTHING_ELSE = {**TASK_ALONE, "alpha_task": 0.0}
 
 
 class ReverseKL(Loss):
-    """Over logits, without parameters."""
+    """A loss over logits, without parameters."""
 
     needs = Needs(logits=True)
     description = "the KL divergence from the student's distribution to the teacher's"
@@ -35,7 +35,7 @@ class ReverseKL(Loss):
 
 
 class Mapped(Loss):
-    """Over hidden states, through a map that it learns."""
+    """A loss over hidden states, with a learned projection."""
 
     needs = Needs(last_hidden_state=True)
     description = "the squared distance of mapped hidden states"
@@ -57,7 +57,7 @@ class Mapped(Loss):
 
 
 class Confident(Loss):
-    """Of the student alone."""
+    """A loss that reads only the student."""
 
     needs = Needs(logits=True)
     reads_teacher = False
@@ -82,7 +82,7 @@ def trainer_with(make_trainer, losses, head="mlm", **options):
 
 @pytest.mark.parametrize("head", ["mlm", "classification", "question_answering"])
 def test_is_the_mean_over_its_items(make_trainer, head):
-    """By hand, from the two models' own outputs."""
+    """The expected loss, by hand from the models' own outputs."""
     teacher, student = make_pair(head)
     rows = make_rows(head)
     trainer = make_trainer(
@@ -215,7 +215,7 @@ print("equal")
 
 
 def test_a_kill_and_a_resume_end_in_the_same_weights(tmp_path):
-    """Those of the student and those of the loss."""
+    """Parameters of the student and of the loss."""
     for what in ("kill", "resume"):
         run = run_python(["-c", SCRIPT, tmp_path, what], cwd=ROOT)
         if what == "kill":
@@ -271,7 +271,7 @@ def test_model_init_begins_with_the_parameters_that_were_given(make_trainer):
 
 
 def test_with_stored_targets(make_trainer):
-    """The same losses as beside the teacher itself, within what is stored."""
+    """The losses are the same as with a live teacher, to the stored precision."""
     rows = make_rows("classification")
     teacher, student = make_pair("classification")
     losses = {"reverse": (ReverseKL(), 0.5), "mapped": (Mapped(), 1.0)}
@@ -373,7 +373,7 @@ class OfLabels(ReverseKL):
 
 
 IN_PLACE_OF_OURS = {"trainer_options": {"losses": {"kl": (OfLabels(), 1.0)}}, "max_steps": 1, **NOTHING_ELSE}
-"""An error should not say `alpha_kl`, which is 0 already."""
+"""Errors must not name `alpha_kl`, which is already 0."""
 
 
 def test_one_in_place_of_ours_without_a_teacher(make_trainer):

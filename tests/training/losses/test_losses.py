@@ -1,4 +1,4 @@
-"""Each loss against a second implementation, written with numpy in float64 from the formula alone."""
+"""Each loss against a second implementation, in numpy and float64, from the formula."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_kl(shape, seed, temperature, scale):
     student_logits, teacher_logits = np.random.default_rng(seed).normal(scale=scale, size=(2, *shape))
     loss = kl_divergence(torch.tensor(student_logits), torch.tensor(teacher_logits), temperature)
     expected = kl_by_definition(student_logits, teacher_logits, temperature)
-    # A small divergence is what remains of larger terms that cancel out, each of them rounded in fp32.
+    # A small divergence is the difference of larger terms, each rounded in fp32.
     assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-6 * temperature**2 * max(1, shape[0]))
 
 
@@ -151,7 +151,7 @@ def test_items_are_what_is_summed():
 
 @given(shape=shapes, seed=seeds, k=st.integers(1, 9), temperature=st.floats(0.5, 10), scale=st.floats(0.1, 20))
 def test_kl_of_the_likeliest_and_the_rest(shape, seed, k, temperature, scale):
-    """That of k + 1 events, of which the last is any other token."""
+    """The KL over k + 1 events, where the last event is any other token."""
     student_logits, teacher_logits = np.random.default_rng(seed).normal(scale=scale, size=(2, *shape))
     k = min(k, shape[1])
     teacher, student = (
@@ -221,7 +221,7 @@ def test_bernoulli_kl_of_huge_logits_is_finite(temperature):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 10.0])
 def test_kl_leaves_out_classes_that_a_row_cannot_have(temperature):
-    """As padding in question answering: the divergence and its gradient are those of the other classes alone."""
+    """Masked classes, as for padding in question answering, affect neither the divergence nor its gradient."""
     student_logits, teacher_logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     expected = kl_divergence(student_logits, teacher_logits, temperature)
     padded = [torch.cat([logits, torch.full((3, 2), MASKED_LOGIT)], 1) for logits in (student_logits, teacher_logits)]
@@ -299,7 +299,7 @@ class MoreArguments(DistillationTrainingArguments):
 
 
 def test_a_loss_is_a_class_a_row_and_a_field(make_trainer, monkeypatch):
-    """Nothing else names it: arguments, teacher, log, checkpoint and card know of it."""
+    """One row is enough: arguments, teacher, log, checkpoint and card then know the loss."""
     monkeypatch.setitem(LOSSES, "absolute", AbsoluteDifference)
     monkeypatch.setattr("tests.training.conftest.DistillationTrainingArguments", MoreArguments)
     rows = make_rows("classification")

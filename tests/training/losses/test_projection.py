@@ -1,4 +1,4 @@
-"""Hidden states of different width, and the map between them that is trained and never saved with the student."""
+"""Hidden states of different width: their projection is trained, and never saved with the student."""
 
 import os
 
@@ -19,7 +19,7 @@ OPTIONS = {"project_hidden_states": True, "learning_rate": 1e-2, "per_device_tra
 
 @pytest.mark.parametrize("head", ["classification", "mlm"])
 def test_is_learned(make_trainer, head):
-    """From the cosine alone, the student's states come nearer to the teacher's."""
+    """With the cosine loss alone, the student's states move towards the teacher's."""
     teacher, student = make_pair(head)
     rows = make_rows(head)
     trainer = make_trainer(student, teacher, rows, rows, alpha_kl=0.0, alpha_task=0.0, num_train_epochs=15, **OPTIONS)
@@ -93,7 +93,7 @@ class OwnOptimizer(DistillationTrainer):
 
 @pytest.mark.parametrize("made_by", ["Trainer", "the caller", "an override"])
 def test_is_stepped_whoever_made_the_optimizer(make_trainer, monkeypatch, made_by):
-    """With the options that the student's weights have: a step by hand says how far."""
+    """The projection is trained with the student's optimizer options, compared with a step by hand."""
     teacher, student = make_pair()
     options = {"max_steps": 1, "per_device_train_batch_size": 16, "lr_scheduler_type": "constant"}
     if made_by == "the caller":
@@ -149,7 +149,7 @@ def test_a_scheduler_that_was_made_before(make_trainer):
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 0.5])
 def test_is_within_the_gradients_norm(make_trainer, max_grad_norm):
-    """And within what is clipped to it: the step of plain SGD is as long as the norm says."""
+    """Gradient clipping includes the projection: a step of plain SGD has the length of the clipped norm."""
     teacher, student = make_pair()
     rows = make_rows("classification")
     options = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_steps": 1}
@@ -164,7 +164,7 @@ def test_is_within_the_gradients_norm(make_trainer, max_grad_norm):
 
 
 def test_is_the_best_models_at_the_end(make_trainer):
-    """Not that of the last step, with which the student that is loaded was never evaluated."""
+    """The projection of the best checkpoint is loaded, not that of the last step."""
     rows = make_rows("classification")
     teacher, student = make_pair()
     trainer = make_trainer(
@@ -179,7 +179,7 @@ def test_is_the_best_models_at_the_end(make_trainer):
         save_steps=1,
         load_best_model_at_end=True,
         metric_for_best_model="loss_cos",
-        greater_is_better=True,  # so that the first checkpoint is the best
+        greater_is_better=True,  # the first checkpoint is then the best
         learning_rate=0.1,
         project_hidden_states=True,
     )
@@ -190,7 +190,7 @@ def test_is_the_best_models_at_the_end(make_trainer):
 
 
 def test_model_init_begins_with_a_new_one(make_trainer):
-    """Each training of `hyperparameter_search` does, and so does another call of `train`."""
+    """Each trial of `hyperparameter_search`, and a further call of `train`, starts with a new projection."""
     teacher, _ = make_pair()
     trainer = make_trainer(
         None,

@@ -1,4 +1,4 @@
-"""What the trainer says of a student: what is known, in metadata that the Hub takes."""
+"""The model card that the trainer writes: known facts, in metadata that the Hub accepts."""
 
 import logging
 
@@ -23,7 +23,7 @@ def teacher(tmp_path):
 
 
 def on_hub(teacher, name="google-bert/bert-base-uncased"):
-    """As if it had been loaded from there."""
+    """Marks a model as loaded from the Hub."""
     teacher.name_or_path = teacher.config._name_or_path = name
     teacher.config._commit_hash = REVISION
     return teacher
@@ -35,7 +35,7 @@ def make_dataset():
 
 @pytest.fixture
 def card_of(make_trainer, tmp_path):
-    """The card that a trainer writes, as it is read back, and its text."""
+    """The metadata and the text of a trainer's card, read back from disk."""
 
     def save(teacher, student=None, rows=None, card=None, steps=1, **options):
         options = {"alpha_cos": 0.0, "max_steps": steps, "data_collator": None, **options}
@@ -87,7 +87,7 @@ def test_what_is_known(card_of, teacher, tmp_path):
     assert [row for row in rows if row not in text] == []
     assert "    loss = 5 * L_kl + 2 * L_task + 0.5 * L_cos\n" in text
     assert "compared positions" not in text  # of a head with one row per example
-    # A folder is no name on the Hub, a teacher without a card has no licence, and these rows have no name.
+    # A folder is not a Hub name, a teacher without a card has no licence, and these rows have no name.
     assert (data.base_model, data.get("base_model_relation"), data.license, data.eval_results) == (None,) * 4
     assert str(tmp_path) not in str(data) + text
 
@@ -109,7 +109,7 @@ def test_model_index(card_of, teacher, hub):
         card={"dataset_tags": "stanfordnlp/imdb", "language": "en", "license": "mit", "tags": "film"},
         trainer_options={"compute_metrics": lambda evaluated: {"accuracy": 0.75, "f1": float("nan")}},
     )
-    (result,) = data.eval_results  # what is not a number is not there, nor are losses
+    (result,) = data.eval_results  # only numbers that are not losses
     assert (result.task_type, result.dataset_type, result.dataset_name) == (
         "text-classification",
         "stanfordnlp/imdb",
@@ -200,7 +200,7 @@ def test_not_trained_yet(card_of, teacher):
 
 
 def test_a_training_of_no_step_writes_no_card(make_trainer, tmp_path, caplog, teacher):
-    """Its arguments are not those that the weights were trained with."""
+    """Its arguments are not those that trained the weights."""
     options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "alpha_cos": 0.0}
     first = make_trainer(make_student(teacher), teacher, make_rows("classification"), **options)
     first.train()
@@ -237,7 +237,7 @@ def test_no_epochs_no_card(make_trainer, tmp_path, teacher):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head(make_trainer, tmp_path, head):
-    """The class to load it with is the head's, and what cannot be exported is not said to be."""
+    """The card names the model class of the head, and mentions export only if the model can be exported."""
     family = FAMILY_OF_HEAD.get(head, "bert")
     trainer = make_trainer(make_model(family, head), make_model(family, head, seed=1), make_rows(head), alpha_cos=0.0)
     trainer.processing_class = make_text_tokenizer()
@@ -264,7 +264,7 @@ def test_adapters_and_what_they_amount_to(make_trainer, tmp_path, teacher):
 
 
 def test_adapter_of_a_student_that_was_cut_here(make_trainer, tmp_path, teacher):
-    """Its base is not the teacher, whose name it still has."""
+    """The student's base model is not the teacher, although it still has the teacher's name."""
     student = get_peft_model(make_student(on_hub(teacher)), LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
     make_trainer(student, teacher, make_rows("classification")).save_model()
     assert ModelCard.load(tmp_path / "out" / "README.md").data.base_model is None

@@ -1,4 +1,4 @@
-"""What is pushed, when, and what is left where a push fails. With the real client, against a Hub on this machine."""
+"""What is pushed and when, and what remains after a failed push. With the real client, against a local Hub."""
 
 import json
 import os
@@ -28,7 +28,7 @@ print(json.dumps(logits.tolist()))
 
 
 def train(make_trainer, tmp_path, save_first=True, **arguments):
-    """A student that has made two steps, whose teacher is in a folder; saved, unless it says so itself."""
+    """Trains a student for two steps, with a teacher in a folder, and saves it unless told otherwise."""
     tokenizer = make_text_tokenizer()
     make_model("bert", "classification").save_pretrained(tmp_path / "teacher")
     teacher = AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher")
@@ -47,7 +47,7 @@ def train(make_trainer, tmp_path, save_first=True, **arguments):
 
 
 def check_private(hub, repo, tmp_path):
-    """No commit has a path of this machine or a token in any file."""
+    """No file of any commit contains a local path or a token."""
     num_files = 0
     for _, _, files in hub.repos[repo]:
         for name, data in files.items():
@@ -166,7 +166,7 @@ def test_failures_while_training_are_told(hub, make_trainer, tmp_path, caplog):
 
 
 def test_large_file_that_is_interrupted_once_is_resumed(hub, make_trainer, tmp_path):
-    """Of a file in parts, only the part that was lost is sent again."""
+    """For a file in parts, only the lost part is sent again."""
     hub.part_size, hub.lose = 10_000, 1
     trainer = train(make_trainer, tmp_path)
     trainer.push_to_hub()
@@ -179,7 +179,7 @@ def test_large_file_that_is_interrupted_once_is_resumed(hub, make_trainer, tmp_p
 
 
 def test_large_file_that_is_interrupted_for_good(hub, make_trainer, tmp_path):
-    """The push fails, no commit is there, and the next one is whole."""
+    """A failed push leaves no commit, and the next push is complete."""
     hub.lose = 1000
     trainer = train(make_trainer, tmp_path)
     with pytest.raises(OSError, match=f"Pushing to out failed: Error while uploading .*saved in {tmp_path}/out"):
@@ -193,7 +193,7 @@ def test_large_file_that_is_interrupted_for_good(hub, make_trainer, tmp_path):
 
 
 def test_adapter(hub, make_trainer, tmp_path):
-    """It goes where its base model has a public name; a path of this machine stays here."""
+    """An adapter is pushed if its base model has a Hub name. A local path is never pushed."""
     make_model("bert", "classification").save_pretrained(tmp_path / "base")
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
     student = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))

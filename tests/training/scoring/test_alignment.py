@@ -65,7 +65,7 @@ def test_vocabularies_of_other_size(family):
 
 
 def test_vocabulary_of_what_does_not_read_words():
-    """Speech models have one for a head that is not there."""
+    """Speech models have a vocabulary size for a head that they do not have."""
     student, teacher = make_model("wav2vec2", "audio"), make_model("wav2vec2", "audio", seed=1, vocab_size=40)
     assert check(student, teacher) is None
 

@@ -1,4 +1,4 @@
-"""The head runs on the scored positions alone, and gives there what it gives everywhere."""
+"""The head runs only on scored positions, with the same results as on all positions."""
 
 import pytest
 import torch
@@ -104,7 +104,7 @@ def test_states_that_are_not_those_of_the_tokens():
 
 @pytest.mark.parametrize(("head", "family"), VOCABULARY_HEADS)
 def test_head_computes_nothing_else(head, family):
-    """Of the whole batch one position, and then the scored ones."""
+    """The head runs on one position of the batch first, and then on the scored positions."""
     positions_seen = []
     model, inputs = make_model(family, head), collate(make_rows(head))
     model.get_output_embeddings().register_forward_hook(

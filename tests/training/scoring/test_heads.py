@@ -1,4 +1,4 @@
-"""What is scored in a batch, by hand, for each kind of head."""
+"""Scored positions of a batch, by hand, for each kind of head."""
 
 import math
 
@@ -138,7 +138,7 @@ def test_without_attention_mask_everything_is_attended():
 
 
 def test_only_the_first_examples(every_head):
-    """As where the last batch of an evaluation is filled up with repeats."""
+    """Repeated rows that fill the last batch of an evaluation are not scored."""
     head, rows = head_of(every_head), make_rows(every_head)
     batch = collate(rows)
     first = head.score(batch, num_examples=4)
@@ -340,7 +340,7 @@ def test_nothing_but_repeats(every_head):
     ],
 )
 def test_config_says_what_the_logits_are(make_trainer, tmp_path, head, problem_type):
-    """As it does after a training with `Trainer`, whose models write it down with their first loss."""
+    """The saved config has the problem type, as after a training with `Trainer`, whose models record it."""
     teacher = make_model("bert", head)
     student = make_student(teacher)
     student.config.problem_type = None if head != "multi_label" else problem_type

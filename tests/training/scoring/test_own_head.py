@@ -1,4 +1,4 @@
-"""A head of one's own is one class and one row in `HEADS`: here one that points at a token, beside what there is."""
+"""A custom head is one class and one row in `HEADS`. The example points at a token."""
 
 import copy
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class PointerOutput(ModelOutput):
 
 
 class BertForPointing(BertPreTrainedModel):
-    """Says which token matters most."""
+    """A model that predicts which token matters most."""
 
     def __init__(self, config):
         super().__init__(config)

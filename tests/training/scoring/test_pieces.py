@@ -1,4 +1,4 @@
-"""The sum and its gradient do not depend on how large the pieces are, and no piece is larger than it may be."""
+"""The sum and its gradient do not depend on the size of the pieces, and no piece exceeds the limit."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_without_gradients():
 
 
 def test_gradients_that_half_precision_would_lose():
-    """The gradient of a piece is kept multiplied by the loss scale, as the gradients of fp16 are."""
+    """The gradient of a piece is stored multiplied by the loss scale, like fp16 gradients."""
     values = torch.full((4, 2), 1.0, dtype=torch.float16, requires_grad=True)
 
     def tiny(piece, _):

@@ -1,4 +1,4 @@
-"""The probability of the tokens that are not among the likeliest."""
+"""The total probability of the tokens outside the top k."""
 
 import torch
 

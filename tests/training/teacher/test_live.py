@@ -41,7 +41,7 @@ def test_labels_in_another_order_are_permuted():
 
 
 def test_padded_vocabularies_are_cut(family):
-    """What lies beyond the tokenizer's entries is no word, and its logits, whatever they are, are left out."""
+    """Vocabulary entries beyond the tokenizer's are not words. Their logits are left out."""
     student, teacher = make_model(family, "mlm"), make_model(family, "mlm", seed=1)
     teacher.resize_token_embeddings(70)
     inputs = collate(make_rows("mlm"))

@@ -10,7 +10,7 @@ from tests.conftest import FAMILY_OF_HEAD, HEADS, make_model, make_rows
 
 
 def saved_teacher(tmp_path, head, **options):
-    # 4-bit layers want widths of 64 and up.
+    # 4-bit layers need widths of at least 64.
     teacher = make_model(FAMILY_OF_HEAD.get(head, "bert"), head, width=64, initializer_range=0.1, **options)
     teacher.save_pretrained(tmp_path / "teacher")
     return teacher, str(tmp_path / "teacher")
@@ -23,7 +23,7 @@ def make_student(head):
 @pytest.mark.parametrize("head", ["classification", "mlm", "causal"])
 @pytest.mark.parametrize(("quantization", "tolerance"), [("8bit", 0.02), ("4bit", 0.25)])
 def test_quantization(make_trainer, tmp_path, head, quantization, tolerance):
-    """The losses of the backbone's rounded weights are near those of the whole ones; the head keeps its own."""
+    """Losses with a quantized backbone are close to those without; the head keeps full precision."""
     _, name = saved_teacher(tmp_path, head)
     rows, losses = make_rows(head), []
     for option in (None, quantization):
@@ -77,7 +77,7 @@ def test_bitsandbytes_is_missing(make_trainer, tmp_path, monkeypatch):
 
 
 def test_device_map(make_trainer, tmp_path):
-    """On the one device there is, the same losses; offloaded to the disk by hand, too."""
+    """A device map gives the same losses, on the only device and with manual disk offload."""
     teacher, name = saved_teacher(tmp_path, "mlm")
     rows = make_rows("mlm")
     offloaded = HEADS["mlm"].from_pretrained(name, device_map={"": "disk"}, offload_folder=str(tmp_path / "offload"))

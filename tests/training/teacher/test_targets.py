@@ -1,4 +1,4 @@
-"""A teacher that is stored teaches as one that is there."""
+"""Stored teacher outputs give the same training as a live teacher."""
 
 import copy
 import json
@@ -71,7 +71,7 @@ def train(make_trainer, student, teacher, rows, **options):
     ("head", "hidden_states"), [*((head, stored) for head in TEXT_HEADS for stored in (True, False)), ("image", False)]
 )
 def test_the_same_weights_as_with_the_teacher_at_hand(make_trainer, head, hidden_states):
-    """In fp32; the rows are ragged, and are stored in other batches than they are trained in."""
+    """Losses are the same in fp32, although rows differ in length and are stored in other batches than in training."""
     teacher, student = make_pair(head)
     rows = make_dataset(head)
     tokenizer = None if head == "image" else TOKENIZER
@@ -85,7 +85,7 @@ def test_the_same_weights_as_with_the_teacher_at_hand(make_trainer, head, hidden
         train(make_trainer, student, given, dataset, eval_rows=dataset, **options)
         for given, dataset in ((teacher, rows), (None, stored))
     )
-    # Hidden states are stored in half precision, all else in float32.
+    # Hidden states are stored in half precision, everything else in float32.
     torch.testing.assert_close(weights(ours), weights(live), rtol=0, atol=1e-4 if hidden_states else 2e-6)
     close = {"rel": 1e-3 if hidden_states else 1e-5, "abs": 2e-7}  # a small divergence is what larger numbers differ by
     assert losses(ours) == pytest.approx(losses(live), **close)
@@ -96,7 +96,7 @@ def test_the_same_weights_as_with_the_teacher_at_hand(make_trainer, head, hidden
 
 @pytest.mark.parametrize("head", ["classification", "token_classification", "causal", "question_answering"])
 def test_a_prediction_is_an_evaluation(make_trainer, head):
-    """Of rows of unequal length, with targets for each token."""
+    """Rows of different lengths, with targets for each token."""
     teacher, student = make_pair(head)
     hidden_states = head != "question_answering"
     stored = add_teacher_targets(
@@ -177,7 +177,7 @@ def mass_logs(monkeypatch):
 
 
 def mass_by_hand(teacher, rows, top_k, temperature):
-    """The mean over all tokens of what the likeliest ones hold."""
+    """Probability of the top k tokens, averaged over all tokens."""
     held = []
     for row in rows:
         with torch.no_grad():
@@ -192,7 +192,7 @@ def test_what_the_likeliest_tokens_hold(mass_logs, temperature):
     rows = make_dataset("causal", num_rows=8)
     mass, num_tokens = mass_by_hand(teacher, rows, 5, temperature)
     options = {"top_k": 5, "temperature": temperature}
-    for _ in range(2):  # a repeated call, which reads nothing, says it too
+    for _ in range(2):  # a repeated call, which does not run the teacher, reports it too
         add_teacher_targets(rows, teacher, TOKENIZER, **options, min_mass=mass - 1e-6)
     expected = f"The 5 likeliest tokens hold {mass:.0%} of the probability that the teacher gives at temperature "
     assert len(mass_logs) == 2
@@ -208,7 +208,7 @@ def test_what_the_likeliest_tokens_hold(mass_logs, temperature):
 
 
 def test_likeliest_tokens_that_hold_little(cache):
-    """By default an error, after the first shard."""
+    """By default this is an error after the first shard."""
     teacher, _ = make_pair("causal")
     rows = make_dataset("causal", num_rows=600)
     assert mass_by_hand(teacher, rows.select(range(256)), 3, 8.0)[0] == pytest.approx(0.06, abs=0.005)
@@ -226,7 +226,7 @@ def test_likeliest_tokens_that_hold_all(mass_logs):
 
 
 def test_fewer_tokens_give_a_smaller_divergence(make_trainer):
-    """What is not told apart cannot differ."""
+    """Classes outside the top k count as one class, and cannot differ from each other."""
     teacher, student = make_pair("causal")
     rows = make_dataset("causal")
     losses_of = []
@@ -242,7 +242,7 @@ def test_fewer_tokens_give_a_smaller_divergence(make_trainer):
 @pytest.mark.parametrize("length", [None, 24])
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_whichever_side_is_padded(make_trainer, padding_side, length):
-    """By the collator, be it to the longest row or further, for a model to which it makes no difference."""
+    """Targets are padded by the collator, to the longest row or further, for models that ignore padding."""
     teacher, student = make_model("llama", "causal"), make_model("llama", "causal", seed=3, num_layers=2)
     tokenizer = make_text_tokenizer()
     tokenizer.padding_side = padding_side
@@ -283,7 +283,7 @@ def test_targets_stay_with_their_rows(tmp_path):
 
 
 def test_rows_of_a_shuffled_data_set():
-    """Which holds its rows in another order than the one in which it gives them."""
+    """A data set whose order differs from the order of its storage."""
     teacher, _ = make_pair("classification")
     rows = make_dataset("classification", num_rows=30)
     stored = add_teacher_targets(rows, teacher, TOKENIZER)
@@ -300,7 +300,7 @@ def test_rows_of_two_teachers_do_not_mix():
 
 
 def test_data_that_reads_as_it_was_written(make_trainer, tmp_path):
-    """A student learns from a file that somebody else's teacher has filled."""
+    """A student learns from a file written with another person's teacher."""
     teacher, student = make_pair("classification")
     stored = add_teacher_targets(make_dataset("classification"), teacher, TOKENIZER)
     stored.to_parquet(tmp_path / "rows.parquet")
@@ -310,7 +310,7 @@ def test_data_that_reads_as_it_was_written(make_trainer, tmp_path):
 
 
 def test_rows_of_another_format(make_trainer):
-    """Tensors, and what a function makes of the rows when they are asked for."""
+    """Rows formatted as tensors, or by a function when they are read."""
     teacher, student = make_pair("classification")
     rows = make_dataset("classification")
     expected = weights(train(make_trainer, student, teacher, rows, alpha_cos=0.0))
@@ -350,7 +350,7 @@ def test_a_dict_of_data_sets(make_trainer, tmp_path):
 
 @pytest.mark.parametrize("family", ["distilbert", "gpt2"])
 def test_a_teacher_of_another_family_with_another_tokenizer(make_trainer, family):
-    """It reads the text, and the student its own tokens."""
+    """The teacher reads the text, and the student its own tokens."""
     names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
     swapped = {"id2label": {0: "good", 1: "bad"}, "label2id": {"good": 0, "bad": 1}}
     teacher = make_model(family, "classification", vocab_size=70, **swapped)
@@ -393,7 +393,7 @@ def test_a_repeated_call_is_free(monkeypatch):
     first, second = (add_teacher_targets(make_dataset("classification"), teacher, TOKENIZER) for _ in range(2))
     assert read == [16]
     assert first[:] == second[:]
-    assert first._fingerprint == second._fingerprint  # so that what is made of it is there already, too
+    assert first._fingerprint == second._fingerprint  # later steps then also find their cache
     # Another teacher, other tokens, other rows and other options are other targets.
     add_teacher_targets(make_dataset("classification"), make_model("bert", "classification", seed=9), TOKENIZER)
     add_teacher_targets(make_dataset("classification", seed=9), teacher, TOKENIZER)
@@ -420,7 +420,7 @@ def test_an_interrupted_call_goes_on(monkeypatch, tmp_path):
         add_teacher_targets(rows, teacher, TOKENIZER, output_dir=tmp_path / "targets")
     monkeypatch.setattr(target_store.TargetStore, "_write", write)
     assert read == [4, 4, 4, 4]
-    (tmp_path / "targets" / "unfinished-00003-1").write_bytes(b"half")  # as a process that was killed leaves it
+    (tmp_path / "targets" / "unfinished-00003-1").write_bytes(b"half")  # left by a killed process
     resumed = add_teacher_targets(rows, teacher, TOKENIZER, output_dir=tmp_path / "targets")
     assert read[4:] == [4, 2]
     assert resumed[:] == whole[:]
@@ -446,7 +446,7 @@ def test_a_store_of_something_else_is_refused(tmp_path):
 
 
 def test_a_teacher_whose_labels_were_renamed():
-    """It has the weights of one that is stored already, and says something else."""
+    """Its weights are those of a stored teacher, but its stored targets must not be reused."""
     teacher, _ = make_pair("classification")
     rows = make_dataset("classification")
     add_teacher_targets(rows, teacher, TOKENIZER)
@@ -455,7 +455,7 @@ def test_a_teacher_whose_labels_were_renamed():
 
 
 def test_killed_before_the_first_row(tmp_path):
-    """What is left then is a part of the file that says whose targets these are."""
+    """After that, only a part of the file that identifies the targets is left."""
     teacher, _ = make_pair("classification")
     rows = make_dataset("classification")
     (tmp_path / "targets").mkdir()
@@ -465,7 +465,7 @@ def test_killed_before_the_first_row(tmp_path):
 
 
 def test_a_disk_that_fills(tmp_path):
-    """What is written stays, nothing is half there, and the next call goes on."""
+    """Written shards stay, none is incomplete, and the next call continues."""
     script = """
 import resource, signal, sys
 from tests.training.teacher.test_targets import *
@@ -563,7 +563,7 @@ def test_an_evaluation_set_without_targets(make_trainer):
     def accuracy(evaluated):
         return {"accuracy": (evaluated.predictions.argmax(-1) == evaluated.label_ids).mean()}
 
-    # What needs no teacher can be had of rows that none has read.
+    # Losses that need no teacher work on rows without targets.
     trainer = make_trainer(student, None, stored, alpha_cos=0.0, trainer_options={"compute_metrics": accuracy})
     evaluated = trainer.evaluate(rows)
     assert "eval_loss" not in evaluated
@@ -631,7 +631,7 @@ def test_hidden_states_are_read_only_if_asked_for(make_trainer):
 
 
 def test_a_resumed_training(make_trainer, tmp_path):
-    """With rows grouped by length and workers that load them; and no word of another teacher where it is the same."""
+    """Works with rows grouped by length and with loader workers; no warning about another teacher if it is the same."""
     teacher, student = make_pair("classification")
     rows = make_dataset("classification")
     stored = add_teacher_targets(rows, teacher, TOKENIZER)
@@ -709,7 +709,7 @@ def test_the_teacher_is_left_as_it_was():
 
 
 def test_no_path_is_told(tmp_path):
-    """Whoever gets the rows need not know where the teacher lay."""
+    """Rows do not contain the local path of the teacher."""
     make_model("bert", "classification").save_pretrained(tmp_path / "my-teacher")
     teacher = HEADS["classification"].from_pretrained(tmp_path / "my-teacher")
     stored = add_teacher_targets(make_dataset("classification"), teacher, TOKENIZER)
