@@ -1,4 +1,4 @@
-"""After training: how good a model is, how big and how fast."""
+"""Measures models after training: quality, size and speed."""
 
 from hf_distill.evaluation.benchmark import Benchmark, benchmark_models
 from hf_distill.evaluation.classification import classification_metrics

@@ -1,4 +1,4 @@
-"""How big and how fast models are, beside each other, on the CPU."""
+"""Compares the size and speed of models and exports on the CPU."""
 
 import dataclasses
 import json
@@ -30,33 +30,37 @@ from hf_distill.machine import machine, versions
 from hf_distill.progress import Progress, track
 
 LENGTHS = (16, 64, 128, 256)
-"""In tokens."""
+"""Text lengths, in tokens, at which latency is measured by default."""
 
 BATCH_SIZES = (1, 4, 8, 16, 32)
 NUM_TEXTS = 32
-"""How many texts throughput is measured on, so that the largest batch is full."""
+"""Number of texts for throughput: enough to fill the largest batch."""
 
 BURST = 10
-"""How many forwards of a model in a row are counted."""
+"""Measured forward passes of a model in a row."""
 
 WARM_UP_ROUNDS = 1
 
 STARTS = 3
-"""How many processes of a model are counted; one more before them fills the file system's cache."""
+"""Measured process starts per model. One unmeasured start before them fills the file system's cache."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What `benchmark_models` measured. `dataclasses.asdict` makes JSON of it.
+    """The measurements of `benchmark_models`. `dataclasses.asdict` turns them into JSON.
 
     Attributes:
-        models: by name, the first being that which the others are compared with: `format`, `parameters`,
-            `bytes_on_disk`, `peak_memory` in bytes, `cold_start` in seconds, `imports_torch`; `latency` in milliseconds
-            by the number of tokens; and `throughput` in texts per second, by batch size and at the best one.
-            `times_as_fast` is the median of the ratio to the first model, with `lowest` and `highest`.
-        settings: how it was measured: threads, rounds and so on.
-        machine: on what.
-        versions: with what.
+        models: measurements by model name. The first model is the baseline of every ratio. Keys: `format`,
+            `parameters`, `bytes_on_disk`, `peak_memory` in bytes, `cold_start` in seconds, `imports_torch`, `latency`
+            in milliseconds by number of tokens, and `throughput` in texts per second, by batch size and at the best
+            batch size. `times_as_fast` is the median speed-up over the first model, with `lowest` and `highest`.
+        settings: how the models were measured: threads, rounds and so on.
+        machine: CPU, cores and operating system.
+        versions: versions of Python and of the packages that ran the models.
+
+    Example:
+        >>> measured = benchmark_models({"teacher": "outputs/teacher", "int8": "outputs/student-int8"})
+        >>> measured.write("benchmark")
     """
 
     models: dict[str, Json]
@@ -65,12 +69,12 @@ class Benchmark:
     versions: dict[str, str]
 
     def table(self) -> str:
-        """Two tables in Markdown, sizes and latencies, and how they were measured."""
+        """Returns the sizes and the latencies as two Markdown tables, and how they were measured."""
         measuring = describe_measuring(self.settings, self.machine, self.versions)
         return f"{size_table(self.models)}\n\n{latency_table(self.models)}\n\n{measuring}"
 
     def write(self, folder: str | Path) -> None:
-        """Writes `benchmark.json` and, with the tables, `benchmark.md`."""
+        """Writes `benchmark.json` and the tables, `benchmark.md`, into a folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "benchmark.json", dataclasses.asdict(self))
@@ -85,30 +89,34 @@ def benchmark_models(
     threads: int | None = None,
     rounds: int = 10,
 ) -> Benchmark:
-    """Measures models beside each other, on the CPU, where most students are used.
+    """Compares the size and speed of models and exports on the CPU, where most students run.
 
-    - Size: parameters, and the bytes of the files that hold the weights or the graph.
-    - Memory and cold start: in processes of their own, which do nothing but load the model and read texts one by one.
-      Memory is what such a process has at most. The cold start is from the start of the process to its first answer.
-    - Latency: one text at a time, of a number of tokens, without the making of tokens.
-    - Throughput: texts as they are, with the making of tokens, in batches of like length, for several batch sizes; for
-      ONNX in int8 one by one, as `load_predictor` runs it.
+    - Size: parameters, and bytes of the files that hold the weights or the graph.
+    - Memory and cold start: measured in a separate process that only loads the model and classifies texts one by one.
+      Memory is the peak of that process. Cold start is the time from process start to the first answer.
+    - Latency: one text at a time, at fixed numbers of tokens, without tokenization.
+    - Throughput: whole texts with tokenization, in batches of similar length, for several batch sizes. ONNX int8
+      models run one text at a time, as in `load_predictor`.
 
-    In a round each model has its turn at each length and each batch size, so that a machine that slows down slows them
-    all; and a ratio to the first model is the median over the rounds of the ratio within a round.
+    In each round every model takes its turn at every length and batch size, so a machine that slows down affects all
+    models alike. The speed-up over the first model is computed within each round; the median over the rounds is
+    reported.
 
     Args:
-        models: by the name that each gets in the tables, what `load_predictor` takes; a folder with a model in it is
-            that model, not an export that lies within. The first is what the others are compared with.
-        lengths: for the latency, in tokens, special ones included; by default those of 16, 64, 128 and 256 that all
-            models take.
-        texts: real ones, which are cut or joined where a number of tokens is asked for; by default prose.
-        threads: of a forward, the same for all; by default as many as there are cores for this process.
-        rounds: how many are counted; one before them warms up.
+        models: by the name for the tables, anything that `load_predictor` accepts. A folder that holds a model counts
+            as that model, even if it also holds exports. The first model is the baseline.
+        lengths: text lengths for the latency, in tokens, including special tokens. Default: those of 16, 64, 128 and
+            256 that all models accept.
+        texts: real texts, joined or cut to reach a given length. Default: built-in prose.
+        threads: threads per forward pass, the same for all models. Default: all cores available to this process.
+        rounds: measured rounds. One unmeasured round before them warms up.
+
+    Returns:
+        The measurements, by model.
 
     Raises:
-        ValueError: if there is no such model, if it takes fewer tokens than a length, or if a text is empty.
-        ImportError: without what a model's format needs.
+        ValueError: if a model does not exist or accepts fewer tokens than a length, or if a text is empty.
+        ImportError: if a package that a model's format needs is missing.
 
     Example:
         >>> measured = benchmark_models({"teacher": "outputs/teacher", "int8": "outputs/student-int8"})
@@ -154,35 +162,37 @@ def benchmark_models(
 
 
 def name_models(models: Sequence[str | Path], names: Sequence[str] | None = None) -> dict[str, str | Path]:
-    """Models by the names that they get in the tables: `names`, or by default those of their folders or on the Hub.
+    """Names the models for the tables: `names`, or by default their folder or Hub names.
 
     Raises:
-        ValueError: if there are not as many names as models, or if two are the same.
+        ValueError: if the number of names differs from the number of models, or if two names are the same.
     """
     names = names or [Path(model).absolute().name if Path(model).is_dir() else str(model) for model in models]
     if len(names) != len(models):
-        raise ValueError(f"--name has {len(names)} names for {len(models)} models: give one for each.")
+        raise ValueError(f"Names given: {len(names)}, models given: {len(models)}. Give one --name per model.")
     if len(set(names)) < len(names):
-        raise ValueError(f"Two models are called the same ({', '.join(names)}): give each its own --name.")
+        raise ValueError(f"Two models have the same name ({', '.join(names)}): give each model its own --name.")
     return dict(zip(names, models, strict=True))
 
 
 def locate_model(model: str | Path) -> tuple[Path, str]:
-    """The folder of a model or an export, and the format to load it in: its own, before that of exports within it.
+    """Finds the folder of a model or an export, and the format to load it in.
+
+    A folder that holds a model is loaded as that model, even if it also holds exports.
 
     Raises:
-        ValueError: if it is neither here nor on the Hub.
+        ValueError: if the model is neither a local folder nor on the Hub.
     """
     folder = Path(model)
     if not folder.is_dir():
-        load_predictor(model)  # brings it here, or says why not
+        load_predictor(model)  # downloads it, or raises
         folder = Path(snapshot_download(str(model), local_files_only=True))
     has_weights = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
     return folder, PYTORCH if has_weights and not is_export(folder) else "auto"
 
 
 def bytes_on_disk(folder: Path) -> int:
-    """Of the files that hold a model's weights or its graph."""
+    """Bytes of the files that hold a model's weights or its graph."""
     if is_export(folder):
         return sum(read_manifest(folder).files.values())
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -190,7 +200,7 @@ def bytes_on_disk(folder: Path) -> int:
 
 @dataclass
 class Seen:
-    """What a clock said of a model, round by round: milliseconds by length, and texts per second by batch size."""
+    """Timings of a model by round: milliseconds by length, and texts per second by batch size."""
 
     latencies: dict[int, list[list[float]]] = field(default_factory=dict)
     throughputs: dict[int, list[float]] = field(default_factory=dict)
@@ -201,7 +211,7 @@ class Runner:
     """A model that is measured.
 
     Attributes:
-        batches: by length, the inputs of `BURST` forwards and of one before them.
+        batches: by length, the inputs of `BURST` measured forward passes and of one unmeasured pass before them.
     """
 
     name: str
@@ -214,7 +224,7 @@ class Runner:
         return cls(name, folder, load_predictor(folder, format, threads))
 
     def prepare(self, texts: Sequence[str], lengths: Sequence[int]) -> None:
-        self.predictor.encoder.encode(texts)  # what is wrong with them is said before the work
+        self.predictor.encoder.encode(texts)  # raises for an invalid text before the long measurement
         for length in lengths:
             self.batches[length] = [
                 exact_input(self.predictor, [*texts[number:], *texts[:number]], length, self.name)
@@ -223,18 +233,18 @@ class Runner:
 
     @property
     def batch_sizes(self) -> Sequence[int]:
-        """Those that the predictor would use."""
+        """The batch sizes to measure: up to the one that the predictor uses."""
         return [size for size in BATCH_SIZES if size <= FORMATS[self.predictor.format].batch_size]
 
     def burst(self, length: int) -> list[float]:
-        """Milliseconds of `BURST` forwards of one text."""
+        """Milliseconds of each of `BURST` forward passes of one text."""
         seconds = [_seconds(partial(self.predictor.backend, batch)) for batch in self.batches[length]]
-        # The threads of PyTorch and those of ONNX Runtime spin for a while when a forward is over, which slows the next
-        # model's first one, whose own threads sleep by then: it does not count.
+        # The first pass is not measured: the worker threads of PyTorch and ONNX Runtime keep spinning for a while after
+        # a forward pass, which slows the next model, whose own threads are still asleep.
         return [1000 * own for own in seconds[1:]]
 
     def texts_per_second(self, texts: Sequence[str], batch_size: int) -> float:
-        self.predictor.backend(next(iter(self.batches.values()))[0])  # as above
+        self.predictor.backend(next(iter(self.batches.values()))[0])  # wakes the threads, as in `burst`
         return len(texts) / _seconds(lambda: self._read(texts, batch_size))
 
     def _read(self, texts: Sequence[str], batch_size: int) -> None:
@@ -244,19 +254,19 @@ class Runner:
 
 
 def exact_input(predictor: Predictor, texts: Sequence[str], length: int, name: str) -> Arrays:
-    """`[1, length]` for each of a model's inputs: real texts, joined, and cut by its own tokenizer.
+    """Model inputs of exactly `[1, length]`: real texts, joined, and truncated by the model's tokenizer.
 
     Raises:
-        ValueError: if the model has no texts of so many tokens.
+        ValueError: if the model accepts fewer tokens, or if the texts cannot fill that length.
     """
     encoder = predictor.encoder
-    # Its own, since a tokenizer has one length that it cuts at.
+    # A copy, because a tokenizer object holds only one truncation length.
     tokenizer = Tokenizer.from_str(encoder.tokenizer.to_str())
     num_special = tokenizer.num_special_tokens_to_add(False)
     if not num_special < length <= encoder.max_length:
         raise ValueError(
-            f"A length of {length} tokens is not between the {num_special + 1} and {encoder.max_length} that {name} "
-            f"takes, special ones included."
+            f"Cannot measure {name} at {length} tokens: it accepts {num_special + 1} to {encoder.max_length}, special "
+            f"tokens included."
         )
     cutting = dataclasses.replace(encoder, tokenizer=tokenizer, max_length=length)
     joined = " ".join(texts)
@@ -265,35 +275,38 @@ def exact_input(predictor: Predictor, texts: Sequence[str], length: int, name: s
         per_copy = max(1, len(encoding) - num_special)
         (encoding,) = cutting.encode([" ".join([joined] * math.ceil(length / per_copy + 1))])
     if len(encoding) != length:
-        raise ValueError(f"The texts have no {length} tokens for {name}, however often they are repeated.")
+        raise ValueError(
+            f"The texts give {name} {len(encoding)} tokens when {length} are needed, even when repeated: give texts "
+            f"with more words."
+        )
     return encoder.pad([encoding])
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """`p50`, `p95` and `p99`; between two values in a straight line."""
+    """`p50`, `p95` and `p99`, linearly interpolated."""
     return {f"p{percent}": float(np.percentile(values, percent)) for percent in PERCENTILES}
 
 
 def ratio_over_rounds(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:
-    """The median of the ratios within a round, and how far they go."""
+    """Median, lowest and highest of the ratios computed within each round."""
     ratios = [one / other for one, other in zip(numerators, denominators, strict=True)]
     return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
 
 
 def _check(models: Mapping[str, str | Path], texts: Sequence[str], threads: int, rounds: int) -> None:
     if not models:
-        raise ValueError("There is no model to measure.")
+        raise ValueError("No model to measure: give at least one.")
     if not texts:
-        raise ValueError("There are no texts to measure on: give some dozens, or leave texts out.")
+        raise ValueError("texts is empty: give a few dozen texts, or leave the argument out for the built-in ones.")
     for name, value in {"threads": threads, "rounds": rounds}.items():
         if value < 1:
-            raise ValueError(f"{name}={value} should be 1 or more.")
+            raise ValueError(f"{name}={value} must be 1 or more.")
 
 
 def _lengths(runners: Mapping[str, Runner], lengths: Sequence[int] | None) -> list[int]:
     if lengths is not None:
         if not lengths:
-            raise ValueError("There is no length to measure the latency at: give some, or leave lengths out.")
+            raise ValueError("lengths is empty: give some numbers of tokens, or leave it out for the default.")
         return sorted(set(lengths))
     longest = min(runner.predictor.encoder.max_length for runner in runners.values())
     return [length for length in LENGTHS if length <= longest] or [longest]
@@ -305,7 +318,7 @@ def _repeated(texts: Sequence[str]) -> list[str]:
 
 
 def _starts(runner: Runner, texts: Sequence[str], threads: int) -> Json:
-    """Peak memory and cold start of processes of their own."""
+    """Peak memory and cold start, each the median over several separate processes."""
     command = [sys.executable, "-m", "hf_distill.deployment.cold_start"]
     command += [str(runner.folder), runner.predictor.format, str(threads)]
     starts = [_start(runner.name, command, json.dumps(texts)) for _ in range(STARTS + 1)][1:]
@@ -317,13 +330,13 @@ def _starts(runner: Runner, texts: Sequence[str], threads: int) -> Json:
 
 
 def _start(name: str, command: list[str], texts: str) -> Json:
-    started = time.monotonic()  # which is the same clock in all processes
+    started = time.monotonic()  # this clock is the same in all processes
     run = subprocess.run(
         command, input=texts, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
     )
     if run.returncode:
         said = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
-        raise ValueError(f"{name} cannot be used in a process of its own: {said[-1]}")
+        raise ValueError(f"{name} failed in a separate process: {said[-1]}")
     told = json.loads(run.stdout.splitlines()[-1])
     return {**told, "seconds": told["answered"] - started}
 

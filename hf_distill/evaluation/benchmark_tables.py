@@ -1,4 +1,4 @@
-"""The figures of a benchmark as tables in Markdown."""
+"""Formats the measurements of a benchmark as Markdown tables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,11 @@ from hf_distill.evaluation.tables import markdown_table, models_table, paragraph
 Json = dict[str, Any]
 
 PERCENTILES = (50, 95, 99)
-"""Of a latency."""
+"""Latency percentiles in the tables."""
 
 
 def size_table(models: Mapping[str, Json]) -> str:
-    """Parameters, bytes, cold start and throughput, a column for each model."""
+    """Parameters, size on disk, memory, cold start and throughput, with one column per model."""
     first = next(iter(models.values()))
     measured = list(models.values())
     speedups = [own["throughput"]["times_as_fast"] for own in measured]
@@ -34,7 +34,7 @@ def size_table(models: Mapping[str, Json]) -> str:
 
 
 def latency_table(models: Mapping[str, Json]) -> str:
-    """Milliseconds, a row for each length and model, so that models stand beneath each other."""
+    """One row per length and model, ordered so that the models of one length can be compared."""
     header = ["ms for one text", "tokens", *(f"p{percent}" for percent in PERCENTILES), "times as fast"]
     return markdown_table(
         header,
@@ -52,14 +52,14 @@ def latency_table(models: Mapping[str, Json]) -> str:
 
 
 def describe_measuring(settings: Json, on: Json, versions: Mapping[str, str]) -> str:
-    """How the figures were measured, on what machine, and with what."""
+    """States how the figures were measured, on which machine and with which versions."""
     threads = "1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads"
     how = (
-        f"On the CPU with {threads} for each model. Rounds: {settings['rounds']}, after {settings['warm_up_rounds']} "
-        f"to warm up. In each round the models take turns: {settings['forwards_per_round']} forwards of one text for "
-        f"each length, and {settings['texts']} texts in batches. Times as fast: the median over the rounds of the "
-        f"ratio to the first model, with the lowest and the highest. Peak memory and cold start: medians of "
-        f"{settings['starts']} processes that only load the model and read texts."
+        f"Measured on the CPU with {threads} per model; rounds: {settings['rounds']}, after "
+        f"{settings['warm_up_rounds']} for warm-up. In each round the models take turns, with "
+        f"{settings['forwards_per_round']} forward passes of one text per length, and {settings['texts']} texts in "
+        f'batches. "Times as fast" compares with the first model: the median over the rounds, with the lowest and the '
+        f"highest. Peak memory and cold start are medians over {settings['starts']} separate processes."
     )
     machine = f"{on['cpu']}, {on['cores']} cores, {on['system']}"
     return f"{paragraph(how)}\n\n{paragraph(f'{machine}; {_listed(versions)}.')}"

@@ -1,4 +1,4 @@
-"""How good a classifier's logits are: beside labels, and beside its teacher's."""
+"""Metrics of a classifier's logits, compared with labels and with the teacher's logits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,38 +12,37 @@ from hf_distill.optional import optional
 
 NO_LABEL = -100
 NUM_BINS = 15
-"""As in Guo et al., 2017."""
+"""Number of confidence bins, as in Guo et al., 2017."""
 
 
 def classification_metrics(
     logits: ArrayLike, labels: ArrayLike | None = None, teacher_logits: ArrayLike | None = None
 ) -> dict[str, float]:
-    """How good a classifier with one label per row is, and how near to its teacher.
+    """Measures the quality of a classifier with one label per row, and how closely it follows its teacher.
 
     Args:
-        logits: `[rows, classes]`, the student's, or those of any model: an array, a tensor or lists.
-        labels: `[rows]`, the numbers of the right classes. Rows with -100 have none: only the teacher's metrics count
-            them. None if no row has one.
-        teacher_logits: `[rows, classes]`, the teacher's on the same rows.
+        logits: `[rows, classes]`, logits of the student or any other model: an array, a tensor or lists.
+        labels: `[rows]`, the correct class numbers. -100 marks a row without a label, which counts only in the
+            comparison with the teacher. None if no row has a label.
+        teacher_logits: `[rows, classes]`, the teacher's logits on the same rows.
 
     Returns:
-        With labels: `accuracy`; `f1`, of class 1 where there are two classes, else the mean over the classes that
-        occur in labels or predictions (macro); `matthews_correlation`; and `expected_calibration_error`, the mean
-        distance of confidence from accuracy in 15 equal bins of confidence (Guo et al., 2017,
-        https://arxiv.org/abs/1706.04599). With the teacher's logits: `agreement`, the share of rows where both say
-        the same class; and `kl_to_teacher`, the mean over the rows of KL(teacher || student) in nats, at
-        temperature 1.
+        With labels: `accuracy`; `f1`, of class 1 for two classes, else the mean over the classes that occur in labels
+        or predictions (macro); `matthews_correlation`; and `expected_calibration_error`, the mean distance between
+        confidence and accuracy in 15 equal bins of confidence (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
+        With the teacher's logits: `agreement`, the share of rows where both predict the same class; and
+        `kl_to_teacher`, KL(teacher || student) in nats at temperature 1, averaged over the rows.
 
     Raises:
-        ValueError: if shapes do not fit, if logits are not finite, if a label is no class, or if there is neither a
-            label nor a teacher.
-        ImportError: with labels, without scikit-learn.
+        ValueError: if shapes do not match, if logits are not finite, if a label is not a class number, or if there are
+            neither labels nor teacher logits.
+        ImportError: if there are labels and scikit-learn is missing.
 
     Example:
         >>> classification_metrics([[0.0, 2.0], [1.0, 0.0]], teacher_logits=[[0.0, 2.0], [1.0, 0.0]])
         {'agreement': 1.0, 'kl_to_teacher': 0.0}
 
-        For `Trainer`:
+        As `compute_metrics` of a `Trainer`:
 
         >>> def compute_metrics(evaluated):
         ...     return classification_metrics(evaluated.predictions, evaluated.label_ids)
@@ -59,7 +58,7 @@ def classification_metrics(
         check_same_shape(student, teacher, "logits", "teacher_logits")
         scores |= {"agreement": agreement(student, teacher), "kl_to_teacher": kl_to_teacher(student, teacher)}
     if not scores:
-        raise ValueError("There is nothing to measure: give labels that are not all -100, or teacher_logits.")
+        raise ValueError("Nothing to measure: give labels that are not all -100, or teacher_logits.")
     return scores
 
 
@@ -92,29 +91,29 @@ def is_constant(values: Sequence[float]) -> bool:
 
 
 def agreement(student: torch.Tensor, teacher: torch.Tensor) -> float:
-    """The share of rows where the largest of `[rows, classes]` logits is of the same class."""
+    """Share of rows where both predict the same class, from `[rows, classes]` logits."""
     return (student.argmax(-1) == teacher.argmax(-1)).double().mean().item()
 
 
 def kl_to_teacher(student: torch.Tensor, teacher: torch.Tensor) -> float:
-    """The mean over the rows of KL(softmax(teacher) || softmax(student)), in nats, from `[rows, classes]` logits."""
+    """KL(softmax(teacher) || softmax(student)) in nats, averaged over the rows of `[rows, classes]` logits."""
     return kl_of_rows(student, teacher).mean().item()
 
 
 def kl_of_rows(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """`[rows]`: KL(softmax(teacher) || softmax(student)) of each, in nats, from `[rows, classes]` logits."""
+    """`[rows]`: KL(softmax(teacher) || softmax(student)) of each row in nats, from `[rows, classes]` logits."""
     divergence = F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True)
     return divergence.sum(-1)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Confidence beside accuracy, in bins of equal width over the confidence.
+    """Confidence and accuracy of the rows in bins of equal width over the confidence.
 
     Attributes:
-        num_rows: `[bins]`, how many rows fell into each.
-        confidence: `[bins]`, the mean probability of the class that was predicted; NaN where there are no rows.
-        accuracy: `[bins]`, the share of rows that were right; NaN where there are no rows.
+        num_rows: `[bins]`, number of rows in each bin.
+        confidence: `[bins]`, mean probability of the predicted class; NaN in an empty bin.
+        accuracy: `[bins]`, share of correct rows; NaN in an empty bin.
     """
 
     num_rows: torch.Tensor
@@ -123,22 +122,25 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the mean over the rows of the distance of confidence from accuracy."""
+        """Expected calibration error: distance between confidence and accuracy, averaged over the rows."""
         distance = (self.confidence - self.accuracy).abs().nan_to_num()
         return ((self.num_rows * distance).sum() / self.num_rows.sum()).item()
 
 
 def calibration(probabilities: torch.Tensor, labels: torch.Tensor, num_bins: int = NUM_BINS) -> Calibration:
-    """The bins of Guo et al., 2017, https://arxiv.org/abs/1706.04599, equation 5: (0, 1/bins], (1/bins, 2/bins], ...
+    """Sorts rows into the bins of Guo et al., 2017, https://arxiv.org/abs/1706.04599, equation 5.
+
+    The bins are (0, 1/bins], (1/bins, 2/bins], ...
 
     Args:
         probabilities: `[rows, classes]`, float64.
-        labels: `[rows]`, each the number of a class.
+        labels: `[rows]`, class numbers.
+        num_bins: number of bins.
     """
     if num_bins < 1:
-        raise ValueError(f"num_bins={num_bins} should be 1 or more; {NUM_BINS} is usual.")
+        raise ValueError(f"num_bins={num_bins} must be 1 or more; {NUM_BINS} is usual.")
     if len(labels) == 0:
-        raise ValueError(f"There is no row with a label (other than {NO_LABEL}) to compare confidence with.")
+        raise ValueError(f"No row has a label: every label is {NO_LABEL}. Calibration needs labelled rows.")
     confidence, predictions = probabilities.max(-1)
     edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64)
     bins = torch.bucketize(confidence, edges[1:-1])
@@ -151,43 +153,43 @@ def calibration(probabilities: torch.Tensor, labels: torch.Tensor, num_bins: int
 
 
 def as_logits(values: ArrayLike, name: str) -> torch.Tensor:
-    """`[rows, classes]` in float64 on the CPU, checked."""
+    """Converts logits to `[rows, classes]` in float64 on the CPU, and checks them."""
     logits = _as_tensor(values, name, "[rows, classes]").double()
     if logits.ndim != 2 or logits.shape[0] < 1 or logits.shape[1] < 2:
         raise ValueError(
-            f"{name} has the shape {list(logits.shape)}: it should be [rows, classes], with a row or more, and two "
-            f"classes or more."
+            f"{name} has the shape {list(logits.shape)}: it must be [rows, classes], with at least one row and two "
+            f"classes."
         )
     bad_rows = (~logits.isfinite().all(-1)).nonzero().flatten().tolist()
     if bad_rows:
         raise ValueError(
             f"{name} has NaN or infinite values in {len(bad_rows)} of {len(logits)} rows, first in row {bad_rows[0]}: "
-            f"run the model in float32 or bfloat16, or look at its weights."
+            f"run the model in float32 or bfloat16, or check its weights for NaN."
         )
     return logits
 
 
 def as_probabilities(values: ArrayLike, name: str) -> torch.Tensor:
-    """`[rows, classes]` in float64 on the CPU, each row from 0 to 1 and with a sum of 1."""
+    """Converts probabilities to `[rows, classes]` in float64 on the CPU, and checks that each row sums to 1."""
     probabilities = as_logits(values, name)
-    if probabilities.min() < 0 or (probabilities.sum(-1) - 1).abs().max() > 0.01:  # as far as half precision is off
-        raise ValueError(f"{name} should be probabilities, whose rows have a sum of 1; of logits take the softmax.")
+    if probabilities.min() < 0 or (probabilities.sum(-1) - 1).abs().max() > 0.01:  # room for half precision
+        raise ValueError(f"{name} must be probabilities, with rows that sum to 1. For logits, apply softmax first.")
     return probabilities
 
 
 def labelled_rows(logits: torch.Tensor, labels: ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of `[rows, classes]` logits or probabilities and `[rows]` labels, those rows whose label is not -100."""
+    """Selects the rows whose label is not -100, from `[rows, classes]` logits or probabilities and `[rows]` labels."""
     labels = _as_tensor(labels, "labels", "[rows]")
     num_rows, num_classes = logits.shape
     if labels.shape != (num_rows,) or labels.is_floating_point():
         raise ValueError(
-            f"There are {num_rows} rows of logits, but the labels are {labels.dtype} of the shape "
-            f"{list(labels.shape)}: they should be one whole number per row."
+            f"labels must be one integer per row, [{num_rows}], but have dtype {labels.dtype} and shape "
+            f"{list(labels.shape)}."
         )
     if unknown := sorted(set(labels.tolist()) - {NO_LABEL, *range(num_classes)}):
         raise ValueError(
-            f"The labels {unknown[:5]} are none of the {num_classes} classes of the logits: labels should be from 0 "
-            f"to {num_classes - 1}, or {NO_LABEL} for a row without one."
+            f"The labels {unknown[:5]} are out of range for logits with {num_classes} classes: labels must be 0 to "
+            f"{num_classes - 1}, or {NO_LABEL} for a row without a label."
         )
     labelled = labels != NO_LABEL
     return logits[labelled], labels[labelled].long()
@@ -196,15 +198,15 @@ def labelled_rows(logits: torch.Tensor, labels: ArrayLike) -> tuple[torch.Tensor
 def check_same_shape(student: torch.Tensor, teacher: torch.Tensor, student_name: str, teacher_name: str) -> None:
     if student.shape != teacher.shape:
         raise ValueError(
-            f"{student_name} has the shape {list(student.shape)}, but {teacher_name} {list(teacher.shape)}: both "
-            f"should be of the same rows and the same classes."
+            f"{student_name} has the shape {list(student.shape)}, but {teacher_name} has {list(teacher.shape)}: both "
+            f"must have the same rows and the same classes."
         )
 
 
 def _as_tensor(values: ArrayLike, name: str, shape: str) -> torch.Tensor:
-    if not isinstance(values, torch.Tensor):  # of which NumPy does not know all dtypes
+    if not isinstance(values, torch.Tensor):  # NumPy does not know every dtype of PyTorch
         try:
-            values = torch.from_numpy(np.array(values))  # a copy, as PyTorch warns of arrays that are read-only
+            values = torch.from_numpy(np.array(values))  # a copy: PyTorch warns about read-only arrays
         except (TypeError, ValueError):
-            raise ValueError(f"{name} should be numbers in {shape}, with no row longer than another.") from None
+            raise ValueError(f"{name} must be numbers in {shape}, with rows of equal length.") from None
     return values.detach().cpu()

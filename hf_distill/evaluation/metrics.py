@@ -1,4 +1,4 @@
-"""How good predictions are, as `evaluate` says it, but without the Hub, which `evaluate.load` gets its metrics from."""
+"""Metrics with the interface of `evaluate`, without the download from the Hub that `evaluate.load` needs."""
 
 import evaluate
 import torch
@@ -21,7 +21,7 @@ from hf_distill.optional import optional
 
 
 class _Metric(evaluate.Metric):
-    """A metric of one prediction beside one reference, each a number."""
+    """A metric that compares one number per prediction with one number per reference."""
 
     dtype = "int64"
 
@@ -31,7 +31,7 @@ class _Metric(evaluate.Metric):
 
 
 class Accuracy(_Metric):
-    """`accuracy`: the share of predictions that are right.
+    """`accuracy`: the share of correct predictions.
 
     Example:
         >>> Accuracy().compute(predictions=[0, 1, 1, 0], references=[0, 1, 0, 0])
@@ -43,10 +43,11 @@ class Accuracy(_Metric):
 
 
 class F1(_Metric):
-    """`f1`: the harmonic mean of precision and recall of class 1, out of 0 and 1. It is 0 where none is predicted.
+    """`f1`: the harmonic mean of precision and recall of class 1, for the classes 0 and 1. It is 0 if no row is
+    predicted as class 1.
 
-    For more classes `compute(..., average="macro")` gives the mean over those that occur in predictions or references,
-    each as if it were class 1; "micro" and "weighted" are those of scikit-learn, as in `evaluate.load("f1")`.
+    For more classes, `compute(..., average="macro")` averages the F1 of every class that occurs in predictions or
+    references. "micro" and "weighted" are as in scikit-learn and `evaluate.load("f1")`.
 
     Example:
         >>> F1().compute(predictions=[1, 1, 0, 0], references=[1, 0, 1, 0])
@@ -60,9 +61,9 @@ class F1(_Metric):
 
 
 class MatthewsCorrelation(_Metric):
-    """`matthews_correlation`: from -1 to 1; 0 is chance, as is a prediction that is always the same.
+    """`matthews_correlation`: from -1 to 1. 0 is chance level, and the value of a constant prediction.
 
-    Reference: Matthews, 1975, https://doi.org/10.1016/0005-2795(75)90109-9; for more than two classes Gorodkin, 2004,
+    Reference: Matthews, 1975, https://doi.org/10.1016/0005-2795(75)90109-9; for more than two classes, Gorodkin, 2004,
     https://doi.org/10.1016/j.compbiolchem.2004.09.006.
 
     Example:
@@ -75,10 +76,10 @@ class MatthewsCorrelation(_Metric):
 
 
 class Pearsonr(_Metric):
-    """`pearsonr`: how nearly predictions lie on a rising line over the references, from -1 to 1.
+    """`pearsonr`: the Pearson correlation of predictions and references, from -1 to 1.
 
-    Where either is always the same, which leaves it undefined, it is 0, as the Matthews correlation is: a training that
-    looks for its best model should not meet a NaN.
+    It is 0, like the Matthews correlation, if predictions or references are constant and it is undefined: a NaN would
+    break the choice of the best model during training.
 
     Example:
         >>> round(Pearsonr().compute(predictions=[1.0, 2.0, 4.0], references=[1.0, 2.0, 3.0])["pearsonr"], 4)
@@ -94,7 +95,7 @@ class Pearsonr(_Metric):
 
 
 class Spearmanr(_Metric):
-    """`spearmanr`: the Pearson correlation of the ranks, from -1 to 1. Where that is undefined, 0.
+    """`spearmanr`: the Pearson correlation of the ranks, from -1 to 1. It is 0 where that is undefined.
 
     Example:
         >>> Spearmanr().compute(predictions=[1.0, 2.0, 4.0], references=[1.0, 2.0, 3.0])
@@ -110,7 +111,7 @@ class Spearmanr(_Metric):
 
 
 class _BesideTeacher(evaluate.Metric):
-    """A metric of the student's logits, `[rows, classes]`, beside the teacher's."""
+    """A metric that compares the student's logits, `[rows, classes]`, with the teacher's."""
 
     def _info(self) -> evaluate.MetricInfo:
         logits = List(Value("float64"))
@@ -124,7 +125,7 @@ class _BesideTeacher(evaluate.Metric):
 
 
 class Agreement(_BesideTeacher):
-    """`agreement`: the share of rows where student and teacher say the same class, from a list of logits for each row.
+    """`agreement`: the share of rows where student and teacher predict the same class, from a list of logits per row.
 
     Example:
         >>> Agreement().compute(predictions=[[0.0, 2.0], [1.0, 0.0]], references=[[0.0, 1.0], [0.0, 1.0]])
@@ -136,7 +137,7 @@ class Agreement(_BesideTeacher):
 
 
 class KLToTeacher(_BesideTeacher):
-    """`kl_to_teacher`: the mean over the rows of KL(softmax(teacher) || softmax(student)), in nats, at temperature 1.
+    """`kl_to_teacher`: KL(softmax(teacher) || softmax(student)) in nats at temperature 1, averaged over the rows.
 
     Example:
         >>> teacher_logits, student_logits = [[0.0, 0.0]], [[0.0, 1.0]]
@@ -149,14 +150,14 @@ class KLToTeacher(_BesideTeacher):
 
 
 class ExpectedCalibrationError(evaluate.Metric):
-    """`expected_calibration_error`: how far confidence is from accuracy, from 0 to 1, on the mean over the rows.
+    """`expected_calibration_error`: distance between confidence and accuracy, averaged over the rows, from 0 to 1.
 
-    Reference: Guo et al., 2017, https://arxiv.org/abs/1706.04599. Confidence is the probability of the class that is
-    predicted. By it the rows are put into `num_bins` bins of equal width, and in each its mean is compared with the
-    share of rows that are right.
+    Reference: Guo et al., 2017, https://arxiv.org/abs/1706.04599. Confidence is the probability of the predicted class.
+    Rows are sorted by confidence into `num_bins` bins of equal width. In each bin the mean confidence is compared with
+    the share of correct rows.
 
-    Predictions are a list of logits for each row, or, with `compute(..., from_logits=False)`, of probabilities.
-    References are class numbers; rows with -100 are left out.
+    Predictions are a list of logits per row, or of probabilities with `compute(..., from_logits=False)`. References are
+    class numbers; rows with -100 are left out.
 
     Example:
         >>> probabilities = [[0.2, 0.8], [0.7, 0.3]]
@@ -194,47 +195,47 @@ GLUE_METRICS: dict[str, tuple[type[_Metric], ...]] = {
     "rte": (Accuracy,),
     "wnli": (Accuracy,),
 }
-"""By the task's name in the data set nyu-mll/glue."""
+"""Metrics by task name, as in the data set nyu-mll/glue."""
 
 
 class Glue(evaluate.Metric):
-    """The metrics of one GLUE task, together; `glue_metric` makes one."""
+    """All metrics of one GLUE task. Created by `glue_metric`."""
 
     def __init__(self, config_name: str, **options):
         self._metrics = [metric() for metric in GLUE_METRICS[config_name]]
         super().__init__(config_name=config_name, **options)
 
     def _info(self) -> evaluate.MetricInfo:
-        return self._metrics[0]._info()  # those of one task read numbers of one kind
+        return self._metrics[0]._info()  # the metrics of a task all have the same dtype
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
         return {k: v for metric in self._metrics for k, v in metric._compute(predictions, references).items()}
 
 
 def glue_metric(task: str, **options) -> evaluate.Metric:
-    """The metrics of one of the nine GLUE tasks, as `evaluate.load("glue", task)` gives them, but without the Hub.
+    """Returns the metrics of one of the nine GLUE tasks, like `evaluate.load("glue", task)`, but without the Hub.
 
     Reference: Wang et al., 2018, GLUE, https://arxiv.org/abs/1804.07461, table 1.
 
     Args:
         task: "cola" (Matthews correlation), "sst2", "mnli", "qnli", "rte", "wnli" (accuracy), "mrpc", "qqp" (F1 and
             accuracy) or "stsb" (Pearson and Spearman correlation). Both validation sets of MNLI are "mnli".
-        **options: those of `evaluate.Metric`. In several processes that hold a share of the predictions each,
+        **options: options of `evaluate.Metric`. If several processes hold a share of the predictions each, give
             `num_process`, `process_id` and an `experiment_id` that is the same in all: `compute` then returns the
             scores of all rows in process 0, and None in the others. `keep_in_memory=True` writes no file.
 
     Returns:
-        A metric whose `compute(predictions=..., references=...)` takes two sequences of one number per row, class
-        numbers or, for "stsb", scores, and returns a dict from names to floats between -1 and 1.
+        A metric. Its `compute(predictions=..., references=...)` takes one number per row, a class number or for "stsb"
+        a score, and returns a dict from names to floats between -1 and 1.
 
     Raises:
-        ValueError: if there is no such task.
-        ImportError: from `compute`, without scikit-learn and its SciPy.
+        ValueError: if the task is unknown.
+        ImportError: from `compute`, if scikit-learn or SciPy is missing.
 
     Example:
         >>> glue_metric("mrpc").compute(predictions=[1, 1, 0, 0], references=[1, 0, 0, 0])
         {'f1': 0.6666666666666666, 'accuracy': 0.75}
     """
     if task not in GLUE_METRICS:
-        raise ValueError(f"There is no GLUE task {task!r}: the tasks are {', '.join(GLUE_METRICS)}.")
+        raise ValueError(f"Unknown GLUE task {task!r}: choose one of {', '.join(GLUE_METRICS)}.")
     return Glue(task, **options)

@@ -1,4 +1,4 @@
-"""What a training and its student look like."""
+"""Plots of training curves, calibration, and quality against latency."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,16 +18,18 @@ MARKERS = "osD^v<>pPX"
 
 
 def plot_training_curves(log_history: Sequence[Mapping[str, float]], file: str | Path) -> None:
-    """Draws `loss`, `loss_kl`, `loss_task` and `loss_cos` over the steps, in training and, where there are any, in
-    evaluations (`eval_loss` and so on). A loss that was not logged is left out.
+    """Plots the training and evaluation losses over the steps.
+
+    The losses are `loss`, `loss_kl`, `loss_task` and `loss_cos`, and `eval_loss` and so on for evaluations. A loss that
+    was not logged is left out.
 
     Args:
-        log_history: `trainer.state.log_history`, or what `trainer_state.json` has under that name.
-        file: where to, such as `losses.png`; it is there whole or not at all.
+        log_history: `trainer.state.log_history`, or the entry of that name in `trainer_state.json`.
+        file: output file, such as `losses.png`. It is written completely or not at all.
 
     Raises:
-        ValueError: if no loss was logged, or if the file's name does not end in .png, .pdf or .svg.
-        ImportError: without matplotlib.
+        ValueError: if no loss was logged, or if the file name does not end in .png, .pdf or .svg.
+        ImportError: if matplotlib is missing.
 
     Example:
         >>> plot_training_curves(trainer.state.log_history, "losses.png")
@@ -35,8 +37,8 @@ def plot_training_curves(log_history: Sequence[Mapping[str, float]], file: str |
     curves = {loss: found for loss in LOSSES if (found := _curves(log_history, loss))}
     if not curves:
         raise ValueError(
-            f"There is no loss to draw in a log history of {len(log_history)} entries: train with logging_steps that "
-            f"come before the last step."
+            f"No loss to plot in the {len(log_history)} entries of the log history: train with logging_steps smaller "
+            f"than the number of steps."
         )
     figure = _figure(file, width=7, height=1.2 + 1.8 * len(curves))
     for row, (axes, (loss, series)) in enumerate(
@@ -54,7 +56,7 @@ def plot_training_curves(log_history: Sequence[Mapping[str, float]], file: str |
 
 
 def _curves(log_history: Sequence[Mapping[str, float]], loss: str) -> dict[str, list[tuple[float, float]]]:
-    """Steps and values of a loss in training, then of those evaluations that end in its name."""
+    """Steps and values of a loss by series: its training curve and the evaluations whose name ends in the loss."""
     found: dict[str, list[tuple[float, float]]] = {}
     for entry in log_history:
         for name, value in entry.items():
@@ -66,27 +68,29 @@ def _curves(log_history: Sequence[Mapping[str, float]], loss: str) -> dict[str, 
 def plot_calibration(
     models: Mapping[str, tuple[ArrayLike, ArrayLike]], file: str | Path, num_bins: int = NUM_BINS
 ) -> None:
-    """Draws reliability diagrams side by side: of rows of like confidence, the share that are right, and below how many
-    rows there are. Bars below the diagonal are of a model that is too sure of itself.
+    """Plots reliability diagrams, one per model, side by side.
+
+    Each diagram shows the accuracy in each bin of confidence, and below it the number of rows in the bin. Bars below
+    the diagonal mean that the model is overconfident.
 
     Reference: Guo et al., 2017, https://arxiv.org/abs/1706.04599, figure 1.
 
     Args:
-        models: by name, probabilities `[rows, classes]` and labels `[rows]`, of which -100 are left out.
-        file: where to, such as `calibration.png`; it is there whole or not at all.
-        num_bins: into how many equal parts confidence is cut.
+        models: by name, probabilities `[rows, classes]` and labels `[rows]`; rows with label -100 are left out.
+        file: output file, such as `calibration.png`. It is written completely or not at all.
+        num_bins: number of equal bins of confidence.
 
     Raises:
-        ValueError: if there is no model or no row, if shapes do not fit, if rows are no probabilities, or if
-            the file's name does not end in .png, .pdf or .svg.
-        ImportError: without matplotlib.
+        ValueError: if there are no models or no rows, if shapes do not match, if rows are not probabilities, or if the
+            file name does not end in .png, .pdf or .svg.
+        ImportError: if matplotlib is missing.
 
     Example:
         >>> teacher, student = teacher_logits.softmax(-1), student_logits.softmax(-1)
         >>> plot_calibration({"teacher": (teacher, labels), "student": (student, labels)}, "calibration.png")
     """
     if not models:
-        raise ValueError("There is no model to draw: give its name, its probabilities and the labels.")
+        raise ValueError("models is empty: give at least one name with its probabilities and labels.")
     measured = {
         name: calibration(*labelled_rows(as_probabilities(probabilities, name), labels), num_bins)
         for name, (probabilities, labels) in models.items()
@@ -98,7 +102,7 @@ def plot_calibration(
         num_rows, confidence, accuracy = own.num_rows.numpy(), own.confidence.numpy(), own.accuracy.numpy()
         filled = num_rows.nonzero()[0]
         centres = (filled + 0.5) * width
-        above.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="as sure as it is right")
+        above.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="perfect calibration")
         above.bar(centres, accuracy[filled], width, edgecolor="white", label=f"accuracy, ECE {own.error:.3f}")
         above.plot(confidence[filled], accuracy[filled], "k.", markersize=4, label="at mean confidence")
         above.set(title=name, xlim=(0, 1), ylim=(0, 1))
@@ -108,7 +112,7 @@ def plot_calibration(
         for axes in (above, below):
             axes.grid(alpha=0.3)
     both[0, 0].set_ylabel("accuracy")
-    both[1, 0].set(ylabel="rows", ylim=(0.5, None))  # so that a single row is a bar too
+    both[1, 0].set(ylabel="rows", ylim=(0.5, None))  # keeps the bar of a single row visible
     _save(figure, file)
 
 
@@ -119,30 +123,30 @@ def plot_quality_against_latency(
     latency: str = "milliseconds",
     spread: Mapping[str, float] | None = None,
 ) -> None:
-    """Draws a point for each model. Models further up and to the left are better.
+    """Plots one point per model: quality over latency. The best models are at the top left.
 
     The vertical axis covers at least a tenth of the best quality, so that small differences look small.
 
     Args:
         models: by name, latency in milliseconds and quality.
-        file: the file to write, such as `quality_against_latency.png`. It is never half-written.
+        file: output file, such as `quality_against_latency.png`. It is written completely or not at all.
         quality: the label of the vertical axis.
         latency: the label of the horizontal axis.
         spread: by name, the standard deviation of the quality over several seeds, drawn as an error bar.
 
     Raises:
-        ValueError: if there is no model, or if the file's name does not end in .png, .pdf or .svg.
-        ImportError: without matplotlib.
+        ValueError: if there are no models, or if the file name does not end in .png, .pdf or .svg.
+        ImportError: if matplotlib is missing.
 
     Example:
         >>> plot_quality_against_latency({"teacher": (8.1, 0.84), "student": (4.8, 0.83)}, "student.png")
     """
     if not models:
-        raise ValueError("There is no model to draw: give its name, its latency and its quality.")
+        raise ValueError("models is empty: give at least one name with its latency and quality.")
     figure = _figure(file, width=7, height=4.5)
     axes = figure.subplots()
     for index, (name, point) in enumerate(models.items()):
-        # Hollow markers of different shapes: models at the same point are seen through each other.
+        # Hollow markers of different shapes stay visible where points overlap.
         marker, color = MARKERS[index % len(MARKERS)], f"C{index}"
         axes.plot(*point, marker, color=color, markerfacecolor="none", markersize=9, markeredgewidth=2, label=name)
         if spread and name in spread:
@@ -151,16 +155,16 @@ def plot_quality_against_latency(
     middle = (min(qualities) + max(qualities)) / 2
     half = max(0.05 * max(map(abs, qualities)), 0.75 * (max(qualities) - min(qualities)))
     axes.set(xlim=(0, 1.15 * max(latencies)), ylim=(middle - half, middle + half) if half else None)
-    axes.set(xlabel=latency, ylabel=quality, title="Further up and to the left is better")
+    axes.set(xlabel=latency, ylabel=quality, title="Better models are further up and to the left")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=min(3, len(models)))  # below the axes, where no point is
     _save(figure, file)
 
 
 def _figure(file: str | Path, width: float, height: float) -> "Figure":
-    """A figure in inches, apart from pyplot and its choice of a backend."""
+    """A figure with a size in inches. Does not use pyplot, which would choose a backend for the whole process."""
     if Path(file).suffix not in SUFFIXES:
-        raise ValueError(f"A plot is written to a file that ends in {', '.join(SUFFIXES)}, but {file} does not.")
+        raise ValueError(f"Cannot write a plot to {file}: the file name must end in {', '.join(SUFFIXES)}.")
     return optional("matplotlib.figure", "evaluation").Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 

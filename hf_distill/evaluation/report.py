@@ -1,4 +1,4 @@
-"""A student and its exports beside the teacher: what is compared, and the page that says it."""
+"""Compares a student and its exports with the teacher, and formats the comparison as a page."""
 
 import html
 import re
@@ -16,13 +16,13 @@ from hf_distill.evaluation.tables import WIDTH, models_table, paragraph
 TEACHER, STUDENT = "teacher", "student"
 
 QUALITY = {"accuracy": "accuracy", "f1": "F1", "matthews_correlation": "Matthews"}
-"""The metrics of which a share is retained, and what they are called in tables."""
+"""Metrics for which the retained share of the teacher's value is reported, with their names in tables."""
 
 LATENCY_LENGTH = 128
-"""Of the lengths that are measured, the one that stands for all where there is room for one; else the longest."""
+"""Length, in tokens, whose latency is reported where there is room for one; else the longest measured length."""
 
 SHOWN = 160
-"""How many characters of a text are shown."""
+"""Characters shown of each example text."""
 
 PUBLISHED = [
     {
@@ -44,22 +44,22 @@ PUBLISHED = [
         "source": "its model card: https://huggingface.co/distilbert/distilroberta-base",
     },
 ]
-"""What others say of their students, on their data and their machines."""
+"""Published figures of other students, measured by their authors on their own data and machines."""
 
 
 def compare_with_teacher(logits: Mapping[str, ArrayLike], labels: ArrayLike) -> dict[str, Json]:
-    """Quality and fidelity of each model.
+    """Computes quality and fidelity of each model.
 
     Args:
-        logits: `[texts, classes]` of "teacher", of "student", and of exports by whatever name; the columns are of the
-            same classes for all.
-        labels: `[texts]`.
+        logits: `[texts, classes]` by model: "teacher", "student", and exports under any name. All models have the same
+            order of classes.
+        labels: `[texts]`, class numbers.
 
     Returns:
         By model, `quality`: accuracy, F1, Matthews correlation and calibration error, as in `classification_metrics`.
-        For all but the teacher `retained`: the shares of the teacher's accuracy, F1 and Matthews correlation, or None
-        where that is not above 0; and `fidelity`: `agreement` with the teacher, `kl_to_teacher`, and for exports
-        `agreement_with_student`.
+        For every model except the teacher also `retained`: accuracy, F1 and Matthews correlation as shares of the
+        teacher's, or None if the teacher's is not above 0; and `fidelity`: `agreement` with the teacher,
+        `kl_to_teacher`, and for exports `agreement_with_student`.
     """
     tensors = {name: as_logits(own, name) for name, own in logits.items()}
     compared: dict[str, Json] = {}
@@ -85,17 +85,18 @@ def largest_differences(
     label_names: Sequence[str],
     number: int,
 ) -> list[Json]:
-    """The texts on which student and teacher part most, by KL(teacher || student) in nats, the largest first.
+    """Finds the texts on which student and teacher differ most, by KL(teacher || student) in nats, largest first.
 
     Args:
         logits: as in `compare_with_teacher`.
-        labels: `[texts]`, as numbers.
-        texts: `[texts]`; their first characters are kept.
-        label_names: the classes by number.
-        number: how many.
+        labels: `[texts]`, class numbers.
+        texts: `[texts]`; only their first characters are kept.
+        label_names: class names in the order of their numbers.
+        number: number of texts to return.
 
     Returns:
-        For each `row`, counted from 1, `text`, `label`, `teacher` and `student` with `label` and `score`, and `kl`.
+        For each text: `row`, counted from 1, `text`, `label`, `teacher` and `student` with `label` and `score`, and
+        `kl`.
     """
     tensors = {name: as_logits(logits[name], name) for name in (TEACHER, STUDENT)}
     divergence = kl_of_rows(tensors[STUDENT], tensors[TEACHER]).numpy()
@@ -112,7 +113,7 @@ def largest_differences(
 
 
 def report_page(report: Json) -> str:
-    """The report as one page of Markdown, beside which the plots are."""
+    """Formats the report as one Markdown page. It shows the plots that lie in the same folder."""
     models, data = report["models"], report["data"]
     parts = [
         f"# {models[STUDENT]['model']} compared with {models[TEACHER]['model']}",
@@ -123,13 +124,15 @@ def report_page(report: Json) -> str:
         ),
         "## Quality",
         quality_table(models),
-        "F1 is that of the second class where there are two, else the mean over the\nclasses. Retained: the share of "
-        "the teacher's figure. Calibration error: how far\nconfidence is from accuracy, in 15 bins.",
+        paragraph(
+            "F1 is for the second class if there are two classes, else the mean over all classes. Retained is the share "
+            "of the teacher's figure. Calibration error is the mean distance between confidence and accuracy, in 15 bins."
+        ),
         "![Calibration](calibration.png)",
         "## Fidelity",
         fidelity_table(models),
-        "KL(teacher || student) is in nats at temperature 1, the mean over the texts.",
-        "### Where student and teacher differ most",
+        "KL(teacher || student) is in nats at temperature 1, averaged over the texts.",
+        "### Texts on which student and teacher differ most",
         examples_list(report["examples"]),
         "## Size and speed",
         size_table(_speeds(models)),
@@ -138,7 +141,7 @@ def report_page(report: Json) -> str:
         "![Quality against latency](quality_against_latency.png)",
         "## Compared with published students",
         published_table(report),
-        "The published figures are from other tasks and other machines:\n\n"
+        "The published figures come from other tasks and other machines:\n\n"
         + "\n".join(f"- {own['student']}: {own['source']}" for own in PUBLISHED),
     ]
     return "\n\n".join(parts) + "\n"
@@ -204,7 +207,7 @@ def published_table(report: Json) -> str:
 
 
 def comparison_table(report: Json) -> str:
-    """Teacher, student and exports in one table, short enough for a model card."""
+    """Formats teacher, student and exports as one table, short enough for a model card."""
     length = latency_length(report)
     models = report["models"]
     speeds = [own["size_and_speed"] for own in models.values()]
@@ -222,13 +225,14 @@ def comparison_table(report: Json) -> str:
     }
     data, threads, on = report["data"], report["settings"]["threads"], report["machine"]["cpu"]
     where = (
-        f"On {data['texts']:,} texts of {data['source']}; latency of one text on the CPU ({on}, threads: {threads})."
+        f"Measured on {data['texts']:,} texts of {data['source']}. Latency is for one text on the CPU ({on}, threads: "
+        f"{threads})."
     )
     return f"{models_table(list(models), figures)}\n\n{paragraph(where)}"
 
 
 def eval_results(report: Json) -> list[EvalResult]:
-    """The student's metrics for a model card's metadata; none if the data is not on the Hub, which that asks for."""
+    """The student's metrics for a model card's metadata, which requires a Hub data set; empty for other data."""
     data = report["data"]
     if not data["is_on_hub"]:
         return []

@@ -1,4 +1,4 @@
-"""Whether a loss depends on how an optimizer step is split."""
+"""Checks that a loss does not depend on how an optimizer step is split."""
 
 import copy
 import tempfile
@@ -19,7 +19,7 @@ from hf_distill.training.trainer import DistillationTrainer
 from hf_distill.training.training_args import DistillationTrainingArguments
 
 POSITIONS_PER_PIECE = 4
-"""That a loss over logits gets at a time, where it is tried on small pieces."""
+"""Positions per piece when a loss over logits is tried on small pieces."""
 
 ARGUMENTS: dict[str, Any] = {
     "use_cpu": True,
@@ -38,12 +38,12 @@ ARGUMENTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class SplitInvariance:
-    """By how much a loss depends on how a step is split.
+    """How much a loss depends on how a step is split.
 
     Attributes:
-        loss: the largest difference of the loss, relative to the loss of one whole batch.
-        gradient: the largest norm of a difference of gradients, relative to the norm of the gradient.
-        parts: into how many micro-batches the step was split.
+        loss: largest difference from the loss of one whole batch, relative to that loss.
+        gradient: largest norm of the difference from the gradient of one whole batch, relative to its norm.
+        parts: the numbers of micro-batches that the step was split into.
     """
 
     loss: float
@@ -65,25 +65,25 @@ def check_split_invariance(
     """Checks that a loss and its gradient do not depend on how an optimizer step is split into micro-batches.
 
     One step is computed with all rows in one batch, then with the same rows split into micro-batches, down to one row
-    each, and then with the positions of a loss over logits given to it a few at a time. What is passed in stays as it
-    is: copies compute, in float32, on the CPU, without dropout.
+    each. A loss over logits is also computed a few positions at a time. Everything runs on copies, in float32, on the
+    CPU, without dropout; the objects passed in do not change.
 
     Args:
-        loss: the loss.
+        loss: the loss to check.
         model: a student. A small one is enough.
-        train_dataset: 4 to 64 rows. Rows of different length, and rows without labels, find the most errors.
-        teacher_model: the teacher, if the loss reads one.
+        train_dataset: 4 to 64 rows. Rows of different lengths and rows without labels find the most errors.
+        teacher_model: the teacher, if the loss needs one.
         data_collator: as in `Trainer`.
         processing_class: as in `Trainer`.
-        tolerance: how much the loss and the gradient may differ, relative to their size.
+        tolerance: largest allowed difference of the loss and of the gradient, relative to their size.
         **arguments: further `DistillationTrainingArguments`, such as `kl_positions="attended"`.
 
     Returns:
-        By how much they differ.
+        The largest differences found.
 
     Raises:
-        ValueError: if they differ by more, if the number of items does not follow from the batch alone, or if the loss
-            is 0, which shows nothing.
+        ValueError: if a difference exceeds the tolerance, if the number of items depends on more than the batch, or if
+            the loss is 0, which would prove nothing.
 
     Example:
         >>> check_split_invariance(ReverseKL(), model=student, teacher_model=teacher, train_dataset=rows)
@@ -92,7 +92,7 @@ def check_split_invariance(
     name = f"The loss {type(loss).__name__}"
     num_rows = len(train_dataset)
     if not 4 <= num_rows <= 64:
-        raise ValueError(f"train_dataset has {num_rows} rows: give 4 to 64, which make one optimizer step.")
+        raise ValueError(f"train_dataset has {num_rows} rows: give 4 to 64. They make one optimizer step.")
     options = {"train_dataset": train_dataset, "data_collator": data_collator, "processing_class": processing_class}
 
     def compute(num_parts: int, in_small_pieces: bool = False) -> _Step:
@@ -100,8 +100,8 @@ def check_split_invariance(
             return step(num_parts, in_small_pieces)
         except FloatingPointError:
             raise ValueError(
-                f"{name} is not finite in {num_parts} micro-batches of {num_rows // num_parts}: return the sum over "
-                f"the items. Of a micro-batch without items the sum is 0."
+                f"{name} is NaN or infinite in {num_parts} micro-batches of {num_rows // num_parts}: return the sum "
+                f"over the items, which is 0 for a micro-batch without items."
             ) from None
 
     def step(num_parts: int, in_small_pieces: bool) -> _Step:
@@ -115,18 +115,18 @@ def check_split_invariance(
                 **options,
             )
             num_classes = trainer._num_classes
-            assert num_classes is not None  # as without ZeRO-3
+            assert num_classes is not None  # it is None only with ZeRO-3
             with _small_pieces(num_classes) if in_small_pieces else nullcontext():
                 return _one_step(trainer)
 
     whole = compute(1)
     if whole.items_after != whole.items:
         raise ValueError(
-            f"{name} counts {whole.items_after:g} items after a forward, and {whole.items:g} before it: count "
-            f"them in `items`, from the batch alone."
+            f"{name} counts {whole.items:g} items before a forward pass and {whole.items_after:g} after it: `items` "
+            f"must count them from the batch alone."
         )
     if whole.loss == 0 or not whole.gradient.any():
-        raise ValueError(f"{name} or its gradient is 0 in these rows, which shows nothing: give other rows.")
+        raise ValueError(f"{name} or its gradient is 0 on these rows, which proves nothing: give other rows.")
 
     parts = tuple(part for part in range(2, num_rows + 1) if num_rows % part == 0)
     splits = {f"in {part} micro-batches of {num_rows // part}": (compute(part), part) for part in parts}
@@ -136,21 +136,21 @@ def check_split_invariance(
     for split, (own, part) in splits.items():
         if own.items != whole.items:
             raise ValueError(
-                f"{name} counts {whole.items:g} items in one batch of {num_rows} rows, and {own.items:g} {split}: an "
-                f"item should not depend on the rest of its batch."
+                f"{name} counts {whole.items:g} items in one batch of {num_rows} rows, but {own.items:g} {split}: an "
+                f"item must not depend on the rest of its batch."
             )
         off, gradient_off = _distance(own, whole)
         if off > tolerance or gradient_off > tolerance:
             looks_like_a_mean = part > 1 and abs(own.loss / whole.loss - part) < 0.3 * part
             hint = (
-                "It seems to return a mean: return the sum over the items."
+                "It seems to return a mean: return the sum over the items instead."
                 if looks_like_a_mean
                 else "Return the sum over the items, each computed without the others and without padding."
             )
             raise ValueError(
-                f"{name} depends on how a step is split: it is {whole.loss:.6g} in one batch of {num_rows} rows, and "
-                f"{own.loss:.6g} {split} (off by {off:.2g} of its size, its gradient by {gradient_off:.2g}; allowed "
-                f"is {tolerance:g}). {hint}"
+                f"{name} depends on how a step is split: it is {whole.loss:.6g} in one batch of {num_rows} rows, but "
+                f"{own.loss:.6g} {split} (relative difference {off:.2g}, of the gradient {gradient_off:.2g}; at most "
+                f"{tolerance:g} is allowed). {hint}"
             )
         worst_loss, worst_gradient = max(worst_loss, off), max(worst_gradient, gradient_off)
     return SplitInvariance(worst_loss, worst_gradient, parts)
@@ -158,7 +158,7 @@ def check_split_invariance(
 
 @dataclass(frozen=True)
 class _Step:
-    """One optimizer step: its loss, `[parameters]` its gradient, and its items, counted before and after it."""
+    """One optimizer step: its loss, its gradient `[parameters]`, and its items, counted before and after the step."""
 
     loss: float
     gradient: torch.Tensor
@@ -167,7 +167,7 @@ class _Step:
 
 
 class _KeepGradient(TrainerCallback):
-    """Keeps the gradient of all that is trained, in one vector."""
+    """Keeps the gradient of all trained parameters as one vector."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]):
         self.parameters = parameters
@@ -178,7 +178,7 @@ class _KeepGradient(TrainerCallback):
 
 
 def _distance(step: _Step, whole: _Step) -> tuple[float, float]:
-    """How far loss and gradient are from those of one whole batch, relative to their size."""
+    """Difference of loss and of gradient from one whole batch, relative to their size."""
     gradient_off = (step.gradient - whole.gradient).norm() / whole.gradient.norm()
     return abs(step.loss - whole.loss) / abs(whole.loss), gradient_off.item()
 
@@ -206,7 +206,7 @@ def _without_dropout(model: PreTrainedModel | PeftModel) -> PreTrainedModel | Pe
 
 @contextmanager
 def _small_pieces(num_classes: int) -> Iterator[None]:
-    """While open, losses over logits get a few positions at a time."""
+    """Inside this context, losses over logits get a few positions at a time."""
     sizes = pieces.CHUNK_ELEMENTS, pieces.BLOCK_ELEMENTS_ON_CPU
     pieces.CHUNK_ELEMENTS = pieces.BLOCK_ELEMENTS_ON_CPU = POSITIONS_PER_PIECE * num_classes
     try:

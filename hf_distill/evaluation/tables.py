@@ -8,11 +8,11 @@ WIDTH = 80
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns: the first to the left, the others to the right.
+    """Formats a Markdown table with aligned columns: the first to the left, the others to the right.
 
     Args:
-        header: the titles of the columns.
-        rows: `[rows][columns]`; what would end a cell is escaped.
+        header: column titles.
+        rows: `[rows][columns]`; `|` and line breaks are escaped.
     """
     cells = [[_escape(cell) for cell in row] for row in [header, *rows]]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]

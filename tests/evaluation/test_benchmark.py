@@ -1,4 +1,4 @@
-"""Figures by hand, under a clock that only the models move; and processes that really start."""
+"""Figures computed by hand, with a fake clock that only the models advance; and real processes."""
 
 import dataclasses
 import json
@@ -21,8 +21,8 @@ TEXTS = make_texts(12)
 
 
 class FakePredictor:
-    """Takes as many milliseconds as it is told, for each forward; `rate` more for each text, and `first` more after
-    another model's."""
+    """A backend that takes a given number of milliseconds per forward pass, plus `rate` per text, plus `first` after
+    another model has run."""
 
     def __init__(self, world, name, milliseconds, per_text=0.0, first=0.0, format="onnx"):
         self.world, self.name, self.milliseconds, self.per_text = world, name, milliseconds, per_text
@@ -42,7 +42,7 @@ class FakePredictor:
 
 @pytest.fixture
 def world(monkeypatch, tmp_path):
-    """Models that are told how long they take."""
+    """Models with given run times."""
     world = {"now": 0.0, "calls": [], "slowness": lambda number: 1.0, "predictors": {}}
 
     def add(name, milliseconds, **options):
@@ -62,7 +62,7 @@ def world(monkeypatch, tmp_path):
 
 
 def test_percentiles_by_hand():
-    """Of 1 to 101 they are at the places 50, 95 and 99; between two values in a straight line."""
+    """The percentiles of 1 to 101 are at positions 50, 95 and 99, with linear interpolation between values."""
     assert percentiles(list(range(101, 0, -1))) == {"p50": 51, "p95": 96, "p99": 100}
     assert percentiles([10.0, 20.0]) == pytest.approx({"p50": 15, "p95": 19.5, "p99": 19.9})
 
@@ -83,7 +83,7 @@ def test_figures(world):
             {"p50": 4.25, "p95": 4.25, "p99": 4.25}
         )
         assert latency["times_as_fast"] == pytest.approx(dict.fromkeys(("median", "lowest", "highest"), 8 / 4.25))
-    # 32 texts: in one batch the student takes 4 + 8 ms and the teacher 8; of 16, 8 + 8 and 16.
+    # 32 texts: in one batch the student takes 4 + 8 ms and the teacher 8; in batches of 16, 8 + 8 and 16.
     assert student["throughput"]["batch_size"] == 32
     assert student["throughput"]["texts_per_second"] == pytest.approx(32 / 0.012)
     assert student["throughput"]["by_batch_size"]["16"] == pytest.approx(32 / 0.016)
@@ -106,7 +106,7 @@ def test_figures(world):
 
 
 def test_models_take_turns(world):
-    """A burst of each at one length, then all of them at the next; then at each batch size."""
+    """All models run a burst at one length, then at the next length; then at each batch size."""
     models = {name: world["add"](name, 1.0) for name in ("a", "b", "c")}
     benchmark_models(models, lengths=[4, 16], texts=TEXTS, threads=1, rounds=2)
     calls = world["calls"]
@@ -121,7 +121,7 @@ def test_models_take_turns(world):
 
 
 def test_a_machine_that_slows_down_slows_them_all(world):
-    """Each forward takes longer than the one before: ratios hardly notice, where one after the other would."""
+    """Each forward pass takes longer than the one before. Ratios hardly change, because models take turns."""
     models = {"teacher": world["add"]("t", 8.0), "student": world["add"]("s", 4.0)}
     world["slowness"] = lambda number: 1 + number / 1000
     measured = benchmark_models(models, lengths=[4], texts=TEXTS, threads=1, rounds=9)
@@ -138,7 +138,7 @@ def test_the_first_of_a_burst_does_not_count(world):
 
 
 def test_one_by_one_as_the_predictor_does(world):
-    """ONNX in int8 is not run in batches, so neither is it here."""
+    """ONNX int8 runs one text at a time, also in the benchmark."""
     models = {"teacher": world["add"]("t", 8.0), "int8": world["add"]("i", 1.0, format="onnx-int8")}
     measured = benchmark_models(models, lengths=[4], texts=TEXTS, threads=1, rounds=2)
     throughput = measured.models["int8"]["throughput"]
@@ -156,7 +156,7 @@ def test_tables(world):
     assert cells[5] == ["student", "16", "4.00", "4.00", "4.00", "2.00 (2.00-2.00)"]
     table = measured.table()
     assert max(map(len, table.splitlines())) <= 80
-    assert "with 2 threads for each model. Rounds: 1, after 1 to warm up." in " ".join(table.split())
+    assert "with 2 threads per model; rounds: 1, after 1 for warm-up." in " ".join(table.split())
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[:12]]
     assert rows[0] == ["", "teacher", "student"]
     by_figure = {name: values for name, *values in rows[2:]}
@@ -189,13 +189,13 @@ def test_exact_lengths(world, texts, length):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lengths": [39]}, "A length of 39 tokens is not between the 3 and 38 that teacher takes"),
-        ({"lengths": [2]}, "A length of 2 tokens is not between the 3 and 38"),
-        ({"lengths": []}, "There is no length"),
-        ({"texts": []}, "There are no texts"),
+        ({"lengths": [39]}, "Cannot measure teacher at 39 tokens: it accepts 3 to 38"),
+        ({"lengths": [2]}, "Cannot measure teacher at 2 tokens: it accepts 3 to 38"),
+        ({"lengths": []}, "lengths is empty"),
+        ({"texts": []}, "texts is empty"),
         ({"texts": ["w5", " "]}, "Text 1 is empty"),
-        ({"threads": 0}, "threads=0 should be 1 or more"),
-        ({"rounds": 0}, "rounds=0 should be 1 or more"),
+        ({"threads": 0}, "threads=0 must be 1 or more"),
+        ({"rounds": 0}, "rounds=0 must be 1 or more"),
     ],
 )
 def test_what_cannot_be_measured(world, options, message):
@@ -206,7 +206,7 @@ def test_what_cannot_be_measured(world, options, message):
 
 
 def test_no_model():
-    with pytest.raises(ValueError, match="There is no model to measure"):
+    with pytest.raises(ValueError, match="No model to measure"):
         benchmark_models({})
 
 
@@ -221,7 +221,7 @@ def models(tmp_path_factory):
 
 
 def test_real_models(models, tmp_path, monkeypatch, capsys):
-    """In processes of their own: the one with ONNX has no PyTorch, needs less memory and is sooner ready."""
+    """In separate processes, the ONNX export does not import PyTorch, needs less memory and starts faster."""
     monkeypatch.setattr(benchmark, "STARTS", 1)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -251,7 +251,7 @@ def test_real_models(models, tmp_path, monkeypatch, capsys):
 
 
 def test_memory_is_that_of_the_process_alone(models):
-    """Whatever the process has that starts it, which `getrusage` would count on Linux."""
+    """Memory of the parent process does not count, although `getrusage` would include it on Linux."""
     predictor = load_predictor(models / "exported")
     ballast = np.ones(200_000_000, np.uint8)
     command = [sys.executable, "-m", "hf_distill.deployment.cold_start", str(models / "exported"), "onnx", "1"]
@@ -269,7 +269,7 @@ def test_a_folder_is_the_model_in_it_not_an_export_within(models, tmp_path):
 
 
 def test_a_name_on_the_hub(models, hub):
-    """It is brought here once; of an export, the format is its own."""
+    """A model is downloaded once. An export is loaded in its own format."""
     for name in ("teacher", "exported"):
         push_folder(models / name, name)
     folder, format = benchmark.locate_model("tester/teacher")
@@ -281,7 +281,7 @@ def test_a_name_on_the_hub(models, hub):
 
 def test_a_process_that_fails_says_why(models):
     command = [sys.executable, "-c", "raise SystemExit('no memory left')"]
-    with pytest.raises(ValueError, match="student cannot be used in a process of its own: no memory left"):
+    with pytest.raises(ValueError, match="student failed in a separate process: no memory left"):
         benchmark._start("student", command, "[]")
 
 
@@ -289,10 +289,10 @@ def test_a_process_that_fails_says_why(models):
     ("words", "message"),
     [
         (["nothing/at/all"], "nothing/at/all"),
-        (["teacher", "teacher"], "Two models are called the same"),
-        (["teacher", "--name", "a", "b"], "--name has 2 names for 1 models"),
-        (["teacher", "--lengths", "64"], "A length of 64 tokens is not between the 3 and 38 that teacher takes"),
-        (["empty"], "empty is no model"),
+        (["teacher", "teacher"], "Two models have the same name"),
+        (["teacher", "--name", "a", "b"], "Names given: 2, models given: 1"),
+        (["teacher", "--lengths", "64"], "Cannot measure teacher at 64 tokens: it accepts 3 to 38"),
+        (["empty"], "empty has no model"),
     ],
 )
 def test_the_command_says_what_is_wrong(models, monkeypatch, capsys, words, message):

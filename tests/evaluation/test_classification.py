@@ -1,4 +1,4 @@
-"""What a classifier's logits are worth: by hand, against scikit-learn, and where something is amiss."""
+"""Metrics of a classifier's logits: by hand, against scikit-learn, and errors."""
 
 import doctest
 import math
@@ -28,7 +28,7 @@ def test_by_hand():
     assert measured.keys() == OF_LABELS | OF_TEACHER
     assert all(type(value) is float for value in measured.values())
     assert measured["accuracy"] == 3 / 4
-    assert measured["f1"] == pytest.approx(2 / 3)  # of what is said to be class 1 half is, and all of class 1 is found
+    assert measured["f1"] == pytest.approx(2 / 3)  # precision 1/2, recall 1
     assert measured["matthews_correlation"] == pytest.approx((1 * 2 - 1 * 0) / math.sqrt(2 * 1 * 3 * 2))
     # Confidences in three bins: sigmoid(1), twice, right both times; sigmoid(2), right; and sigmoid(3), wrong.
     sure = [1 / (1 + math.exp(-margin)) for margin in (1, 2, 3)]
@@ -65,7 +65,7 @@ def test_against_scikit_learn(num_classes):
 
 
 def test_rows_without_a_label():
-    """They are compared with the teacher only."""
+    """Rows without a label are compared only with the teacher."""
     whole = classification_metrics(LOGITS, LABELS)
     logits, teacher = np.concatenate([LOGITS, [[9.0, 0.0]]]), np.concatenate([TEACHER_LOGITS, [[0.0, 9.0]]])
     measured = classification_metrics(logits, [*LABELS, -100], teacher)
@@ -73,7 +73,7 @@ def test_rows_without_a_label():
     assert measured["agreement"] == 3 / 5
     assert classification_metrics(logits, teacher_logits=teacher).keys() == OF_TEACHER
     assert classification_metrics(logits, [-100] * 5, teacher).keys() == OF_TEACHER
-    with pytest.raises(ValueError, match="nothing to measure: give labels that are not all -100, or teacher_logits"):
+    with pytest.raises(ValueError, match="Nothing to measure: give labels that are not all -100, or teacher_logits"):
         classification_metrics(logits, [-100] * 5)
 
 
@@ -108,7 +108,7 @@ def test_a_single_row():
 
 @pytest.mark.filterwarnings("error")
 def test_a_class_that_never_occurs():
-    """Of four classes the last is neither predicted nor right, and does not count in the mean."""
+    """The last of four classes occurs in neither predictions nor labels, and does not count in the mean."""
     logits = np.eye(4)[[0, 1, 2, 2]]
     assert classification_metrics(logits, [0, 1, 2, 1])["f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
 
@@ -121,7 +121,7 @@ def test_huge_logits():
 
 
 def test_a_teacher_that_is_sure():
-    """KL of a distribution that is all in one class is the student's cross-entropy with that class."""
+    """If the teacher is certain of one class, KL is the student's cross-entropy with that class."""
     expected = -math.log(0.25)
     measured = classification_metrics([[0.0, 0.0, 0.0, 0.0]], teacher_logits=[[1e5, 0.0, 0.0, 0.0]])
     assert measured["kl_to_teacher"] == pytest.approx(expected)
@@ -130,13 +130,13 @@ def test_a_teacher_that_is_sure():
 @pytest.mark.parametrize(
     ("logits", "labels", "teacher_logits", "message"),
     [
-        (LOGITS, None, None, "nothing to measure"),
+        (LOGITS, None, None, "Nothing to measure"),
         ([], [], None, r"logits has the shape \[0\]"),
-        (np.empty((0, 2)), [], None, r"logits has the shape \[0, 2\]: it should be \[rows, classes\]"),
-        ([[1.0], [2.0]], [0, 0], None, "two classes or more"),
+        (np.empty((0, 2)), [], None, r"logits has the shape \[0, 2\]: it must be \[rows, classes\]"),
+        ([[1.0], [2.0]], [0, 0], None, "at least one row and two classes"),
         (np.zeros((4, 3, 2)), LABELS, None, r"logits has the shape \[4, 3, 2\]"),
-        ([[0.0, 1.0], [0.0]], [0, 1], None, r"logits should be numbers in \[rows, classes\]"),
-        ([["a", "b"]], [0], None, "logits should be numbers"),
+        ([[0.0, 1.0], [0.0]], [0, 1], None, r"logits must be numbers in \[rows, classes\]"),
+        ([["a", "b"]], [0], None, "logits must be numbers"),
         (
             [[0.0, 1.0], [math.nan, 0.0], [math.inf, 0.0]],
             [0, 1, 1],
@@ -144,11 +144,16 @@ def test_a_teacher_that_is_sure():
             "infinite values in 2 of 3 rows, first in row 1",
         ),
         (LOGITS, None, LOGITS * math.nan, "teacher_logits has NaN or infinite values in 4 of 4 rows"),
-        (LOGITS, [1, 0, 0], None, r"4 rows of logits, but the labels are torch.int64 of the shape \[3\]"),
-        (LOGITS, [0.5, 1.0, 0.0, 0.0], None, "labels are torch.float64 .* one whole number per row"),
-        (LOGITS, [0, 1, 2, -1], None, r"labels \[-1, 2\] are none of the 2 classes .* from 0 to 1, or -100"),
-        (LOGITS, LABELS, TEACHER_LOGITS[:3], r"logits has the shape \[4, 2\], but teacher_logits \[3, 2\]"),
-        (LOGITS, None, np.zeros((4, 3)), r"but teacher_logits \[4, 3\]: both should be of the same rows"),
+        (LOGITS, [1, 0, 0], None, r"one integer per row, \[4\], but have dtype torch.int64 and shape \[3\]"),
+        (LOGITS, [0.5, 1.0, 0.0, 0.0], None, "labels must be one integer per row.* dtype torch.float64"),
+        (
+            LOGITS,
+            [0, 1, 2, -1],
+            None,
+            r"labels \[-1, 2\] are out of range for logits with 2 classes: labels must be 0 to 1, or -100",
+        ),
+        (LOGITS, LABELS, TEACHER_LOGITS[:3], r"logits has the shape \[4, 2\], but teacher_logits has \[3, 2\]"),
+        (LOGITS, None, np.zeros((4, 3)), r"but teacher_logits has \[4, 3\]: both must have the same rows"),
     ],
 )
 def test_what_does_not_fit(logits, labels, teacher_logits, message):

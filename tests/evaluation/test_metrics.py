@@ -1,4 +1,4 @@
-"""Each metric against a second implementation, and in the conditions that `Trainer` and launchers put it in."""
+"""Each metric against a second implementation, and as `Trainer` and launchers call it."""
 
 import doctest
 import multiprocessing
@@ -86,14 +86,14 @@ def test_more_than_two_classes():
 
 @pytest.mark.filterwarnings("error")
 def test_f1_of_classes_that_are_rare():
-    """One that is only predicted counts as 0; one that is nowhere does not count."""
+    """A class that is only predicted counts as 0. A class that occurs nowhere does not count."""
     assert F1().compute(predictions=[0, 3], references=[0, 0], average="macro") == pytest.approx(
         {"f1": (2 / 3 + 0) / 2}
     )
 
 
 def test_agreement():
-    """In the rows 1, 2 and 4."""
+    """Both predict the same class in rows 1, 2 and 4."""
     assert Agreement().compute(predictions=STUDENT_LOGITS, references=TEACHER_LOGITS) == {"agreement": 3 / 5}
 
 
@@ -106,7 +106,7 @@ def test_kl_to_teacher():
 
 
 def test_expected_calibration_error():
-    """In two bins, by hand: one row up to 0.5, which is right, and three above it, of which two are."""
+    """Two bins, by hand: one correct row up to 0.5, and three rows above it, two of them correct."""
     probabilities = np.array([[0.5, 0.5], [0.4, 0.6], [0.9, 0.1], [0.7, 0.3]])
     expected = (abs(1 - 0.5) + abs(2 - (0.6 + 0.9 + 0.7))) / 4
     options = {"references": [0, 1, 0, 1], "num_bins": 2}
@@ -114,21 +114,21 @@ def test_expected_calibration_error():
     assert of_probabilities == pytest.approx({"expected_calibration_error": expected})
     of_logits = ExpectedCalibrationError().compute(predictions=5 + np.log(probabilities), **options)
     assert of_logits == pytest.approx(of_probabilities)
-    with pytest.raises(ValueError, match="predictions should be probabilities, whose rows have a sum of 1"):
+    with pytest.raises(ValueError, match="predictions must be probabilities, with rows that sum to 1"):
         ExpectedCalibrationError(keep_in_memory=True).compute(
             predictions=3 * probabilities, from_logits=False, **options
         )
-    with pytest.raises(ValueError, match="no row with a label"):
+    with pytest.raises(ValueError, match="No row has a label"):
         ExpectedCalibrationError(keep_in_memory=True).compute(predictions=probabilities, references=[-100] * 4)
-    with pytest.raises(ValueError, match="num_bins=0 should be 1 or more"):
+    with pytest.raises(ValueError, match="num_bins=0 must be 1 or more"):
         ExpectedCalibrationError(keep_in_memory=True).compute(predictions=probabilities, references=[0] * 4, num_bins=0)
 
 
 @pytest.mark.parametrize("metric", [Agreement, KLToTeacher])
 def test_logits_that_do_not_fit(metric):
-    with pytest.raises(ValueError, match=r"predictions has the shape \[1, 2\], but references \[1, 3\]"):
+    with pytest.raises(ValueError, match=r"predictions has the shape \[1, 2\], but references has \[1, 3\]"):
         metric(keep_in_memory=True).compute(predictions=[[0.0, 1.0]], references=[[0.0, 1.0, 2.0]])
-    with pytest.raises(ValueError, match=r"references should be numbers in \[rows, classes\]"):
+    with pytest.raises(ValueError, match=r"references must be numbers in \[rows, classes\]"):
         metric(keep_in_memory=True).compute(predictions=[[0.0, 1.0], [0.0, 1.0]], references=[[0.0, 1.0], [0.0]])
 
 
@@ -167,7 +167,7 @@ def test_the_metrics_of_each_task():
 
 
 def test_unknown_task():
-    with pytest.raises(ValueError, match=r"no GLUE task 'squad': the tasks are cola, sst2"):
+    with pytest.raises(ValueError, match=r"Unknown GLUE task 'squad': choose one of cola, sst2"):
         glue_metric("squad")
 
 
@@ -182,7 +182,7 @@ def test_unknown_task():
     ],
 )
 def test_in_two_processes(make, predictions, references, options):
-    """These are no means of the processes' own: process 0 has them of all rows."""
+    """Scores are not averages over processes: process 0 computes them over all rows."""
     alone = make().compute(predictions=predictions, references=references, **options)
     shared, half = {"num_process": 2, "experiment_id": "two"}, len(references) // 2
 
@@ -203,7 +203,7 @@ def test_in_two_processes(make, predictions, references, options):
 def test_without_scikit_learn(module, task, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r"needs \S+: pip install 'hf_distill\[evaluation\]'"):
+    with pytest.raises(ImportError, match=r"\S+ is not installed: pip install 'hf_distill\[evaluation\]'"):
         glue_metric(task).compute(predictions=[0, 1], references=[0, 1])
 
 

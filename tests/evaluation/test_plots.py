@@ -1,4 +1,4 @@
-"""Each plot shows what it was given, is there whole or not at all, and leaves matplotlib as it was."""
+"""Each plot shows its data, is written completely or not at all, and does not change matplotlib's state."""
 
 import sys
 
@@ -26,7 +26,7 @@ PLOTS = [
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures that were saved."""
+    """Collects the saved figures."""
     saved = []
     save = Figure.savefig
     monkeypatch.setattr(
@@ -36,7 +36,7 @@ def figures(monkeypatch):
 
 
 def points_of(axes):
-    """Of each line of the legend, its points."""
+    """The points of each line in the legend."""
     return {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
 
 
@@ -50,7 +50,7 @@ def test_training_curves(tmp_path, figures):
 
 
 def test_calibration(tmp_path, figures):
-    """Two bins: up to 0.5 one row, which has a label on one side only; and above it four, of which three are right."""
+    """Two bins: one row up to 0.5, with a label for only one model; and four rows above it, three of them correct."""
     models = {"teacher": (PROBABILITIES, [1, 0, 0, 0, 1]), "student": (PROBABILITIES, LABELS)}
     plot_calibration(models, tmp_path / "calibration.png", num_bins=2)
     teacher, student, teacher_rows, student_rows = figures[0].axes
@@ -90,7 +90,7 @@ def test_error_bars(tmp_path, figures):
 
 @pytest.mark.parametrize(("plot", "shown"), PLOTS)
 def test_file(plot, shown, tmp_path, monkeypatch):
-    """Written whole, in place of what was there; a write that fails leaves that."""
+    """A plot replaces the old file. If writing fails, the old file stays."""
     backend = matplotlib.get_backend(auto_select=False)
     file = tmp_path / "made" / "plot.png"
     plot(shown, str(file))
@@ -116,7 +116,7 @@ def test_file(plot, shown, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("plot", "shown"), PLOTS)
 @pytest.mark.parametrize("name", ["plot.txt", "plot"])
 def test_unknown_suffix(plot, shown, name, tmp_path):
-    with pytest.raises(ValueError, match=rf"a file that ends in \.png, \.pdf, \.svg, but \S+{name} does not"):
+    with pytest.raises(ValueError, match=rf"{name}: the file name must end in \.png, \.pdf, \.svg"):
         plot(shown, tmp_path / name)
     assert not list(tmp_path.iterdir())
 
@@ -124,13 +124,13 @@ def test_unknown_suffix(plot, shown, name, tmp_path):
 @pytest.mark.parametrize(
     ("plot", "shown", "message"),
     [
-        (plot_training_curves, [], "no loss to draw in a log history of 0 entries"),
-        (plot_training_curves, HISTORY[-1:], "no loss to draw in a log history of 1 entries"),
-        (plot_calibration, {}, "no model to draw"),
-        (plot_calibration, {"student": ([[0.5, 0.5]], [-100])}, "no row with a label"),
-        (plot_calibration, {"student": ([[2.0, 0.5]], [0])}, "student should be probabilities"),
-        (plot_calibration, {"student": ([[0.5, 0.5]], [0, 1])}, "1 rows of logits, but the labels"),
-        (plot_quality_against_latency, {}, "no model to draw"),
+        (plot_training_curves, [], "No loss to plot in the 0 entries"),
+        (plot_training_curves, HISTORY[-1:], "No loss to plot in the 1 entries"),
+        (plot_calibration, {}, "models is empty"),
+        (plot_calibration, {"student": ([[0.5, 0.5]], [-100])}, "No row has a label"),
+        (plot_calibration, {"student": ([[2.0, 0.5]], [0])}, "student must be probabilities"),
+        (plot_calibration, {"student": ([[0.5, 0.5]], [0, 1])}, r"labels must be one integer per row, \[1\]"),
+        (plot_quality_against_latency, {}, "models is empty"),
     ],
 )
 def test_nothing_to_draw(plot, shown, message, tmp_path):
@@ -143,5 +143,5 @@ def test_nothing_to_draw(plot, shown, message, tmp_path):
 def test_without_matplotlib(plot, shown, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r"needs matplotlib\S*: pip install 'hf_distill\[evaluation\]'"):
+    with pytest.raises(ImportError, match=r"matplotlib\S* is not installed: pip install 'hf_distill\[evaluation\]'"):
         plot(shown, tmp_path / "plot.png")

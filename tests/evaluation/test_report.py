@@ -1,4 +1,4 @@
-"""What is compared, by hand; and the page."""
+"""The comparison with the teacher, computed by hand, and the page."""
 
 import math
 
@@ -33,9 +33,9 @@ def test_comparison():
     assert set(compared["teacher"]) == {"quality"}
     student = compared["student"]
     assert student["quality"]["accuracy"] == 0.5
-    assert student["quality"]["f1"] == 0.5  # of two that are positive one is found, and one is not
+    assert student["quality"]["f1"] == 0.5  # one of two positives is found
     assert student["quality"]["matthews_correlation"] == 0
-    # confidences 0.75, 0.75, 0.9 and 0.5, of which the second and the third are wrong
+    # confidences 0.75, 0.75, 0.9 and 0.5; the second and the third are wrong
     error = (2 * abs(0.75 - 0.5) + 0.9 + 0.5) / 4
     assert student["quality"]["expected_calibration_error"] == pytest.approx(error)
     assert student["retained"] == {"accuracy": 0.5, "f1": 0.5, "matthews_correlation": 0}
@@ -120,8 +120,8 @@ def test_the_table_for_a_card(report):
     assert columns[""][2] == "ms for 128 tokens"
     assert columns["teacher"] == ["110,000,000", "440.0", "4.0", "1.00", "100.00%", "-", "100.00%", "-"]
     assert columns["int8"] == ["55,000,000", "220.0", "4.0", "6.00", "75.00%", "75.0%", "80.00%", "75.00%"]
-    last = "On 4 texts of me/reviews; latency of one text on the CPU (A CPU, threads: 2)."
-    assert table.splitlines()[-1] == last
+    last = "Measured on 4 texts of me/reviews. Latency is for one text on the CPU (A CPU, threads: 2)."
+    assert " ".join(table.splitlines()[-2:]).endswith(last)
     report["settings"]["lengths"] = [16]
     assert "ms for 16 tokens" in comparison_table(report)
 

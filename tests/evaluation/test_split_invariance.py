@@ -1,4 +1,4 @@
-"""`check_split_invariance`: what it accepts, and what it finds."""
+"""`check_split_invariance`: losses that it accepts, and errors that it finds."""
 
 import datasets
 import pytest
@@ -52,14 +52,14 @@ class Mean(ReverseKL):
 
 
 class MeanOfNothing(ReverseKL):
-    """Which is NaN where a micro-batch has no items."""
+    """A mean that is NaN if a micro-batch has no items."""
 
     def forward(self, student, teacher, scored):
         return super().forward(student, teacher, scored) / len(student.logits)
 
 
 class OverPaddedLength(Loss):
-    """Divided by how long the longest row of the batch is."""
+    """Divided by the length of the longest row in the batch."""
 
     needs = Needs(last_hidden_state=True)
 
@@ -69,7 +69,7 @@ class OverPaddedLength(Loss):
 
 
 class AcrossItems(ReverseKL):
-    """Each item is compared with the mean of those beside it."""
+    """Each item is compared with the mean of all items in its batch."""
 
     def forward(self, student, teacher, scored):
         probabilities = student.logits.float().softmax(-1)
@@ -77,7 +77,7 @@ class AcrossItems(ReverseKL):
 
 
 class CountsWhatItSaw(ReverseKL):
-    """As many items as positions of which the student is sure."""
+    """Counts as items the positions where the student is confident."""
 
     seen = 1
 
@@ -104,15 +104,15 @@ class Nothing(ReverseKL):
     [
         (
             Mean(),
-            r"The loss Mean depends on how a step is split: it is .* in one batch of 16 rows, and .* in 2 .*"
-            r"\(off by 1 of its size, .*allowed is 1e-06\).*It seems to return a mean: return the sum",
+            r"The loss Mean depends on how a step is split: it is .* in one batch of 16 rows, but .* in 2 .*"
+            r"\(relative difference 1, .*at most 1e-06 is allowed\).*It seems to return a mean: return the sum",
         ),
-        (MeanOfNothing(), "MeanOfNothing is not finite in 16 micro-batches of 1.*the sum is 0"),
+        (MeanOfNothing(), "MeanOfNothing is NaN or infinite in 16 micro-batches of 1.*sum over the items, which is 0"),
         (OverPaddedLength(), "OverPaddedLength depends on how a step is split.*without the others and without padding"),
         (AcrossItems(), "AcrossItems depends on how a step is split.*without the others and without padding"),
-        (CountsWhatItSaw(), r"CountsWhatItSaw counts \d+ items after a forward, and 1 before it"),
-        (CountsBatches(), r"CountsBatches counts 1 items in one batch of 16 rows, and 2 in 2 micro-batches of 8"),
-        (Nothing(), "Nothing or its gradient is 0 in these rows"),
+        (CountsWhatItSaw(), r"CountsWhatItSaw counts 1 items before a forward pass and \d+ after it"),
+        (CountsBatches(), r"CountsBatches counts 1 items in one batch of 16 rows, but 2 in 2 micro-batches of 8"),
+        (Nothing(), "Nothing or its gradient is 0 on these rows"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Loss) else "",
 )
@@ -122,7 +122,7 @@ def test_what_is_found(loss, message):
 
 
 def test_a_mean_over_a_piece_is_found():
-    """The split into micro-batches would not show it, as each has all positions of its rows in one piece."""
+    """Micro-batches do not reveal this error, because each has all positions of its rows in one piece."""
 
     class MeanOfPiece(ReverseKL):
         def forward(self, student, teacher, scored):
@@ -169,7 +169,7 @@ def test_too_few_or_too_many_rows(num_rows):
 
 
 def test_columns_that_no_model_reads():
-    """They are left out as in a training."""
+    """Columns that no model reads are left out, as in a training."""
     rows = datasets.Dataset.from_list([{**row, "note": "a text"} for row in make_rows("classification")])
     measured = check_split_invariance(
         ReverseKL(),
