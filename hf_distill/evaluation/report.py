@@ -125,8 +125,9 @@ def report_page(report: Json) -> str:
         "## Quality",
         quality_table(models),
         paragraph(
-            "F1 is for the second class if there are two classes, else the mean over all classes. Retained is the share "
-            "of the teacher's figure. Calibration error is the mean distance between confidence and accuracy, in 15 bins."
+            "F1 is for the second class if there are two classes, else the mean over all classes. Retained is the "
+            "share of the teacher's figure. Calibration error is the mean distance between confidence and accuracy, in "
+            "15 bins."
         ),
         "![Calibration](calibration.png)",
         "## Fidelity",

@@ -1,1 +1,1 @@
-"""What the design of the trainer is worth, in figures: `python -m recipes.benchmarks.NAME`."""
+"""Benchmarks of hf_distill. Run one with `python -m recipes.benchmarks.NAME`."""

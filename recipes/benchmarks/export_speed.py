@@ -1,12 +1,12 @@
-"""`python -m recipes.benchmarks.export_speed`: what an export gains over the teacher, and over its student.
+"""`python -m recipes.benchmarks.export_speed`: speed of exports compared with their student and its teacher.
 
-A classifier of RoBERTa-base's size, its student of 6 layers, and the student's exports, on the CPU, one text of 128
-tokens at a time. Weights are random, with outliers as pretrained models have them, since smoothing those in int8 takes
-time; the time depends on nothing else of the weights. The tokenizer is that of the quickstart's
-MiniLM, and the texts are its sentences. The models take turns, so that a machine that slows down slows them all.
+Measures a classifier of RoBERTa-base's size, its student with 6 layers, and the student's exports, on the CPU, one text
+of 128 tokens at a time. Weights are random, with outliers as in pretrained models, because smoothing outliers in int8
+takes time; nothing else about the weights affects the speed. The tokenizer is that of the quickstart's MiniLM, and the
+texts are the quickstart's sentences. The models take turns, so a machine that slows down affects all of them.
 
-With `--real outputs/quickstart` also what int8 costs: exports of the quickstart's student beside the student itself, on
-the 2,000 sentences that it was not trained on.
+`--real outputs/quickstart` also measures the accuracy lost in int8: it compares exports of the quickstart's student
+with the student, on the 2,000 sentences that it was not trained on.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ LENGTH = 128
 FORMATS = ["onnx", "onnx-int8", "torch-int8"]
 NUM_TEXTS = 32
 OUTLIER = 30.0
-"""Of one channel: Kovaleva et al., 2021, BERT Busters, https://arxiv.org/abs/2105.06990."""
+"""Size of the outlier in one channel: Kovaleva et al., 2021, BERT Busters, https://arxiv.org/abs/2105.06990."""
 ROBERTA = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, pad_token_id=0)
 
 COLUMNS = ["", "ms", "times as fast", "MB", "of the student", "cold start, s", "of the student", "memory, MB"]
@@ -52,7 +52,7 @@ Figures = dict[str, float]
 
 
 def save_models(folder: Path, config: PreTrainedConfig, tokenizer_folder: Path, formats: Sequence[str]) -> None:
-    """A teacher with random weights, its student, and the student's exports, each in a folder of its name."""
+    """Saves a teacher with random weights, its student and the student's exports, each in a folder of its name."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, model_input_names=["input_ids", "attention_mask"])
     torch.manual_seed(0)
     teacher = AutoModelForSequenceClassification.from_config(config)
@@ -63,12 +63,12 @@ def save_models(folder: Path, config: PreTrainedConfig, tokenizer_folder: Path, 
     for name, model in {"teacher": teacher, "student": make_student(teacher)}.items():
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    for format in formats:  # random weights decide nothing
+    for format in formats:  # agreement means nothing with random weights
         export_model(folder / "student", folder / format, format, min_agreement=0.0)
 
 
 def shares_of_student(measured: Benchmark) -> dict[str, Figures]:
-    """Bytes, cold start and memory of each model, as shares of the student's."""
+    """Size, cold start and memory of each model, relative to the student."""
     student = measured.models["student"]
     return {
         name: {figure: own[figure] / student[figure] for figure in ("bytes_on_disk", "cold_start", "peak_memory")}
@@ -85,7 +85,7 @@ def measure_speed(
     rounds: int,
     threads: int | None,
 ) -> tuple[Benchmark, dict[str, Figures]]:
-    """The benchmark, and the shares of the student; prints both."""
+    """Measures the models and their ratios to the student, and prints both."""
     with tempfile.TemporaryDirectory() as folder:
         save_models(Path(folder), config, tokenizer_folder, formats)
         models = {name: Path(folder, name) for name in ["teacher", "student", *formats]}
@@ -98,7 +98,7 @@ def measure_speed(
 
 
 def measure_quality(student: Path, corpus: Corpus, formats: Sequence[str]) -> dict[str, Figures]:
-    """Accuracy of a real student and of its exports, and on how many sentences each decides as the student does."""
+    """Measures the accuracy of a real student and of its exports, and how often each export agrees with the student."""
     texts, labels = list(corpus.test["text"]), list(corpus.test["labels"])
     expected = load_predictor(student, "pytorch").logits(texts)
     measured = {"student": classification_metrics(expected, labels, expected)}
@@ -139,15 +139,15 @@ def run(
     """Measures, prints the tables, and writes the figures to `output`.
 
     Args:
-        fetched: what the quickstart fetched: `minilm` and `sentences`.
-        output: the JSON file.
-        config: of the teacher.
-        formats: the student's exports.
-        length: in tokens.
-        rounds: as in `benchmark_models`, as is the next.
-        threads: of a forward.
-        real: what the quickstart wrote, with `student`; by default only speed is measured.
-        corpus: the sentences; by default those of `fetched`.
+        fetched: the quickstart's downloads: `minilm` and `sentences`.
+        output: JSON file to write.
+        config: config of the teacher.
+        formats: formats to export the student to.
+        length: length of a text in tokens.
+        rounds: measured rounds, as in `benchmark_models`.
+        threads: threads per forward pass, as in `benchmark_models`.
+        real: output folder of the quickstart, with `student`. Default: only speed is measured.
+        corpus: the sentences. Default: those of `fetched`.
     """
     corpus = corpus or load_corpus(fetched / "sentences")
     texts = list(corpus.test["text"][:NUM_TEXTS])
@@ -178,10 +178,12 @@ def _cells(name: str, own: Mapping[str, object], shares: Figures, length: int) -
 def main() -> int:
     parser = make_parser("export_speed", __doc__)
     add_fetched(parser)
-    parser.add_argument("--real", metavar="FOLDER", type=Path, help="what the quickstart wrote, for accuracy")
+    parser.add_argument(
+        "--real", metavar="FOLDER", type=Path, help="output folder of the quickstart, to measure accuracy"
+    )
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, help="the same for all models (default: all cores)")
+    parser.add_argument("--threads", type=int, help="threads per model (default: all cores)")
     options = parser.parse_args()
     needed = [options.fetched / "minilm", options.fetched / "sentences"]
     needed += [options.real / "student"] if options.real else []

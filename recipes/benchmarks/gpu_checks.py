@@ -1,4 +1,4 @@
-"""What `gpu_report` checks besides speed: the tests marked `gpu`, fp16 against fp32, and synchronisations per step."""
+"""Checks of `gpu_report` besides speed: tests marked `gpu`, fp16 against fp32, and synchronisations per step."""
 
 import copy
 import re
@@ -28,12 +28,12 @@ Figures = dict[str, object]
 
 
 def run_tests(seconds: float) -> Figures:
-    """Runs the tests marked `gpu` in a process of its own, and interrupts it when the time is up.
+    """Runs the tests marked `gpu` in a separate process, and interrupts it after `seconds`.
 
-    Only files that have such a test are collected: the others need packages that may not be installed.
+    Only files with such a test are collected, because other files may need packages that are not installed.
 
     Returns:
-        `counts` by outcome, and `problems`: what failed or could not be collected, with the reason.
+        `counts` by outcome, and `problems`: the reason by test that failed or could not be collected.
     """
     if find_spec("pytest") is None:
         return {"counts": {}, "problems": {"pytest": "not installed"}}
@@ -47,8 +47,8 @@ def run_tests(seconds: float) -> Figures:
         try:
             printed, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            problems["all"] = f"interrupted after {seconds:.0f} seconds: what had not ended is not counted"
-            process.send_signal(signal.SIGINT)  # on which pytest still writes its report
+            problems["all"] = f"interrupted after {seconds:.0f} seconds: unfinished tests are not counted"
+            process.send_signal(signal.SIGINT)  # pytest still writes its report
             try:
                 printed, _ = process.communicate(timeout=20)
             except subprocess.TimeoutExpired:
@@ -58,7 +58,7 @@ def run_tests(seconds: float) -> Figures:
             return {"counts": {}, "problems": problems | {"pytest": _reason(printed)}}
         cases = list(ElementTree.parse(report).iter("testcase"))
         if "all" in problems:
-            del cases[-1:]  # which was interrupted, and looks as if it had passed
+            del cases[-1:]  # the interrupted test, which looks as if it had passed
     counts: Counter[str] = Counter()
     for case in cases:
         bad = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
@@ -73,16 +73,16 @@ def run_tests(seconds: float) -> Figures:
 
 
 def _reason(text: str) -> str:
-    """One line of a failure: what is not installed, or the error itself."""
+    """A failure in one line: the package that is not installed, or the error."""
     missing = re.search(r"No module named '([\w.]+)'", text)
     if missing:
         return f"{missing[1]} is not installed"
     lines = [line.removeprefix("E ").strip() for line in text.splitlines() if line.strip()]
-    return lines[0][:300] if lines else "it printed nothing"
+    return lines[0][:300] if lines else "no output"
 
 
 class WatchSteps(TrainerCallback):
-    """Keeps the optimizer steps that the gradient scaler skipped."""
+    """Records the optimizer steps that the gradient scaler skipped."""
 
     def __init__(self, trainer: Trainer):
         self.trainer, self.skipped = trainer, []
@@ -99,21 +99,21 @@ PRECISIONS = {
     "bf16, teacher in bfloat16": BF16,
 }
 TOLERANCE = 0.05
-"""Of a loss, relative to that in fp32 at the same step."""
+"""Allowed deviation of a loss, relative to the fp32 loss at the same step."""
 
 
 def compare_precisions(shape: Shape, device: str, steps: int, out_of_time: Callable[[], bool]) -> dict[str, Figures]:
-    """The losses of the same training in each precision, without dropout, on random tokens.
+    """Runs the same training in each precision, without dropout, on random tokens, and compares the losses.
 
     Args:
-        shape: of the models and a batch.
+        shape: shape of the models and a batch.
         device: "cuda" or "cpu".
-        steps: of each training.
-        out_of_time: asked before each training; the rest is then left out.
+        steps: steps per training.
+        out_of_time: called before each training. If it returns True, the remaining trainings are skipped.
 
     Returns:
-        By precision its losses, the largest deviation from fp32, the steps that the gradient scaler skipped, the scale
-        at the end, and whether it passes; or the reason why there is none of that, as `skipped`.
+        By precision: the losses, the largest deviation from fp32, the steps that the gradient scaler skipped, the final
+        scale, and whether it passes; or, as `skipped`, the reason why it did not run.
     """
     teacher, student = _pair(shape, without_dropout=True)
     rows = rows_of(make_batch(shape, "cpu", steps))
@@ -155,11 +155,11 @@ def student_trainer(
 
 LOOPS = {"Trainer, no teacher": student_trainer, "common pattern": common_trainer, "ours": our_trainer}
 WARM_UP = 3
-"""Steps after which synchronisations are counted: the first call of a kernel may wait."""
+"""Steps before synchronisations are counted, because the first call of a kernel may wait."""
 
 
 class CountSynchronisations(TrainerCallback):
-    """Lets CUDA warn of each synchronisation, from the end of the step `WARM_UP` to that of the last step."""
+    """Makes CUDA warn of each synchronisation from the end of step `WARM_UP` to the end of the last step."""
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == WARM_UP:
@@ -169,10 +169,10 @@ class CountSynchronisations(TrainerCallback):
 
 
 def count_synchronisations(shape: Shape, device: str, steps: int) -> dict[str, Figures]:
-    """How often the host waits for the GPU in a step of a whole training loop in bf16, and where.
+    """Counts how often the host waits for the GPU in each step of a complete bf16 training loop, and where.
 
     Returns:
-        By loop the number `per step`, and `where`: the number per step by file and line.
+        By loop: `per step`, the number per step; and `where`, the number per step by file and line.
     """
     teacher, student = _pair(shape)
     rows = rows_of(make_batch(shape, "cpu", WARM_UP + steps))

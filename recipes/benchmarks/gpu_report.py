@@ -1,11 +1,11 @@
-"""`python -m recipes.benchmarks.gpu_report`: everything that only a GPU can tell, in less than nine minutes.
+"""`python -m recipes.benchmarks.gpu_report`: all checks and benchmarks that need a GPU, in less than nine minutes.
 
-It runs the tests marked `gpu`; times a training step in bf16 (`training_step`) beside the common pattern and, where
-they are installed, TextBrewer and TRL; compares fp16 and its gradient scaler with fp32; counts synchronisations per
-step; and tries `torch_compile`. It writes `gpu.md` and `gpu.json` after each section, so an interrupted run keeps what
-it has.
+It runs the tests marked `gpu`; compares a training step in bf16 (`training_step`) with the common pattern and, if they
+are installed, with TextBrewer and TRL; compares fp16 and its gradient scaler with fp32; counts synchronisations per
+step; and tries `torch_compile`. It writes `gpu.md` and `gpu.json` after each section, so an interrupted run keeps the
+finished sections.
 
-It needs no network, and the package may be on PYTHONPATH rather than installed. `--device cpu --tiny` is a dry run.
+It needs no network, and hf_distill may be on PYTHONPATH without being installed. `--device cpu --tiny` is a dry run.
 """
 
 import argparse
@@ -37,20 +37,20 @@ from recipes.benchmarks.training_step import CAUSAL_SIDES, SHAPES, Shape, is_ins
 MAX_ROUNDS = 40
 SECONDS = {"tests": 130, "steps": 60, "short steps": 40, "causal": 40, "precision": 60, "synchronisations": 40}
 SECONDS |= {"compile": 80}
-"""What each section may take, about: a round that has begun is finished."""
+"""Approximate time limit of each section in seconds. A round that has started is finished."""
 
 TOTAL, ENOUGH = 470, 30
-"""Seconds after which no section goes on, and those that a section needs to begin."""
+"""Time limit of all sections in seconds, and the time that must be left to start a section."""
 
 MASKED_LM_SIDES = ["common pattern, bf16", "common pattern, same positions, bf16", "TextBrewer, bf16", "ours, bf16"]
 OPTIONAL_PACKAGES = ["textbrewer", "trl"]
 
 READING = """\
-A step is the teacher's forward pass, the student's forward and backward pass, and AdamW. *Share of the matrix peak*:
-the arithmetic that a step cannot do without, over what the card does in the time of both passes at the rate of a large
-bf16 matrix product, measured in the same rounds. *Memory*: the peak of tensors, above weights and optimizer. Teachers
-are in bfloat16. The *common pattern* is a `Trainer` whose `compute_loss` reads all logits of both models and compares
-all tokens; *same positions* compares only those with a label, as we do.
+A step is the teacher's forward pass, the student's forward and backward pass, and AdamW. *Share of the matrix peak* is
+the minimal arithmetic of a step, divided by what the card computes in the time of both passes at the rate of a large
+bf16 matrix product, measured in the same rounds. *Memory* is the peak of tensors above weights and optimizer. Teachers
+are in bfloat16. The *common pattern* is a `Trainer` whose `compute_loss` computes all logits of both models and
+compares all tokens; *same positions* compares only the tokens with a label, as hf_distill does.
 """
 
 Figures = dict[str, object]
@@ -58,11 +58,11 @@ Figures = dict[str, object]
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the report runs.
+    """Device and size of the run.
 
     Attributes:
         device: "cuda" or "cpu".
-        tiny: whether models are tiny and rounds few.
+        tiny: True for tiny models and few rounds.
     """
 
     device: str
@@ -79,13 +79,13 @@ class Settings:
 
     @property
     def steps(self) -> int:
-        """Of a training that is compared with another."""
+        """Steps of each training in the comparison of precisions."""
         return 4 if self.tiny else 30
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report: `measure(settings, until)` gives its figures, and `write` their Markdown."""
+    """A part of the report: `measure(settings, until)` returns its figures, and `write` formats them as Markdown."""
 
     title: str
     measure: Callable[[Settings, float], Figures]
@@ -128,12 +128,12 @@ def measure_steps(shape_name: str, names: Sequence[str]) -> Callable[[Settings, 
 
 def write_steps(figures: Figures) -> str:
     ran = {name: own for name, own in figures["sides"].items() if "skipped" not in own}
-    first = next(iter(ran))  # ours is, or the section failed
+    first = next(iter(ran))  # ours always runs, or the section has failed
     header = ["", "s per step", f"times as fast as {first}", "share of the matrix peak", "tokens per s", "memory, MB"]
     lines = []
     for name, own in figures["sides"].items():
         if "skipped" in own:
-            lines.append([name, f"does not run here: {own['skipped']}", *[""] * 5])
+            lines.append([name, f"not measured: {own['skipped']}", *[""] * 5])
             continue
         memory = f"{own['memory'] / 1e6:,.0f} ({own['memory'] / ran[first]['memory']:.2f})"
         cells = [f"{statistics.median(own['steps']):.4f}", f"{own['times as fast']:.2f}"]
@@ -141,8 +141,9 @@ def write_steps(figures: Figures) -> str:
         lines.append([name, *cells, f"{own['loss']:.4f}"])
     rows, length = figures["batch"]
     return (
-        f"A {figures['model']} teacher of {figures['layers']} layers, a student of every other layer, random weights, "
-        f"{rows} x {length} tokens.\nMedians of {figures['rounds']} interleaved rounds. Measured matrix peak in bf16: "
+        f"A {figures['model']} teacher with {figures['layers']} layers, a student with every other layer, random "
+        f"weights, {rows} x {length} tokens.\n"
+        f"Medians of {figures['rounds']} interleaved rounds. Measured matrix peak in bf16: "
         f"{figures['matrix peak'] / 1e12:,.2f} TFLOP/s.\n\n{_table([*header, 'loss'], lines)}\n"
     )
 
@@ -153,7 +154,7 @@ def measure_precision(settings: Settings, until: float) -> Figures:
     last = time.perf_counter()
 
     def out_of_time() -> bool:
-        """Whether a training that takes as long as the longest so far would end too late."""
+        """True if a training as long as the longest so far would exceed the time limit."""
         nonlocal longest, last
         now = time.perf_counter()
         longest, last = max(longest, now - last), now
@@ -180,7 +181,7 @@ def write_precision(figures: Figures) -> str:
     header = ["", "first loss", "last loss", "largest deviation", "skipped steps", "scale at the end", "passes"]
     return (
         f"The same training in each precision: {figures['steps']} steps of {rows} x {length} tokens, without dropout. "
-        f"It passes if each loss\nis within {TOLERANCE:.0%} of that in fp32, and the gradient scaler skips no step in "
+        f"It passes if each loss\nis within {TOLERANCE:.0%} of the fp32 loss, and the gradient scaler skips no step in "
         f"the second half.\n\n{_table(header, lines)}\n"
     )
 
@@ -199,8 +200,8 @@ def write_synchronisations(figures: Figures) -> str:
         places = ", ".join(f"`{place}` {number:g}" for place, number in list(own["where"].items())[:6])
         lines.append([name, f"{own['per step']:g}", places])
     return (
-        f"What `torch.cuda.set_sync_debug_mode` warns of in {figures['steps']} steps of a whole training loop in bf16, "
-        f"after {WARM_UP} others: the\ncopies of a batch to the GPU, and each number that the host waits for.\n\n"
+        f"Warnings of `torch.cuda.set_sync_debug_mode` in {figures['steps']} steps of a complete bf16 training loop, "
+        f"after {WARM_UP} warm-up steps:\ncopies of a batch to the GPU, and each number that the host waits for.\n\n"
         f"{_table(['', 'synchronisations per step', 'where, per step'], lines)}\n"
     )
 
@@ -214,7 +215,7 @@ SECTIONS = {
     "tests": Section("Tests marked `gpu`", measure_tests, write_tests),
     "steps": Section("A training step in bf16", measure_steps("gpu", MASKED_LM_SIDES), write_steps),
     "short steps": Section("A smaller step in bf16", measure_steps("gpu-short", MASKED_LM_SIDES), write_steps),
-    "causal": Section("A causal language model, beside TRL", measure_steps("gpt2", CAUSAL_SIDES), write_steps),
+    "causal": Section("A causal language model, compared with TRL", measure_steps("gpt2", CAUSAL_SIDES), write_steps),
     "precision": Section("fp16 and its gradient scaler", measure_precision, write_precision),
     "synchronisations": Section("Synchronisations per step", measure_synchronisations, write_synchronisations),
     "compile": Section("`torch_compile`", measure_compile, write_steps),  # last: compiling cannot be interrupted
@@ -222,7 +223,7 @@ SECTIONS = {
 
 
 def about(settings: Settings) -> Figures:
-    """Card, driver, versions and date."""
+    """Returns card, driver, versions and date."""
     on_gpu = settings.device == "cuda"
     versions = print_versions([*PACKAGES, "peft", "datasets"])
     for name in OPTIONAL_PACKAGES:
@@ -252,7 +253,7 @@ def _driver() -> str:
 def run(settings: Settings, output: Path, sections: Mapping[str, Section] = SECTIONS) -> Figures:
     """Measures section by section, and writes `gpu.md` and `gpu.json` after each.
 
-    A section that fails says so, and the others go on.
+    If a section fails, the report shows its error, and the other sections still run.
     """
     silence()
     start = time.perf_counter()
@@ -277,11 +278,11 @@ def run(settings: Settings, output: Path, sections: Mapping[str, Section] = SECT
 
 
 def text_of(report: Figures, sections: Mapping[str, Section] = SECTIONS) -> str:
-    """The report in Markdown."""
+    """Formats the report as Markdown."""
     on, done = report["about"], report["sections"]
     rows = [[name, on[name]] for name in ("card", "card memory", "driver", "CUDA", "date")]
     rows += [[name, number] for name, number in on["versions"].items()]
-    title = f"# On a GPU\n\nWhat one command measured in {report['seconds']:.0f} seconds:\n\n    {report['command']}\n"
+    title = f"# On a GPU\n\nMeasured in {report['seconds']:.0f} seconds by one command:\n\n    {report['command']}\n"
     parts = [title, f"{_table(['', ''], rows)}\n", READING]
     parts += [
         f"## {section.title}\n\n{_section_text(section, done[name])}"
@@ -315,12 +316,14 @@ def main() -> int:
     )
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny models and few rounds")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("docs"), help="for gpu.md and gpu.json")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, default=Path("docs"), help="folder for gpu.md and gpu.json"
+    )
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no CUDA device: try --device cpu --tiny --output DIR.")
+        parser.error("no CUDA device found: try --device cpu --tiny --output DIR.")
     if options.device == "cpu" and options.output == Path("docs"):
-        parser.error("figures of a CPU do not belong into docs: give another --output.")
+        parser.error("docs is for figures of a GPU: give another --output for --device cpu.")
     run(Settings(options.device, options.tiny), options.output)
     return 0
 

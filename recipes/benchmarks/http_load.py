@@ -1,12 +1,11 @@
-"""Load for an HTTP service on this machine: a closed loop of clients that wait, or an open loop at a rate.
+"""Generates load for an HTTP service on this machine: a closed loop of clients, or an open loop at a fixed rate.
 
-`python -m recipes.benchmarks.http_load` is the second process of `serve_load`: it reads `{"address": [host, port],
-"path": ..., "bodies": [...], "phases": [...]}` from its standard input and writes what came of each phase, as JSON. A
-phase is `{"clients": n, "seconds": s}` or `{"rate": requests per second, "seconds": s}`; all are bounded in time and in
-connections.
+`python -m recipes.benchmarks.http_load` is the second process of `serve_load`. It reads `{"address": [host, port],
+"path": ..., "bodies": [...], "phases": [...]}` from standard input and prints the result of each phase as JSON. A phase
+is `{"clients": n, "seconds": s}` or `{"rate": requests per second, "seconds": s}`. Time and connections are limited.
 
-In a closed loop a slow service is asked less. In an open loop it is not, and latency counts from when a request was
-due.
+In a closed loop, each client waits for its answer, so a slow service gets fewer requests. In an open loop, requests
+arrive at a fixed rate, and latency counts from the time when a request was due.
 """
 
 import asyncio
@@ -23,18 +22,18 @@ from typing import NamedTuple
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_CONNECTIONS = 8000
 TIMEOUT = 40.0
-"""Seconds after which nobody waits for an answer any more; more than `hf-distill serve` takes until it says so."""
+"""Seconds after which a client gives up. Longer than the timeout of `hf-distill serve`."""
 
 TIMED_OUT, CLOSED, NOT_SENT = "timed out", "closed without an answer", "no connection left"
 
 
 class Answer(NamedTuple):
-    """What came of a request.
+    """The outcome of a request.
 
     Attributes:
-        status: of HTTP; or why there was no answer.
-        body: of the answer.
-        retry_after: seconds until the same should be asked again, of a refusal that says so.
+        status: HTTP status, or the reason why there was no answer.
+        body: body of the answer.
+        retry_after: seconds to wait before the same request, from the header of a refusal.
     """
 
     status: int | str
@@ -43,11 +42,11 @@ class Answer(NamedTuple):
 
 
 OnAnswer = Callable[[int, Answer], None]
-"""Called with the number of the body that was sent, and what came of it in the end."""
+"""Called with the index of the body that was sent, and the final answer."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection, on which one request is asked at a time. Cheap, as it takes its time from what is measured."""
+    """One connection with one request at a time. Kept cheap, because it shares the cores with the service."""
 
     def __init__(self) -> None:
         self.is_open = True
@@ -77,7 +76,7 @@ class Connection(asyncio.Protocol):
         self._finish(Answer(status, body, float(retry_after) if status == 503 and retry_after else None))
 
     def ask(self, request: bytes) -> asyncio.Future:
-        """Its result is an `Answer`."""
+        """Sends a request. The future's result is an `Answer`."""
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return self._answer
@@ -97,12 +96,12 @@ def _header(head: bytes, name: bytes) -> bytes:
 
 @dataclass
 class Outcome:
-    """What came of a phase.
+    """The result of a phase.
 
     Attributes:
-        seconds: how long it took.
-        statuses: how many answers there were of each status, and how often there was none.
-        latencies: of the requests with status 200, in seconds, from when they were due.
+        seconds: duration.
+        statuses: number of answers by status, or by reason for no answer.
+        latencies: seconds from due time to answer, for requests with status 200.
     """
 
     seconds: float = 0.0
@@ -110,7 +109,7 @@ class Outcome:
     latencies: list[float] = field(default_factory=list)
 
     def summary(self) -> dict[str, object]:
-        """Throughput of requests with status 200 per second, and their latency in milliseconds."""
+        """Requests per second with status 200, and their latency in milliseconds."""
         ordered = sorted(self.latencies) or [0.0]
         quantiles = {f"p{q}": 1000 * ordered[min(len(ordered) - 1, len(ordered) * q // 100)] for q in (50, 95, 99)}
         return {
@@ -122,14 +121,14 @@ class Outcome:
 
 
 class Load:
-    """Asks one path of a service, with connections that are used again.
+    """Sends requests to one path of a service, over persistent connections.
 
     Args:
-        host: of this machine's own.
-        port: of the service.
-        path: that is asked.
-        bodies: that are sent in turn, as JSON.
-        headers: more of them.
+        host: address of this machine.
+        port: port of the service.
+        path: path to request.
+        bodies: bodies sent in turn, as JSON.
+        headers: additional headers.
 
     Raises:
         ValueError: if the host is not this machine.
@@ -137,7 +136,7 @@ class Load:
 
     def __init__(self, host: str, port: int, path: str, bodies: Sequence[object], headers: str = ""):
         if host not in LOOPBACK:
-            raise ValueError(f"{host} is not this machine: load is for {', '.join(LOOPBACK)} alone.")
+            raise ValueError(f"{host} is not this machine: load is only sent to {', '.join(LOOPBACK)}.")
         self.host, self.port = host, port
         head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{headers}Content-Length: "
         encoded = [json.dumps(body).encode() for body in bodies]
@@ -153,9 +152,9 @@ class Load:
         on_answer: OnAnswer | None = None,
         patience: float = 0.0,
     ) -> Outcome:
-        """A closed loop: each client sends its next request once it has its answer, for some seconds or some requests.
+        """A closed loop: each client sends its next request after its answer, up to a time or a number of requests.
 
-        A client that is refused for now (503) comes back when `Retry-After` says, for `patience` seconds at most.
+        A client that gets status 503 tries again after `Retry-After` seconds, for up to `patience` seconds.
         """
         outcome = Outcome()
         started = time.perf_counter()
@@ -178,7 +177,7 @@ class Load:
         return outcome
 
     async def open_loop(self, rate: float, seconds: float) -> Outcome:
-        """Requests that arrive at random, so many per second in the mean (a Poisson process)."""
+        """An open loop: requests arrive at random times, at a mean rate per second (a Poisson process)."""
         outcome = Outcome()
         chance = random.Random(0)
         started = due = time.perf_counter()
@@ -264,7 +263,7 @@ def main() -> None:
 
 
 def _allow_connections() -> None:
-    """Each is an open file."""
+    """Raises the limit on open files, because each connection is one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MAX_CONNECTIONS + 100
     resource.setrlimit(resource.RLIMIT_NOFILE, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

@@ -1,8 +1,8 @@
-"""`python -m recipes.benchmarks.int8_variants STUDENT`: what each way to int8 costs in quality and gains in speed.
+"""`python -m recipes.benchmarks.int8_variants STUDENT`: quality and speed of different int8 quantizations.
 
-A student of `make quickstart` is exported in fp32, and quantised in four ways: by ONNX Runtime alone, dynamically and
-statically (calibrated on 128 training sentences), by `export_model` to `onnx-int8`, and to `torch-int8`. All read the
-2,000 test sentences one by one, taking turns.
+A student of `make quickstart` is exported in fp32 and quantized in four ways: by ONNX Runtime alone, dynamically and
+statically (calibrated on 128 training sentences), and by `export_model` to `onnx-int8` and to `torch-int8`. All models
+classify the 2,000 test sentences one by one, in turns.
 """
 
 import json
@@ -34,7 +34,7 @@ from recipes.quickstart.fetch import fetch
 TYPES = {"op_types_to_quantize": ["MatMul", "Gemm"], "per_channel": True}
 CALIBRATION_TEXTS = 128
 BURST = 50
-"""Sentences that a model reads before it is another's turn."""
+"""Sentences per turn of a model."""
 
 
 class Calibration(quantization.CalibrationDataReader):
@@ -47,7 +47,7 @@ class Calibration(quantization.CalibrationDataReader):
 
 
 def quantised_by_onnxruntime(export: Path, folder: Path, calibration_texts: list[str] | None) -> None:
-    """Copies an export in fp32 to `folder`, with its graph quantised: statically if there are texts to calibrate on."""
+    """Copies an fp32 export to `folder` and quantizes its graph: statically if texts for calibration are given."""
     shutil.copytree(export, folder)
     graph = onnx.load(export / "model.onnx")
     del graph.graph.value_info[:]
@@ -82,7 +82,7 @@ def quantised_by_onnxruntime(export: Path, folder: Path, calibration_texts: list
 
 
 def run(student: Path, corpus: Corpus, threads: int, output: Path, num_texts: int | None = None) -> dict[str, dict]:
-    """Prints a table, and writes what was measured: by variant its bytes, accuracy, agreement, error and speed."""
+    """Prints a table, and writes size, accuracy, agreement, error and speed of each variant."""
     texts, labels = list(corpus.test["text"])[:num_texts], np.array(corpus.test["labels"])[:num_texts]
     with tempfile.TemporaryDirectory() as folder:
         folders = {name: Path(folder, name) for name in ("fp32", "dynamic", "static", "onnx-int8", "torch-int8")}
@@ -96,7 +96,7 @@ def run(student: Path, corpus: Corpus, threads: int, output: Path, num_texts: in
         logits = {name: [] for name in predictors}
         for start in range(0, len(texts), BURST):
             for name, predictor in predictors.items():
-                predictor.logits(texts[:2])  # the other's threads may still be spinning
+                predictor.logits(texts[:2])  # not timed: threads of the other runtime may still be spinning
                 begin = time.perf_counter()
                 logits[name] += [predictor.logits([text])[0] for text in texts[start : start + BURST]]
                 seconds[name].append(time.perf_counter() - begin)

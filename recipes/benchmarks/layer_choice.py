@@ -1,8 +1,8 @@
-"""`python -m recipes.benchmarks.layer_choice`: which layers a student keeps, and what becomes of it in training.
+"""`python -m recipes.benchmarks.layer_choice`: how the choice of layers affects a student before and after training.
 
-The teacher is the fine-tuned one of `make quickstart`, with 6 layers. First every student of 3 of them, untrained; then
-the students of each strategy, trained like those of the quickstart on the same batches, for a short and for the whole
-budget, with several seeds.
+The teacher is the fine-tuned teacher of `make quickstart`, with 6 layers. First, every possible student with 3 layers
+is measured without training. Then the student of each strategy is trained as in the quickstart, on the same batches,
+for a short and for the full budget, with several seeds.
 """
 
 import itertools
@@ -46,13 +46,13 @@ BUDGETS = [20, 158]
 """Optimizer steps on batches of 64. The second is two epochs of the quickstart's 5,000 sentences."""
 
 NUM_CALIBRATION = 256
-"""Training sentences, without their labels, that the calibrated choice is made on."""
+"""Number of training sentences, without labels, for the strategy "calibrated"."""
 
 Figures = dict[str, float]
 
 
 def figures(model: PreTrainedModel, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, teacher_logits: torch.Tensor):
-    """KL to the teacher at T = 1, agreement with it and accuracy, on the test sentences."""
+    """KL to the teacher at T = 1, agreement with the teacher, and accuracy, on the test sentences."""
     logits = predict(model.eval(), tokenizer, list(corpus.test["text"]))
     divergence = F.kl_div(
         logits.log_softmax(-1), teacher_logits.log_softmax(-1), reduction="batchmean", log_target=True
@@ -74,7 +74,7 @@ def train(
     max_steps: int,
     seed: int,
 ) -> PreTrainedModel:
-    """Distils with the quickstart's options. The same seed gives every student the same batches."""
+    """Distils with the quickstart's options. With the same seed, all students get the same batches."""
     set_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
         options = {**common_options(seed), "learning_rate": STUDENT_LEARNING_RATE, "logging_strategy": "no"}
@@ -104,7 +104,7 @@ def run(
         student = make_student(teacher, layers=list(layers))
         untrained[layers] = figures(student, corpus, tokenizer, teacher_logits)
     nearest_first = sorted(untrained, key=lambda layers: untrained[layers]["KL"])
-    print(f"\nUntrained students of {num_layers // 2} of the teacher's {num_layers} layers, on the test sentences\n")
+    print(f"\nUntrained students with {num_layers // 2} of the teacher's {num_layers} layers, on the test sentences\n")
     names = list(untrained[nearest_first[0]])
     print(table(["layers", *names], [[_name(layers), *_cells(untrained[layers], names)] for layers in nearest_first]))
 
@@ -160,7 +160,7 @@ def _cells(own: Figures, names: list[str]) -> list[str]:
 
 
 def _spread(runs: list[Figures], names: list[str]) -> list[str]:
-    """The divergence in nats, all else in percent."""
+    """Formats the KL divergence in nats, and everything else in percent."""
     return [
         spread([own[name] for own in runs], ".4f") if name == "KL" else spread([100 * own[name] for own in runs])
         for name in names
@@ -169,8 +169,10 @@ def _spread(runs: list[Figures], names: list[str]) -> list[str]:
 
 def main() -> int:
     parser = make_parser("layer_choice", __doc__)
-    parser.add_argument("--quickstart", type=Path, default=Path("outputs/quickstart"), help="what the quickstart wrote")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="one training for each")
+    parser.add_argument(
+        "--quickstart", type=Path, default=Path("outputs/quickstart"), help="output folder of the quickstart"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds; one training each")
     options = parser.parse_args()
     folder, sentences = options.quickstart / "teacher", options.quickstart.parent / "quickstart-fetched" / "sentences"
     if not all_exist(folder, sentences):

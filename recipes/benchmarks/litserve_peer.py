@@ -1,6 +1,7 @@
-"""`python -m recipes.benchmarks.litserve_peer FOLDER PORT`: an export behind LitServe, for `serve_load`.
+"""`python -m recipes.benchmarks.litserve_peer FOLDER PORT`: serves an export with LitServe, for `serve_load`.
 
-The same predictor, in as many processes with one thread each as `hf-distill serve` has, with LitServe's own batching.
+It uses the same predictor as `hf-distill serve`, the same number of processes with one thread each, and LitServe's own
+batching.
 """
 
 import os

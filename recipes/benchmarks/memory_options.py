@@ -1,9 +1,9 @@
-"""`python -m recipes.benchmarks.memory_options`: what each option saves of the memory that a training takes.
+"""`python -m recipes.benchmarks.memory_options`: how much memory each training option saves.
 
-BERT-base (random weights) teaches a student of half its layers to classify, in a step of 16 rows of up to 512 tokens,
-as of film reviews. Each line of the table is a training in a process of its own: of that step and, before it, of one of
-short rows, in which AdamW makes its state. On a GPU the memory is that of tensors; on the CPU it is all of the process,
-PyTorch included.
+BERT-base (random weights) teaches classification to a student with half its layers, in one step of 16 rows of up to 512
+tokens, with lengths as in film reviews. Each line of the table is a training in a separate process: first a step with
+short rows, in which AdamW allocates its state, then the measured step. On a GPU, the memory is that of tensors; on the
+CPU, it is that of the whole process, including PyTorch.
 """
 
 import multiprocessing
@@ -46,7 +46,7 @@ from recipes.benchmarks.corpus_streaming import peak_of_process
 
 ROWS_PER_STEP, SHORT = 16, 8
 ENOUGH = 8e9
-"""Bytes of a small GPU."""
+"""Memory of a small GPU in bytes."""
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SHAPES = {"bert-base": BertConfig(), "tiny": BertConfig(vocab_size=100, **TINY)}
@@ -54,16 +54,16 @@ SHAPES = {"bert-base": BertConfig(), "tiny": BertConfig(vocab_size=100, **TINY)}
 
 @dataclass(frozen=True)
 class Line:
-    """A training.
+    """A training: one line of the table.
 
     Attributes:
-        num_batches: how many accumulated batches a step is split into.
-        options: for the trainer's arguments.
-        trains: the student, or the teacher before there is one: all of it, or LoRA adapters.
-        attention_dropout: with it PyTorch keeps, on the CPU, a number for each pair of tokens and each head.
-        padding: each row to the full length, or to the longest of its batch.
-        cut: of each row, the first tokens are read, that many times fewer.
-        stored: the teacher's outputs are columns of the data set.
+        num_batches: number of accumulated batches per step.
+        options: options for the trainer's arguments.
+        trains: the student; or the teacher before distillation, either completely or with LoRA adapters.
+        attention_dropout: dropout rate; on the CPU, PyTorch stores a number per pair of tokens and head for it.
+        padding: pad rows to the full length, or to the longest row of the batch.
+        cut: divide the length of each row by this number, keeping the first tokens.
+        stored: True if the teacher's outputs are columns of the data set.
     """
 
     num_batches: int = 1
@@ -99,7 +99,7 @@ LINES = {
     "fine-tuning the teacher, bf16, 4 batches of 4, gradient checkpointing": Line(4, BF16 | CHECKPOINTING, "teacher"),
     "fine-tuning LoRA adapters, the same": Line(4, BF16 | CHECKPOINTING, "adapters"),
 }
-"""The first is what the others are compared with; a line of the table each."""
+"""The lines of the table. The first is the baseline."""
 
 COLUMNS = ["", "GB at most", "of the first", "weights and optimizer, GB", "under 8 GB"]
 
@@ -107,10 +107,10 @@ Figures = dict[str, float]
 
 
 def make_rows(config: BertConfig, length: int, line: Line) -> Dataset:
-    """Random tokens, for a step of short rows and one of long ones.
+    """Makes random tokens for a step with short rows and a step with long rows.
 
-    The numbers of tokens in the long ones are drawn from a log-normal distribution, whose median is 0.45 of the length.
-    What is longer is cut, and one of them is of the full length, as is one of nearly every 16 reviews.
+    Lengths of the long rows come from a log-normal distribution with a median of 0.45 times the full length. Longer
+    rows are truncated, and one row has the full length, as in nearly every batch of 16 reviews.
     """
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(ROWS_PER_STEP - 1, generator=generator).mul(0.65).exp().mul(0.45 * length)
@@ -126,7 +126,7 @@ def make_rows(config: BertConfig, length: int, line: Line) -> Dataset:
 
 
 def save_models(config: BertConfig, folder: Path) -> None:
-    """The teacher, its student, and a tokenizer that pads."""
+    """Makes the teacher, its student, and a tokenizer for padding."""
     torch.manual_seed(0)
     teacher = BertForSequenceClassification(config)
     teacher.save_pretrained(folder / "teacher")
@@ -136,7 +136,7 @@ def save_models(config: BertConfig, folder: Path) -> None:
 
 
 def save_rows(line: Line, length: int, models: Path, rows_folder: Path) -> None:
-    """What a line trains on, with the teacher's outputs if they are stored."""
+    """The training data of a line, with the teacher's outputs if they are stored."""
     rows = make_rows(AutoConfig.from_pretrained(models / "teacher"), length, line)
     if line.stored:
         teacher = AutoModelForSequenceClassification.from_pretrained(models / "teacher")
@@ -147,7 +147,7 @@ def save_rows(line: Line, length: int, models: Path, rows_folder: Path) -> None:
 
 
 def make_trainer(line: Line, models: Path, rows_folder: Path, output: str) -> Trainer:
-    """The student's trainer, or the teacher's own."""
+    """Makes the trainer of the student, or of the teacher."""
     options = {
         "output_dir": output,
         "per_device_train_batch_size": ROWS_PER_STEP // line.num_batches,
@@ -177,7 +177,7 @@ def make_trainer(line: Line, models: Path, rows_folder: Path, output: str) -> Tr
 
 
 def measure(line: Line, models: Path, rows_folder: Path) -> Figures:
-    """The bytes of a training at most, and those of the weights of all models and of the optimizer's state."""
+    """Measures the peak memory of a training, and the memory of all weights and the optimizer state, in bytes."""
     silence()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as output:
@@ -194,16 +194,16 @@ def measure(line: Line, models: Path, rows_folder: Path) -> Figures:
 
 
 def measure_alone(line: Line, models: Path, rows_folder: Path) -> Figures | None:
-    """In a process that is started anew, so that its peak is its own. None if it does not fit."""
+    """Measures in a new process, so that peaks do not mix. Returns None if the training does not fit."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         try:
             return process.submit(measure, line, models, rows_folder).result()
-        except (BrokenProcessPool, torch.OutOfMemoryError):  # the system ends a process that takes too much
+        except (BrokenProcessPool, torch.OutOfMemoryError):  # the system kills a process that takes too much memory
             return None
 
 
 def run(shape: str, length: int, names: list[str], output: Path) -> dict[str, Figures | None]:
-    """Measures, prints the table, and writes the figures to `output`. None is of a training that did not fit."""
+    """Measures, prints the table, and writes the figures to `output`. None marks a training that did not fit."""
     measured: dict[str, Figures | None] = {}
     title = f"{shape}, steps of {ROWS_PER_STEP} rows of up to {length} tokens"
     print(f"\n{title}\n\n{table(COLUMNS, [])}")
@@ -223,7 +223,7 @@ def run(shape: str, length: int, names: list[str], output: Path) -> dict[str, Fi
 
 def _cells(name: str, own: Figures | None, reference: Figures | None) -> list[str]:
     if own is None:
-        return [name, "more than there is", "", "", ""]
+        return [name, "out of memory", "", "", ""]
     ratio = f"{own['at most'] / reference['at most']:.2f}" if reference else ""
     held = f"{own['weights and optimizer'] / 1e9:.2f} ({own['weights and optimizer'] / own['at most']:.0%})"
     return [name, f"{own['at most'] / 1e9:.2f}", ratio, held, "yes" if own["at most"] < ENOUGH else ""]
@@ -232,7 +232,7 @@ def _cells(name: str, own: Figures | None, reference: Figures | None) -> list[st
 def main() -> None:
     parser = make_parser("memory_options", __doc__)
     parser.add_argument("--shape", choices=SHAPES, default="bert-base")
-    parser.add_argument("--length", type=int, default=512, help="tokens per row at most")
+    parser.add_argument("--length", type=int, default=512, help="most tokens per row")
     parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES), help="by default all")
     options = parser.parse_args()
     silence()

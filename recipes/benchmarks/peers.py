@@ -1,4 +1,4 @@
-"""Ways to make one optimizer step of the same distillation: ours, the common pattern, TextBrewer's and TRL's."""
+"""One optimizer step of the same distillation in hf_distill, the common pattern, TextBrewer and TRL."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,14 +32,14 @@ OPTIONS = {
 
 
 class TrainerSide:
-    """Steps of a trainer from transformers, made one by one."""
+    """Runs the steps of a transformers trainer one by one."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
-        train_quietly(trainer)  # one step, which makes everything ready
+        train_quietly(trainer)  # one step, which initialises everything
 
     def forward_and_backward(self, batch: Batch) -> float:
-        """The loss."""
+        """Runs one step and returns the loss."""
         trainer = self.trainer
         (batch,), num_items = trainer.get_batch_samples(iter([dict(batch)]), 1, trainer.args.device)
         return trainer.training_step(trainer.model_wrapped, batch, num_items).item()
@@ -66,9 +66,9 @@ def our_trainer(
 
 
 class CommonTrainer(Trainer):
-    """What a `Trainer` for distillation commonly is: all logits of both models, and then the losses.
+    """The common pattern for distillation with `Trainer`: compute all logits of both models, then the losses.
 
-    The losses are ours, so that the figures can be compared; much of what is published gets them wrong.
+    The loss formulas are those of hf_distill, so that figures can be compared. Many published versions have errors.
     """
 
     def __init__(self, *args, teacher: PreTrainedModel, kl_positions: str, **options):
@@ -97,7 +97,7 @@ class CommonTrainer(Trainer):
 def common(
     teacher: PreTrainedModel, student: PreTrainedModel, batch: Batch, folder: Path, kl_positions: str, **options
 ) -> TrainerSide:
-    """The common pattern."""
+    """Makes a trainer with the common pattern."""
     return TrainerSide(common_trainer(teacher, student, rows_of(batch), folder, kl_positions, **_of(batch), **options))
 
 
@@ -116,7 +116,7 @@ def common_trainer(
 
 
 class TextBrewerSide:
-    """`textbrewer.GeneralDistiller`, which is given the same losses and the optimizer that `Trainer` takes."""
+    """`textbrewer.GeneralDistiller` with the same losses, and the same optimizer as `Trainer`."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class TextBrewerSide:
         self.teacher = teacher.to(device, getattr(torch, teacher_dtype)).eval()
         self.kl_positions, self.bf16 = kl_positions, bf16
         student.to(device).train()
-        # Its loss is the cross-entropy of the two softened distributions, without the factor T^2.
+        # TextBrewer's loss is the cross-entropy of the softened distributions, without the factor T^2.
         distillation = DistillationConfig(
             temperature=TEMPERATURE,
             kd_loss_type="ce",
@@ -167,7 +167,7 @@ class TextBrewerSide:
         }
 
     def forward_and_backward(self, batch: Batch) -> float:
-        """The loss, of which the entropy of the teacher's distribution is no part, as in the divergence."""
+        """Runs one step and returns the loss minus the entropy of the teacher's distribution, which gives the KL."""
         with torch.autocast(self.student.device.type, torch.bfloat16, enabled=self.bf16):
             loss, _ = self.distiller.train_on_batch(dict(batch), {"output_hidden_states": True})
         loss.backward()
@@ -179,7 +179,7 @@ class TextBrewerSide:
         self.optimizer.zero_grad()
 
     def entropy(self, batch: Batch) -> float:
-        """What its loss is above ours: the weighted entropy of the teacher's softened distribution, in nats."""
+        """The difference from our loss: the weighted entropy of the teacher's softened distribution, in nats."""
         with torch.no_grad():
             logits = self.teacher(**batch).logits[scored_positions(batch, self.kl_positions)].float()
             entropy = torch.distributions.Categorical(logits=logits / TEMPERATURE).entropy().mean().item()
@@ -209,7 +209,10 @@ def gkd_trainer(
     data_collator: Callable,
     **options,
 ) -> Trainer:
-    """TRL's `GKDTrainer`: it generates nothing, and has the divergence alone. Dropout is off, as is its default."""
+    """TRL's `GKDTrainer` on given text: no generation, and only the divergence as loss.
+
+    Dropout is off, which is TRL's default.
+    """
     from trl.experimental.gkd import GKDConfig, GKDTrainer
 
     args = GKDConfig(**options, lmbda=0.0, beta=0.0)
@@ -219,13 +222,13 @@ def gkd_trainer(
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """What TRL's trainers have to be given; it reads no text here."""
+    """A tokenizer, which TRL's trainers require. No text is tokenized here."""
     words = Tokenizer(WordLevel({"<eos>": 0}, "<eos>"))
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<eos>")
 
 
 def scored_positions(batch: Batch, kl_positions: str) -> torch.Tensor:
-    """`[batch, length]`: which positions are compared with the teacher."""
+    """Mask `[batch, length]` of the positions that are compared with the teacher."""
     return batch["labels"].ne(-100) if kl_positions == "labels" else batch["attention_mask"].bool()
 
 

@@ -1,16 +1,16 @@
-"""`python -m recipes.benchmarks.serve_load`: a student behind `hf-distill serve`, under load, beside others.
+"""`python -m recipes.benchmarks.serve_load`: `hf-distill serve` under load, compared with Flask and LitServe.
 
-The student is the quickstart's and the texts are its test sentences, one in each request. The load comes from a second
-process (`http_load.py`), over loopback, on the same cores as what is measured. What is measured:
+The student is that of the quickstart, and the texts are its test sentences, one per request. A second process
+(`http_load.py`) generates the load over loopback, on the same cores as the servers. It measures:
 
-- closed loop, 16 clients: requests per second of `hf-distill serve` with the student in int8, of the tutorial's Flask
-  loop with the student in PyTorch (`tutorial_flask.py`), and of LitServe with the student in int8
-  (`litserve_peer.py`). They take turns, and the ratios are those within a round. Who has no turn is suspended.
-- open loop: the latency at 70% of the saturation rate, then what happens at twice that rate, and right after it; and at
-  twice that rate with `--max-wait 0.5`.
-- company: 10,000 requests of 1 to 900 words, 32 at a time, each answer compared with that for the text alone, to the
-  last bit. A request that is refused for now is asked again when `Retry-After` says.
-- with `--soak SECONDS`: errors, and the growth of memory, at 70% of the saturation rate.
+- Closed loop, 16 clients: requests per second of `hf-distill serve` with the int8 student, of the tutorial's Flask loop
+  with the PyTorch student (`tutorial_flask.py`), and of LitServe with the int8 student (`litserve_peer.py`). The
+  servers take turns, and ratios are computed within a round. Servers that wait for their turn are suspended.
+- Open loop: latency at 70% of the saturation rate, then at twice the saturation rate, and right after the overload; and
+  at twice the rate with `--max-wait 0.5`.
+- Company: 10,000 requests of 1 to 900 words, 32 at a time. Each answer is compared, bit for bit, with the answer for
+  the text alone. A refused request is sent again after `Retry-After` seconds.
+- With `--soak SECONDS`: errors and memory growth at 70% of the saturation rate.
 """
 
 import asyncio
@@ -49,25 +49,25 @@ MODULES = {
 CLIENTS = 16
 PATH = "/predict"
 SHARE, OVERLOAD, RECOVERY = 0.7, 2.0, 0.5
-"""Of the saturation rate: what is steady load, what is too much, and what follows upon that."""
+"""Shares of the saturation rate: steady load, overload, and the load after it."""
 PHASES = {"steady": (SHARE, 1.0), "overload": (OVERLOAD, 1.0), "recovery": (RECOVERY, 0.25)}
 """Shares of the saturation rate and of the time."""
 
 COMPANY = 10_000
 COMPANY_CLIENTS = 32
 LONGEST = 900
-"""Words; about twice as many as the model reads."""
+"""Longest text in words; about twice what the model reads."""
 
 PATIENCE = 120.0
-"""Seconds until a server is given up, or a request that it refuses."""
+"""Seconds to wait for a server to start, and to repeat a refused request."""
 MEMORY_EVERY = 2.0
-"""Seconds between two looks at the memory."""
+"""Seconds between two measurements of memory."""
 
 Figures = dict[str, object]
 
 
 class Server:
-    """One of the servers in a process of its own, with those that it starts."""
+    """One of the servers, in its own process, with all its child processes."""
 
     def __init__(self, name: str, **folders: Path):
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -78,7 +78,7 @@ class Server:
         self.name = name
 
     def wait(self) -> None:
-        """Until it answers."""
+        """Waits until the server answers."""
         give_up = time.monotonic() + PATIENCE
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{PATH}", b'{"text": "Fine."}', {"Content-Type": "application/json"}
@@ -105,7 +105,7 @@ class Server:
             process.resume()
 
     def memory(self) -> int:
-        """Bytes of all its processes together."""
+        """Memory of all its processes together, in bytes."""
         return sum(process.memory_info().rss for process in self.family())
 
     def stop(self) -> None:
@@ -120,7 +120,7 @@ class Server:
 def load_from_a_second_process(
     port: int, texts: Sequence[str], phases: Sequence[Figures], meanwhile: Callable[[], None] = lambda: None
 ) -> list[Figures]:
-    """What came of each phase (`http_load`); `meanwhile` is called again and again."""
+    """Runs the phases with `http_load` and returns their results. Calls `meanwhile` repeatedly."""
     asked = {"address": ["127.0.0.1", port], "path": PATH, "bodies": [{"text": text} for text in texts]}
     command = [sys.executable, "-m", "recipes.benchmarks.http_load"]
     with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as measured:
@@ -131,7 +131,7 @@ def load_from_a_second_process(
             meanwhile()
             time.sleep(0.1)
         if process.returncode:
-            raise RuntimeError(f"The process that makes the load ended with {process.returncode}.")
+            raise RuntimeError(f"The process that generates the load ended with exit code {process.returncode}.")
         measured.seek(0)
         return json.load(measured)
 
@@ -139,12 +139,12 @@ def load_from_a_second_process(
 def measure_throughput(
     servers: Mapping[str, Server], texts: Sequence[str], rounds: int, seconds: float
 ) -> dict[str, Figures]:
-    """Of each server, its requests per second over the rounds, and how often as many as each of the others we have."""
+    """Requests per second of each server over the rounds, and our speed-up over each of the others."""
     per_second: dict[str, list[float]] = {name: [] for name in servers}
     p99: dict[str, list[float]] = {name: [] for name in servers}
     for server in servers.values():
         server.suspend()
-    for round_ in range(rounds + 1):  # the first one warms up
+    for round_ in range(rounds + 1):  # the first round is for warm-up
         for name, server in servers.items():
             server.resume()
             (outcome,) = load_from_a_second_process(
@@ -171,14 +171,14 @@ def measure_throughput(
 def measure_latency(
     server: Server, texts: Sequence[str], rate: float, seconds: float, phases: Mapping[str, tuple[float, float]]
 ) -> dict[str, Figures]:
-    """In an open loop: of each phase, which is shares of the rate and of the seconds."""
+    """Results of the open loop, by phase. A phase is a share of the rate and of the seconds."""
     asked = [{"rate": share * rate, "seconds": part * seconds} for share, part in phases.values()]
     measured = load_from_a_second_process(server.port, texts, asked)
     return {name: {"rate": own["rate"], **outcome} for name, own, outcome in zip(phases, asked, measured, strict=True)}
 
 
 def measure_soak(server: Server, texts: Sequence[str], rate: float, seconds: float) -> Figures:
-    """Errors and memory at a steady load, from the end of the first tenth, in which caches fill, to the end."""
+    """Errors and memory at a steady load. The first tenth, in which caches fill, is not counted."""
     samples: list[tuple[float, int]] = []
     started = time.monotonic()
 
@@ -194,11 +194,11 @@ def measure_soak(server: Server, texts: Sequence[str], rate: float, seconds: flo
 
 
 def measure_company(server: Server, folder: Path, texts: Sequence[str], num_requests: int) -> Figures:
-    """Asks for texts of mixed lengths at once, and compares each answer with that for the text alone."""
+    """Sends texts of mixed lengths at once, and compares each answer with the answer for the text alone."""
     chance = random.Random(0)
     words = " ".join(texts).split()
     mixed = []
-    for _ in range(num_requests):  # as many of 1 to 9 words as of 90 to 900
+    for _ in range(num_requests):  # log-uniform lengths: as many texts of 1 to 9 words as of 90 to 900 words
         length = round(LONGEST ** chance.random())
         start = chance.randrange(len(words) - length)
         mixed.append(" ".join(words[start : start + length]))
@@ -219,7 +219,7 @@ def measure_company(server: Server, folder: Path, texts: Sequence[str], num_requ
 
 
 def compare(answers: Mapping[int, Answer], expected_scores: Callable[[int], object]) -> Figures:
-    """How many answers there are, how many of them have other scores, and what came of the other requests."""
+    """Counts the answers, the answers with different scores, and the outcomes of the other requests."""
     unanswered = Counter(str(answer.status) for answer in answers.values() if answer.status != 200)
     scores = {
         number: json.loads(answer.body).get("scores") for number, answer in answers.items() if answer.status == 200
@@ -241,14 +241,14 @@ def run(
     """Measures, prints the tables, and writes the figures to `output`.
 
     Args:
-        student: a classifier in PyTorch, with its tokenizer.
-        texts: one for each request, in turn.
-        output: the JSON file.
-        rivals: the servers to compare with.
-        rounds: of turns, after one that warms up.
-        seconds: of a turn; of the open loop twice as many.
-        soak: seconds of steady load; by default none.
-        company: requests of mixed lengths whose answers are checked.
+        student: a PyTorch classifier with its tokenizer.
+        texts: texts sent in turn, one per request.
+        output: JSON file to write.
+        rivals: servers to compare with.
+        rounds: measured rounds, after one warm-up round.
+        seconds: seconds per turn; phases of the open loop take twice as long.
+        soak: seconds of steady load. Default: none.
+        company: number of requests of mixed lengths whose answers are checked.
     """
     with tempfile.TemporaryDirectory() as folder:
         int8 = export_model(student, Path(folder, "student-int8"), "onnx-int8", min_agreement=0.0).folder
@@ -282,20 +282,20 @@ def run(
 
 
 def _print(figures: Figures) -> None:
-    header = ["", "requests per second", "p99, ms", "we answer so many times as many"]
+    header = ["", "requests per second", "p99, ms", "our speed-up"]
     print(f"Closed loop, {CLIENTS} clients\n")
     print(table(header, [_throughput_cells(name, own) for name, own in figures["throughput"].items()]))
     header = ["open loop", "requests per second", "answered", "refused", "otherwise", "p50, ms", "p99, ms", "highest"]
-    print(f"\nOf a saturation rate of {figures['saturation']:.0f} requests per second\n")
+    print(f"\nSaturation rate: {figures['saturation']:.0f} requests per second\n")
     rows = [_latency_cells(name, own) for name, own in figures["latency"].items()]
     if "soak" in figures:
         rows.append(_latency_cells("soak", figures["soak"]))
     print(table(header, rows))
     company = figures["company"]
-    print(f"\n{company['different']} of {company['answered']:,} answers are not those for the text alone.")
+    print(f"\n{company['different']} of {company['answered']:,} answers differ from the answer for the text alone.")
     print(f"{company['refused']:,} refusals (503); each request was sent again for up to {PATIENCE:.0f} s.")
     if company["unanswered"]:
-        print(f"{sum(company['unanswered'].values()):,} requests got no answer in the end: {company['unanswered']}.")
+        print(f"{sum(company['unanswered'].values()):,} requests got no answer: {company['unanswered']}.")
     if "soak" in figures:
         soak = figures["soak"]
         print(
@@ -327,8 +327,10 @@ def main() -> int:
     add_fetched(parser)
     parser.add_argument("--rivals", nargs="*", choices=[FLASK, FLASK_ALONE, LITSERVE], default=[FLASK, FLASK_ALONE])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a turn (default: 10)")
-    parser.add_argument("--soak", metavar="SECONDS", type=float, default=0.0, help="of steady load (default: none)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds per turn (default: 10)")
+    parser.add_argument(
+        "--soak", metavar="SECONDS", type=float, default=0.0, help="length of the steady load (default: none)"
+    )
     options = parser.parse_args()
     if not all_exist(options.student, options.fetched / "sentences"):
         return 1

@@ -1,7 +1,7 @@
 """`python -m recipes.benchmarks.split_invariance`: one step of 16 rows, as one batch and as 4 accumulated batches of 4.
 
-It is the same step of training, so its loss and its gradient should be the same. The models are tiny and have random
-weights. The rows are of unequal length; those of heads per token also have unequal numbers of labels.
+Both are the same training step, so loss and gradient should be the same. The models are tiny and have random weights.
+Rows have different lengths; for heads per token they also have different numbers of labels.
 """
 
 import gc
@@ -16,7 +16,7 @@ from hf_distill import DistillationTrainer, DistillationTrainingArguments
 from recipes.benchmarks._common import PACKAGES, QUIET, make_parser, print_versions, table, train_quietly, write_json
 
 SPLITS = {"16x1": (16, 1), "4x4": (4, 4)}
-"""Batch size, and number of accumulated batches."""
+"""Batch size and number of accumulated batches."""
 
 TRAINERS = {
     "Trainer": (Trainer, TrainingArguments),
@@ -25,7 +25,7 @@ TRAINERS = {
 VOCAB_SIZE, NUM_LABELS = 61, 3
 
 HEADS = {
-    # head: the model's class, and what its config has beside the sizes
+    # head: model class, and config entries in addition to the sizes
     "sequence classification": ("BertForSequenceClassification", {"num_labels": NUM_LABELS}),
     "multi-label classification": (
         "BertForSequenceClassification",
@@ -51,14 +51,14 @@ TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_star
 
 
 class KeepGradient(TrainerCallback):
-    """Keeps the gradient of the optimizer step, all parameters in one vector."""
+    """Keeps the gradient of the optimizer step as one vector over all parameters."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
 def make_model(head: str, seed: int) -> PreTrainedModel:
-    """A tiny model without dropout, with random weights that are the same in every run."""
+    """Makes a tiny model without dropout. Its random weights are the same in every run."""
     torch.manual_seed(seed)
     class_name, options = HEADS[head]
     model_class = getattr(transformers, class_name)
@@ -68,7 +68,7 @@ def make_model(head: str, seed: int) -> PreTrainedModel:
 
 
 def make_rows(head: str, num_rows: int = 16) -> list[dict[str, object]]:
-    """Rows of 4 to 19 tokens. For heads per token, from one of a row's tokens to all of them have a label."""
+    """Makes rows of 4 to 19 tokens. For heads per token, one to all tokens of a row have a label."""
     generator = torch.Generator().manual_seed(0)
 
     def integers(low: int, high: int, size: int) -> list[int]:
@@ -99,7 +99,7 @@ def make_rows(head: str, num_rows: int = 16) -> list[dict[str, object]]:
 
 
 def collate(rows: list[dict[str, object]]) -> dict[str, torch.Tensor]:
-    """Pads each column to its longest row: labels with -100, all else with 0."""
+    """Pads each column to its longest row: labels with -100, everything else with 0."""
 
     def pad(name: str, values: list[list]) -> torch.Tensor:
         longest, fill = max(map(len, values)), -100 if name == "labels" else 0
@@ -118,7 +118,7 @@ def collate(rows: list[dict[str, object]]) -> dict[str, torch.Tensor]:
 
 
 def one_step(head: str, trainer_name: str, batch_size: int, num_batches: int) -> tuple[float, torch.Tensor]:
-    """The loss that is logged for one optimizer step, and its gradient."""
+    """The logged loss of one optimizer step, and its gradient."""
     trainer_class, arguments_class = TRAINERS[trainer_name]
     options = {"teacher_model": make_model(head, seed=0)} if trainer_class is DistillationTrainer else {}
     keeper = KeepGradient()
@@ -138,7 +138,7 @@ def one_step(head: str, trainer_name: str, batch_size: int, num_batches: int) ->
 
 
 def compare_splits(head: str, trainer_name: str) -> dict[str, float]:
-    """The loss of each split, and how far the gradient of the second is from that of the first, relative to it."""
+    """The loss of each split, and the relative difference between the gradients of the two splits."""
     losses, gradients = zip(*(one_step(head, trainer_name, *split) for split in SPLITS.values()), strict=True)
     deviation = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
     return dict(zip(SPLITS, losses, strict=True)) | {"gradient": deviation.item()}
@@ -165,8 +165,8 @@ def _cells(figures: dict[str, float]) -> list[str]:
 
 def main() -> None:
     output = make_parser("split_invariance", __doc__).parse_args().output
-    gc.freeze()  # Trainer collects garbage after each training, most of which would go over what was imported
-    torch.set_num_threads(1)  # tiny models run slower on more
+    gc.freeze()  # Trainer collects garbage after each training, and would mostly scan imported modules
+    torch.set_num_threads(1)  # tiny models run slower on more threads
     run(output)
 
 

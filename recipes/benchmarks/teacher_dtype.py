@@ -1,7 +1,7 @@
-"""`python -m recipes.benchmarks.teacher_dtype`: what the teacher's dtype does to the time of a step and to its losses.
+"""`python -m recipes.benchmarks.teacher_dtype`: how the teacher's dtype affects the time and the losses of a step.
 
-The teacher is the fine-tuned one of `make quickstart`, the student is cut from it, and the batch is of real sentences.
-A step is the teacher's forward pass and the student's forward and backward pass on one batch, without the optimizer.
+The teacher is the fine-tuned teacher of `make quickstart`, the student is cut from it, and the batch contains real
+sentences. A step is the teacher's forward pass and the student's forward and backward pass, without the optimizer.
 """
 
 import logging
@@ -42,16 +42,16 @@ TEACHERS = {
     "4bit": {"teacher_quantization": "4bit"},
 }
 AUTOCAST = {"bf16": True, "off": False}
-"""Whether teacher and student multiply matrices in bfloat16, whatever their weights are in."""
+"""Whether teacher and student multiply matrices in bfloat16, independent of the dtype of their weights."""
 
 COLUMNS = ["autocast", "teacher", "ms per step", "ratio", "loss_kl", "deviation", "loss_cos", "deviation"]
 
 Figures = dict[str, float | str]
-"""Of one teacher: its figures, or the reason why there are none as `skipped`."""
+"""Figures of one teacher; or, as `skipped`, the reason why there are none."""
 
 
 def make_trainer(teacher_folder: Path, rows: Dataset, autocast: str, teacher: str, folder: str) -> DistillationTrainer:
-    """A trainer that has made one step, at a learning rate of 0; its state holds the losses of that step."""
+    """Makes a trainer that has run one step with a learning rate of 0. Its state holds the losses of that step."""
     args = DistillationTrainingArguments(
         output_dir=folder,
         teacher_model_name_or_path=str(teacher_folder),
@@ -68,19 +68,19 @@ def make_trainer(teacher_folder: Path, rows: Dataset, autocast: str, teacher: st
     student = make_student(AutoModelForSequenceClassification.from_pretrained(teacher_folder))
     tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
     trainer = DistillationTrainer(student, args, train_dataset=rows, processing_class=tokenizer)
-    set_seed(0)  # beside every teacher the student drops out the same
+    set_seed(0)  # the same dropout of the student for every teacher
     train_quietly(trainer)
     return trainer
 
 
 def make_trainers(teacher_folder: Path, rows: Dataset, autocast: str) -> dict[str, DistillationTrainer | str]:
-    """A trainer for each teacher, or the reason why it does not run here."""
+    """Makes a trainer for each teacher, or gives the reason why it does not run on this machine."""
     trainers = {}
     with tempfile.TemporaryDirectory() as folder:
         for teacher in TEACHERS:
             try:
                 trainers[teacher] = make_trainer(teacher_folder, rows, autocast, teacher, folder)
-            except (ImportError, RuntimeError, ValueError) as error:  # no bitsandbytes, or what this device cannot do
+            except (ImportError, RuntimeError, ValueError) as error:  # bitsandbytes missing, or not supported here
                 trainers[teacher] = str(error).splitlines()[0]
     return trainers
 
@@ -96,10 +96,10 @@ def step_seconds(trainer: DistillationTrainer, batch: dict[str, torch.Tensor]) -
 
 
 def measure(teacher_folder: Path, rows: Dataset, rounds: int = 7) -> dict[str, dict[str, Figures]]:
-    """The figures of each teacher, with and without autocast.
+    """Measures each teacher, with and without autocast.
 
-    In a round every trainer makes one step, so that a machine that slows down slows them all: a ratio is the median
-    over the rounds of the ratio to the float32 teacher within a round.
+    In each round every trainer runs one step, so a machine that slows down affects all of them. The ratio to the
+    float32 teacher is computed within each round; the median over the rounds is reported.
     """
     made = {autocast: make_trainers(teacher_folder, rows, autocast) for autocast in AUTOCAST}
     running = {
@@ -113,7 +113,7 @@ def measure(teacher_folder: Path, rows: Dataset, rounds: int = 7) -> dict[str, d
     for number in range(rounds + 1):
         for key, trainer in running.items():
             taken = step_seconds(trainer, batch)
-            if number > 0:  # the first round warms up
+            if number > 0:  # the first round is for warm-up
                 seconds[key].append(taken)
 
     measured = {autocast: {} for autocast in AUTOCAST}
@@ -147,7 +147,7 @@ def run(teacher_folder: Path, rows: Dataset, rounds: int, output: Path) -> dict[
         )
     )
     print(
-        f"\nOne step of {len(rows)} rows, median of {rounds} rounds; ratios and deviations are to the float32 teacher"
+        f"\nOne step of {len(rows)} rows, median of {rounds} rounds. Ratios and deviations: relative to float32 teacher"
     )
     on = print_machine("device", "threads")
     versions = print_versions([*PACKAGES, *(["bitsandbytes"] if is_bitsandbytes_available() else [])])
@@ -157,21 +157,23 @@ def run(teacher_folder: Path, rows: Dataset, rounds: int, output: Path) -> dict[
 
 def _cells(own: Figures) -> list[str]:
     if "skipped" in own:
-        return [f"does not run here: {own['skipped']}", *[""] * (len(COLUMNS) - 3)]
+        return [f"not measured: {own['skipped']}", *[""] * (len(COLUMNS) - 3)]
     losses = [(f"{own[name]:.5f}", f"{own[f'deviation of {name}']:+.3%}") for name in ("loss_kl", "loss_cos")]
     return [f"{own['ms per step']:.0f}", f"{own['ratio']:.2f}", *losses[0], *losses[1]]
 
 
 def main() -> int:
     parser = make_parser("teacher_dtype", __doc__)
-    parser.add_argument("--quickstart", type=Path, default=Path("outputs/quickstart"), help="what the quickstart wrote")
-    parser.add_argument("--rounds", type=int, default=7, help="how many steps of each teacher are timed")
+    parser.add_argument(
+        "--quickstart", type=Path, default=Path("outputs/quickstart"), help="output folder of the quickstart"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="measured steps per teacher")
     options = parser.parse_args()
     teacher, sentences = options.quickstart / "teacher", options.quickstart.parent / "quickstart-fetched" / "sentences"
     if not all_exist(teacher, sentences):
         return 1
     silence()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of each cast to float16 in each layer
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about each cast to float16 in each layer
     rows = tokenize(load_corpus(sentences).train.select(range(BATCH_SIZE)), AutoTokenizer.from_pretrained(teacher))
     run(teacher, rows, options.rounds, options.output)
     return 0

@@ -1,16 +1,18 @@
 """`python -m recipes.benchmarks.training_step`: seconds and memory of an optimizer step of masked language modelling.
 
-Beside `DistillationTrainer`, in float32 and in bfloat16, are the common pattern (a `Trainer` whose `compute_loss` reads
-all logits of both models) and TextBrewer; for causal language models also TRL's `GKDTrainer`. The tokens are random,
-and so are the weights, the same for all, as is the dropout; all take the same step of AdamW. In a round each makes one
-step, so a machine that slows down slows them all; a ratio is the median over the rounds of the ratio within a round.
+Compares `DistillationTrainer`, in float32 and bfloat16, with the common pattern (a `Trainer` whose `compute_loss`
+computes all logits of both models) and TextBrewer; for causal language models also with TRL's `GKDTrainer`. Tokens and
+weights are random. Weights, dropout and the AdamW step are the same for all. In each round every side runs one step, so
+a machine that slows down affects all of them. Ratios are computed within a round; the median over the rounds is
+reported.
 
-The common pattern compares all positions with the teacher, as we do with `kl_positions="attended"`. With "labels" there
-is a second one, which computes all logits too, but then compares those that have a label, as we do there.
+The common pattern compares all positions with the teacher, as `DistillationTrainer` does with
+`kl_positions="attended"`. With "labels" there is a second variant, which also computes all logits but compares only
+positions with a label, as `DistillationTrainer` does then.
 
-The floor is the arithmetic that cannot be left out, over the rate at which this machine multiplies large matrices,
-measured in the same rounds: the forward pass of the teacher and three times that of the student (forward, and backward
-to inputs and to weights), with vocabulary logits for the positions that our losses read.
+The floor is the minimal arithmetic of a step at the rate at which this machine multiplies large matrices, measured in
+the same rounds: one forward pass of the teacher, and three times that of the student (forward, and backward to inputs
+and to weights), with vocabulary logits for the positions that our losses read.
 """
 
 import copy
@@ -62,21 +64,21 @@ from recipes.benchmarks.peers import (
 MASKED = 0.15
 
 TOKENS_OF_THE_FULL_RUN = 27e9
-"""OpenWebText, about 9 billion tokens, three times."""
+"""Three epochs of OpenWebText, which has about 9 billion tokens."""
 
 Figures = dict[str, float | list[float] | str]
-"""Of one side: its figures, or the reason why there are none as `skipped`."""
+"""Figures of one side; or, as `skipped`, the reason why there are none."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A teacher, of which the student gets every other layer, and a batch.
+    """A teacher and a batch. The student gets every other layer of the teacher.
 
     Attributes:
-        config: of the teacher.
-        batch_size: in rows.
-        length: of a row, in tokens.
-        matrix_size: of the product whose speed is taken for the device's; by default as in `MATRIX_SIZES`.
+        config: config of the teacher.
+        batch_size: rows per batch.
+        length: tokens per row.
+        matrix_size: size of the matrix product that measures the speed of the device. Default: from `MATRIX_SIZES`.
     """
 
     config: PreTrainedConfig
@@ -89,7 +91,7 @@ class Shape:
         return isinstance(self.config, GPT2Config)
 
     def model(self, config: PreTrainedConfig, **options) -> PreTrainedModel:
-        """A model of the shape's kind, with random weights."""
+        """Makes a model of this shape with random weights."""
         auto_class = AutoModelForCausalLM if self.is_causal else AutoModelForMaskedLM
         return auto_class.from_config(config, **options)
 
@@ -110,7 +112,7 @@ SHAPES = {
 
 BF16 = {"bf16": True, "teacher_dtype": "bfloat16"}
 SIDES = {
-    # name: how it is made, with what options, and which positions it compares, if always the same
+    # name: function that makes it, options, and the positions that it compares if they are fixed
     "common pattern": (common, {}, "attended"),
     "common pattern, same positions": (common, {}, None),
     "TextBrewer": (TextBrewerSide, {}, None),
@@ -125,17 +127,17 @@ SIDES = {
     "ours, divergence alone, bf16": (ours, BF16 | DIVERGENCE_ALONE, None),
 }
 BY_DEFAULT = list(SIDES)[:6]
-"""The first is what the others are compared with."""
+"""The sides to compare. The first is the baseline."""
 CAUSAL_SIDES = ["TRL, bf16", "ours, divergence alone, bf16"]
-"""For causal language models: the common pattern here is for masked ones."""
+"""Sides for causal language models. The common pattern here works only for masked language models."""
 
 PACKAGES_OF_PEERS = {"TextBrewer": "textbrewer", "TRL": "trl"}
-"""By the first word of a side."""
+"""Package by first word of a side's name."""
 
 OUT_OF_MEMORY = "out of memory"
 
 MATRIX_SIZES = {"cpu": 2048, "cuda": 8192}
-"""Of the product whose speed is taken for the device's."""
+"""Size of the matrix product that measures the speed of a device."""
 
 COLUMNS = [
     "",
@@ -150,15 +152,15 @@ COLUMNS = [
 
 
 def is_installed(name: str) -> bool:
-    """Whether the package of a side is there; of ours and the common pattern it is."""
+    """True if the package of a side is installed. Ours and the common pattern need none."""
     package = PACKAGES_OF_PEERS.get(name.split(",")[0])
     return package is None or find_spec(package) is not None
 
 
 def make_batch(shape: Shape, device: str, num_batches: int = 1) -> dict[str, torch.Tensor]:
-    """`[batch, length]` random tokens without padding; 15% have a label, in causal models all but the first.
+    """Makes `[batch, length]` random tokens without padding. 15% have a label; for causal models, all but the first.
 
-    Several batches are in one, one after the other.
+    Several batches are concatenated.
     """
     generator = torch.Generator().manual_seed(0)
     size = (num_batches * shape.batch_size, shape.length)
@@ -170,10 +172,10 @@ def make_batch(shape: Shape, device: str, num_batches: int = 1) -> dict[str, tor
 
 
 def floor_flops(teacher: PreTrainedConfig, student: PreTrainedConfig, shape: Shape, num_scored: int) -> float:
-    """Floating-point operations that a step cannot do without, those of the optimizer apart."""
+    """Minimal floating-point operations of a step, without the optimizer."""
     flops = 0.0
     for config, passes in ((teacher, 1), (student, 3)):
-        with torch.device("meta"):  # where nothing is computed; of fused attention nothing is counted
+        with torch.device("meta"):  # counts without computing; fused attention is not counted
             model = shape.model(config, attn_implementation="eager")
             input_ids = torch.ones(shape.batch_size, shape.length, dtype=torch.long)
             with FlopCounterMode(display=False) as backbone:
@@ -186,7 +188,7 @@ def floor_flops(teacher: PreTrainedConfig, student: PreTrainedConfig, shape: Sha
 
 
 def matmul_rate(dtype: torch.dtype, device: str, size: int | None = None) -> float:
-    """Floating-point operations per second in the product of two large square matrices."""
+    """Measures floating-point operations per second in the product of two large square matrices."""
     size = size or MATRIX_SIZES[device]
     a, b = torch.randn(2, size, size, device=device, dtype=dtype)
     a @ b
@@ -208,7 +210,7 @@ def seconds_of(call) -> tuple[float, object]:
 
 
 def peak_memory(call, device: str) -> int:
-    """Bytes of tensors at most, during a call, above those that were there before."""
+    """Peak memory of tensors during a call, in bytes, above the memory before it."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -225,7 +227,7 @@ def peak_memory(call, device: str) -> int:
 
 
 def release_memory() -> None:
-    """Gives what nothing refers to any more back to the GPU."""
+    """Releases unused memory of the GPU."""
     gc.collect()
     torch.cuda.empty_cache()
 
@@ -233,7 +235,7 @@ def release_memory() -> None:
 def make_sides(
     shape: Shape, kl_positions: str, batch: dict[str, torch.Tensor], names: Sequence[str], folder: Path
 ) -> tuple[dict[str, TrainerSide | TextBrewerSide | str], float]:
-    """The sides by name, which have made a step each, or why they cannot; and the floating-point operations of ours."""
+    """Makes each side and runs one step, or gives the reason why not; and counts our floating-point operations."""
     torch.manual_seed(0)
     teacher = shape.model(shape.config).eval()
     student = make_student(teacher)
@@ -250,7 +252,7 @@ def make_sides(
         except Exception as error:
             if make is ours:
                 raise
-            sides[name] = f"{type(error).__name__}: {error}".splitlines()[0]  # a peer may not go with our versions
+            sides[name] = f"{type(error).__name__}: {error}".splitlines()[0]  # a peer may not support our versions
         if isinstance(sides[name], str):
             release_memory()
     return sides, floor_flops(teacher.config, student.config, shape, num_scored)
@@ -265,16 +267,16 @@ def measure(
     device: str | None = None,
     until: float = math.inf,
 ) -> dict[str, Figures]:
-    """The figures of each side.
+    """Measures each side.
 
     Args:
-        shape: of the models and the batch.
-        kl_positions: as of `DistillationTrainingArguments`.
-        names: of the sides; the first that runs is what the others are compared with.
-        rounds: how many at most.
-        folder: for what the trainers write.
-        device: "cuda" or "cpu"; by default the former if there is one.
-        until: when to stop, as `time.perf_counter` tells it; there is one round at least.
+        shape: shape of the models and the batch.
+        kl_positions: as in `DistillationTrainingArguments`.
+        names: names of the sides. The first one that runs is the baseline.
+        rounds: most rounds.
+        folder: folder for output of the trainers.
+        device: "cuda" or "cpu". Default: "cuda" if available.
+        until: time to stop, on the clock of `time.perf_counter`. At least one round is run.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     batch = make_batch(shape, device)
@@ -287,7 +289,7 @@ def measure(
         for name, side in list(sides.items()):
             dtype = torch.bfloat16 if SIDES[name][1].get("bf16") else torch.float32
             rate = matmul_rate(dtype, device, shape.matrix_size)
-            torch.manual_seed(number)  # the dropout of all is the same
+            torch.manual_seed(number)  # the same dropout for all sides
             try:
                 passes, loss = seconds_of(lambda side=side: side.forward_and_backward(batch))
                 optimizer, _ = seconds_of(side.optimizer_step)
@@ -296,7 +298,7 @@ def measure(
                 del sides[name], measured[name], side
                 release_memory()
                 continue
-            if number > 0:  # the first round warms up
+            if number > 0:  # the first round is for warm-up
                 own = measured[name]
                 own["rates"].append(rate)
                 own["passes"].append(passes)
@@ -331,7 +333,7 @@ def run(shape_name: str, kl_positions: str, names: Sequence[str], rounds: int, o
     if shape_name == "gpu":
         for name, own in ran.items():
             share, days = 1 / own["times the floor"], own["days of the full run"]
-            print(f"{name}: {share:.0%} of that rate, {days:.1f} days for the full run")
+            print(f"{name}: {share:.0%} of the matrix rate, {days:.1f} days for the full run")
     on = print_machine("device", "threads")
     peers = {PACKAGES_OF_PEERS[name.split(",")[0]] for name in names if name.split(",")[0] in PACKAGES_OF_PEERS}
     versions = print_versions([*PACKAGES, *sorted(peers)])
@@ -341,7 +343,7 @@ def run(shape_name: str, kl_positions: str, names: Sequence[str], rounds: int, o
 
 def _cells(name: str, own: Figures, reference: Figures) -> list[str]:
     if "skipped" in own:
-        return [name, f"does not run here: {own['skipped']}", *[""] * (len(COLUMNS) - 2)]
+        return [name, f"not measured: {own['skipped']}", *[""] * (len(COLUMNS) - 2)]
     return [
         name,
         f"{statistics.median(own['steps']):.3f}",
@@ -364,7 +366,7 @@ def main() -> None:
     by_default = CAUSAL_SIDES if SHAPES[options.shape].is_causal else BY_DEFAULT
     names = options.sides or [name for name in by_default if is_installed(name)]
     if options.kl_positions == "attended" and not options.sides:
-        names = [name for name in names if name != "common pattern, same positions"]  # which is the common pattern
+        names = [name for name in names if name != "common pattern, same positions"]  # same as the common pattern
     run(options.shape, options.kl_positions, names, options.rounds, options.output)
 
 

@@ -1,7 +1,7 @@
-"""`python -m recipes.benchmarks.truncation`: what cutting a text at its head, at its tail or in its middle costs.
+"""`python -m recipes.benchmarks.truncation`: accuracy of each truncation: head, tail, or head and tail.
 
-The quickstart's MiniLM is fine-tuned on its 5,000 sentences, and tested on 2,000 others that are cut to a number of
-tokens, special ones included, with several seeds.
+The quickstart's MiniLM is fine-tuned on its 5,000 sentences, and tested on 2,000 others that are truncated to several
+numbers of tokens (including special tokens), with several seeds.
 """
 
 import statistics
@@ -35,11 +35,11 @@ from recipes.quickstart.train import common_options
 LENGTHS = [12, 24]
 KINDS = ("head", "tail", "head_tail")
 WHOLE = 128
-"""Tokens into which every sentence fits."""
+"""Length in tokens that no sentence exceeds."""
 
 
 def fine_tuned(model_folder: Path, train_file: Path, output: Path, seed: int, options: dict[str, object]) -> None:
-    """The model, fine-tuned on whole sentences, in `output`."""
+    """Fine-tunes the model on whole sentences, and saves it in `output`."""
     task = TextClassificationArguments(
         model_name_or_path=str(model_folder), train_file=str(train_file), max_length=WHOLE
     )
@@ -50,18 +50,18 @@ def fine_tuned(model_folder: Path, train_file: Path, output: Path, seed: int, op
 def run(
     model_folder: Path, corpus: Corpus, lengths: list[int], seeds: list[int], output: Path, **options: object
 ) -> dict[str, dict[str, object]]:
-    """Prints a table, and writes every accuracy.
+    """Measures the accuracies, prints a table, and writes them to `output`.
 
     Args:
         model_folder: the pretrained model and its tokenizer.
-        corpus: its sentences.
-        lengths: to how many tokens they are cut.
-        seeds: one training for each.
-        output: the JSON file.
-        options: for `DistillationTrainingArguments`, over those of the quickstart's teacher.
+        corpus: the sentences.
+        lengths: maximum lengths in tokens.
+        seeds: seeds; one training each.
+        output: JSON file to write.
+        options: options for `DistillationTrainingArguments` that override those of the quickstart's teacher.
 
     Returns:
-        By length and truncation, as in `"12 head"`, the share of test sentences that are cut, and the accuracies.
+        By length and truncation, such as `"12 head"`: the share of truncated test sentences, and the accuracies.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     tokens = [len(ids) for ids in tokenizer(list(corpus.test["text"]))["input_ids"]]
@@ -80,7 +80,7 @@ def run(
             ]
             cut = statistics.mean(length > max_length for length in tokens)
             measured[f"{max_length} {kind}"] = {"cut": cut, "accuracy": [own["accuracy"] for own in tested]}
-    print(table(["tokens", "kept", "texts that are cut", "accuracy"], [_row(*item) for item in measured.items()]))
+    print(table(["tokens", "kept", "truncated texts", "accuracy"], [_row(*item) for item in measured.items()]))
     write_json(output, {"versions": print_versions(PACKAGES), "measured": measured})
     return measured
 
@@ -94,8 +94,8 @@ def _row(name: str, figures: dict[str, object]) -> list[str]:
 def main() -> int:
     parser = make_parser("truncation", __doc__)
     add_fetched(parser)
-    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="to how many tokens texts are cut")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training for each")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="maximum lengths in tokens")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds; one training each")
     options = parser.parse_args()
     if not all_exist(options.fetched / "minilm", options.fetched / "sentences"):
         return 1

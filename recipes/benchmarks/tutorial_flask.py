@@ -1,7 +1,7 @@
-"""`python -m recipes.benchmarks.tutorial_flask FOLDER PORT [--one-at-a-time]`: a classifier behind Flask.
+"""`python -m recipes.benchmarks.tutorial_flask FOLDER PORT [--one-at-a-time]`: serves a classifier with Flask.
 
-As tutorials do, which is what `serve_load` compares with. Flask's own server begins a thread for each request; with
-`--one-at-a-time` it does not.
+This is the service of typical tutorials, for comparison in `serve_load`. Flask's own server starts a thread for each
+request, except with `--one-at-a-time`.
 """
 
 import logging
@@ -26,7 +26,7 @@ def main() -> None:
         best = int(probabilities.argmax())
         return jsonify(label=model.config.id2label[best], score=float(probabilities[best]))
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request takes its time, too
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a log line per request would cost time
     app.run(port=int(port), threaded="--one-at-a-time" not in sys.argv)
 
 

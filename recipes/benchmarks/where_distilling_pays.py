@@ -1,18 +1,18 @@
-"""`python -m recipes.benchmarks.where_distilling_pays`: what a student gains by a teacher, over the same one without.
+"""`python -m recipes.benchmarks.where_distilling_pays`: how much a teacher improves a student.
 
-The teacher is MiniLM, of 6 layers, fine-tuned on film-review sentences. There are two parts:
+The teacher is MiniLM with 6 layers, fine-tuned on film-review sentences. There are two parts:
 
-- `--part table`: a student of 3 layers and all labels, beside its teacher and without one.
-- `--part map`: students of 3, 2 and 1 layers, and from 100 labels to all. A student learns from the labels alone; from
-  a teacher that was fine-tuned on the same labels, on the same sentences; from that teacher on all sentences, most of
-  them without a label; or so from a teacher that is there already, fine-tuned on all labels.
+- `--part table`: a student with 3 layers and all labels, trained with and without its teacher.
+- `--part map`: students with 3, 2 and 1 layers, and from 100 labels to all labels. A student learns in one of four
+  ways: from the labels alone; from a teacher fine-tuned on the same labels, on the same sentences; from that teacher on
+  all sentences, most of them without a label; or on all sentences from a teacher fine-tuned on all labels.
 
-A training reads its sentences `--epochs` times, but makes MIN_STEPS steps at least, so that one with few sentences
-converges too; no number of steps is chosen by a result. Which sentences have the labels is drawn anew for each seed,
-and each seed has its own teachers. What a teacher gives for all sentences is computed once.
+A training runs `--epochs` epochs, but at least MIN_STEPS steps, so that trainings with few sentences converge too; no
+number of steps is chosen by its result. Each seed draws its own labelled sentences and has its own teachers. The
+outputs of a teacher for all sentences are computed once.
 
-The figures are written after each training. Run again, it goes on from there: what was trained with the same settings
-is not trained again, except for a teacher some of whose students are missing.
+Figures are written after each training. A second run continues from there: trainings with the same settings are not
+repeated, except for a teacher that still lacks students.
 """
 
 import json
@@ -65,17 +65,19 @@ from recipes.quickstart.fetch import FetchError, fetch
 from recipes.quickstart.train import bf16_is_fast, common_options, load_pretrained
 
 LABELS = [100, 500, 2000]
-"""How many sentences have a label, beside all of them."""
+"""Numbers of labelled sentences, in addition to all sentences."""
 
 LAYERS = [3, 2, 1]
 SEEDS = {"table": [0, 1, 2, 3, 4], "map": [0]}
-"""By part."""
+"""Default seeds by part."""
 
 MIN_STEPS, BATCH_SIZE = 100, 64
 LEARNING_RATE_OF_ONE_LAYER = 9e-4
-"""Over the number of layers. For models without a teacher, on sentences held out of training: 3 layers did as well with
-3e-4 as with 6e-4, and worse with 1.5e-4; 1 layer did best with 6e-4 and 1e-3, and with 3e-4 not always better than
-chance."""
+"""Learning rate, divided by the number of layers.
+
+Chosen for models without a teacher, on held-out training sentences. 3 layers were as good with 3e-4 as with 6e-4, and
+worse with 1.5e-4. 1 layer was best with 6e-4 and 1e-3; with 3e-4 it was not always better than chance.
+"""
 
 DISTILLATION = {"temperature": 2.0, "alpha_kl": 5.0, "alpha_task": 2.0, "alpha_cos": 0.0}
 UNLABELLED = -100
@@ -88,9 +90,10 @@ class Way:
     """How a student learns.
 
     Attributes:
-        from_teacher: whether it is cut from a fine-tuned teacher and learns from it, or else from the pretrained model.
-        teacher_of_all: whether its teacher was fine-tuned on all labels, not on those that the student has.
-        all_text: whether it also reads the sentences without a label.
+        from_teacher: True if it is cut from a fine-tuned teacher and learns from it; else it is cut from the pretrained
+            model.
+        teacher_of_all: True if the teacher was fine-tuned on all labels, not only on the student's labels.
+        all_text: True if the student also learns from sentences without a label.
     """
 
     from_teacher: bool = True
@@ -113,7 +116,7 @@ MEASURES = {
     AGREEMENT: "agreement with the teacher",
     "expected_calibration_error": "expected calibration error",
 }
-"""What is measured, and what it is called. Without a teacher it is agreement with the teacher of the same labels."""
+"""Measures and their titles. For students without a teacher, agreement is with the teacher of the same labels."""
 
 
 @dataclass(frozen=True)
@@ -130,15 +133,15 @@ class Training:
 
 
 Results = dict[str, dict[str, object]]
-"""What was measured of each training, by its name, and the settings it was made with."""
+"""Measurements and settings by name of the training."""
 
 
 def plan(
     seeds: Sequence[int], labels: Sequence[int], layers: Sequence[int], ways: Sequence[str], num_all: int, deepest: int
 ) -> dict[Training, list[Training]]:
-    """Teachers of `deepest` layers, and the students that each is compared with.
+    """Plans teachers with `deepest` layers, and the students of each.
 
-    Of `num_all` labels all sentences have one, and the ways that differ in what they read beside those are one.
+    With all `num_all` labels there are no unlabelled sentences, so ways that differ only in those are planned once.
     """
     groups: dict[Training, list[Training]] = {}
     for seed, number, name in product(seeds, labels, ways):
@@ -151,7 +154,7 @@ def plan(
 
 
 def joined(plans: Sequence[dict[Training, list[Training]]]) -> dict[Training, list[Training]]:
-    """One plan, in which every training is once."""
+    """Merges plans, with every training only once."""
     students: dict[Training, dict[Training, None]] = {}
     for teacher, own in (group for groups in plans for group in groups.items()):
         students.setdefault(teacher, {}).update(dict.fromkeys(own))
@@ -159,7 +162,7 @@ def joined(plans: Sequence[dict[Training, list[Training]]]) -> dict[Training, li
 
 
 class Benchmark:
-    """Trains what is planned and not yet in the file `output`, and keeps the figures there."""
+    """Runs the planned trainings that are not yet in the file `output`, and writes their figures there."""
 
     def __init__(self, model_folder: Path, corpus: Corpus, output: Path, epochs: int):
         self.model_folder, self.corpus, self.output, self.epochs = model_folder, corpus, output, epochs
@@ -175,7 +178,7 @@ class Benchmark:
         return len(self.rows)
 
     def options(self, training: Training) -> dict[str, object]:
-        """What the training is made with."""
+        """The settings of a training."""
         way = WAYS.get(training.way, FINE_TUNING)
         num_rows = self.num_all if way.all_text else training.labels
         return {
@@ -194,7 +197,7 @@ class Benchmark:
         return self.results.get(str(training), {}).get("settings") == self.settings(training)
 
     def run(self, groups: dict[Training, list[Training]]) -> None:
-        """Makes all trainings that are missing."""
+        """Runs all missing trainings."""
         missing = {
             teacher: [student for student in students if not self.is_done(student)]
             for teacher, students in groups.items()
@@ -205,11 +208,11 @@ class Benchmark:
             self.train_group(teacher, students, clock)
 
     def work(self, training: Training) -> float:
-        """What a training costs, in steps of one layer; optimizer and embeddings are half a layer's."""
+        """Cost of a training in steps of one layer. Optimizer and embeddings cost as much as half a layer."""
         return self.options(training)["max_steps"] * (training.layers + 0.5)
 
     def train_group(self, teacher_training: Training, students: Sequence[Training], clock: "Clock") -> None:
-        rows = self.rows.shuffle(seed=teacher_training.seed)  # the first are those that have a label
+        rows = self.rows.shuffle(seed=teacher_training.seed)  # the first rows keep their labels
         set_seed(teacher_training.seed)
         teacher = self.pretrained()
         train(teacher, self.options(teacher_training), rows.select(range(teacher_training.labels)), self.tokenizer)
@@ -229,11 +232,11 @@ class Benchmark:
                 self.record(training, self.logits(student), teacher_logits, clock)
 
     def pretrained(self) -> PreTrainedModel:
-        """The pretrained model under a new head."""
+        """Loads the pretrained model with a new head."""
         return load_pretrained(self.model_folder)
 
     def logits(self, model: PreTrainedModel) -> torch.Tensor:
-        """`[sentences, labels]`, of the test sentences."""
+        """Logits `[sentences, labels]` on the test sentences."""
         return predict(model.eval(), self.tokenizer, list(self.corpus.test["text"]))
 
     def record(self, training: Training, logits: torch.Tensor, teacher_logits: torch.Tensor, clock: "Clock") -> None:
@@ -245,17 +248,17 @@ class Benchmark:
         print(f"{training}: accuracy {accuracy}, {seconds:.0f} s; {minutes} minutes left", flush=True)
 
     def values(self, measure: str, way: str, labels: int, layers: int, seeds: Sequence[int]) -> list[float]:
-        """What was measured, seed by seed."""
+        """The measurements, one per seed."""
         if labels == self.num_all and way != TEACHER and WAYS[way].all_text:
-            way = SAME_LABELS  # which then is the same
+            way = SAME_LABELS  # the same training in this case
         return [self.results[str(Training(seed, labels, layers, way))][measure] for seed in seeds]
 
 
 class Clock:
-    """Says how long each piece of work took, and how long the rest should take by that.
+    """Measures how long each piece of work takes, and estimates the time left.
 
     Args:
-        work: how much there is of each piece, in any unit.
+        work: amount of work of each piece, in any unit.
     """
 
     def __init__(self, work: Sequence[float]):
@@ -263,7 +266,7 @@ class Clock:
         self.start = time.perf_counter()
 
     def lap(self, work: float) -> tuple[float, float]:
-        """The seconds that a piece took, up to now, and those that are left."""
+        """Returns the seconds that the last piece took, and the seconds left."""
         now = time.perf_counter()
         seconds, self.start = now - self.start, now
         self.seconds, self.done, self.left = self.seconds + seconds, self.done + work, self.left - work
@@ -271,7 +274,7 @@ class Clock:
 
 
 def labelled_rows(rows: Dataset, num_labels: int, all_text: bool) -> Dataset:
-    """The rows with their first labels: those rows alone, or all, where the others are told to have none."""
+    """The rows with labels: only the first rows, or all rows with the labels of the others removed."""
     if not all_text:
         return rows.select(range(num_labels))
     labels = [*rows["labels"][:num_labels], *[UNLABELLED] * (len(rows) - num_labels)]
@@ -281,7 +284,7 @@ def labelled_rows(rows: Dataset, num_labels: int, all_text: bool) -> Dataset:
 def train(
     model: PreTrainedModel, options: dict[str, object], rows: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Trains the model: distils it where the options say how."""
+    """Trains the model, with distillation if the options contain it."""
     is_distilled = "alpha_kl" in options
     trainer_class = DistillationTrainer if is_distilled else Trainer
     arguments_class = DistillationTrainingArguments if is_distilled else TrainingArguments
@@ -292,7 +295,7 @@ def train(
 
 
 def print_table(benchmark: Benchmark, seeds: Sequence[int]) -> None:
-    """Teacher, student, and the student without a teacher, all labels."""
+    """Prints teacher, student, and student without a teacher, with all labels."""
     depth, num_all = LAYERS[0], benchmark.num_all
     models = {
         f"teacher, {benchmark.deepest} layers": (TEACHER, benchmark.deepest),
@@ -320,7 +323,7 @@ def print_table(benchmark: Benchmark, seeds: Sequence[int]) -> None:
 
 
 def print_map(benchmark: Benchmark, labels: Sequence[int], seeds: Sequence[int]) -> None:
-    """A table for each measure, and one for what is gained in accuracy."""
+    """Prints a table for each measure, and a table of the gain in accuracy."""
     of_cells = f"percent, mean ± standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "percent, one seed"
 
     def line(name: str, number: int, of_ways: dict[str, Sequence[float]], form: str = ".1f") -> list[str]:
@@ -350,12 +353,12 @@ def print_map(benchmark: Benchmark, labels: Sequence[int], seeds: Sequence[int])
         alone = accuracies.pop(NO_TEACHER)
         gains = {way: differences(taught, alone) for way, taught in accuracies.items()}
         lines.append(line(str(depth), number, gains, "+.1f"))
-    print(f"\nWhat a teacher adds to the accuracy, seed by seed, {of_cells}\n")
+    print(f"\nGain in accuracy through a teacher, seed by seed, {of_cells}\n")
     print(table(["layers", "labels", *list(WAYS)[1:]], lines))
 
 
 def write_plot(file: Path, benchmark: Benchmark, labels: Sequence[int], seeds: Sequence[int]) -> None:
-    """A panel for each measure and number of layers, a line for each way."""
+    """Draws a panel for each measure and number of layers, with a line for each way."""
     size = (4 * len(LAYERS), 3.2 * len(MEASURES))
     figure, panels = plt.subplots(
         len(MEASURES), len(LAYERS), figsize=size, sharex=True, sharey="row", layout="constrained"
@@ -405,15 +408,15 @@ def run(
     epochs: int,
     few_labels: Sequence[int] = LABELS,
 ) -> Results:
-    """Trains what is missing, prints the tables, and draws the map beside `output`.
+    """Runs the missing trainings, prints the tables, and draws the map next to `output`.
 
     Args:
         model_folder: the pretrained model and its tokenizer.
-        corpus: labelled sentences to train on and to test on.
-        output: a JSON file, which may be there already.
-        seeds: by part, "table" or "map" or both.
-        epochs: how often each sentence is read.
-        few_labels: how many sentences have a label, beside all of them.
+        corpus: labelled sentences for training and testing.
+        output: JSON file, which may already exist.
+        seeds: seeds by part: "table", "map" or both.
+        epochs: number of epochs.
+        few_labels: numbers of labelled sentences, in addition to all sentences.
     """
     benchmark = Benchmark(model_folder, corpus, output, epochs)
     num_all, deepest = benchmark.num_all, benchmark.deepest
@@ -435,8 +438,8 @@ def run(
 def main() -> int:
     parser = make_parser("where_distilling_pays", __doc__)
     parser.add_argument("--part", choices=SEEDS, help="by default both")
-    parser.add_argument("--seeds", type=int, nargs="+", help="by default five for the table and one for the map")
-    parser.add_argument("--epochs", type=int, default=2, help="how often each sentence is read")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds (default: five for the table, one for the map)")
+    parser.add_argument("--epochs", type=int, default=2, help="number of epochs")
     add_fetched(parser)
     options = parser.parse_args()
     silence()

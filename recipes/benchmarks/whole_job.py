@@ -1,16 +1,16 @@
-"""`python -m recipes.benchmarks.whole_job`: seconds from raw text to a trained student, beside the tutorials' way.
+"""`python -m recipes.benchmarks.whole_job`: seconds from raw text to a trained student, compared with tutorials.
 
-Their way is a `Trainer` whose `compute_loss` runs the teacher: in float32, every text padded to the longest that is
-allowed. Ours is to compute once what the teacher gives, to pad to the longest text of a batch, which is made of texts
-of like length, and to multiply matrices in bfloat16 where that is fast; on a CPU, also to leave out the dropout in the
-attention. Ours with the teacher beside the student shows what of that is due to the stored targets. Then there is a
-second training with other weights of the losses, on rows and targets that are there already, beside the same with the
-teacher.
+- "tutorial": a `Trainer` whose `compute_loss` runs the teacher, in float32, with every text padded to the maximum
+  length.
+- "ours": the teacher's outputs are computed once and stored; batches contain texts of similar length, padded to their
+  longest; matrix products are in bfloat16 where that is fast; and on a CPU, attention has no dropout.
+- "ours, teacher beside the student": the same with a live teacher in every step, to show the effect of stored outputs.
+- "second training": another training with other loss weights, once with stored outputs and once with a live teacher.
 
-All train the same student of 3 layers, cut from the same teacher of 6, for as many epochs with the same batch size,
-learning rate, losses and temperature. Time is from text to student, loading and cutting of models left out. For each
-seed all ways are taken one after the other, so that a machine that slows down slows them all; a ratio is the median
-over the seeds of the ratio within a seed.
+All ways train the same student with 3 layers, cut from the same teacher with 6, with the same epochs, batch size,
+learning rate, losses and temperature. Time is measured from text to student, without loading and cutting of models. For
+each seed, all ways run one after the other, so a machine that slows down affects all of them. Ratios are computed
+within a seed; the median over the seeds is reported.
 """
 
 import copy
@@ -59,21 +59,21 @@ from recipes.quickstart.train import bf16_is_fast
 TEMPERATURE = 2.0
 ALPHAS = {"alpha_kl": 5.0, "alpha_task": 2.0}
 OTHER_ALPHAS = {"alpha_kl": 1.0, "alpha_task": 1.0}
-"""Those of the second training."""
+"""Loss weights of the second training."""
 
 MEDIAN_WORDS, DEVIATION_OF_LOG = 174, 0.75
-"""Of the reviews in IMDB, whose mean is 234 words; that of this log-normal is 231."""
+"""Parameters of a log-normal for the words in a review. Its mean is 231; the mean of IMDb is 234 words."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Texts, and how they are trained on.
+    """Texts and how they are batched.
 
     Attributes:
-        rows: how many texts.
-        max_length: in tokens; longer texts are cut.
-        batch_size: in texts.
-        are_documents: whether texts are of many sentences.
+        rows: number of texts.
+        max_length: maximum length in tokens; longer texts are truncated.
+        batch_size: texts per batch.
+        are_documents: True if each text consists of many sentences.
     """
 
     rows: int
@@ -89,14 +89,14 @@ SETTINGS = {
 
 
 def make_documents(sentences: Dataset, number: int, seed: int = 0) -> Dataset:
-    """Texts as long as film reviews: sentences of one label, joined until there are as many words as were drawn.
+    """Makes texts as long as film reviews, by joining sentences with the same label.
 
-    How many words is drawn from a log-normal distribution.
+    The number of words is drawn from a log-normal distribution.
 
     Args:
-        sentences: with the columns `text` and `labels`.
-        number: of documents; every label has as many of them, but for one.
-        seed: for what is drawn.
+        sentences: data set with the columns `text` and `labels`.
+        number: number of documents; labels are balanced to within one document.
+        seed: seed of the random draws.
     """
     rng = random.Random(seed)
     of_label: dict[int, list[str]] = {}
@@ -114,7 +114,7 @@ def make_documents(sentences: Dataset, number: int, seed: int = 0) -> Dataset:
 
 
 class TutorialTrainer(Trainer):
-    """Distillation as tutorials have it."""
+    """Distillation as in typical tutorials."""
 
     def __init__(self, *args, teacher: PreTrainedModel, **options):
         super().__init__(*args, **options)
@@ -134,10 +134,10 @@ class TutorialTrainer(Trainer):
 
 
 def without_attention_dropout(student: PreTrainedModel) -> PreTrainedModel:
-    """The same model, a BERT, without dropout in its attention.
+    """Switches off attention dropout of a BERT, and returns it.
 
-    On a CPU PyTorch draws a random number for each pair of tokens in each head, one after the other: for 16 texts of
-    512 tokens that takes longer than all else.
+    On a CPU, PyTorch draws a random number for each pair of tokens in each head, one after the other. For 16 texts of
+    512 tokens that takes longer than everything else.
     """
     config = copy.deepcopy(student.config)
     config.attention_probs_dropout_prob = 0.0
@@ -147,16 +147,16 @@ def without_attention_dropout(student: PreTrainedModel) -> PreTrainedModel:
 
 
 class Job:
-    """The ways from texts to a trained student, a method each.
+    """The ways from texts to a trained student, one method each.
 
     Args:
-        texts: with the columns `text` and `labels`.
-        setting: how they are trained on.
-        teacher: in float32.
-        tokenizer: of both models.
-        seed: of the trainings.
-        epochs: how often each text is read.
-        folder: for what is written meanwhile.
+        texts: data set with the columns `text` and `labels`.
+        setting: lengths and batch size.
+        teacher: the teacher, in float32.
+        tokenizer: the tokenizer of both models.
+        seed: seed of the trainings.
+        epochs: number of epochs.
+        folder: folder for temporary output.
     """
 
     grouping = "group_by_length"
@@ -211,9 +211,9 @@ class Job:
         self._distil(student, self.rows[LIVE], OTHER_ALPHAS, self.teacher)
 
     def tokenized(self, **options) -> Dataset:
-        """The texts as tokens; by default each row is as long as its text."""
+        """Tokenizes the texts, by default without padding."""
         tokenizer, options = self.tokenizer, {"truncation": True, "max_length": self.setting.max_length, **options}
-        # Of the job itself the function should know nothing: `datasets` hashes what it refers to.
+        # The function must not refer to `self`: `datasets` would hash all of it.
         return self.texts.map(lambda rows: tokenizer(rows["text"], **options), batched=True, remove_columns=["text"])
 
     def _distil(
@@ -246,7 +246,7 @@ WAYS: dict[str, Callable[[Job, PreTrainedModel], None]] = {
 }
 
 RATIOS = {
-    # what a ratio says: the seconds above, and below
+    # name of the ratio: numerator and denominator
     "the tutorial's over ours": (TUTORIAL, OURS),
     "the tutorial's over ours with the teacher beside the student": (TUTORIAL, LIVE),
     "the teacher beside the student over stored targets": (LIVE, OURS),
@@ -254,11 +254,11 @@ RATIOS = {
 }
 
 Figures = dict[str, dict[str, float]]
-"""Of a seed: `seconds` and `accuracy` by way."""
+"""`seconds` and `accuracy` by way, for one seed."""
 
 
 def run_seed(job: Job, test: Dataset, without_tutorial: bool) -> Figures:
-    """Every way once."""
+    """Runs every way once."""
     seconds, accuracy = {}, {}
     labels = torch.tensor(list(test["labels"]))
     for name, way in WAYS.items():
@@ -287,7 +287,7 @@ def measure(
     epochs: int,
     without_tutorial: bool = False,
 ) -> list[Figures]:
-    """Seed by seed; each has texts of its own."""
+    """Measures seed by seed. Each seed has its own texts."""
     measured = []
     for number, seed in enumerate([seeds[0], *seeds]):
         warms_up = number == 0
@@ -317,7 +317,7 @@ def run(
     """Fine-tunes the teacher, measures, prints a table for each setting, and writes the figures to `output`."""
     for name, setting in settings.items():
         if not setting.are_documents and setting.rows > len(corpus.train):
-            raise ValueError(f"rows={setting.rows}, but there are {len(corpus.train)} {name} to train on.")
+            raise ValueError(f"rows={setting.rows}, but there are only {len(corpus.train)} {name} to train on.")
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     folder = output.parent / output.stem / "teacher"
     teacher = trained_teacher(folder, model_folder, tokenize(corpus.train, tokenizer), tokenizer, seed=0)
@@ -336,7 +336,7 @@ def run(
 
 
 def print_tables(seeds: Sequence[Figures]) -> None:
-    """Seconds and accuracy of each way, and the ratios."""
+    """Prints seconds and accuracy of each way, and the ratios."""
     over = f"{len(seeds)} seeds"
     lines = []
     for name in seeds[0]["seconds"]:
@@ -360,11 +360,13 @@ def ratio(figures: Figures, name: str) -> float:
 def main() -> int:
     parser = make_parser("whole_job", __doc__)
     parser.add_argument("--setting", choices=SETTINGS, nargs="+", default=list(SETTINGS), help="by default both")
-    parser.add_argument("--rows", type=int, help="how many texts; by default as many as make a few minutes")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each way once for each")
+    parser.add_argument("--rows", type=int, help="number of texts (default: enough for a few minutes)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds; each way runs once per seed")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, help="by default 32 sentences or 16 documents")
-    parser.add_argument("--without-tutorial", action="store_true", help="leave out what takes longest")
+    parser.add_argument("--batch-size", type=int, help="texts per batch (default: 32 sentences or 16 documents)")
+    parser.add_argument(
+        "--without-tutorial", action="store_true", help="leave out the tutorial's way, which takes longest"
+    )
     add_fetched(parser)
     options = parser.parse_args()
     silence()

@@ -1,1 +1,1 @@
-"""A student of half of RoBERTa's layers, from scratch: masked language modelling on OpenWebText, beside its teacher."""
+"""Reproduces DistilRoBERTa: distils half of RoBERTa's layers on OpenWebText by masked language modelling."""

@@ -1,4 +1,4 @@
-"""Cuts a student out of a masked language model and trains it beside that teacher on plain text.
+"""Cuts a student from a masked language model and distils it from that teacher on plain text.
 
 accelerate launch recipes/distilroberta/train.py --config recipes/distilroberta/config.yaml [more.yaml] [--key value]
 """
@@ -33,59 +33,65 @@ from hf_distill import (
 )
 
 SHUFFLED = 10_000
-"""Documents of a stream that are read ahead, to be drawn from at random."""
+"""Documents of a stream that are read ahead and shuffled."""
 
 Rows = Dataset | IterableDataset
 
 
 @dataclass
 class RecipeArguments:
-    """What is trained on what; how is for `DistillationTrainingArguments`."""
+    """Teacher and data of the recipe. `DistillationTrainingArguments` holds everything else."""
 
-    teacher: str = field(metadata={"help": "Masked language model: a name on the Hub or a folder."})
-    corpus: str = field(metadata={"help": "Text: files, a folder, or a name on the Hub. See docs/pretraining.md."})
+    teacher: str = field(metadata={"help": "Masked language model: a Hub name or a folder."})
+    corpus: str = field(metadata={"help": "Text: files, a folder, or a Hub name. See docs/pretraining.md."})
     corpus_options: dict = field(
-        default_factory=dict, metadata={"help": "For datasets.load_dataset, such as sample_by. In YAML only."}
+        default_factory=dict,
+        metadata={"help": "Options for datasets.load_dataset, such as sample_by. Only in YAML files."},
     )
     streaming: bool = field(
-        default=False, metadata={"help": "Read the corpus while training. Needs max_steps, as a stream has no length."}
+        default=False,
+        metadata={"help": "Read the corpus during training. Needs max_steps, because a stream has no length."},
     )
     validation_documents: int = field(
-        default=0, metadata={"help": "How many documents, from the beginning of the corpus, are evaluated on instead."}
+        default=0, metadata={"help": "Hold out this many documents, from the start of the corpus, for evaluation."}
     )
     block_size: int = field(default=512, metadata={"help": "Tokens per row."})
     packing: Literal["documents", "full_sentences", "none"] = field(
         default="documents",
         metadata={
-            "help": "Rows filled with documents that do not see each other ('documents'), or that do, as in RoBERTa "
-            "('full_sentences'), or a row for each, truncated ('none')."
+            "help": "How documents fill rows. 'documents': packed, without attention between documents. "
+            "'full_sentences': packed, with attention between documents, as in RoBERTa. 'none': one truncated document "
+            "per row."
         },
     )
-    mlm_probability: float = field(default=0.15, metadata={"help": "The share of tokens that are predicted."})
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of tokens that are masked and predicted."})
     emphasize_rare_tokens: bool = field(
-        default=False, metadata={"help": "Mask tokens in proportion to count ** -0.7. Reads the corpus once before."}
+        default=False,
+        metadata={"help": "Mask tokens with a weight of count ** -0.7. Reads the corpus once before training."},
     )
     resume: bool = field(
         default=False,
-        metadata={"help": "Go on from the last checkpoint for more epochs or steps, or with other evaluation."},
+        metadata={"help": "Continue from the last checkpoint with more epochs or steps, or another evaluation."},
     )
     overwrite: bool = field(
-        default=False, metadata={"help": "Train anew, in place of what output_dir holds of another training."}
+        default=False, metadata={"help": "Start again from scratch and replace the earlier training in output_dir."}
     )
 
 
 def load_documents(recipe: RecipeArguments, seed: int) -> tuple[Rows, Dataset | None]:
-    """Those to train on, and those to evaluate on."""
+    """Loads the documents for training and, if any are held out, for evaluation."""
     corpus = load_corpus(recipe.corpus, streaming=recipe.streaming, **recipe.corpus_options)
     num_held_out = recipe.validation_documents
     if not recipe.streaming and len(corpus) <= num_held_out:
-        raise ValueError(f"There are {len(corpus)} documents: too few to hold out validation_documents={num_held_out}.")
+        raise ValueError(
+            f"The corpus has {len(corpus)} documents: too few to hold out validation_documents={num_held_out}."
+        )
     held_out = None
     if num_held_out:
         held_out = Dataset.from_list(list(corpus.take(num_held_out)))
         corpus = corpus.skip(num_held_out)
     if recipe.streaming:
-        # One stream without an end: Trainer does not resume in the second pass over one, nor finish a step at its end.
+        # An endless stream: Trainer can neither resume in the second pass over a stream, nor finish a step at its end.
         corpus = corpus.repeat(None).shuffle(seed=seed, buffer_size=SHUFFLED)
     return corpus, held_out
 
@@ -99,7 +105,9 @@ def count_for_masking(recipe: RecipeArguments, rows: Rows, tokenizer: PreTrained
     if not recipe.emphasize_rare_tokens:
         return None
     if recipe.streaming:
-        raise ValueError("emphasize_rare_tokens=True reads the whole corpus first: leave it out, or streaming=True.")
+        raise ValueError(
+            "emphasize_rare_tokens=True reads the whole corpus first: leave out emphasize_rare_tokens or streaming."
+        )
     return count_tokens(rows, len(tokenizer))
 
 
@@ -110,9 +118,9 @@ def make_trainer(
     teacher: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase,
 ) -> DistillationTrainer:
-    """Reads and tokenises the corpus, on the main process first: the others find it in the cache."""
+    """Reads and tokenizes the corpus, on the main process first so that the others find it in the cache."""
     if recipe.streaming:
-        training.accelerator_config.dispatch_batches = False  # each process reads files of its own, or takes its turn
+        training.accelerator_config.dispatch_batches = False  # each process reads its own files, or its own rows
     with training.main_process_first():
         documents, held_out = load_documents(recipe, training.seed)
         rows = make_rows(recipe, documents, tokenizer)
@@ -122,7 +130,7 @@ def make_trainer(
     per_step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     if not recipe.streaming and len(rows) < per_step:
         raise ValueError(
-            f"The corpus makes {len(rows):,} rows, fewer than the {per_step:,} of one step: lower "
+            f"The corpus gives {len(rows):,} rows, but one step needs {per_step:,}: lower "
             f"gradient_accumulation_steps={training.gradient_accumulation_steps}."
         )
     if training.process_index == 0:
@@ -148,7 +156,7 @@ def make_trainer(
 
 
 def evaluate(trainer: DistillationTrainer) -> dict[str, float]:
-    """The losses on what is held out, and its perplexity: e to the power of the masked language modelling loss."""
+    """Losses on the held-out documents, and their perplexity, the exponential of the masked language modelling loss."""
     metrics = trainer.evaluate()
     if "eval_loss_task" in metrics:
         metrics["perplexity"] = math.exp(metrics["eval_loss_task"])
@@ -156,14 +164,14 @@ def evaluate(trainer: DistillationTrainer) -> dict[str, float]:
 
 
 def settings_of(recipe: RecipeArguments) -> dict[str, object]:
-    """What the student depends on, beside the training arguments. The corpus is known by its name alone."""
+    """Everything, apart from the training arguments, that affects the student. The corpus counts by its name only."""
     settings = asdict(recipe)
     del settings["resume"], settings["overwrite"]
     return settings | {"teacher": model_identity(recipe.teacher)}
 
 
 def main(argv: Sequence[str] | None = None) -> DistillationTrainer | None:
-    """Trains, unless `output_dir` has that student already; then there is no trainer."""
+    """Trains the student. Returns None if `output_dir` already holds it."""
     recipe, training = parse_config([RecipeArguments, DistillationTrainingArguments], argv, description=__doc__)
     training.check_losses()
     run = TrainingRun.begin(training, settings_of(recipe), resume=recipe.resume, overwrite=recipe.overwrite)
@@ -175,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> DistillationTrainer | None:
     trainer = make_trainer(recipe, training, student, teacher if training.reads_teacher else None, tokenizer)
 
     run.train(trainer)
-    trainer.save_model(_internal_call=True)  # which does not push: all else should be saved by then
+    trainer.save_model(_internal_call=True)  # does not push: pushing comes last, after everything is saved
     if recipe.validation_documents:
         metrics = evaluate(trainer)
         trainer.log_metrics("eval", metrics)

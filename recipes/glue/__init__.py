@@ -1,1 +1,1 @@
-"""A model on the nine GLUE tasks, beside what was published."""
+"""Fine-tunes a model on the nine GLUE tasks, and compares its scores with published ones."""

@@ -1,9 +1,9 @@
-"""Fine-tunes a model on the nine GLUE tasks, alone or with a teacher for each, and compares it with what is published.
+"""Fine-tunes a model on the nine GLUE tasks, with or without a teacher, and compares it with published scores.
 
     accelerate launch recipes/glue/train.py --config recipes/glue/config.yaml [more.yaml] [--key value ...]
 
-Wang et al., 2018, GLUE, https://arxiv.org/abs/1804.07461. The scores are those of the development sets, as in the
-papers: the labels of the test sets are not public.
+Wang et al., 2018, GLUE, https://arxiv.org/abs/1804.07461. Scores are on the development sets, as in the papers, because
+the labels of the test sets are not public.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ from hf_distill import DistillationTrainer, DistillationTrainingArguments, __ver
 
 @dataclass(frozen=True)
 class Task:
-    """One of the nine.
+    """One of the nine GLUE tasks.
 
     Attributes:
         title: its name in papers.
-        columns: the one or two columns of text that are read.
-        labels: the names of its classes by number; none where the label is a score.
-        validation: the splits that it is evaluated on; the first chooses the checkpoint.
+        columns: its one or two text columns.
+        labels: class names in the order of their numbers; empty if the label is a score.
+        validation: splits for evaluation. The first one selects the best checkpoint.
     """
 
     title: str
@@ -58,7 +58,7 @@ TASKS = {
     "rte": Task("RTE", ("sentence1", "sentence2"), ("entailment", "not_entailment")),
     "wnli": Task("WNLI", ("sentence1", "sentence2"), ("not_entailment", "entailment")),
 }
-"""By the name in the data set nyu-mll/glue."""
+"""Tasks by their name in the data set nyu-mll/glue."""
 
 METRICS = {
     "matthews_correlation": "Matthews correlation",
@@ -68,52 +68,56 @@ METRICS = {
     "spearmanr": "Spearman correlation",
     "mean": "mean of the two",
 }
-"""What the table calls them. A task's score in GLUE is the mean of its metrics, be they one or two."""
+"""Names of the metrics in the table. The GLUE score of a task is the mean of its one or two metrics."""
 
 WITHOUT_EFFECT = {"output_dir", "local_rank", "report_to", "run_name", "disable_tqdm", "hub_token"}
-"""Options that no score depends on."""
+"""Options that do not affect a score."""
 
 PUBLISHED = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
 
 Scores = dict[str, dict[str, float]]
-"""By split, then by metric."""
+"""Scores by split, then by metric."""
 
 
 @dataclass
 class GlueArguments:
-    """What to fine-tune, and on what."""
+    """Model, data and tasks."""
 
-    model_name_or_path: str = field(metadata={"help": "The model to fine-tune, a name on the Hub or a folder."})
+    model_name_or_path: str = field(metadata={"help": "The model to fine-tune: a Hub name or a folder."})
     data: str = field(
         default="nyu-mll/glue",
-        metadata={"help": "A data set on the Hub, or a folder with one for each task, with train.csv or the like."},
+        metadata={
+            "help": "A data set on the Hub, or a folder with one subfolder per task that contains train.csv etc."
+        },
     )
-    tasks: list[str] = field(default_factory=lambda: list(TASKS), metadata={"help": "By default all nine."})
+    tasks: list[str] = field(
+        default_factory=lambda: list(TASKS), metadata={"help": "Tasks to fine-tune on. Default: all nine."}
+    )
     seeds: list[int] = field(
-        default_factory=lambda: [42], metadata={"help": "One training each; the table has the median."}
+        default_factory=lambda: [42], metadata={"help": "One training per seed; the table shows the median."}
     )
     compare_with: str | None = field(
         default=None,
-        metadata={"help": "The row of published.yaml to compare with. By default the model's own, if there is one."},
+        metadata={"help": "Row of published.yaml to compare with. Default: the row of the model, if there is one."},
     )
 
     def __post_init__(self):
         if unknown := [task for task in self.tasks if task not in TASKS]:
-            raise ValueError(f"There is no GLUE task {', '.join(unknown)}: the tasks are {', '.join(TASKS)}.")
+            raise ValueError(f"Unknown GLUE task {', '.join(unknown)}: choose from {', '.join(TASKS)}.")
         if self.compare_with not in (None, *PUBLISHED):
-            raise ValueError(f"compare_with={self.compare_with!r} should be one of {', '.join(PUBLISHED)}.")
+            raise ValueError(f"compare_with={self.compare_with!r} must be one of {', '.join(PUBLISHED)}.")
 
 
 def load_task(data: str, task: str) -> dict[str, Dataset]:
-    """The labelled splits of a task, with its columns of text and `label`.
+    """Loads the labelled splits of a task, with its text columns and `label`.
 
     Args:
-        data: a name on the Hub, or a folder. In that, each split of a task is a file such as `mrpc/train.csv`, or
-            several such as `mrpc/train-00000-of-00002.parquet`, in a format that `datasets` loads.
-        task: its name in `TASKS`.
+        data: Hub name, or a folder. In a folder, each split of a task is one file, such as `mrpc/train.csv`, or
+            several, such as `mrpc/train-00000-of-00002.parquet`, in a format that `datasets` loads.
+        task: name of the task in `TASKS`.
 
     Raises:
-        ValueError: if the folder lacks the task, a split, a column or labels as they should be.
+        ValueError: if the folder lacks the task, a split or a column, or if labels are invalid.
     """
     splits = ["train", *TASKS[task].validation]
     if not Path(data).is_dir():
@@ -136,20 +140,20 @@ def _check(dataset: Dataset, task: Task, name: str) -> None:
     labels = dataset.unique("label")
     if task.labels and not set(labels) <= set(range(len(task.labels))):
         numbers = ", ".join(f"{number} for {label}" for number, label in enumerate(task.labels))
-        raise ValueError(f"{name} has the labels {labels[:5]}: they should be {numbers}.")
+        raise ValueError(f"{name} has the labels {labels[:5]}: labels must be {numbers}.")
     if not task.labels and not all(isinstance(label, int | float) for label in labels):
-        raise ValueError(f"{name} has the labels {labels[:5]}: they should be numbers.")
+        raise ValueError(f"{name} has the labels {labels[:5]}: labels must be numbers.")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name)
     except OSError as error:
-        raise ValueError(f"{name} is no folder with a tokenizer, and none was found on the Hub: {error}") from error
+        raise ValueError(f"No tokenizer found at {name}, neither as a local folder nor on the Hub: {error}") from error
 
 
 def encode(dataset: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Token ids, cut to the longest that the tokenizer allows and not padded, with `labels`."""
+    """Tokenizes a split, truncated to the tokenizer's maximum length and without padding, with `labels`."""
 
     def encode_batch(batch: dict[str, list]) -> dict[str, list]:
         encoded = tokenizer(*(batch[column] for column in task.columns), truncation=True)
@@ -160,20 +164,20 @@ def encode(dataset: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def load_model(name: str, task: Task) -> PreTrainedModel:
-    """The model under a head for the task; one that it has is kept if it is for as many classes."""
+    """Loads the model with a head for the task. An existing head with the same number of classes is kept."""
     labels = task.labels or ("score",)
     return AutoModelForSequenceClassification.from_pretrained(
         name,
         id2label=dict(enumerate(labels)),
         label2id={label: number for number, label in enumerate(labels)},
         problem_type="single_label_classification" if task.labels else "regression",
-        ignore_mismatched_sizes=True,  # of a head for another number of classes
+        ignore_mismatched_sizes=True,  # a head for another number of classes is replaced by a new one
         use_safetensors=True,
     )
 
 
 def compute_metrics_of(task: str) -> Callable[[EvalPrediction], dict[str, float]]:
-    """The metrics of a task from `[rows, labels]` logits, and their mean."""
+    """Returns a function that computes a task's metrics and their mean from `[rows, labels]` logits."""
     metric = glue_metric(task, keep_in_memory=True)
 
     def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
@@ -185,7 +189,7 @@ def compute_metrics_of(task: str) -> Callable[[EvalPrediction], dict[str, float]
 
 
 def arguments_of(training: DistillationTrainingArguments, task: str, seed: int) -> DistillationTrainingArguments:
-    """The arguments of one training: those of all, with the task in the teacher's name and a folder of its own."""
+    """The arguments of one training: its own folder and seed, and the task filled into the teacher's name."""
     teacher = training.teacher_model_name_or_path
     return replace(
         training,
@@ -198,7 +202,7 @@ def arguments_of(training: DistillationTrainingArguments, task: str, seed: int) 
 
 
 def settings_of(glue: GlueArguments, task: str, args: DistillationTrainingArguments) -> dict[str, object]:
-    """All that a training's scores depend on."""
+    """Everything that affects the scores of a training."""
     options = {name: value for name, value in args.to_dict().items() if name not in WITHOUT_EFFECT}
     teacher = args.teacher_model_name_or_path
     settings = {
@@ -209,11 +213,11 @@ def settings_of(glue: GlueArguments, task: str, args: DistillationTrainingArgume
         "hf_distill": __version__,
         "options": options,
     }
-    return json.loads(json.dumps(settings, default=str))  # as they will be read again
+    return json.loads(json.dumps(settings, default=str))  # the form in which they are read back and compared
 
 
 def identity(name: str | Path) -> str:
-    """A name on the Hub; of a folder, a digest of its files, which tells what was trained anew under the same name."""
+    """The Hub name, or for a folder a digest of its files, which changes when it is trained again."""
     if not Path(name).is_dir():
         return str(name)
     digest = hashlib.sha256()
@@ -225,7 +229,10 @@ def identity(name: str | Path) -> str:
 
 
 def begin(folder: Path, settings: dict[str, object]) -> dict[str, object]:
-    """What `result.json` has of a training: its scores, if it is finished. What had other settings is forgotten."""
+    """Reads the record of a training from `result.json`: its settings, and its scores if it is finished.
+
+    If the settings have changed, the old record and its checkpoints are removed.
+    """
     file = folder / "result.json"
     record = json.loads(file.read_text()) if file.exists() else {}
     if record.get("settings") != settings:
@@ -242,27 +249,27 @@ def fine_tune(
     data: dict[str, Dataset],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Scores:
-    """Trains and evaluates on one task, or reads what came of it. A training that was stopped goes on."""
+    """Trains and evaluates on one task. Continues a stopped training, and reads the scores of a finished one."""
     folder = Path(args.output_dir)
     name = f"{TASKS[task].title}, seed {args.seed}"
     settings = settings_of(glue, task, args)
-    with args.main_process_first():  # so that all processes read what the first has left
+    with args.main_process_first():  # the first process updates the record that the others read
         record = begin(folder, settings)
         if "scores" not in record:
             data = {split: encode(dataset, TASKS[task], tokenizer) for split, dataset in data.items()}
     is_first = args.process_index == 0
     if "scores" in record:
         if is_first:
-            print(f"{name}: {folder} is there already")
+            print(f"{name}: already finished in {folder}")
         return record["scores"]
 
-    set_seed(args.seed)  # for the new head
+    set_seed(args.seed)  # a new head is drawn at random
     trainer = DistillationTrainer(
         model=load_model(glue.model_name_or_path, TASKS[task]),
         args=args,
         train_dataset=data["train"],
         eval_dataset=data[TASKS[task].validation[0]],
-        processing_class=tokenizer,  # which pads each batch to its longest row
+        processing_class=tokenizer,  # pads each batch to its longest row
         compute_metrics=compute_metrics_of(task),
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(folder))
@@ -285,7 +292,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def write_whole(file: Path, content: dict[str, object]) -> None:
-    """Writes JSON; a process that is killed meanwhile leaves what was there before."""
+    """Writes JSON atomically: if the process is killed, the old file stays."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(content, indent=2) + "\n")
@@ -293,7 +300,7 @@ def write_whole(file: Path, content: dict[str, object]) -> None:
 
 
 def figures(results: dict[str, list[Scores]]) -> Iterator[tuple[str, str, str, list[float]]]:
-    """Task, split, metric, and the score of each seed in percent. A mean of one metric is left out."""
+    """Yields task, split, metric, and the scores of all seeds in percent. The mean of a single metric is left out."""
     for task, of_seeds in results.items():
         for split, metrics in of_seeds[0].items():
             for metric in metrics:
@@ -302,11 +309,11 @@ def figures(results: dict[str, list[Scores]]) -> Iterator[tuple[str, str, str, l
 
 
 def results_table(results: dict[str, list[Scores]], compare_with: str | None) -> str:
-    """A Markdown table of the median over the seeds of every metric, in percent, beside what is published.
+    """Formats a Markdown table of the median over the seeds, in percent, next to published scores.
 
     Args:
-        results: by task, the scores of each seed.
-        compare_with: a row of published.yaml, or None for no comparison.
+        results: scores of each seed, by task.
+        compare_with: row of published.yaml, or None for no comparison.
     """
     published = PUBLISHED.get(compare_with, {})
     header = ["task", "metric", "ours"] + ([compare_with, "difference"] if published else [])
@@ -336,9 +343,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[Scores]]:
     glue, training = parse_config([GlueArguments, DistillationTrainingArguments], argv, description=__doc__)
     training.check_losses()
     if training.seed != DistillationTrainingArguments.seed:
-        raise ValueError(f"seed={training.seed} would have no effect: use --seeds {training.seed}.")
+        raise ValueError(f"seed={training.seed} has no effect: use --seeds {training.seed}.")
     arguments = {task: [arguments_of(training, task, seed) for seed in glue.seeds] for task in glue.tasks}
-    # What is missing for the last task should be known before the first is trained.
+    # All data is loaded first, so that a missing file is reported before the first training.
     data = {task: load_task(glue.data, task) for task in glue.tasks}
     for teacher in {args.teacher_model_name_or_path for of_task in arguments.values() for args in of_task} - {None}:
         load_tokenizer(teacher)

@@ -1,1 +1,1 @@
-"""A teacher fine-tuned on movie reviews, and students distilled from it."""
+"""Fine-tunes a teacher on movie reviews, and distils students from it."""

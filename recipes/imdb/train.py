@@ -1,9 +1,9 @@
-"""Fine-tunes a teacher to tell good reviews from bad ones, distils students from it, and compares them.
+"""Fine-tunes a teacher for sentiment on IMDb reviews, distils students from it, and compares them.
 
     accelerate launch recipes/imdb/train.py STAGE --config recipes/imdb/config.yaml [more.yaml] [--key value ...]
 
-STAGE is teacher, student, two_step or baseline, which each train the model of that section of the config, or compare.
-Maas et al., 2011, https://aclanthology.org/P11-1015. The data may be one's own: see the README.
+STAGE is teacher, student, two_step or baseline, which train the model of that section of the config; or compare.
+Data: Maas et al., 2011, https://aclanthology.org/P11-1015. To use your own data, see the README.
 """
 
 import json
@@ -32,7 +32,7 @@ from hf_distill import (
 )
 
 MODELS = ("teacher", "student", "two_step", "baseline")
-"""The stages that train a model, each a section of the config."""
+"""The stages that train a model. Each is a section of the config."""
 
 COLUMNS = {
     "accuracy": ("accuracy", "{:.2%}"),
@@ -44,22 +44,22 @@ COLUMNS = {
     "megabytes": ("MB on disk", "{:.1f}"),
     "milliseconds": ("ms per text", "{:.1f}"),
 }
-"""Of the table: what is measured, what it is called there, and how it is written."""
+"""Columns of the table: metric, title and number format."""
 
 
 @dataclass
 class ComparisonArguments:
-    """What the stage `compare` does, beside what the models' sections say."""
+    """Options of the stage `compare`, in addition to the sections of the models."""
 
     comparison_dir: str = field(
-        default="outputs/imdb/comparison", metadata={"help": "Where the stage `compare` writes its table and plots."}
+        default="outputs/imdb/comparison", metadata={"help": "Folder for the table and plots of the stage `compare`."}
     )
-    timed_texts: int = field(default=40, metadata={"help": "Texts of the test set that are timed, one by one."})
+    timed_texts: int = field(default=40, metadata={"help": "How many texts of the test set are timed, one by one."})
 
 
 @dataclass(frozen=True)
 class Run:
-    """One model, as its section of the config describes it."""
+    """The options of one model, from its section of the config."""
 
     comparison: ComparisonArguments
     task: TextClassificationArguments
@@ -77,30 +77,30 @@ def read(stage: str, words: Sequence[str]) -> Run:
 
 
 def trained(words: Sequence[str]) -> dict[str, Run]:
-    """The models that are there, by stage.
+    """The models that have been trained, by stage.
 
     Raises:
-        ValueError: if the teacher is not, or nothing to compare it with.
+        ValueError: if the teacher is missing, or there is no other model to compare it with.
     """
     runs = {stage: read(stage, words) for stage in MODELS}
     if len({run.folder for run in runs.values()}) < len(runs):
-        raise ValueError("Each stage needs an output_dir of its own: give them in the sections of a config file.")
+        raise ValueError("Each stage needs its own output_dir: set them in the sections of a config file.")
     there = {stage: run for stage, run in runs.items() if (run.folder / "config.json").is_file()}
     if "teacher" not in there or len(there) < 2:
         missing = "teacher" if "teacher" not in there else "student"
-        raise ValueError(f"There is no model in {runs[missing].folder}: run the stage {missing} first.")
+        raise ValueError(f"No model found in {runs[missing].folder}: run the stage {missing} first.")
     return there
 
 
 def load_test_set(task: TextClassificationArguments, label_names: list[str]) -> Dataset:
     if not (task.test_file or task.test_split):
-        raise ValueError("The models are compared on a test set: give test_file, or dataset_name and test_split.")
+        raise ValueError("The stage compare needs a test set: give test_file, or dataset_name and test_split.")
     texts, _ = load_labelled_texts(
         task.test_file or task.dataset_name,
         task.text_column,
         task.label_column,
         label_names,
-        split=task.test_split or "train",  # of a folder that `load_dataset` reads
+        split=task.test_split or "train",  # the split that `load_dataset` gives for files
         config_name=task.dataset_config_name,
     )
     return texts
@@ -109,7 +109,7 @@ def load_test_set(task: TextClassificationArguments, label_names: list[str]) -> 
 def milliseconds_per_text(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
 ) -> float:
-    """The median over texts that are read one by one, tokenising included, after a first round to warm up."""
+    """Median time per text, one text at a time, including tokenization, after one warm-up round."""
 
     @torch.inference_mode()
     def seconds(text: str) -> float:
@@ -125,7 +125,7 @@ def compare(runs: dict[str, Run]) -> dict[str, dict[str, float]]:
     """Measures the models on the test set, and writes a table, `comparison.json` and plots.
 
     Returns:
-        By stage, what `COLUMNS` lists.
+        The metrics of `COLUMNS`, by stage.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     models = {stage: AutoModelForSequenceClassification.from_pretrained(run.folder) for stage, run in runs.items()}
@@ -164,7 +164,7 @@ def compare(runs: dict[str, Run]) -> dict[str, dict[str, float]]:
 
 
 def table(measured: dict[str, dict[str, float]]) -> str:
-    """A Markdown table with a row for each model."""
+    """Formats a Markdown table with one row per model."""
     lines = [["model", *(title for title, _ in COLUMNS.values())], ["---"] * (len(COLUMNS) + 1)]
     for stage, own in measured.items():
         lines.append([stage, *(text.format(own[name]) for name, (_, text) in COLUMNS.items())])
@@ -172,7 +172,7 @@ def table(measured: dict[str, dict[str, float]]) -> str:
 
 
 def write_whole(file: Path, content: str) -> None:
-    """A process that is killed meanwhile leaves what was there before."""
+    """Writes a file atomically: if the process is killed, the old file stays."""
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(content)
     unfinished.replace(file)
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> object:
     """Runs one stage.
 
     Returns:
-        The trainer; of `compare`, what was measured.
+        The trainer, or for `compare` the measurements.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     stage = words.pop(0) if words and not words[0].startswith("-") else ""
@@ -190,9 +190,9 @@ def main(argv: Sequence[str] | None = None) -> object:
         measured = compare(trained(words))
         print(table(measured))
         return measured
-    run = read(stage, words)  # which is where --help is answered
+    run = read(stage, words)  # also handles --help
     if stage not in MODELS:
-        raise ValueError(f"The first word should be a stage, {', '.join(MODELS)} or compare, but is {stage!r}.")
+        raise ValueError(f"The first word must be a stage, {', '.join(MODELS)} or compare, but is {stage!r}.")
     return train_text_classifier(run.task, run.training)
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks on tiny models: they run, and what they are there to show is in their figures."""
+"""The benchmarks on tiny models: they run, and their figures are right."""
 
 import asyncio
 import copy
@@ -44,7 +44,7 @@ from tests.conftest import HEADS, VOCAB_SIZE, make_config, make_model, make_rows
 
 @pytest.fixture
 def teacher_folder(tmp_path):
-    """A classifier of 4 layers and its tokenizer."""
+    """A classifier with 4 layers and its tokenizer."""
     folder = tmp_path / "quickstart" / "teacher"
     make_model("bert", "classification", width=64).save_pretrained(folder)  # 4 bits need a multiple of 32
     words = {"[PAD]": 0, "[UNK]": 1} | {f"word{index}": index for index in range(2, VOCAB_SIZE)}
@@ -105,7 +105,7 @@ def test_teacher_dtype(teacher_folder, rows, tmp_path, capsys):
                 continue
             assert figures["ms per step"] > 0
             assert figures["ratio"] > 0
-            # The student and its dropout are the same beside every teacher.
+            # The student and its dropout are the same for every teacher.
             assert figures["loss_task"] == teachers["float32"]["loss_task"]
         assert teachers["float32"]["ratio"] == 1
         assert teachers["float32"]["deviation of loss_kl"] == 0
@@ -125,13 +125,11 @@ def test_teacher_dtype_without_bitsandbytes(teacher_folder, rows, monkeypatch):
 def test_before_the_quickstart(benchmark, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark", "--quickstart", str(tmp_path / "quickstart")])
     assert benchmark.main() == 1
-    assert (
-        capsys.readouterr().err == f"There is no {tmp_path / 'quickstart' / 'teacher'}: run `make quickstart` first.\n"
-    )
+    assert capsys.readouterr().err == f"{tmp_path / 'quickstart' / 'teacher'} not found: run `make quickstart` first.\n"
 
 
 def test_truncation(tmp_path, capsys, monkeypatch):
-    """Where the class is said in the last word alone, the head says nothing."""
+    """If only the last word tells the class, truncating to the head loses it."""
     monkeypatch.setattr(truncation, "WHOLE", 38)
     make_model("bert", "mlm").save_pretrained(tmp_path / "model")
     make_text_tokenizer().save_pretrained(tmp_path / "model")
@@ -161,11 +159,11 @@ def test_truncation(tmp_path, capsys, monkeypatch):
 def test_truncation_before_the_quickstart(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["truncation", "--fetched", str(tmp_path / "fetched")])
     assert truncation.main() == 1
-    assert capsys.readouterr().err.startswith(f"There is no {tmp_path / 'fetched' / 'minilm'}")
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'fetched' / 'minilm'} not found")
 
 
 def test_int8_variants(tmp_path, capsys):
-    """Each way to int8 is smaller than fp32 and off by something; fp32 is the student itself."""
+    """Each int8 variant is smaller than fp32 and has some error; fp32 equals the student."""
     make_model("bert", "classification", num_layers=2, width=64).save_pretrained(tmp_path / "student")
     make_text_tokenizer().save_pretrained(tmp_path / "student")
     rows = Dataset.from_dict({"text": make_texts(40), "labels": [index % 2 for index in range(40)]})
@@ -182,7 +180,7 @@ def test_int8_variants(tmp_path, capsys):
 
 
 def test_export_speed(tmp_path, capsys, monkeypatch):
-    """The student is the teacher's half, and each export is beside it, in speed and in what it says."""
+    """The student has half of the teacher's layers, and each export is compared with it in speed and predictions."""
     own, formats = {"peak_memory": 5_000_000, "cold_start": 0.5, "imports_torch": False}, ["onnx", "onnx-int8"]
     monkeypatch.setattr("hf_distill.evaluation.benchmark._starts", lambda *args: own)
     make_text_tokenizer().save_pretrained(tmp_path / "minilm")
@@ -221,7 +219,7 @@ def test_export_speed(tmp_path, capsys, monkeypatch):
 def test_export_speed_before_the_quickstart(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["export_speed", "--fetched", str(tmp_path / "fetched")])
     assert export_speed.main() == 1
-    assert capsys.readouterr().err.startswith(f"There is no {tmp_path / 'fetched' / 'minilm'}")
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'fetched' / 'minilm'} not found")
 
 
 def test_layer_choice(teacher_folder, tmp_path, capsys, monkeypatch):
@@ -239,7 +237,7 @@ def test_layer_choice(teacher_folder, tmp_path, capsys, monkeypatch):
     untrained = measured["untrained"]
     assert len(untrained) == 6  # 2 of 4 layers
     assert all(printed.count(f"| {layers} |") >= 1 for layers in untrained)
-    # The choice was made on the first 20 of the texts, which here are those that it is tested on.
+    # The choice uses the first 20 texts, which here are also the test texts.
     calibrated = " ".join(map(str, measured["chosen"]["calibrated"]))
     assert untrained[calibrated]["KL"] == min(own["KL"] for own in untrained.values())
     assert measured["chosen"]["alternate"] == [0, 2]
@@ -251,7 +249,7 @@ def test_layer_choice(teacher_folder, tmp_path, capsys, monkeypatch):
 
 
 def test_corpus_streaming(tmp_path, capsys, monkeypatch):
-    # Its own processes would take seconds to start.
+    # Separate processes would take seconds to start.
     monkeypatch.setattr(corpus_streaming, "ProcessPoolExecutor", lambda workers, **options: ThreadPoolExecutor(workers))
     output = tmp_path / "corpus_streaming.json"
     measured = corpus_streaming.run([0.02, 0.1], output)
@@ -267,7 +265,7 @@ def test_corpus_streaming(tmp_path, capsys, monkeypatch):
 
 
 def test_memory_options(tmp_path, capsys, monkeypatch):
-    """Each line trains what it says, and holds weights and the state of AdamW as counted by hand."""
+    """Each line trains the right parameters, with weights and AdamW state as counted by hand."""
     monkeypatch.setattr(memory_options, "ProcessPoolExecutor", lambda workers, **options: ThreadPoolExecutor(workers))
     output = tmp_path / "memory_options.json"
     monkeypatch.setattr(sys, "argv", ["memory_options", "--shape", "tiny", "--length", "24", "--output", str(output)])
@@ -291,12 +289,12 @@ def test_memory_options(tmp_path, capsys, monkeypatch):
             if line.trains == "student":
                 bytes_of_teacher = 0 if line.stored else 2 if "teacher_dtype" in line.options else 4
                 by_hand = bytes_of_teacher * teacher + 3 * 4 * student
-            # AdamW also counts its steps, in a number for each tensor.
+            # AdamW also stores a step count per tensor.
             assert own["weights and optimizer"] == pytest.approx(by_hand, rel=0.01), name
 
 
 def test_memory_options_that_do_not_fit(tmp_path, capsys, monkeypatch):
-    """The system ends a process that takes too much; the table goes on."""
+    """If the system kills a process that takes too much memory, the table continues."""
 
     def measure(line, *folders):
         if not line.options:
@@ -309,7 +307,7 @@ def test_memory_options_that_do_not_fit(tmp_path, capsys, monkeypatch):
     measured = memory_options.run("tiny", 24, names, tmp_path / "memory_options.json")
     assert measured[names[0]] is None
     printed = capsys.readouterr().out
-    assert f"| {names[0]} | more than there is |  |  |  |" in printed
+    assert f"| {names[0]} | out of memory |  |  |  |" in printed
     assert "| bf16 | 8.00 |  | 3.00 (38%) |  |" in printed
     assert f"| {names[2]} | 6.00 |  | 3.00 (50%) | yes |" in printed
 
@@ -335,7 +333,7 @@ def test_rows_of_memory_options():
 
 
 def test_distil_from_scratch(tmp_path, capsys):
-    """A teacher without a head is trained, then a student beside it and one without it, twice."""
+    """A teacher without a head is trained, then a student with it and a student without it, twice."""
     model_folder, corpus = tmp_path / "model", tmp_path / "corpus.txt"
     make_model("bert", "mlm", max_position_embeddings=128).base_model.save_pretrained(model_folder)
     tokenizer = make_text_tokenizer()
@@ -374,7 +372,7 @@ def test_text_to_distil_from(tmp_path):
 
 @pytest.fixture
 def pretrained(tmp_path):
-    """A model of 4 layers without a head, and its tokenizer."""
+    """A model with 4 layers and no head, and its tokenizer."""
     folder = tmp_path / "pretrained"
     make_model("bert", "classification").base_model.save_pretrained(folder)
     make_text_tokenizer().save_pretrained(folder)
@@ -406,7 +404,7 @@ def test_where_distilling_pays(pretrained, film_corpus, small_map, tmp_path, cap
 
     results, printed = run()
     assert json.loads(output.read_text())["trainings"] == results
-    # Two seeds of a teacher and two students; of the first, also the teacher of 8 labels and ten more students.
+    # Two seeds with a teacher and two students each. The first seed also has the teacher of 8 labels and ten students.
     assert printed.count("minutes left") == len(results) == 2 * 3 + 1 + 10 == 17
     assert "| teacher, 4 layers | " in printed
     assert "| gain by the teacher, seed by seed | " in printed
@@ -424,7 +422,7 @@ def test_where_distilling_pays(pretrained, film_corpus, small_map, tmp_path, cap
 
     assert run()[1].count("minutes left") == 0
 
-    # A student that is missing is trained again, beside its teacher, and comes out the same.
+    # A student that is missing is trained again, with its teacher, and gets the same figures.
     content = json.loads(output.read_text())
     missing = str(Training(0, 8, 1, SAME_LABELS))
     del content["trainings"][missing]
@@ -434,7 +432,7 @@ def test_where_distilling_pays(pretrained, film_corpus, small_map, tmp_path, cap
     measured = {name: value for name, value in results[missing].items() if name != "seconds"}
     assert measured.items() <= again[missing].items()
 
-    monkeypatch.setattr(where_distilling_pays, "MIN_STEPS", 3)  # as many as those on all 40 texts make already
+    monkeypatch.setattr(where_distilling_pays, "MIN_STEPS", 3)  # the number of steps on all 40 texts
     assert run()[1].count("minutes left") == 1 + 4
 
 
@@ -463,7 +461,7 @@ def test_where_distilling_pays_goes_on_where_it_was_interrupted(
 
 
 def test_plan_of_the_map():
-    """Who teaches whom; with all labels there is no text without one."""
+    """Which teacher each student has. With all labels, no text is unlabelled."""
     ways = where_distilling_pays.WAYS
     groups = where_distilling_pays.plan([0], [10, 50], [2], list(ways), num_all=50, deepest=6)
     of_few, of_all = Training(0, 10, 6, TEACHER), Training(0, 50, 6, TEACHER)
@@ -508,7 +506,7 @@ def test_whole_job(pretrained, film_corpus, tmp_path, capsys, monkeypatch):
             ratio = statistics.median(whole_job.ratio(own, name) for own in seeds)
             assert f"| {name} | {ratio:.2f} | " in printed
     assert json.loads(output.read_text())["figures"] == measured
-    with pytest.raises(ValueError, match="rows=41, but there are 40 sentences to train on"):
+    with pytest.raises(ValueError, match="rows=41, but there are only 40 sentences to train on"):
         whole_job.run(
             pretrained, film_corpus, {"sentences": whole_job.Setting(41, 16, 4)}, [0], 1, tmp_path / "other.json"
         )
@@ -521,7 +519,7 @@ def test_ratio_of_whole_jobs():
 
 
 def test_the_tutorial_trains_what_we_train(pretrained, film_corpus, tmp_path, monkeypatch):
-    """Without dropout, grouping and bfloat16 all ways end in the same student, up to rounding."""
+    """Without dropout, grouping by length and bfloat16, all ways give the same student up to rounding."""
     monkeypatch.setattr(whole_job, "bf16_is_fast", lambda: False)
     monkeypatch.setattr(whole_job.Job, "grouping", "random")
     tokenizer = AutoTokenizer.from_pretrained(pretrained)
@@ -557,7 +555,7 @@ def test_documents():
 
 @pytest.fixture
 def served_student(tmp_path):
-    """A classifier of one layer whose classes have names, and its tokenizer."""
+    """A classifier with one layer and class names, and its tokenizer."""
     student = tmp_path / "student"
     make_model("bert", "classification", num_layers=1).save_pretrained(student)
     config = json.loads((student / "config.json").read_text())
@@ -587,11 +585,11 @@ def test_serve_load(served_student, tmp_path, capsys):
     assert json.loads((tmp_path / "serve.json").read_text())["saturation"] == figures["saturation"]
     printed = capsys.readouterr().out
     assert "| Flask |" in printed
-    assert "0 of 100 answers are not those for the text alone" in printed
+    assert "0 of 100 answers differ from the answer for the text alone" in printed
 
 
 def test_refusals_are_no_answers(served_student, tmp_path, monkeypatch):
-    """Of a service that takes few at a time: who is refused comes back, and in the end has the right answer."""
+    """With a service that accepts few requests at a time, refused clients try again and get the right answer."""
     int8 = export_model(served_student, tmp_path / "int8", "onnx-int8", min_agreement=0.0).folder
     options = ["--workers", "1", "--max-queue", "8", "--max-texts", "8"]
     monkeypatch.setitem(serve_load.MODULES, serve_load.OURS, [*serve_load.MODULES[serve_load.OURS], *options])
@@ -620,7 +618,7 @@ def test_what_is_compared_are_answers():
 
 
 def load_on_replies(replies, **options):
-    """What comes of one request to a server that gives these replies in turn, and of how often which status came."""
+    """The outcome of one request to a server that gives these replies in turn, and the number of answers by status."""
     came = []
 
     async def reply(reader, writer):
@@ -662,7 +660,7 @@ def test_who_is_refused_does_not_come_back_for_ever():
 
 
 def test_litserve_peer(tmp_path):
-    """Its parts, as LitServe calls them."""
+    """The methods that LitServe calls."""
     make_model("bert", "classification", num_layers=1).save_pretrained(tmp_path)
     make_text_tokenizer().save_pretrained(tmp_path)
     peer = litserve_peer.Classifier(tmp_path)
@@ -673,5 +671,5 @@ def test_litserve_peer(tmp_path):
 
 
 def test_load_is_for_this_machine_alone():
-    with pytest.raises(ValueError, match=r"192\.0\.2\.1 is not this machine: load is for 127\.0\.0\.1"):
+    with pytest.raises(ValueError, match=r"192\.0\.2\.1 is not this machine: load is only sent to 127\.0\.0\.1"):
         http_load.Load("192.0.2.1", 80, "/", [])

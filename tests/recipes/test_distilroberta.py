@@ -24,7 +24,7 @@ CONFIG, SMOKE = str(RECIPE / "config.yaml"), str(RECIPE / "smoke.yaml")
 
 @pytest.fixture
 def given(tmp_path, monkeypatch):
-    """A teacher of 4 layers, and text in 4 files, as the command line gives them."""
+    """Command-line options for a teacher with 4 layers, and text in 4 files."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     make_model("roberta", "mlm", max_position_embeddings=41).save_pretrained(tmp_path / "teacher")
     make_text_tokenizer().save_pretrained(tmp_path / "teacher")
@@ -61,7 +61,7 @@ def test_evaluation_has_the_same_masks_each_time(given):
 
 
 def test_it_resumes_by_itself(given, tmp_path):
-    """Stopped after step 2, and started again with the same command: the same weights."""
+    """A training stopped after step 2 and started again with the same command gives the same weights."""
     train.main(given)
     expected = weights(tmp_path / "student")
     (tmp_path / "student").rename(tmp_path / "whole")
@@ -122,14 +122,17 @@ def test_push_to_hub(given, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--validation_documents", "240"], "There are 240 documents: too few to hold out validation_documents=240"),
+        (
+            ["--validation_documents", "240"],
+            "The corpus has 240 documents: too few to hold out validation_documents=240",
+        ),
         (
             ["--gradient_accumulation_steps", "1000"],
-            r"makes \d+ rows, fewer than the 4,000 of one step",
+            r"gives \d+ rows, but one step needs 4,000",
         ),
         (["--streaming"], "emphasize_rare_tokens=True reads the whole corpus first"),
-        (["--block_size", "39"], "block_size=39 should be from 1 to 38"),
-        (["--corpus", "nothing/*.txt"], "There is no file"),
+        (["--block_size", "39"], "block_size=39 must be between 1 and 38"),
+        (["--corpus", "nothing/*.txt"], "not found: give a file"),
     ],
 )
 def test_errors_before_the_first_step(given, words, message):
@@ -138,7 +141,7 @@ def test_errors_before_the_first_step(given, words, message):
 
 
 def test_two_processes(given, tmp_path):
-    """As a script, away from the repository's root; the first process says how many there are."""
+    """The recipe runs as a script outside the repository's root. The first process prints the number of processes."""
     words = [RECIPE / "train.py", *given, "--ddp_backend", "gloo"]
     run = run_on_two_processes(words, env={"HF_DATASETS_CACHE": str(tmp_path / "cache")}, cwd=tmp_path)
     assert (tmp_path / "student" / "eval_results.json").exists(), run.stderr[-3000:]

@@ -31,7 +31,7 @@ WORDS = [f"word{index}" for index in range(2, VOCAB_SIZE)]
 
 
 def write_task(folder: Path, task: str, num_rows: int = 8) -> None:
-    """A task as csv files, MNLI as the parquet files that the Hub has; with a test set without labels."""
+    """A task as CSV files, or MNLI as Parquet files like those on the Hub, with a test set without labels."""
     draw = random.Random(task)
     info = TASKS[task]
     (folder / task).mkdir(parents=True)
@@ -62,7 +62,7 @@ def save_model(folder: Path, model) -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
-    """What smoke.yaml names: a model that was pretrained to fill in masks, and the nine tasks."""
+    """The model and data that smoke.yaml names: a pretrained masked language model, and the nine tasks."""
     folder = tmp_path_factory.mktemp("glue") / "tiny"
     save_model(folder / "model", make_model("roberta", "mlm", num_layers=2))
     for task in TASKS:
@@ -72,7 +72,7 @@ def tiny(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _workplace(tiny, tmp_path, monkeypatch):
-    """A folder of the test's own with `tiny` in it, and caches that are not the user's."""
+    """A separate folder for each test, with `tiny` in it, and caches separate from the user's."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").symlink_to(tiny)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
@@ -86,7 +86,7 @@ def run(*options: str):
 
 @pytest.fixture
 def trained(monkeypatch) -> list[tuple[str, str | None]]:
-    """The folder of each training that was begun, and the checkpoint that it went on from."""
+    """The folder of each started training, and the checkpoint that it continued from."""
     begun = []
     train_itself = DistillationTrainer.train
 
@@ -108,7 +108,7 @@ def rows_of(table: str) -> dict[tuple[str, str], list[str]]:
 
 
 def test_all_nine_tasks(monkeypatch, capsys):
-    """The script as a user starts it; the second time nothing is trained."""
+    """Runs the script as a user would. The second run trains nothing."""
     configs = [str(RECIPE / name) for name in ("config.yaml", "smoke.yaml")]
     monkeypatch.setattr(sys, "argv", ["train.py", "--config", *configs, "--compare_with", "distilroberta-base"])
     runpy.run_path(train.__file__, run_name="__main__")
@@ -130,7 +130,7 @@ def test_all_nine_tasks(monkeypatch, capsys):
     assert sum(bool(theirs) for _, theirs, _ in rows.values()) == 10
 
     again = train.main()
-    assert capsys.readouterr().out.count("is there already") == 9
+    assert capsys.readouterr().out.count("already finished in") == 9
     assert {task: list(scores[0]) for task, scores in again.items()} == {
         task: list(info.validation) for task, info in TASKS.items()
     }
@@ -199,7 +199,7 @@ LONGER = ["--max_steps", "4", "--learning_rate", "1.0e-2", "--load_best_model_at
 
 
 def test_a_run_that_is_killed_goes_on(killed, trained):
-    """In the weights of one that is not; the task that was finished is not trained again."""
+    """A stopped run gives the same weights as an uninterrupted one, and does not repeat the finished task."""
     options = ["--tasks", "cola", "wnli", *LONGER]
     run(*options, "--output_dir", "outputs/not-killed")
     trained.clear()
@@ -221,7 +221,7 @@ def test_a_run_with_other_settings_starts_anew(killed, trained):
 
 
 def test_from_the_model_of_another_task():
-    """As from MNLI to RTE: a head for three classes gives way to one for two."""
+    """A head for three classes is replaced by one for two, as from MNLI to RTE."""
     save_model(Path("mnli"), make_model("roberta", "classification", num_layers=2, num_labels=3))
     run("--tasks", "rte", "--model_name_or_path", "mnli")
     model = AutoModelForSequenceClassification.from_pretrained(result_of("rte").parent)
@@ -251,9 +251,9 @@ def test_with_a_teacher_for_each_task(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--tasks", "cola", "squad"], "no GLUE task squad: the tasks are cola, sst2"),
-        (["--compare_with", "gpt2"], "compare_with='gpt2' should be one of roberta-base, distilroberta-base"),
-        (["--seed", "7"], "seed=7 would have no effect: use --seeds 7"),
+        (["--tasks", "cola", "squad"], "Unknown GLUE task squad: choose from cola, sst2"),
+        (["--compare_with", "gpt2"], "compare_with='gpt2' must be one of roberta-base, distilroberta-base"),
+        (["--seed", "7"], "seed=7 has no effect: use --seeds 7"),
         (["--alpha_kl", "1"], "need a teacher"),
         (["--teacher_model_name_or_path", "{task}"], "would have no effect with alpha_kl=0"),
     ],
@@ -265,7 +265,7 @@ def test_bad_options(options, message, trained):
 
 
 def test_a_teacher_that_is_not_there(trained):
-    with pytest.raises(ValueError, match="no-such-folder/wnli is no folder with a tokenizer, and none was found"):
+    with pytest.raises(ValueError, match="No tokenizer found at no-such-folder/wnli"):
         run("--tasks", "wnli", "--teacher_model_name_or_path", "no-such-folder/{task}", "--alpha_kl", "1")
     assert trained == []
 
@@ -278,16 +278,16 @@ def test_a_teacher_that_is_not_there(trained):
         ({"sentence1": ["word2"], "sentence2": ["word3"]}, "wnli, train has no column label, only"),
         (
             {"sentence1": ["word2"], "sentence2": ["word3"], "label": [-1]},
-            r"has the labels \[-1\]: they should be 0 for not_entailment, 1 for entailment",
+            r"has the labels \[-1\]: labels must be 0 for not_entailment, 1 for entailment",
         ),
         (
             {"sentence1": ["word2"], "sentence2": ["word3"], "label": ["entailment"]},
-            r"has the labels \['entailment'\]: they should be 0 for",
+            r"has the labels \['entailment'\]: labels must be 0 for",
         ),
     ],
 )
 def test_bad_data(content, message, trained):
-    """Of the last task: nothing has been trained before."""
+    """Data errors of the last task are reported before any training."""
     write_task(Path("bad"), "rte")
     if content is not None:
         Path("bad/wnli").mkdir()
@@ -304,7 +304,7 @@ def test_scores_that_are_no_numbers():
         Dataset.from_dict({"sentence1": ["word2"], "sentence2": ["word3"], "label": ["high"]}).to_json(
             f"bad/stsb/{split}.jsonl"
         )
-    with pytest.raises(ValueError, match=r"stsb, train has the labels \['high'\]: they should be numbers"):
+    with pytest.raises(ValueError, match=r"stsb, train has the labels \['high'\]: labels must be numbers"):
         train.load_task("bad", "stsb")
 
 
@@ -321,7 +321,7 @@ def test_rows_are_cut_and_not_padded(tiny):
 
 
 def test_table():
-    """By hand: 0.5, 0.6 and 0.9 have the median 60."""
+    """0.5, 0.6 and 0.9 have the median 60%."""
     results = {
         "rte": [{"validation": {"accuracy": value, "mean": value}} for value in (0.5, 0.9, 0.6)],
         "mrpc": [{"validation": {"f1": 0.9, "accuracy": 0.8, "mean": 0.85}}] * 3,
@@ -358,7 +358,7 @@ def test_a_model_is_compared_by_its_name(tiny, capsys):
 
 
 def test_published_figures():
-    """Each is of a metric that its task has, and their means are those that are published."""
+    """Each published score is of a metric of its task, and the means equal the published means."""
     means = {}
     for name, row in PUBLISHED.items():
         figures = {task: row[task] for task in TASKS if task in row}
@@ -378,7 +378,7 @@ def test_published_figures():
 
 
 def test_the_script_stands_alone():
-    """Where it is started as a script, this repository is not on Python's path."""
+    """The script runs although the repository is not on Python's path."""
     source = Path(train.__file__).read_text()
     assert not [line for line in source.splitlines() if re.match(r"(from|import) (recipes|tests|\.)", line)]
 

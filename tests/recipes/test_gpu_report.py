@@ -1,4 +1,4 @@
-"""The GPU report as a dry run on the CPU, and what it says when something fails, is missing or takes too long."""
+"""The GPU report as a dry run on the CPU, and its text when something fails, is missing or takes too long."""
 
 import json
 import sys
@@ -69,10 +69,10 @@ def test_where_it_does_not_run(report, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
         report()
-    assert "there is no CUDA device" in capsys.readouterr().err
+    assert "no CUDA device found" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         report("--device", "cpu", "--tiny")
-    assert "figures of a CPU do not belong into docs" in capsys.readouterr().err
+    assert "docs is for figures of a GPU" in capsys.readouterr().err
 
 
 def test_a_section_that_fails_does_not_end_the_report(tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_rounds_end_when_the_time_is_up(tmp_path):
 
 
 def test_a_side_that_cannot_run(tmp_path, monkeypatch):
-    """It says why, and the others are compared without it."""
+    """The report gives the reason, and compares the other sides."""
     has_run = []
 
     def no_memory(*args, **options):
@@ -137,7 +137,7 @@ def tests_folder(tmp_path, monkeypatch):
     (tmp_path / "tests").mkdir()
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu: as ours\n")
     monkeypatch.setattr(gpu_checks, "ROOT", tmp_path)
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # which take seconds to load
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # plugins take seconds to load
     return tmp_path / "tests"
 
 
@@ -159,7 +159,7 @@ def test_tests_that_take_too_long(tests_folder):
     (tests_folder / "test_slow.py").write_text(content + "def test_two():\n    time.sleep(60)\n")
     figures = gpu_checks.run_tests(6)
     assert figures["counts"] == {"passed": 1}
-    assert figures["problems"]["all"] == "interrupted after 6 seconds: what had not ended is not counted"
+    assert figures["problems"]["all"] == "interrupted after 6 seconds: unfinished tests are not counted"
 
 
 def test_what_the_tests_themselves_need_is_not_installed(tests_folder):
@@ -170,7 +170,7 @@ def test_what_the_tests_themselves_need_is_not_installed(tests_folder):
 
 
 def test_synchronisations_are_counted(monkeypatch):
-    """One in each step, made up; those of the first steps do not count."""
+    """One simulated synchronisation per step. Those of the first steps do not count."""
     modes, training_step_of_trainer = ["default"], Trainer.training_step
 
     def training_step_that_waits(self, *args, **options):

@@ -22,7 +22,7 @@ WORDS = ["--config", CONFIG, SMOKE]
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """What `smoke.yaml` names: a pretrained model, a general student, and reviews."""
+    """The models and data that `smoke.yaml` names: a pretrained model, a general student, and reviews."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     pretrained = make_model("roberta", "mlm")
     pretrained.save_pretrained(tmp_path / "pretrained")
@@ -49,7 +49,7 @@ def test_all_stages(folder):
     assert layers == [4, 2, 2, 2]
     assert all(trainer.args.bf16 for trainer in trainers.values())
     evaluated = [log["eval_accuracy"] for log in trainers["teacher"].state.log_history if "eval_accuracy" in log]
-    assert evaluated[2:] == [max(evaluated)]  # after two epochs, and at the end of the better one of them
+    assert evaluated[2:] == [max(evaluated)]  # after each of two epochs; the final model is the better one
 
     assert list(measured) == list(train.MODELS)
     assert all(own.keys() >= train.COLUMNS.keys() for own in measured.values())
@@ -67,7 +67,7 @@ def test_all_stages(folder):
 
 
 def test_a_stage_resumes_by_itself(folder):
-    """Stopped after the first epoch, and started again with the same command: the same weights."""
+    """A training stopped after the first epoch and started again with the same command gives the same weights."""
     train.main(["teacher", *WORDS])
     expected = weights("out/teacher")
     Path("out/teacher").rename("whole")
@@ -78,7 +78,7 @@ def test_a_stage_resumes_by_itself(folder):
 
 
 def run_stage_on_two_processes(folder, stage):
-    """As a script. Its exit status is not looked at: gloo's threads sometimes abort when all is done."""
+    """The recipe runs as a script. Its exit status is ignored, because gloo's threads sometimes abort at the end."""
     words = [RECIPE / "train.py", stage, *WORDS, "--ddp_backend", "gloo"]
     run = run_on_two_processes(words, env={"HF_DATASETS_CACHE": str(folder / "cache")})
     assert Path("out", stage.replace("_", "-"), "test_results.json").exists(), run.stderr[-3000:]
@@ -91,7 +91,7 @@ def test_two_processes(folder):
 
 
 def test_two_processes_share_the_teachers_reading(folder):
-    """Those of the two steps, with texts that have no labels."""
+    """The options of the two-step recipe, with unlabelled texts."""
     make_model("roberta", "classification").save_pretrained("out/teacher")
     make_text_tokenizer().save_pretrained("out/teacher")
     for name in ("train.csv", "test.csv"):
@@ -106,15 +106,15 @@ def test_two_processes_share_the_teachers_reading(folder):
     [
         (
             ["--output_dir", "out"],
-            "should be a stage, teacher, student, two_step, baseline or compare, but is ''",
+            "must be a stage, teacher, student, two_step, baseline or compare, but is ''",
         ),
         (["pupil", *WORDS], "but is 'pupil'"),
-        (["student", *WORDS], "out/teacher is no folder with a model, and none was found on the Hub"),
+        (["student", *WORDS], "No model found at out/teacher"),
         (["teacher", *WORDS, "--text_column", "review"], "train.csv has no column 'review', only 'text', 'label'"),
-        (["teacher", *WORDS, "--test_file", "more.csv"], "training or the model never had: mixed"),
-        (["teacher", *WORDS, "--validation_share", "0"], r"validation_share=0.0 should be between 0 and 1"),
-        (["compare", *WORDS], "There is no model in out/teacher: run the stage teacher first"),
-        (["compare", *WORDS, "--output_dir", "out"], "Each stage needs an output_dir of its own"),
+        (["teacher", *WORDS, "--test_file", "more.csv"], "the training data or the model does not have: mixed"),
+        (["teacher", *WORDS, "--validation_share", "0"], r"validation_share=0.0 must be between 0 and 1"),
+        (["compare", *WORDS], "No model found in out/teacher: run the stage teacher first"),
+        (["compare", *WORDS, "--output_dir", "out"], "Each stage needs its own output_dir"),
     ],
 )
 def test_errors_before_the_first_step(folder, words, message):
@@ -126,11 +126,11 @@ def test_errors_before_the_first_step(folder, words, message):
 
 def test_comparison_needs_a_student_and_a_test_set(folder):
     train.main(["teacher", *WORDS, "--max_steps", "1"])
-    with pytest.raises(ValueError, match="There is no model in out/student: run the stage student first"):
+    with pytest.raises(ValueError, match="No model found in out/student: run the stage student first"):
         train.main(["compare", *WORDS])
     shutil.copytree("out/teacher", "out/student")
     Path("no_test.yaml").write_text("test_file: null")
-    with pytest.raises(ValueError, match="The models are compared on a test set"):
+    with pytest.raises(ValueError, match="The stage compare needs a test set"):
         train.main(["compare", *WORDS, "no_test.yaml"])
 
 

@@ -11,7 +11,7 @@ from recipes.benchmarks import training_step
 
 
 def test_training_step(tmp_path, monkeypatch, capsys):
-    """All sides give the same loss, and ours holds the least."""
+    """All sides give the same loss, and ours uses the least memory."""
     output = tmp_path / "training_step.json"
     sides = ["common pattern", "common pattern, same positions", "ours", "ours, bf16"]
     options = ["--shape", "tiny", "--rounds", "1", "--sides", *sides, "--output", str(output)]
@@ -35,7 +35,7 @@ def test_share_of_the_matrix_peak(tmp_path):
 
 
 def test_textbrewer_gives_the_same_loss(tmp_path):
-    """Beside the common pattern and ours, over all positions."""
+    """Compared with the common pattern and ours, over all positions."""
     sides = ["common pattern", "TextBrewer", "ours"]
     measured = training_step.measure(training_step.SHAPES["tiny"], "attended", sides, 1, tmp_path)
     for name in sides:
@@ -43,7 +43,7 @@ def test_textbrewer_gives_the_same_loss(tmp_path):
 
 
 def test_floor_of_a_training_step():
-    """By hand: two floating-point operations for each weight of a matrix and token, and for each pair in attention."""
+    """By hand: two floating-point operations per matrix weight and token, and per pair of tokens in attention."""
     shape = training_step.SHAPES["tiny"]
     tokens, width, wide, vocab_size = 4 * 32, 32, 64, shape.config.vocab_size
     layer = 2 * tokens * (4 * width * width + 2 * width * wide) + 4 * tokens * 32 * width
