@@ -34,7 +34,7 @@ def parse_config(
     Args:
         dataclass_types: dataclasses to fill, such as `DistillationTrainingArguments` and a recipe's own options. Field
             names must be unique across them.
-        argv: words of the command line. Default: those of this process.
+        argv: words of the command line. Default: the command line of this process.
         description: first paragraph of `--help`.
         sections: names of the sections that a file may have.
         section: the section to read. Default: none. Other sections are only checked for unknown fields.

@@ -31,7 +31,7 @@ def load_pretrained(
         **options: passed to `from_pretrained`.
 
     Raises:
-        ValueError: if model and adapter together lack weights, for example those of a head that was never trained.
+        ValueError: if model and adapter together lack weights, for example because the head was never trained.
 
     Example:
         >>> model = load_pretrained(AutoModelForSequenceClassification, "outputs/student", dtype=torch.float32)

@@ -105,8 +105,8 @@ def benchmark_models(
     Args:
         models: by the name for the tables, anything that `load_predictor` accepts. A folder that holds a model counts
             as that model, even if it also holds exports. The first model is the baseline.
-        lengths: text lengths for the latency, in tokens, including special tokens. Default: those of 16, 64, 128 and
-            256 that all models accept.
+        lengths: text lengths for the latency, in tokens, including special tokens. Default: 16, 64, 128 and 256, as
+            far as all models accept them.
         texts: real texts, joined or cut to reach a given length. Default: built-in prose.
         threads: threads per forward pass, the same for all models. Default: all cores available to this process.
         rounds: measured rounds. One unmeasured round before them warms up.

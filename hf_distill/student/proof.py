@@ -124,8 +124,8 @@ def prove(
         difference, norm = (actual.double() - expected.double()).norm(), expected.double().norm()
         if not difference <= torch.finfo(teacher.dtype).eps ** 0.5 * norm:
             raise ValueError(
-                f"The student's {name} differs from that of {type(teacher).__name__} without the removed layers, by "
-                f"{difference / norm:.1e} of its norm: the layers depend on each other in a way that hf_distill does "
+                f"The student's {name} does not match {type(teacher).__name__} without the removed layers (relative "
+                f"difference {difference / norm:.1e}): the layers depend on each other in a way that hf_distill does "
                 f"not support. Try other layers, and keep the first one."
             )
     if not compared:

@@ -147,7 +147,7 @@ def run(
         rounds: measured rounds, as in `benchmark_models`.
         threads: threads per forward pass, as in `benchmark_models`.
         real: output folder of the quickstart, with `student`. Default: only speed is measured.
-        corpus: the sentences. Default: those of `fetched`.
+        corpus: the sentences. Default: read from `fetched`.
     """
     corpus = corpus or load_corpus(fetched / "sentences")
     texts = list(corpus.test["text"][:NUM_TEXTS])

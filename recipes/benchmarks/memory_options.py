@@ -2,8 +2,8 @@
 
 BERT-base (random weights) teaches classification to a student with half its layers, in one step of 16 rows of up to 512
 tokens, with lengths as in film reviews. Each line of the table is a training in a separate process: first a step with
-short rows, in which AdamW allocates its state, then the measured step. On a GPU, the memory is that of tensors; on the
-CPU, it is that of the whole process, including PyTorch.
+short rows, in which AdamW allocates its state, then the measured step. On a GPU, the memory of tensors is measured; on
+the CPU, the memory of the whole process, including PyTorch.
 """
 
 import multiprocessing

@@ -68,7 +68,7 @@ def our_trainer(
 class CommonTrainer(Trainer):
     """The common pattern for distillation with `Trainer`: compute all logits of both models, then the losses.
 
-    The loss formulas are those of hf_distill, so that figures can be compared. Many published versions have errors.
+    It uses the loss formulas of hf_distill, so that figures can be compared. Many published versions have errors.
     """
 
     def __init__(self, *args, teacher: PreTrainedModel, kl_positions: str, **options):
