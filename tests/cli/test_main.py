@@ -79,11 +79,11 @@ def run_command(*words, **options):
     )
 
 
-def fail_with(monkeypatch, error):
+def fail_with(monkeypatch, error, command="inspect"):
     def run(options):
         raise error
 
-    monkeypatch.setattr("hf_distill.cli.inspect.run", run)
+    monkeypatch.setattr(f"hf_distill.cli.{command}.run", run)
 
 
 def test_wrong_words_are_one_line(capsys):
@@ -128,6 +128,9 @@ def test_ctrl_c(monkeypatch, capsys):
     fail_with(monkeypatch, KeyboardInterrupt())
     assert main(["inspect", "MODEL"]) == 130
     assert capsys.readouterr().err == "hf-distill: Interrupted.\n"
+    fail_with(monkeypatch, KeyboardInterrupt(), "train")
+    assert main(["train", "config.yaml"]) == 130
+    assert "goes on from the last checkpoint" in capsys.readouterr().err
 
 
 def test_a_pipe_that_is_closed():

@@ -159,6 +159,7 @@ def test_every_figure(models, tmp_path, no_processes, capsys):
 
     page = (output / "report.md").read_text(encoding="utf-8")
     assert page.startswith("# small compared with large\n")
+    assert [line for line in page.splitlines() if len(line) > 80 and "http" not in line] == []
     for picture in ("calibration.png", "quality_against_latency.png"):
         assert f"]({picture})" in page
         assert (output / picture).stat().st_size > 1000
