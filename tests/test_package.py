@@ -110,7 +110,8 @@ assert not {"torch", "transformers", "datasets", "onnx"} & set(sys.modules)
 
 
 FLOORS = (
-    ("version", "files", "adapters", "lengths", "loading", "config_files", "optional", "machine", "progress", "quiet"),
+    ("version",),
+    ("files", "adapters", "lengths", "loading", "config_files", "optional", "machine", "progress", "quiet"),
     ("data", "hub"),
     ("student", "training", "deployment"),
     ("evaluation", "serving"),

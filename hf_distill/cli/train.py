@@ -3,14 +3,14 @@
 import argparse
 import os
 
-from hf_distill.cli import train_help
+from hf_distill.cli.train_help import help_parser, print_help
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     # Importing the dataclasses of its options takes seconds, so the options stay words here, --help too.
     help = "fine-tune or distil a text classifier, with options from YAML files"
     if "_ARGCOMPLETE" in os.environ:  # the shell asks which options there are
-        commands.add_parser("train", help=help, parents=[train_help.help_parser()], add_help=False)
+        commands.add_parser("train", help=help, parents=[help_parser()], add_help=False)
         return
     parser = commands.add_parser("train", help=help, prefix_chars="\0", add_help=False)
     parser.add_argument("words", nargs=argparse.REMAINDER)
@@ -20,7 +20,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     words = options.words
     if {"-h", "--help"} & set(words):
-        train_help.print_help()
+        print_help()
         raise SystemExit(0)
     from hf_distill.config_files import parse_config
     from hf_distill.tasks import TextClassificationArguments, train_text_classifier
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     task, training = parse_config(
         [TextClassificationArguments, DistillationTrainingArguments],
         [*(["--config", *files] if files else []), *rest],
-        description=train_help.help_parser().description or "",
-        usage=train_help.help_parser().usage or "",
+        description=help_parser().description or "",
+        usage=help_parser().usage or "",
     )
     train_text_classifier(task, training)
