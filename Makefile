@@ -62,7 +62,13 @@ docs: install  ## Build the documentation into site/, strictly, and check that i
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@$(BIN)/python -m pytest -m docs tests/docs
 
-lint: install  ## Check style and types
+# What a person reads. Phrases that the writing guide rules out are in .codespell/phrases.txt, with what to write instead.
+PROSE := *.md docs hf_distill recipes tests
+
+lint: install  ## Check style, types and spelling
+	@$(BIN)/codespell $(PROSE)
+	@$(BIN)/codespell --dictionary .codespell/phrases.txt \
+	  --regex "\b(?:$$(sed 's/->.*//' .codespell/phrases.txt | paste -sd'|'))\b" $(PROSE)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

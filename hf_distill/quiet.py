@@ -24,7 +24,7 @@ def quiet_libraries() -> None:
     Call it first, before transformers and PyTorch are imported: some of them warn while they are imported. It leaves
     out deprecation and future warnings that are not about hf_distill, known warnings of torchao, PyTorch, bitsandbytes
     and transformers, and progress bars of short work. Errors, other warnings, and all warnings of hf_distill stay.
-    Where Python is started with `-W` or PYTHONWARNINGS, its filter of warnings is left as it is.
+    Where Python is started with `-W` or PYTHONWARNINGS, its filter of warnings does not change.
 
     Example:
         >>> from hf_distill import quiet_libraries

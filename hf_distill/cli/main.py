@@ -55,8 +55,8 @@ def _run(words: list[str], debug: bool) -> int:
         options = parser.parse_args(words if words[:1] == ["train"] else _with_dashes(words))
         options.run(options)
     except KeyboardInterrupt:
-        goes_on = " The same command goes on from the last checkpoint, if there is one." if words[0] == "train" else ""
-        print(f"hf-distill: Interrupted.{goes_on}", file=sys.stderr)
+        resumes = " The same command resumes from the last checkpoint, if there is one." if words[0] == "train" else ""
+        print(f"hf-distill: Interrupted.{resumes}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         raise

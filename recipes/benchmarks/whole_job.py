@@ -4,7 +4,7 @@
   length.
 - "ours": the teacher's outputs are computed once and stored; batches contain texts of similar length, padded to their
   longest; matrix products are in bfloat16 where that is fast; and on a CPU, attention has no dropout.
-- "ours, teacher beside the student": the same with a live teacher in every step, to show the effect of stored outputs.
+- "ours, teacher next to the student": the same with a live teacher in every step, to show the effect of stored outputs.
 - "second training": another training with other loss weights, once with stored outputs and once with a live teacher.
 
 All ways train the same student with 3 layers, cut from the same teacher with 6, with the same epochs, batch size,
@@ -236,21 +236,21 @@ class Job:
         train_quietly(DistillationTrainer(student, args, teacher_model=teacher, **options))
 
 
-TUTORIAL, OURS, LIVE = "tutorial", "ours", "ours, teacher beside the student"
+TUTORIAL, OURS, LIVE = "tutorial", "ours", "ours, teacher next to the student"
 WAYS: dict[str, Callable[[Job, PreTrainedModel], None]] = {
     TUTORIAL: Job.tutorial,
     OURS: Job.ours,
     LIVE: Job.live,
     "ours, second training": Job.ours_again,
-    "teacher beside the student, second training": Job.live_again,
+    "teacher next to the student, second training": Job.live_again,
 }
 
 RATIOS = {
     # name of the ratio: numerator and denominator
     "the tutorial's over ours": (TUTORIAL, OURS),
-    "the tutorial's over ours with the teacher beside the student": (TUTORIAL, LIVE),
-    "the teacher beside the student over stored targets": (LIVE, OURS),
-    "the same, second training": ("teacher beside the student, second training", "ours, second training"),
+    "the tutorial's over ours with the teacher next to the student": (TUTORIAL, LIVE),
+    "the teacher next to the student over stored targets": (LIVE, OURS),
+    "the same, second training": ("teacher next to the student, second training", "ours, second training"),
 }
 
 Figures = dict[str, dict[str, float]]

@@ -130,7 +130,7 @@ def test_ctrl_c(monkeypatch, capsys):
     assert capsys.readouterr().err == "hf-distill: Interrupted.\n"
     fail_with(monkeypatch, KeyboardInterrupt(), "train")
     assert main(["train", "config.yaml"]) == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert "resumes from the last checkpoint" in capsys.readouterr().err
 
 
 def test_a_pipe_that_is_closed():

@@ -183,7 +183,7 @@ def test_exact_lengths(world, texts, length):
     assert (ids[0, 0], ids[0, -1]) == (1, 2)  # where a text begins and ends
     words = [int(word[1:]) for word in " ".join([" ".join(texts)] * 40).split()]
     assert ids[0, 1:-1].tolist() == words[: length - 2]
-    assert len(predictor.encoder.encode([" ".join(["w5"] * 60)])[0]) == 38  # the predictor's own is left as it was
+    assert len(predictor.encoder.encode([" ".join(["w5"] * 60)])[0]) == 38  # the predictor's own limit has not changed
 
 
 @pytest.mark.parametrize(

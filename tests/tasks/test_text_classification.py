@@ -377,7 +377,7 @@ def test_a_second_training_into_a_finished_folder(folder, teacher, caplog):
 
     trained = results(folder, "train")
     trainer = distil(folder, task | copied | {"resume": True, "test_file": str(folder / "copy.csv")}, **options)
-    assert trainer.steps_made == 0  # what the model says of other texts is measured
+    assert trainer.steps_made == 0  # the model is only measured on other texts
     assert results(folder, "train") == trained
     assert results(folder, "test")["test_accuracy"] == trainer.evaluate(trainer.train_dataset)["eval_accuracy"]
     assert_equal_weights(weights(folder / "out"), trainer.model.state_dict())

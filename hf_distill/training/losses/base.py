@@ -39,7 +39,7 @@ class Signals:
     """What a loss reads from the student or from the teacher. Whatever it does not need is None.
 
     Attributes:
-        logits: `[scored, classes]`; a `TopK` if only the likeliest tokens of the teacher are stored.
+        logits: `[scored, classes]`; a `TopK` if only the most likely tokens of the teacher are stored.
         last_hidden_state: `[batch, length, width]`; `[batch, states, width]` for images and audio.
     """
 

@@ -38,7 +38,7 @@ def kl_divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, te
 
 
 def top_k_kl_divergence(student_logits: torch.Tensor, teacher_logits: TopK, temperature: float) -> torch.Tensor:
-    """The KL divergence for a teacher of which only the k likeliest tokens are stored.
+    """The KL divergence to a stored teacher that keeps only the k most likely tokens.
 
     `T^2 * KL(p || q)` over k + 1 events, the k tokens and all other tokens together, summed over the scored positions
     in fp32. It equals the full divergence if student and teacher distribute the remaining probability alike, and is

@@ -139,7 +139,7 @@ class LossTrainer(Trainer):
         raise NotImplementedError
 
     def create_scheduler(self, *args, **kwargs) -> torch.optim.lr_scheduler.LRScheduler:
-        """As in `Trainer`, but first adds the losses' parameters to the optimizer, whoever created it."""
+        """As in `Trainer`, but first adds the losses' parameters to the optimizer, no matter how it was created."""
         self.loss_parameters.join(self.optimizer)
         return super().create_scheduler(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""The likeliest tokens of the teacher, and the probability of all others."""
+"""The most likely tokens of the teacher, and the probability of all others."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from hf_distill.training.scoring.scored import MASKED_LOGIT
 
 @dataclass(frozen=True)
 class TopK:
-    """Stored targets of a language model: the k likeliest tokens per position, and the probability of all others.
+    """Stored targets of a language model: the k most likely tokens per position, and the probability of all others.
 
     Attributes:
         log_probs: `[scored, k]`, log-probabilities at the temperature of the loss.

@@ -71,6 +71,6 @@ class StoredMass:
 
     def __str__(self) -> str:
         return (
-            f"The {self.source.top_k} likeliest tokens hold {self._mean:.0%} of the probability that the teacher gives "
+            f"The {self.source.top_k} most likely tokens hold {self._mean:.0%} of the teacher's probability "
             f"at temperature {self.source.temperature:g}, as a mean over {self._num_tokens:,} tokens"
         )

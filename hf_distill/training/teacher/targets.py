@@ -67,8 +67,8 @@ def add_teacher_targets(
         text_columns: one or two columns of text, which the teacher reads with its own tokenizer, `processing_class`.
             Teacher and student may then have different tokenizers. Only for heads with one distribution per text.
         hidden_states: also store the last hidden states, for `alpha_cos`. They take `2 * width` bytes per token.
-        top_k: for language models, how many of the likeliest tokens to store per position; by default 64. Each takes 8
-            bytes.
+        top_k: for language models, how many of the most likely tokens to store per position; by default 64. Each takes
+            8 bytes.
         temperature: for language models, the temperature of the training; by default 2.
         min_mass: for language models, the least probability that the `top_k` tokens must hold, as a mean over all
             tokens, from 0 to 1; by default 0.5. The student learns only the total of the rest. The higher the

@@ -150,7 +150,7 @@ def test_items_are_what_is_summed():
 
 
 @given(shape=shapes, seed=seeds, k=st.integers(1, 9), temperature=st.floats(0.5, 10), scale=st.floats(0.1, 20))
-def test_kl_of_the_likeliest_and_the_rest(shape, seed, k, temperature, scale):
+def test_kl_of_the_most_likely_and_the_rest(shape, seed, k, temperature, scale):
     """The KL over k + 1 events, where the last event is any other token."""
     student_logits, teacher_logits = np.random.default_rng(seed).normal(scale=scale, size=(2, *shape))
     k = min(k, shape[1])

@@ -164,7 +164,7 @@ def test_licence_on_the_hub(card_of, teacher, hub, make_trainer):
     hub.repos["google-bert/bert-base-uncased"] = [(REVISION, "", {"README.md": card})]
     data, _ = card_of(on_hub(teacher))
     assert data.license == "other"
-    assert data.get("license_link") is None  # there is no such file beside the student
+    assert data.get("license_link") is None  # there is no such file next to the student
     assert hub.requests.count(("HEAD", f"/google-bert/bert-base-uncased/resolve/{REVISION}/README.md")) == 1
 
 

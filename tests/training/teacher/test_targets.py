@@ -152,7 +152,7 @@ def test_rows_by_hand():
     assert teacher.classifier.weight.requires_grad
 
 
-def test_the_likeliest_tokens_by_hand():
+def test_the_most_likely_tokens_by_hand():
     teacher, _ = make_pair("causal")
     rows = make_dataset("causal", num_rows=6)
     stored = add_teacher_targets(rows, teacher, TOKENIZER, top_k=3, temperature=1.5, batch_size=4, min_mass=0.0)
@@ -187,14 +187,14 @@ def mass_by_hand(teacher, rows, top_k, temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_what_the_likeliest_tokens_hold(mass_logs, temperature):
+def test_what_the_most_likely_tokens_hold(mass_logs, temperature):
     teacher, _ = make_pair("causal")
     rows = make_dataset("causal", num_rows=8)
     mass, num_tokens = mass_by_hand(teacher, rows, 5, temperature)
     options = {"top_k": 5, "temperature": temperature}
     for _ in range(2):  # a repeated call, which does not run the teacher, reports it too
         add_teacher_targets(rows, teacher, TOKENIZER, **options, min_mass=mass - 1e-6)
-    expected = f"The 5 likeliest tokens hold {mass:.0%} of the probability that the teacher gives at temperature "
+    expected = f"The 5 most likely tokens hold {mass:.0%} of the teacher's probability at temperature "
     assert len(mass_logs) == 2
     for level, message in mass_logs:
         assert level == "warning"
@@ -207,22 +207,22 @@ def test_what_the_likeliest_tokens_hold(mass_logs, temperature):
         add_teacher_targets(rows, teacher, TOKENIZER, **options, min_mass=mass + 1e-6)
 
 
-def test_likeliest_tokens_that_hold_little(cache):
+def test_most_likely_tokens_that_hold_little(cache):
     """By default this is an error after the first shard."""
     teacher, _ = make_pair("causal")
     rows = make_dataset("causal", num_rows=600)
     assert mass_by_hand(teacher, rows.select(range(256)), 3, 8.0)[0] == pytest.approx(0.06, abs=0.005)
-    with pytest.raises(ValueError, match=r"The 3 likeliest tokens hold 6% .*less than min_mass=0.5"):
+    with pytest.raises(ValueError, match=r"The 3 most likely tokens hold 6% .*less than min_mass=0.5"):
         add_teacher_targets(rows, teacher, TOKENIZER, top_k=3, temperature=8.0)
     assert not list(cache.rglob("shard*"))
 
 
-def test_likeliest_tokens_that_hold_all(mass_logs):
+def test_most_likely_tokens_that_hold_all(mass_logs):
     teacher, _ = make_pair("causal")
     add_teacher_targets(make_dataset("causal"), teacher, TOKENIZER, **ALL)
     ((level, message),) = mass_logs
     assert level == "info"
-    assert "The 61 likeliest tokens hold 100%" in message
+    assert "The 61 most likely tokens hold 100%" in message
 
 
 def test_fewer_tokens_give_a_smaller_divergence(make_trainer):
