@@ -14,11 +14,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help="labelled texts: CSV, JSON or Parquet, a folder with one folder of .txt files per class, or a data set on "
+        help="labelled texts: CSV, JSON or Parquet, a folder with one folder of .txt files per class, or a dataset on "
         "the Hub",
     )
-    parser.add_argument("--split", default="test", help="split of a data set on the Hub (default: test)")
-    parser.add_argument("--config-name", metavar="NAME", help="configuration of a data set on the Hub")
+    parser.add_argument("--split", default="test", help="split of a dataset on the Hub (default: test)")
+    parser.add_argument("--config-name", metavar="NAME", help="configuration of a dataset on the Hub")
     for name in ("text", "label"):
         help = f"column with the {name}s (default: the one that the model was trained on, or {name})"
         parser.add_argument(f"--{name}-column", metavar="NAME", help=help)

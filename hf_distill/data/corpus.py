@@ -32,10 +32,10 @@ def load_corpus(
 
     Args:
         source: files, patterns such as `"texts/*.txt"`, a folder (its .txt, .json, .jsonl and .parquet files are read),
-            a folder written by `save_to_disk`, or a data set name on the Hub.
+            a folder written by `save_to_disk`, or a dataset name on the Hub.
         split: split to load, as in `datasets.load_dataset`. All files belong to `"train"`.
         streaming: read the corpus during training, so that it need not fit on the disk.
-        **options: passed to `datasets.load_dataset`, such as `name` and `revision` of a Hub data set, or `encoding` and
+        **options: passed to `datasets.load_dataset`, such as `name` and `revision` of a Hub dataset, or `encoding` and
             `sample_by` of text files.
 
     Returns:

@@ -33,12 +33,12 @@ def pack_documents(
     one thousand, and only the last row of each group may be shorter.
 
     Args:
-        corpus: data set with the column `text`, as from `load_corpus`.
+        corpus: dataset with the column `text`, as from `load_corpus`.
         tokenizer: the tokenizer of teacher and student.
         block_size: tokens per row.
 
     Returns:
-        A map-style or streaming data set, like the corpus, with `input_ids` and an `attention_mask` that numbers the
+        A map-style or streaming dataset, like the corpus, with `input_ids` and an `attention_mask` that numbers the
         documents of the row: 1 for the first, 2 for the second and so on.
 
     Raises:
@@ -67,12 +67,12 @@ def truncate_documents(
     A document that is not truncated ends with the tokenizer's own special token, else with `tokenizer.eos_token`.
 
     Args:
-        corpus: data set with the column `text`, as from `load_corpus`.
+        corpus: dataset with the column `text`, as from `load_corpus`.
         tokenizer: the tokenizer of teacher and student.
         max_length: tokens per row, including special tokens.
 
     Returns:
-        A map-style or streaming data set, like the corpus, with `input_ids`, `attention_mask` and `length`. With
+        A map-style or streaming dataset, like the corpus, with `input_ids`, `attention_mask` and `length`. With
         `train_sampling_strategy="group_by_length"`, `length` gives batches with little padding.
 
     Raises:

@@ -46,11 +46,11 @@ def load_labelled_texts(
         label_column: column with the labels. Not used for folders of .txt files.
         label_names: class names in the order of their numbers, from a model or the training data. Default: the classes
             found in the source.
-        split: split of a Hub data set or of a folder that `load_dataset` reads.
-        config_name: configuration of a Hub data set.
+        split: split of a Hub dataset or of a folder that `load_dataset` reads.
+        config_name: configuration of a Hub dataset.
 
     Returns:
-        A data set with the columns `text` and `labels` (integers), and the class names in the order of their numbers.
+        A dataset with the columns `text` and `labels` (integers), and the class names in the order of their numbers.
         Plain numbers get the names `LABEL_0` and so on, as in transformers.
 
     Raises:
@@ -88,11 +88,11 @@ def load_unlabelled_texts(
         source: as in `load_labelled_texts`; or a .txt file with one text per line; or a folder of .txt files with one
             text per file. Blank lines and blank files are left out.
         text_column: column with the texts. A column with labels is ignored.
-        split: split of a Hub data set or of a folder that `load_dataset` reads.
-        config_name: configuration of a Hub data set.
+        split: split of a Hub dataset or of a folder that `load_dataset` reads.
+        config_name: configuration of a Hub dataset.
 
     Returns:
-        A data set with the columns `text` and `labels`. All labels are -100, which means no label.
+        A dataset with the columns `text` and `labels`. All labels are -100, which means no label.
 
     Raises:
         ValueError: if a file is missing, empty or unreadable, if the column is missing, or if a text is empty.
@@ -148,14 +148,14 @@ def _not_text(file: Path, error: UnicodeDecodeError) -> ValueError:
 
 
 def _read(source: str | Path, columns: list[str], split: str, config_name: str | None) -> Dataset:
-    """Reads a file, a folder or a Hub data set, and checks that it has the columns and at least one row."""
+    """Reads a file, a folder or a Hub dataset, and checks that it has the columns and at least one row."""
     path = Path(source)
     if not path.exists() and not may_be_on_the_hub(str(source)):
         raise ValueError(f"File or folder not found: {source}.")
     rows = _read_file(path, columns) if path.is_file() else _load(str(source), config_name, split=split)
     _check_columns(rows.column_names, columns, source)
     if not len(rows):
-        raise ValueError(f"{source} has no rows: give a data set with at least one row.")
+        raise ValueError(f"{source} has no rows: give a dataset with at least one row.")
     return rows
 
 

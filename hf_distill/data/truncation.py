@@ -19,13 +19,13 @@ def encode_texts(
     special tokens stay in place.
 
     Args:
-        dataset: data set with the column `text`. Other columns are kept.
+        dataset: dataset with the column `text`. Other columns are kept.
         tokenizer: any tokenizer, with or without special tokens around a text.
         max_length: tokens per row, including special tokens.
         truncation: which part of a long text is kept.
 
     Returns:
-        The data set with the tokenizer's columns, such as `input_ids` and `attention_mask`, in place of `text`.
+        The dataset with the tokenizer's columns, such as `input_ids` and `attention_mask`, in place of `text`.
 
     Raises:
         ValueError: if `truncation` is unknown, or if `max_length` leaves no room for a token of the text.

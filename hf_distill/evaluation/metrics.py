@@ -195,7 +195,7 @@ GLUE_METRICS: dict[str, tuple[type[_Metric], ...]] = {
     "rte": (Accuracy,),
     "wnli": (Accuracy,),
 }
-"""Metrics by task name, as in the data set nyu-mll/glue."""
+"""Metrics by task name, as in the dataset nyu-mll/glue."""
 
 
 class Glue(evaluate.Metric):

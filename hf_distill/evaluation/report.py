@@ -233,7 +233,7 @@ def comparison_table(report: Json) -> str:
 
 
 def eval_results(report: Json) -> list[EvalResult]:
-    """The student's metrics for a model card's metadata, which requires a Hub data set; empty for other data."""
+    """The student's metrics for a model card's metadata, which requires a Hub dataset; empty for other data."""
     data = report["data"]
     if not data["is_on_hub"]:
         return []

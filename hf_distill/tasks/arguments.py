@@ -71,7 +71,7 @@ class TaskArguments:
         },
     )
     dataset_name: str | None = field(
-        default=None, metadata={"help": "A data set on the Hub. Its splits are used instead of files."}
+        default=None, metadata={"help": "A dataset on the Hub. Its splits are used instead of files."}
     )
     dataset_config_name: str | None = field(
         default=None, metadata={"help": "Configuration of dataset_name, if it has several."}
@@ -131,7 +131,7 @@ class TaskArguments:
                 raise ValueError(f"{part}_file and {part}_split are both given: give only one of them.")
         splits = [f"{part}_split" for part in PARTS if getattr(self, f"{part}_split")]
         if splits and not self.dataset_name:
-            raise ValueError(f"{splits[0]} needs dataset_name: give the data set's Hub name, or use files instead.")
+            raise ValueError(f"{splits[0]} needs dataset_name: give the dataset's Hub name, or use files instead.")
         if not splits and (self.dataset_name or self.dataset_config_name):
             raise ValueError("dataset_name has no effect without a split: give one, such as train_split=train.")
         if self.validation_share is not None:

@@ -1,4 +1,4 @@
-"""Loads the data sets of a training and finds the names of their classes."""
+"""Loads the datasets of a training and finds the names of their classes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,17 +17,17 @@ SPLIT_SEED = 0
 
 
 def load_data(task: Task, args: TaskArguments, teacher: str | None = None) -> tuple[dict[str, Dataset], list[str]]:
-    """Loads the data sets named in the arguments, and finds the names of the classes.
+    """Loads the datasets named in the arguments, and finds the names of the classes.
 
     Class names come from the model if its head has the same classes, else from the teacher, else from the data.
 
     Args:
-        task: loads the data sets.
-        args: names the data sets.
+        task: loads the datasets.
+        args: names the datasets.
         teacher: Hub name or folder of the teacher.
 
     Returns:
-        The data sets by part (train, validation, test), only those given, with unlabelled rows at the end of train;
+        The datasets by part (train, validation, test), only those given, with unlabelled rows at the end of train;
         and the names of the classes by number.
 
     Raises:
@@ -64,7 +64,7 @@ def source_of_part(args: TaskArguments, part: str) -> dict[str, str | None] | No
 
 
 def name_of_part(args: TaskArguments, part: str) -> str:
-    """Name of a part of the data: its file, or its Hub data set with configuration and split."""
+    """Name of a part of the data: its file, or its Hub dataset with configuration and split."""
     parts = (part, "unlabelled") if part == "train" else (part,)
     sources = filter(None, (source_of_part(args, own) for own in parts))
     names = [", ".join(filter(None, source.values())) for source in sources]

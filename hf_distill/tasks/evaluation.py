@@ -36,8 +36,8 @@ def evaluate(
         data: a source that `task.load` reads, with the model's labels.
         teacher: Hub name or folder, or None.
         columns: column name by option of `task.columns`; None means the column that the model was trained on.
-        split: split of a Hub data set.
-        config_name: configuration of a Hub data set.
+        split: split of a Hub dataset.
+        config_name: configuration of a Hub dataset.
         max_length: tokens per text; None means what each model was trained with, else the most it accepts.
         truncation: which part of a long text is kept; None means the part that each model was trained on.
         batch_size: rows per forward pass.

@@ -57,8 +57,8 @@ def make_report(
         output: folder for the report and its plots.
         exports: folders written by `export_model`.
         columns: column name by option of `task.columns`; None means the column that student or teacher was trained on.
-        split: split of a Hub data set.
-        config_name: configuration of a Hub data set.
+        split: split of a Hub dataset.
+        config_name: configuration of a Hub dataset.
         card: the student's `README.md`, to which the comparison is added, or None.
         num_examples: number of example texts shown.
         lengths: text lengths in tokens, as in `benchmark_models`.

@@ -114,8 +114,8 @@ def evaluate_text_classifier(
             `text`.
         label_column: column with the labels. Default: the column the model was trained on by `hf-distill train`, else
             `label`.
-        split: split of a Hub data set.
-        config_name: configuration of a Hub data set.
+        split: split of a Hub dataset.
+        config_name: configuration of a Hub dataset.
         max_length: tokens per text, as in `classify_texts`. Default: each model's own.
         truncation: which part of a long text is kept, as in `classify_texts`. Default: each model's own.
         batch_size: texts per forward pass.
@@ -182,8 +182,8 @@ def write_report(
         text_column: column with the texts. Default: the column that the student, else the teacher, was trained on by
             `hf-distill train`, else `text`.
         label_column: column with the labels. Default: found like `text_column`, else `label`.
-        split: split of a Hub data set.
-        config_name: configuration of a Hub data set.
+        split: split of a Hub dataset.
+        config_name: configuration of a Hub dataset.
         card: the student's `README.md`. The comparison replaces the results in it and, if the data is on the Hub, the
             student's metrics are added to its metadata. Default: no card is changed.
         num_examples: number of example texts shown.

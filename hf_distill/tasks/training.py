@@ -60,7 +60,7 @@ def train(task: Task, args: TaskArguments, training: DistillationTrainingArgumen
     """
     training = copy.copy(training)
     _check(task, args, training)
-    with training.main_process_first():  # the other processes then find its data sets in the cache
+    with training.main_process_first():  # the other processes then find its datasets in the cache
         data, label_names = load_data(task, args, training.teacher_model_name_or_path)
     truncation = args.truncation or _truncation(args, training)
     args = replace(args, truncation=truncation)

@@ -126,10 +126,10 @@ def check_student(student: PreTrainedModel, head: Head, args: DistillationTraini
 
 
 def check_datasets(train_dataset: object, eval_dataset: object) -> None:
-    """Checks that no data set is empty.
+    """Checks that no dataset is empty.
 
     Raises:
-        ValueError: if a data set is empty.
+        ValueError: if a dataset is empty.
     """
     for name, dataset in _named(train_dataset, eval_dataset).items():
         if has_length(dataset) and len(dataset) == 0:
@@ -160,10 +160,10 @@ def warn_of_ends_without_labels(head: Head, collator: Any) -> None:
 
 
 def find_source(train_dataset: object, eval_dataset: object) -> Source | None:
-    """Finds the teacher whose targets the data sets have as columns; None if the first data set has no targets.
+    """Finds the teacher whose targets the datasets have as columns; None if the first dataset has no targets.
 
     Raises:
-        ValueError: if another data set has no targets, or targets of another teacher.
+        ValueError: if another dataset has no targets, or targets of another teacher.
     """
     named = _named(train_dataset, eval_dataset)
     sources = {name: source_of(dataset) for name, dataset in named.items()}
@@ -182,15 +182,15 @@ def find_source(train_dataset: object, eval_dataset: object) -> Source | None:
 
 
 def check_targets(dataset: object, source: Source) -> None:
-    """Checks that a data set has targets of the same teacher that the trainer was created with.
+    """Checks that a dataset has targets of the same teacher that the trainer was created with.
 
     Raises:
-        ValueError: if the data set has targets of another teacher.
+        ValueError: if the dataset has targets of another teacher.
     """
     other = source_of(dataset)
     if other is not None and other != source:
         raise ValueError(
-            f"The data set has targets of the teacher {other}, but the trainer was created with targets of the teacher "
+            f"The dataset has targets of the teacher {other}, but the trainer was created with targets of the teacher "
             f"{source}: call add_teacher_targets with the same teacher for both, or create one trainer for each."
         )
 

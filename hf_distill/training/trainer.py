@@ -79,7 +79,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
 
     Raises:
         TypeError: if `args`, `teacher_model` or `losses` has the wrong type.
-        ValueError: if teacher and student cannot be compared, if an option would have no effect, or if a data set is
+        ValueError: if teacher and student cannot be compared, if an option would have no effect, or if a dataset is
             empty.
         OSError: with `push_to_hub=True`, if the repository cannot be created on the Hub.
         FloatingPointError: during training, if a loss or a weight is not finite.
@@ -297,7 +297,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         super().log(logs, start_time)
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Also keeps the columns of the data set that only the teacher reads."""
+        """Also keeps the columns of the dataset that only the teacher reads."""
         super()._set_signature_columns_if_needed()
         if self.teacher is not None and self._signature_columns is not None:
             self._signature_columns = sorted({*self._signature_columns, *self.teacher.inputs})

@@ -63,7 +63,7 @@ class Line:
         attention_dropout: dropout rate; on the CPU, PyTorch stores a number per pair of tokens and head for it.
         padding: pad rows to the full length, or to the longest row of the batch.
         cut: divide the length of each row by this number, keeping the first tokens.
-        stored: True if the teacher's outputs are columns of the data set.
+        stored: True if the teacher's outputs are columns of the dataset.
     """
 
     num_batches: int = 1

@@ -94,7 +94,7 @@ def make_documents(sentences: Dataset, number: int, seed: int = 0) -> Dataset:
     The number of words is drawn from a log-normal distribution.
 
     Args:
-        sentences: data set with the columns `text` and `labels`.
+        sentences: dataset with the columns `text` and `labels`.
         number: number of documents; labels are balanced to within one document.
         seed: seed of the random draws.
     """
@@ -150,7 +150,7 @@ class Job:
     """The ways from texts to a trained student, one method each.
 
     Args:
-        texts: data set with the columns `text` and `labels`.
+        texts: dataset with the columns `text` and `labels`.
         setting: lengths and batch size.
         teacher: the teacher, in float32.
         tokenizer: the tokenizer of both models.

@@ -58,7 +58,7 @@ TASKS = {
     "rte": Task("RTE", ("sentence1", "sentence2"), ("entailment", "not_entailment")),
     "wnli": Task("WNLI", ("sentence1", "sentence2"), ("not_entailment", "entailment")),
 }
-"""Tasks by their name in the data set nyu-mll/glue."""
+"""Tasks by their name in the dataset nyu-mll/glue."""
 
 METRICS = {
     "matthews_correlation": "Matthews correlation",
@@ -86,9 +86,7 @@ class GlueArguments:
     model_name_or_path: str = field(metadata={"help": "The model to fine-tune: a Hub name or a folder."})
     data: str = field(
         default="nyu-mll/glue",
-        metadata={
-            "help": "A data set on the Hub, or a folder with one subfolder per task that contains train.csv etc."
-        },
+        metadata={"help": "A dataset on the Hub, or a folder with one subfolder per task that contains train.csv etc."},
     )
     tasks: list[str] = field(
         default_factory=lambda: list(TASKS), metadata={"help": "Tasks to fine-tune on. Default: all nine."}

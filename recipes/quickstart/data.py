@@ -1,4 +1,4 @@
-"""The sentences, as data sets: labelled movie reviews, and text without labels from elsewhere."""
+"""The sentences, as datasets: labelled movie reviews, and text without labels from elsewhere."""
 
 import random
 from dataclasses import dataclass

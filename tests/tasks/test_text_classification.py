@@ -498,7 +498,7 @@ def test_options_that_do_not_fit(options, message):
 
 
 def test_a_data_set_on_the_hub(folder, monkeypatch):
-    """Each split of the data set is loaded where its option names it."""
+    """Each split of the dataset is loaded where its option names it."""
     from hf_distill.data import texts
 
     asked = []

@@ -414,7 +414,7 @@ def test_labels_of_text(make_trainer, name, collator):
     rows = {**TOKENS, name: ["good", "bad"]}
     with pytest.raises(ValueError, match=rf"train_dataset: .*{name} has text.*class_encode_column\('{name}'\)"):
         make_head_trainer(make_trainer, "classification", Dataset.from_dict(rows), collator)
-    # Columns of other data sets than those of `datasets` are unknown before the first batch.
+    # Columns of other datasets than those of `datasets` are unknown before the first batch.
     as_list = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
     trainer = make_head_trainer(make_trainer, "classification", as_list, collator)
     with pytest.raises(ValueError, match=f"{name} has text: convert classes|not pad input_ids"):

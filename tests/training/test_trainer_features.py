@@ -207,7 +207,7 @@ ROWS = {
             "preprocess_logits_for_metrics": lambda logits, labels: logits.argmax(-1),
         },
     ),
-    "two data sets": Row(
+    "two datasets": Row(
         EVALUATED,
         lambda model: {"eval_dataset": {name: make_rows("classification", seed=i) for i, name in enumerate("ab")}},
     ),
@@ -243,7 +243,7 @@ ROWS = {
     ),
     "split batches": Row({"accelerator_config": {"split_batches": True}}),
     "a stream": Row({"max_steps": 4}, rows=Stream),
-    "a data set": Row(
+    "a dataset": Row(
         {"remove_unused_columns": True, "label_names": ["labels"]},
         lambda model: {
             "processing_class": make_text_tokenizer(),

@@ -213,7 +213,7 @@ def model_identity(name: str | None) -> dict[str, str | None] | None:
 
 
 def data_identity(name: str, rows: Dataset) -> dict[str, str]:
-    """Identifies a data set for `TrainingRun`: by its name, its number of rows and a digest of the rows."""
+    """Identifies a dataset for `TrainingRun`: by its name, its number of rows and a digest of the rows."""
     digest = hashlib.sha256()
     for batch in rows.iter(1000):
         digest.update(json.dumps(batch).encode())
@@ -283,7 +283,7 @@ def _differences(written: dict[str, object], settings: Mapping[str, object]) -> 
 
 
 def _compared(value: object) -> object:
-    """The digest of a model or data set, or its name if there is no digest; any other value unchanged."""
+    """The digest of a model or dataset, or its name if there is no digest; any other value unchanged."""
     return value["sha256"] or value["name"] if isinstance(value, dict) and value.keys() == {"name", "sha256"} else value
 
 

@@ -25,7 +25,7 @@ from hf_distill.version import __version__
 logger = logging.get_logger(__name__)
 
 FORMATS = {"csv", "json", "parquet", "text", "arrow", "pandas", "generator", "webdataset", "xml", "sql"}
-"""Names that `datasets` gives to data sets loaded from files. They say nothing about the data."""
+"""Names that `datasets` gives to datasets loaded from files. They say nothing about the data."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class CardOptions:
         model_name: title of the card.
         finetuned_from: name on the Hub of the model that the student is derived from.
         tasks: the student's task on the Hub, such as "text-classification".
-        dataset_tags: name of the data set on the Hub.
-        dataset: name of the data set to display.
-        dataset_args: configuration of the data set.
+        dataset_tags: name of the dataset on the Hub.
+        dataset: name of the dataset to display.
+        dataset_args: configuration of the dataset.
     """
 
     language: str | list[str] | None = None
@@ -77,7 +77,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Data:
-    """What is known about a data set. Unknown values are None."""
+    """What is known about a dataset. Unknown values are None."""
 
     rows: int | None
     name: str | None
@@ -170,7 +170,7 @@ def license_of(origin: Origin | None) -> dict[str, str]:
 
 
 def data_of(dataset: Any) -> Data:
-    """What is known about a data set. Its name and revision on the Hub are read from the path of its cache files."""
+    """What is known about a dataset. Its name and revision on the Hub are read from the path of its cache files."""
     info: Any = getattr(dataset, "info", None)
     rows = len(dataset) if dataset is not None and has_length(dataset) else None
     name = getattr(info, "dataset_name", None)
@@ -289,7 +289,7 @@ def _results(trainer: Trainer) -> str:
 
 
 def _eval_results(trainer: Trainer, task: str | None, given: CardOptions) -> list[EvalResult]:
-    """The results for the metadata. It requires a data set's name on the Hub, so other data sets are left out."""
+    """The results for the metadata. It requires a dataset's name on the Hub, so other datasets are left out."""
     dataset, results = trainer.eval_dataset, last_results(trainer)
     parts = {f"eval_{name}_": own for name, own in dataset.items()} if isinstance(dataset, dict) else {"eval_": dataset}
     found = []

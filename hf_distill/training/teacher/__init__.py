@@ -1,1 +1,1 @@
-"""The teacher: a live model, or targets stored in the columns of a data set."""
+"""The teacher: a live model, or targets stored in the columns of a dataset."""

@@ -1,4 +1,4 @@
-"""The data set columns that store a teacher's targets, and the record of which teacher computed them.
+"""The dataset columns that store a teacher's targets, and the record of which teacher computed them.
 
 Each target of a row is one flat list, which reads ten times faster than a list of lists. `split` turns a batch into
 such lists, `join` turns them into a batch.
@@ -81,7 +81,7 @@ class Source:
 
 
 def source_of(dataset: Any) -> Source | None:
-    """Reads which teacher a data set has targets of; None if it has no targets.
+    """Reads which teacher a dataset has targets of; None if it has no targets.
 
     Raises:
         ValueError: if `teacher_source` cannot be read, for instance if another version wrote it.
@@ -109,7 +109,7 @@ def vocabulary_fingerprint(tokenizer: object) -> str | None:
 
 
 def as_arrays(dataset: Dataset) -> Dataset:
-    """Returns targets as NumPy arrays instead of lists, unless the data set has a format of its own."""
+    """Returns targets as NumPy arrays instead of lists, unless the dataset has a format of its own."""
     columns = [name for name in DTYPES if name in dataset.column_names]
     if not columns or dataset.format["type"] is not None:
         return dataset

@@ -23,7 +23,7 @@ from hf_distill.training.scoring.scored import Scored
 class Teacher:
     """A frozen model, run in evaluation mode, without gradients and without labels.
 
-    `StoredTeacher` replaces it if the data set has stored targets.
+    `StoredTeacher` replaces it if the dataset has stored targets.
 
     Args:
         model: the teacher. Its parameters are set to `requires_grad=False`. If it is the student itself, with PEFT

@@ -39,7 +39,7 @@ def prepare_teacher(
         args: the training arguments.
         tokenizer: the student's tokenizer.
         accelerator: the trainer's accelerator.
-        source: the teacher of the targets stored in the data sets; None if none are stored.
+        source: the teacher of the targets stored in the datasets; None if none are stored.
         readers: the losses that read a teacher, as written in the user's code.
 
     Raises:
@@ -182,7 +182,7 @@ def _check_alone(
         name = given if isinstance(given, str) else transformers_model(given).config._name_or_path
         raise ValueError(
             f"There are two teachers, {name!r} and the columns {', '.join(source.columns)} of {source}: leave out "
-            f"teacher_model, or call remove_columns({[*source.columns, SOURCE]}) on the data sets."
+            f"teacher_model, or call remove_columns({[*source.columns, SOURCE]}) on the datasets."
         )
     options = {name: getattr(args, name) for name in ("teacher_dtype", "teacher_quantization", "teacher_device_map")}
     if set_ := {name: value for name, value in options.items() if value is not None}:

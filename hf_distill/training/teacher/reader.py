@@ -1,4 +1,4 @@
-"""Runs the teacher on the rows of a data set, in batches of similar length."""
+"""Runs the teacher on the rows of a dataset, in batches of similar length."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence

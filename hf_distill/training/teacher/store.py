@@ -27,7 +27,7 @@ MOST_SHARDS = 1000
 
 
 class TargetStore:
-    """The folder with the targets of one teacher for one data set.
+    """The folder with the targets of one teacher for one dataset.
 
     Args:
         folder: the folder; None for a folder of its own in the cache of `datasets`.
@@ -117,7 +117,7 @@ class TargetStore:
         if missing := [shard.name for shard in shards if not shard.exists()]:
             raise ValueError(
                 f"{self.folder} lacks {len(missing)} of {len(shards)} shards, such as {missing[0]}: call "
-                f"add_teacher_targets again, with the same data set on all processes."
+                f"add_teacher_targets again, with the same dataset on all processes."
             )
         return concatenate_datasets([Dataset.from_file(str(shard)) for shard in shards])
 

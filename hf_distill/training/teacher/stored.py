@@ -1,4 +1,4 @@
-"""The stored teacher: reads targets from the data set instead of running a model."""
+"""The stored teacher: reads targets from the dataset instead of running a model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -81,7 +81,7 @@ class StoredTeacher:
         for name, loss in readers.items():
             if loss.needs.last_hidden_state and not self.source.hidden_states:
                 raise ValueError(
-                    f"The loss {name!r} needs the teacher's hidden states, which are not stored in the data set: "
+                    f"The loss {name!r} needs the teacher's hidden states, which are not stored in the dataset: "
                     f"{how_to_leave_out(name, loss)}, or store them with add_teacher_targets(..., hidden_states=True)."
                 )
             temperature = loss.state().get("temperature")
@@ -156,7 +156,7 @@ class TargetsCollator:
         self.collator, self.head, self.source = collator, head, source
 
     def __call__(self, rows: Sequence[Mapping[str, object]] | Mapping[str, Sequence]) -> dict[str, torch.Tensor]:
-        if isinstance(rows, Mapping):  # the data set returns several rows as columns
+        if isinstance(rows, Mapping):  # the dataset returns several rows as columns
             targets = {name: rows[name] for name in self.source.columns if name in rows}
             rest: Any = _without_targets(rows)
         else:

@@ -1,4 +1,4 @@
-"""`add_teacher_targets`: computes a teacher's targets once and stores them as columns of the data set."""
+"""`add_teacher_targets`: computes a teacher's targets once and stores them as columns of the dataset."""
 
 import os
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def add_teacher_targets(
     dtype: TeacherDtype | None = None,
     output_dir: str | os.PathLike | None = None,
 ) -> Dataset | DatasetDict:
-    """Runs the teacher once on a data set, and returns the data set with the teacher's outputs as additional columns.
+    """Runs the teacher once on a dataset, and returns the dataset with the teacher's outputs as additional columns.
 
     `DistillationTrainer` then needs no `teacher_model`. Each row carries its own targets, so they survive shuffling,
     filtering, epochs, several processes, `save_to_disk` and `push_to_hub`. A repeated call loads the stored targets. An
@@ -79,13 +79,13 @@ def add_teacher_targets(
             a folder per split.
 
     Returns:
-        The data set, or the `DatasetDict`, with the additional columns.
+        The dataset, or the `DatasetDict`, with the additional columns.
 
     Raises:
         TypeError: if `teacher` is not a transformers model, or if `dataset` is not a `Dataset` (a stream, for example).
         ValueError: if the teacher's targets cannot be stored, as in masked language modelling; if columns are missing
             or exist already; if an option would have no effect; if the `top_k` tokens hold less than `min_mass`; or if
-            `output_dir` has targets of another teacher, tokenizer or data set.
+            `output_dir` has targets of another teacher, tokenizer or dataset.
         FloatingPointError: if the teacher's outputs are not finite.
         OSError: if the targets cannot be written, for instance on a full disk. Finished shards are kept.
 
@@ -161,7 +161,7 @@ def _beside(dataset: Dataset, targets: Dataset) -> Dataset:
 
 def _check_columns(dataset: Dataset, model: PreTrainedModel, text_columns: list[str], processing_class: object) -> None:
     if there := [name for name in TARGET_COLUMNS if name in dataset.column_names]:
-        raise ValueError(f"The data set already has targets: to compute new ones, call remove_columns({there}) first.")
+        raise ValueError(f"The dataset already has targets: to compute new ones, call remove_columns({there}) first.")
     if text_columns and not isinstance(processing_class, PreTrainedTokenizerBase):
         raise ValueError(f"text_columns={text_columns} needs a tokenizer: pass the teacher's as processing_class.")
     if not text_columns and processing_class is None and model.main_input_name == "input_ids":
@@ -171,10 +171,10 @@ def _check_columns(dataset: Dataset, model: PreTrainedModel, text_columns: list[
     if missing := [name for name in read if name not in dataset.column_names]:
         hint = "" if text_columns else " Tokenise the rows first, or pass the names of text columns as text_columns."
         raise ValueError(
-            f"The data set has no column {', '.join(missing)}, only {', '.join(dataset.column_names)}.{hint}"
+            f"The dataset has no column {', '.join(missing)}, only {', '.join(dataset.column_names)}.{hint}"
         )
     if len(dataset) == 0:
-        raise ValueError("The data set is empty: give it at least one row.")
+        raise ValueError("The dataset is empty: give it at least one row.")
 
 
 def _check_options(

@@ -283,7 +283,7 @@ def test_targets_stay_with_their_rows(tmp_path):
 
 
 def test_rows_of_a_shuffled_data_set():
-    """A data set whose order differs from the order of its storage."""
+    """A dataset whose order differs from the order of its storage."""
     teacher, _ = make_pair("classification")
     rows = make_dataset("classification", num_rows=30)
     stored = add_teacher_targets(rows, teacher, TOKENIZER)
@@ -718,16 +718,16 @@ def test_no_path_is_told(tmp_path):
 
 
 def test_targets_of_another_teacher_are_refused_wherever_they_come_in(make_trainer):
-    """A data set is given to `evaluate` and `predict` too, and `train_dataset` may be replaced."""
+    """A dataset is given to `evaluate` and `predict` too, and `train_dataset` may be replaced."""
     teacher, student = make_pair("classification")
     other = make_model("bert", "classification", seed=9)
     own, foreign = (add_teacher_targets(make_dataset("classification"), model, TOKENIZER) for model in (teacher, other))
     trainer = make_trainer(student, None, own, alpha_cos=0.0, max_steps=1)
     for use in (trainer.evaluate, trainer.predict):
-        with pytest.raises(ValueError, match=r"The data set has targets of the teacher .* trainer was created with"):
+        with pytest.raises(ValueError, match=r"The dataset has targets of the teacher .* trainer was created with"):
             use(foreign)
     trainer.train_dataset = foreign
-    with pytest.raises(ValueError, match=r"The data set has targets of the teacher .* trainer was created with"):
+    with pytest.raises(ValueError, match=r"The dataset has targets of the teacher .* trainer was created with"):
         trainer.train()
     trainer.train_dataset = own
     trainer.train()
