@@ -77,6 +77,24 @@ def test_classifier(files, tmp_path, capsys):
     assert "%  A warm, funny film" in printed
 
 
+def test_students_anatomy(files, tmp_path, capsys):
+    names = run_notebook(
+        FOLDER / "students_anatomy.ipynb", files | {"TEACHER": str(tmp_path / "model"), "MAX_STEPS": 4}
+    )
+    teacher, student = names["teacher"], names["student"]
+    assert names["kept"] == [0, 2]
+    for model in (teacher, student):
+        millions = sum(names["parameters_by_part"](model).values())
+        assert millions * 1e6 == pytest.approx(model.num_parameters())
+    before, after = names["before"], names["after"]
+    assert before.shape == after.shape == (3, 5)
+    assert before[0, 0] == pytest.approx(1)  # the embeddings
+    assert before[1, 1] == pytest.approx(1)  # the first layer of both
+    assert after[1, 1] < 1 - 1e-6
+    assert len(names["logs"]) == 4
+    assert "last hidden states: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_outputs_are_kept(notebook):
     """Of a run from top to bottom, without a path or a warning of it, and small."""
@@ -90,3 +108,7 @@ def test_outputs_are_kept(notebook):
     assert all(output.get("name") != "stderr" for output in outputs)
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
     assert max(len(line) for cell in code for line in "".join(cell["source"]).splitlines()) <= 120
+
+
+def test_there_are_two():
+    assert [notebook.stem for notebook in NOTEBOOKS] == ["classifier", "students_anatomy"]
