@@ -5,7 +5,6 @@ first answer on a clock that all processes share, the peak memory in bytes, and 
 """
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -34,7 +33,13 @@ def peak_memory() -> int:
     On Linux `getrusage` is not used, because its value starts at the memory of the parent process.
     """
     status = Path("/proc/self/status")
+    if sys.platform == "win32":
+        import psutil  # accelerate needs it too
+
+        return psutil.Process().memory_info().peak_wset
     if not status.exists():
+        import resource
+
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
     (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
     return 1024 * int(line.split()[1])

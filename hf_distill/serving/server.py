@@ -159,13 +159,20 @@ class Server(uvicorn.Server):
         """Handles the stop signals without raising them again at the end: stopping on a signal is a success."""
         loop = asyncio.get_running_loop()
         stops = signal.SIGINT, signal.SIGTERM
+        before = [signal.getsignal(stop) for stop in stops]
         for stop in stops:
-            loop.add_signal_handler(stop, self.handle_exit, stop, None)
+            if sys.platform == "win32":  # its event loops have no signal handlers
+                signal.signal(stop, self.handle_exit)
+            else:
+                loop.add_signal_handler(stop, self.handle_exit, stop, None)
         try:
             yield
         finally:
-            for stop in stops:
-                loop.remove_signal_handler(stop)
+            for stop, handler in zip(stops, before, strict=True):
+                if sys.platform == "win32":
+                    signal.signal(stop, handler)
+                else:
+                    loop.remove_signal_handler(stop)
 
 
 def _allow_connections() -> None:

@@ -10,11 +10,17 @@ from hf_distill.progress.training import TrainingProgress
 from tests.conftest import collate, make_model, make_rows
 
 
-def make_trainer(folder, **options):
+def make_trainer(folder, disable_tqdm=False, **options):
     data = datasets.Dataset.from_list(make_rows("classification", 8))
     teacher, student = (make_model("bert", "classification", seed) for seed in (0, 1))
     args = DistillationTrainingArguments(
-        str(folder), per_device_train_batch_size=2, num_train_epochs=1, report_to="none", use_cpu=True, **options
+        str(folder),
+        per_device_train_batch_size=2,
+        num_train_epochs=1,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=disable_tqdm,  # its default depends on the log level, which other tests change
+        **options,
     )
     return DistillationTrainer(
         student, args, train_dataset=data, eval_dataset=data, data_collator=collate, teacher_model=teacher

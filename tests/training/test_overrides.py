@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import re
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -496,9 +495,9 @@ def test_a_loss_that_a_person_logs(make):
 
 def test_the_example_of_the_docs(make):
     """docs/training.md: an override that adds a mean over the micro-batch, on any split into micro-batches."""
-    (block,) = re.findall(r"^      class WithPenalty.*?(?=^  The loss)", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(r"^class WithPenalty.*?(?=^trainer = )", DOCS.read_text(), re.MULTILINE | re.DOTALL)
     names = {"DistillationTrainer": DistillationTrainer}
-    exec(textwrap.dedent(block), names)
+    exec(block, names)
     losses = []
     for size, accumulation in [(16, 1), (4, 4)]:
         split = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
