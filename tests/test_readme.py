@@ -1,4 +1,4 @@
-"""Examples of the README, run as they are written, on tiny models and texts."""
+"""The README's examples, run as they are written on tiny models and texts."""
 
 import re
 import shlex
@@ -6,27 +6,17 @@ from pathlib import Path
 
 import datasets
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
-import hf_distill
 from hf_distill.cli import main
-from tests.conftest import make_model, make_rows, make_text_tokenizer
+from tests.conftest import make_model, make_text_tokenizer, make_texts
 from tests.tasks.test_text_classification import make_reviews, write_reviews
 
 README = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
 
 
 def section(heading):
-    return re.search(rf"^### {re.escape(heading)}\n(.*?)(?=^##)", README, flags=re.DOTALL | re.MULTILINE).group(1)
-
-
-def blocks(heading, language):
-    return re.findall(rf"```{language}\n(.*?)```", section(heading), flags=re.DOTALL)
-
-
-def commands(heading):
-    joined = section(heading).replace("\\\n", " ")
-    return [shlex.split(line)[1:] for line in joined.splitlines() if line.startswith("    hf-distill ")]
+    return re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## )", README, flags=re.DOTALL | re.MULTILINE).group(1)
 
 
 @pytest.fixture(autouse=True)
@@ -35,24 +25,39 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_stored_targets():
-    (example,) = blocks("The teacher's outputs, computed once", "python")
-    given = {name: getattr(hf_distill, name) for name in hf_distill.__all__}
-    given |= {"teacher": make_model("bert", "classification"), "tokenizer": make_text_tokenizer()}
-    given["train"] = Dataset.from_list(make_rows("classification"))
-    exec(example, given)
-    assert given["trainer"].train().global_step == 6
+def test_in_python(hub, monkeypatch):
+    """Only the names of the model and of the data set are local; the push goes to a Hub on this machine."""
+    (example,) = re.findall(r"```python\n(.*?)```", section("In Python"), flags=re.DOTALL)
+    make_model("bert", "classification").save_pretrained("teacher")
+    make_text_tokenizer().save_pretrained("teacher")
+    rows = Dataset.from_dict({"text": make_texts(8), "label": [0, 1] * 4})
+    monkeypatch.setattr(datasets, "load_dataset", {"stanfordnlp/imdb": DatasetDict(train=rows, test=rows)}.get)
+    exec(example.replace("textattack/bert-base-uncased-imdb", "teacher"), {})
+    assert {"model.safetensors", "tokenizer.json", "README.md"} <= set(hub.files("tester/student"))
 
 
-def test_text_classification_without_python():
-    make_model("bert", "classification", id2label={0: "neg", 1: "pos"}).save_pretrained("outputs/teacher")
-    make_text_tokenizer().save_pretrained("outputs/teacher")
+def test_from_the_shell():
+    """Training, export and report; tests/serving has the service."""
+    lines = section("From the shell").replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("    hf-distill ")]
+    assert [command[0] for command in commands] == ["train", "train", "export", "report", "serve"]
+    make_model("bert", "classification", id2label={0: "neg", 1: "pos"}).save_pretrained("bert")
+    make_text_tokenizer().save_pretrained("bert")
     for name in ("reviews.csv", "test.csv"):
-        write_reviews(Path(name), make_reviews(8, seed=0), header=("review", "sentiment"))
-    heading = "Text classification without Python"
-    (config,) = blocks(heading, "yaml")
-    Path("config.yaml").write_text(config.replace("128", "32"))  # the tiny model takes 38 tokens
-    train, evaluate = commands(heading)
-    assert main([*train, "--use_cpu", "--report_to", "none"]) == 0
-    assert main(evaluate) == 0
-    assert Path("outputs/report/evaluation.json").exists()
+        write_reviews(Path(name), make_reviews(8, seed=0))
+    tiny = ["--max_length", "32", "--use_cpu"]  # the tiny model has 38 positions
+    short = {"train": tiny, "report": ["--lengths", "16", "--rounds", "1", "--threads", "1"]}
+    for command in commands[:-1]:
+        words = [word.replace("google-bert/bert-base-uncased", "bert") for word in command]
+        assert main(words + short.get(words[0], [])) == 0
+    assert Path("outputs/student-int8/model.onnx").exists()
+    assert Path("outputs/report/report.md").exists()
+
+
+def test_it_is_short_and_its_links_lead_somewhere():
+    assert len(README.splitlines()) <= 150
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", README)
+    local = [link for link in links if not link.startswith("https://")]
+    assert len(local) > 5
+    root = Path(__file__).parents[1]
+    assert [link for link in local if not (root / link).exists()] == []

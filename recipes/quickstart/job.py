@@ -20,15 +20,15 @@ from recipes.quickstart.train import (
     is_trained,
     load_trained,
     settings_of,
-    teacher_targets,
     train_student,
     train_teacher,
 )
 
+NUM_TRAIN = 4500
 TEACHER_OPTIONS = {"learning_rate": 1.2e-4, "num_train_epochs": 1, "per_device_train_batch_size": 32}
 STUDENT_OPTIONS = {"learning_rate": 2e-4, "num_train_epochs": 1, "per_device_train_batch_size": 32, "alpha_cos": 0.0}
 
-STEPS = {"teacher": 40, "targets": 10, "student": 22, "export": 8, "measure": 15}
+STEPS = {"teacher": 36, "student": 29, "export": 14, "measure": 20}
 """Seconds that each step takes on two cores; for the time left."""
 
 MEGABYTES = 600
@@ -36,7 +36,7 @@ MEGABYTES = 600
 
 EXAMPLES = [
     "A warm, funny film that earns every one of its tears.",
-    "Two hours of my life that I will never get back.",
+    "Dull from the first scene to the last.",
     "The plot is thin, but the actors make it worth your evening.",
 ]
 
@@ -49,7 +49,7 @@ def run(output: Path) -> None:
         if not int8.exists():
             check_free_space(output.parent, MEGABYTES)
         pretrained, sentences = fetch(output.parent / "quickstart-fetched")
-        corpus = load_corpus(sentences)
+        corpus = load_corpus(sentences, NUM_TRAIN)
         models = {"teacher": output / "teacher", "student": output / "student", "int8": int8}
         measured = train_and_measure(models, pretrained, corpus)
 
@@ -84,15 +84,11 @@ def train_and_measure(models: dict[str, Path], pretrained: Path, corpus: Corpus)
             with job.step("teacher", f"Fine-tuning the teacher on {len(train):,} sentences") as advance:
                 train_teacher(teacher, pretrained, train, tokenizer, of_teacher, advance)
         if is_trained(student, of_student):
-            job.skip("targets", "student")
+            job.skip("student")
         else:
             shutil.rmtree(int8, ignore_errors=True)  # the export of another student
-            model = load_trained(teacher)
-            with job.step("targets", "Distilling the student: the teacher reads each sentence once") as advance:
-                train = teacher_targets(train, model, tokenizer, advance)
-            with job.step("student", "Distilling the student: training") as advance:
-                train_student(student, model, train, tokenizer, of_student, advance)
-            del model
+            with job.step("student", "Distilling the teacher into a student of half its layers") as advance:
+                train_student(student, load_trained(teacher), train, tokenizer, of_student, advance)
         if int8.exists():
             job.skip("export")
         else:

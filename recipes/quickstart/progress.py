@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from hf_distill import Progress
 
@@ -57,20 +57,3 @@ def show_steps(trainer: Trainer, advance: Advance) -> None:
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(_StepsMade(advance))
-
-
-@contextmanager
-def show_forwards(model: PreTrainedModel, total: int, advance: Advance) -> Iterator[None]:
-    """Shows how many of `total` forward passes a model has made."""
-    made = 0
-
-    def count(*_: object) -> None:
-        nonlocal made
-        made += 1
-        advance(min(1.0, made / total))
-
-    hook = model.base_model.register_forward_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()

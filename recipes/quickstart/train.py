@@ -1,7 +1,6 @@
 """How the teacher and the student are trained."""
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,21 +16,13 @@ from transformers import (
     set_seed,
 )
 
-from hf_distill import (
-    DistillationTrainer,
-    DistillationTrainingArguments,
-    __version__,
-    add_teacher_targets,
-    make_student,
-)
+from hf_distill import DistillationTrainer, DistillationTrainingArguments, __version__, make_student
 from recipes.quickstart.data import LABELS
 from recipes.quickstart.folders import written_whole
-from recipes.quickstart.progress import Advance, show_forwards, show_steps
+from recipes.quickstart.progress import Advance, show_steps
 
 SETTINGS = "quickstart.json"
 """In the folder of a trained model: the settings that it was trained with."""
-
-TARGET_BATCH_SIZE = 64
 
 
 def train_teacher(
@@ -53,14 +44,6 @@ def train_teacher(
         run_training(trainer, advance)
 
 
-def teacher_targets(
-    train: Dataset, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, advance: Advance
-) -> Dataset:
-    """Adds the teacher's logits as columns. The teacher reads each sentence once, not in every epoch."""
-    with show_forwards(teacher, math.ceil(len(train) / TARGET_BATCH_SIZE), advance):
-        return add_teacher_targets(train, teacher, tokenizer, batch_size=TARGET_BATCH_SIZE)
-
-
 def train_student(
     folder: Path,
     teacher: PreTrainedModel,
@@ -69,10 +52,11 @@ def train_student(
     settings: dict[str, object],
     advance: Advance,
 ) -> None:
-    """Cuts a student of half the layers out of the teacher, and trains it on the labels and the teacher's logits."""
+    """Cuts a student of half the layers out of the teacher, and trains it on the labels and the teacher's outputs."""
     with trained(folder, settings) as unfinished:
         trainer = DistillationTrainer(
             model=make_student(teacher),
+            teacher_model=teacher,
             args=DistillationTrainingArguments(str(unfinished), **settings["options"]),
             train_dataset=train,
             processing_class=tokenizer,

