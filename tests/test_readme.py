@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from hf_distill.cli import main
+from hf_distill.evaluation import benchmark
 from tests.conftest import make_model, make_text_tokenizer, make_texts
 from tests.tasks.test_text_classification import make_reviews, write_reviews
 
@@ -36,8 +37,10 @@ def test_in_python(hub, monkeypatch):
     assert {"model.safetensors", "tokenizer.json", "README.md"} <= set(hub.files("tester/student"))
 
 
-def test_from_the_shell():
-    """Training, export and report; tests/serving has the service."""
+def test_from_the_shell(monkeypatch):
+    """Training, export and report; tests/serving has the service, and tests/evaluation the cold starts."""
+    start = {"peak_memory": 5_000_000, "cold_start": 0.5, "imports_torch": False}
+    monkeypatch.setattr(benchmark, "_starts", lambda *args: start)
     lines = section("From the shell").replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("    hf-distill ")]
     assert [command[0] for command in commands] == ["train", "train", "export", "report", "serve"]
