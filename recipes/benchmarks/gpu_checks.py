@@ -27,6 +27,13 @@ NEEDS_CUDA = "needs CUDA"
 Figures = dict[str, object]
 
 
+PYTEST = (
+    "import signal, sys, pytest; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "sys.exit(pytest.main(sys.argv[1:]))"
+)
+"""pytest that can be interrupted. A job that a shell starts in the background ignores SIGINT."""
+
+
 def run_tests(seconds: float) -> Figures:
     """Runs the tests marked `gpu` in a separate process, and interrupts it after `seconds`.
 
@@ -41,7 +48,7 @@ def run_tests(seconds: float) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         options = ["-m", "gpu", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
-        command = [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", *map(str, files)]
+        command = [sys.executable, "-c", PYTEST, *options, f"--junitxml={report}", *map(str, files)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         problems = {}
         try:

@@ -157,9 +157,9 @@ def test_tests_marked_gpu(tests_folder):
 def test_tests_that_take_too_long(tests_folder):
     content = "import time\nimport pytest\n\n@pytest.mark.gpu\ndef test_one():\n    pass\n\n@pytest.mark.gpu\n"
     (tests_folder / "test_slow.py").write_text(content + "def test_two():\n    time.sleep(60)\n")
-    figures = gpu_checks.run_tests(15)
+    figures = gpu_checks.run_tests(10)
     assert figures["counts"] == {"passed": 1}
-    assert figures["problems"]["all"] == "interrupted after 15 seconds: unfinished tests are not counted"
+    assert figures["problems"]["all"] == "interrupted after 10 seconds: unfinished tests are not counted"
 
 
 def test_what_the_tests_themselves_need_is_not_installed(tests_folder):
