@@ -29,7 +29,7 @@ def own_data(
     return [
         _command("train", *from_pretrained, *data, *shared, f"--output_dir {teacher}"),
         _command("train", *from_teacher, *data, *shared, f"--output_dir {student}"),
-        _command("export", student, f"--output {int8}"),
+        _command("export", student, f"--texts {_quoted(output / 'texts.txt')}", f"--output {int8}"),
     ]
 
 

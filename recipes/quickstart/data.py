@@ -65,6 +65,13 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     )
 
 
+def write_lines(file: Path, texts: list[str]) -> None:
+    """A file with one text per line, for `hf-distill export --texts`."""
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    unfinished.replace(file)
+
+
 def write_texts(file: Path, dataset: Dataset) -> None:
     """A CSV file with the columns `text` and `label`, for `hf-distill report` and `hf-distill evaluate`."""
     named = dataset.map(lambda row: {"label": LABELS[row["labels"]]}, remove_columns="labels")

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from hf_distill import export_model, load_predictor
 from recipes.quickstart.commands import own_data, try_it
-from recipes.quickstart.data import Corpus, load_corpus, tokenize, write_texts
+from recipes.quickstart.data import Corpus, load_corpus, tokenize, write_lines, write_texts
 from recipes.quickstart.fetch import fetch
 from recipes.quickstart.folders import check_free_space, only_run, write_json
 from recipes.quickstart.measure import measure
@@ -25,6 +25,9 @@ from recipes.quickstart.train import (
 )
 
 NUM_TRAIN = 4500
+NUM_COMPARED = 100
+"""Texts on which the export is compared with the student."""
+
 TEACHER_OPTIONS = {"learning_rate": 1.2e-4, "num_train_epochs": 1, "per_device_train_batch_size": 32}
 STUDENT_OPTIONS = {"learning_rate": 2e-4, "num_train_epochs": 1, "per_device_train_batch_size": 32, "alpha_cos": 0.0}
 
@@ -56,6 +59,7 @@ def run(output: Path) -> None:
         write_json(output / "report.json", {"machine": machine(), "models": measured})
         write_texts(output / "train.csv", corpus.train)
         write_texts(output / "test.csv", corpus.test)
+        write_lines(output / "texts.txt", list(corpus.train["text"][:NUM_COMPARED]))
         plot(output / "quality_against_latency.png", [measured])
     print_results(measured, len(corpus.test), int8)
     print_commands(output, pretrained)
@@ -93,7 +97,7 @@ def train_and_measure(models: dict[str, Path], pretrained: Path, corpus: Corpus)
             job.skip("export")
         else:
             with job.step("export", "Exporting the student to int8"):
-                export_model(student, int8, texts=corpus.train["text"][:100])
+                export_model(student, int8, texts=list(corpus.train["text"][:NUM_COMPARED]))
         with job.step("measure", f"Measuring all three on {len(corpus.test):,} other sentences") as advance:
             return measure(models, list(corpus.test["text"]), list(corpus.test["labels"]), advance)
 
@@ -108,7 +112,7 @@ def print_results(measured: dict[str, dict], num_sentences: int, int8: Path) -> 
 
 
 def print_commands(output: Path, pretrained: Path) -> None:
-    print(f"\nModels, report.json, train.csv, test.csv and a plot are in {output}.")
+    print(f"\nModels, report.json, a plot and the data are in {output}.")
     print("\nTo do the same with your own CSV file, with the columns text and label:\n")
     print("\n".join(own_data(output, pretrained, TEACHER_OPTIONS, STUDENT_OPTIONS)))
     print("\nTo try the int8 student in your browser:\n")
