@@ -10,7 +10,7 @@ from typing import Any
 from hf_distill.version import __version__
 
 PACKAGES = ("torch", "transformers", "tokenizers", "onnxruntime", "torchao")
-"""Those that run models."""
+"""The packages that run models."""
 
 CPU_FEATURES = {
     "avx2": "AVX2",
@@ -21,7 +21,7 @@ CPU_FEATURES = {
     "amx_tile": "AMX",
     "asimd": "NEON",
 }
-"""Features that decide how fast a model runs in bfloat16 and int8: by their names on Linux, how they are shown."""
+"""Features that decide how fast a model runs in bfloat16 and int8: the name on Linux, and the name to show."""
 
 
 def machine() -> dict[str, Any]:
@@ -30,7 +30,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Of Python, hf_distill and those of the packages that are installed."""
+    """The versions of Python, hf_distill and the installed packages."""
     found = {"python": platform.python_version(), "hf_distill": __version__}
     for package in packages:
         try:
@@ -41,7 +41,7 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def cpu_features() -> list[str] | None:
-    """Those of `CPU_FEATURES` that the CPU has; None where the system does not say, as outside of Linux."""
+    """The `CPU_FEATURES` of this CPU; None if the system does not list them, as outside of Linux."""
     lines = _cpuinfo("flags") or _cpuinfo("Features")
     return [name for feature, name in CPU_FEATURES.items() if feature in lines[0].split()] if lines else None
 

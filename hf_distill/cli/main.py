@@ -22,15 +22,15 @@ from hf_distill.version import __version__
 COMMANDS = [inspect, make_student, train, evaluate, export, benchmark, report, serve, push, env, completion]
 """In the order of `hf-distill --help`. Each has `add_parser(commands)` and `run(options)`."""
 
-EXPECTED = (ValueError, TypeError, OSError, ImportError)
-"""Errors in the input of a command. Their messages say what would work."""
+EXPECTED = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
+"""Errors in the input of a command, and a training that diverged. Their messages say what would work."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs `hf-distill`.
 
     Returns:
-        The exit code: 0; 2 for an error in what the user gave, which is one line on stderr; 1 for any other error, also
+        The exit code: 0; 2 for an error in `EXPECTED`, which is one line on stderr; 1 for any other error, also
         one line; 130 after Ctrl-C. With `--debug` an error is raised, with its traceback.
     """
     quiet_libraries()
@@ -55,7 +55,9 @@ def _run(words: list[str], debug: bool) -> int:
         options = parser.parse_args(words if words[:1] == ["train"] else _with_dashes(words))
         options.run(options)
     except KeyboardInterrupt:
-        resumes = " The same command resumes from the last checkpoint, if there is one." if words[0] == "train" else ""
+        resumes = (
+            " The same command resumes from the last checkpoint, if there is one." if words[:1] == ["train"] else ""
+        )
         print(f"hf-distill: Interrupted.{resumes}", file=sys.stderr)
         return 130
     except BrokenPipeError:

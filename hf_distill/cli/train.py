@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from hf_distill.cli.train_help import help_parser, print_help
+from hf_distill.cli.train_help import DESCRIPTION, USAGE, help_parser
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -20,7 +20,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     words = options.words
     if {"-h", "--help"} & set(words):
-        print_help()
+        help_parser().print_help()
         raise SystemExit(0)
     from hf_distill.config_files import parse_config
     from hf_distill.tasks import TextClassificationArguments, train_text_classifier
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     task, training = parse_config(
         [TextClassificationArguments, DistillationTrainingArguments],
         [*(["--config", *files] if files else []), *rest],
-        description=help_parser().description or "",
-        usage=help_parser().usage or "",
+        description=DESCRIPTION,
+        usage=USAGE,
     )
     train_text_classifier(task, training)

@@ -9,6 +9,13 @@ from hf_distill.cli.parser import Parser
 
 PACKAGE = Path(__file__).parents[1]
 
+USAGE = "hf-distill train [CONFIG.yaml ...] [--key value ...]"
+DESCRIPTION = (
+    "Fine-tune a text classifier, or distil one from a fine-tuned teacher, and save it to --output_dir. YAML files and "
+    "the command line have the same options; later ones win. On several devices: accelerate launch -m hf_distill.cli "
+    "train ..."
+)
+
 SECTIONS = {
     "Models, data and texts": [
         ("tasks/arguments.py", "TaskArguments"),
@@ -64,19 +71,15 @@ OF_TRAINER = [
 """The options of TrainingArguments that most trainings set. A test compares them with transformers."""
 
 
-def print_help() -> None:
-    """Prints the options of hf_distill, and those of transformers that most trainings set."""
-    help_parser().print_help()
-
-
 def help_parser() -> Parser:
-    """A parser for the help only; `parse_config` reads the options."""
+    """A parser for the help only: the options of hf_distill, and the most common ones of transformers.
+
+    `parse_config` reads the options.
+    """
     parser = Parser(
         prog="hf-distill train",
-        usage="hf-distill train [CONFIG.yaml ...] [--key value ...]",
-        description="Fine-tune a text classifier, or distil one from a fine-tuned teacher, and save it to "
-        "--output_dir. YAML files and the command line have the same options; later ones win. On several devices: "
-        "accelerate launch -m hf_distill.cli train ...",
+        usage=USAGE,
+        description=DESCRIPTION,
         epilog="Every other field of transformers.TrainingArguments is an option too: `hf-distill train --help-all`.",
         add_help=False,
     )

@@ -73,7 +73,7 @@ def next_token(outputs: TextOutputs, encoding: Encoded, text: str, reader: Outpu
 def find_entities(
     outputs: TextOutputs, encoding: Encoded, text: str, reader: OutputReader, top_k: int | None
 ) -> list[dict]:
-    """Joins neighbouring tokens of one kind into an entity with their mean score. `B-` starts one; `O` is no entity."""
+    """Joins neighbouring tokens of one kind into an entity with their mean score. `B-` starts one, `O` is outside."""
     entities: list[dict] = []
     probabilities = _softmax(outputs["logits"])
     previous = None

@@ -25,6 +25,7 @@ class Progress:
         total: how many steps there are.
         unit: what a step is, in the plural.
         only_if_long: elsewhere than in a terminal, show nothing of work that takes less than 10 seconds.
+        disable: show nothing at all, for instance in all processes but one.
 
     Example:
         >>> with Progress("Measuring", total=3, unit="models") as progress:
@@ -33,12 +34,15 @@ class Progress:
         ...         progress.update()
     """
 
-    def __init__(self, description: str, total: int, unit: str = "steps", only_if_long: bool = False):
-        self.description, self.total, self.unit, self.only_if_long = description, total, unit, only_if_long
+    def __init__(
+        self, description: str, total: int, unit: str = "steps", only_if_long: bool = False, disable: bool = False
+    ):
+        self.description, self.total, self.unit = description, total, unit
+        self.only_if_long, self.disable = only_if_long, disable
         self.done = 0
         self._started = self._last_line = time.monotonic()
         self._bar: tqdm | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not disable:
             options = {"dynamic_ncols": True, "leave": not only_if_long, "delay": 0, "mininterval": 0.1}
             self._bar = tqdm(total=total, desc=description, unit=f" {unit}", file=sys.stderr, **options)
 
@@ -55,7 +59,7 @@ class Progress:
         self._last_line = time.monotonic()
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
-        else:
+        elif not self.disable:
             print(line, file=sys.stderr, flush=True)
 
     def time_left(self) -> str:

@@ -96,9 +96,11 @@ def train(task: Task, args: TaskArguments, training: DistillationTrainingArgumen
 class LogsOfShortTraining(TrainerCallback):
     """Logs a short training about 20 times, where `logging_steps` is left at its default."""
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        if args.logging_steps == TrainingArguments.logging_steps:
-            state.logging_steps = max(1, min(state.logging_steps, state.max_steps // NUM_LOGS))
+    def on_step_end(self, args, state, control, **kwargs):
+        is_default = args.logging_strategy == "steps" and args.logging_steps == TrainingArguments.logging_steps
+        every = max(1, state.max_steps // NUM_LOGS)
+        if is_default and every < args.logging_steps and state.global_step % every == 0:
+            control.should_log = True
 
 
 def _check(task: Task, args: TaskArguments, training: DistillationTrainingArguments) -> None:

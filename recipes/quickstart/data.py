@@ -7,6 +7,8 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from recipes.quickstart.folders import written_file
+
 LABELS = ["negative", "positive"]
 MAX_LENGTH = 128
 OTHER_SOURCES = ["amazonReviewSnippets", "nytEditorialSnippets", "tweets"]
@@ -67,16 +69,15 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
 def write_lines(file: Path, texts: list[str]) -> None:
     """A file with one text per line, for `hf-distill export --texts`."""
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text("\n".join(texts) + "\n", encoding="utf-8")
-    unfinished.replace(file)
+    with written_file(file) as unfinished:
+        unfinished.write_text("\n".join(texts) + "\n", encoding="utf-8")
 
 
 def write_texts(file: Path, dataset: Dataset) -> None:
     """A CSV file with the columns `text` and `label`, for `hf-distill report` and `hf-distill evaluate`."""
     named = dataset.map(lambda row: {"label": LABELS[row["labels"]]}, remove_columns="labels")
-    named.to_csv(file.with_suffix(".unfinished"))
-    file.with_suffix(".unfinished").replace(file)
+    with written_file(file) as unfinished:
+        named.to_csv(unfinished)
 
 
 def _dataset(rows: list[tuple[str, int]]) -> Dataset:

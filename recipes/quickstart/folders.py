@@ -37,12 +37,19 @@ def written_whole(folder: Path) -> Iterator[Path]:
         unfinished.rename(folder)
 
 
-def write_json(file: Path, value: object) -> None:
-    """Writes JSON and creates the folder if needed. `file` is never half-written."""
+@contextmanager
+def written_file(file: Path) -> Iterator[Path]:
+    """Gives a path to write to, which replaces `file` if no error occurs: `file` is never half-written."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    yield unfinished
     unfinished.replace(file)
+
+
+def write_json(file: Path, value: object) -> None:
+    """Writes JSON and creates the folder if needed."""
+    with written_file(file) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

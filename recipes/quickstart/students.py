@@ -18,7 +18,7 @@ from hf_distill import (
 from recipes.quickstart.data import Corpus, load_corpus, tokenize
 from recipes.quickstart.fetch import fetch
 from recipes.quickstart.folders import check_free_space, only_run, write_json
-from recipes.quickstart.job import quiet
+from recipes.quickstart.job import NUM_COMPARED, quiet
 from recipes.quickstart.measure import measure, quality
 from recipes.quickstart.progress import Advance, Job
 from recipes.quickstart.report import machine, plot, printable, table
@@ -182,7 +182,7 @@ def measure_seed(
         qualities[name] = quality(own, labels, logits)
     int8 = folder / "student-int8"
     if not int8.exists():
-        export_model(folder / "student", int8, texts=corpus.train["text"][:100])
+        export_model(folder / "student", int8, texts=list(corpus.train["text"][:NUM_COMPARED]))
     models = {"teacher": folder / "teacher", "student": folder / "student", "int8": int8}
     return {"models": measure(models, texts, labels, advance), "students": qualities}
 

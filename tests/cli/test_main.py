@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,12 @@ def test_wrong_words_are_one_line(capsys):
         assert line.endswith("--help.")
 
 
+def test_a_training_that_diverged_is_no_defect_of_ours(monkeypatch, capsys):
+    fail_with(monkeypatch, FloatingPointError("loss_kl not finite in step 3. Lower the learning rate."), "train")
+    assert main(["train", "config.yaml"]) == 2
+    assert capsys.readouterr().err == "hf-distill: loss_kl not finite in step 3. Lower the learning rate.\n"
+
+
 def test_an_unexpected_error_is_one_line(monkeypatch, capsys):
     fail_with(monkeypatch, RuntimeError("out of\nmemory"))
     assert main(["inspect", "MODEL"]) == 1
@@ -128,6 +135,10 @@ def test_ctrl_c(monkeypatch, capsys):
     fail_with(monkeypatch, KeyboardInterrupt())
     assert main(["inspect", "MODEL"]) == 130
     assert capsys.readouterr().err == "hf-distill: Interrupted.\n"
+    monkeypatch.setattr(sys.modules["hf_distill.cli.main"], "make_parser", lambda: signal.raise_signal(signal.SIGINT))
+    assert main([]) == 130  # before any command is known
+    assert capsys.readouterr().err == "hf-distill: Interrupted.\n"
+    monkeypatch.undo()
     fail_with(monkeypatch, KeyboardInterrupt(), "train")
     assert main(["train", "config.yaml"]) == 130
     assert "resumes from the last checkpoint" in capsys.readouterr().err

@@ -7,7 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForSequenceClassification, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    DefaultFlowCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from hf_distill.cli import main
 from hf_distill.tasks.training import LogsOfShortTraining
@@ -48,8 +54,22 @@ def test_train_and_evaluate(reviews, capsys):
 def test_how_often_a_training_logs(given, max_steps, expected):
     args = TrainingArguments(use_cpu=True, report_to="none", **({} if given is None else {"logging_steps": given}))
     state = TrainerState(max_steps=max_steps, logging_steps=int(args.logging_steps))
-    LogsOfShortTraining().on_train_begin(args, state, TrainerControl())
-    assert state.logging_steps == expected
+    logged = []
+    for state.global_step in range(1, min(max_steps, 2 * expected) + 1):
+        control = TrainerControl()
+        for callback in (DefaultFlowCallback(), LogsOfShortTraining()):
+            callback.on_step_end(args, state, control)
+        if control.should_log:
+            logged.append(state.global_step)
+    assert logged == [step for step in (expected, 2 * expected) if step <= max_steps]
+    assert state.logging_steps == args.logging_steps  # transformers compares them when a training is resumed
+
+
+def test_a_training_that_shall_not_log():
+    args = TrainingArguments(use_cpu=True, report_to="none", logging_strategy="no")
+    control = TrainerControl()
+    LogsOfShortTraining().on_step_end(args, TrainerState(max_steps=4, global_step=1), control)
+    assert not control.should_log
 
 
 def test_train_says_what_is_wrong(reviews, capsys):

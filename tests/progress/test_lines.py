@@ -29,6 +29,17 @@ def test_lines_every_ten_seconds(clock, capsys):
     ]
 
 
+def test_disabled(clock, capsys, monkeypatch):
+    for is_terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        with Progress("Measuring", total=2, disable=True) as progress:
+            clock[0] += 20
+            progress.update()
+            progress.write("a line")
+        assert progress.done == 1
+    assert capsys.readouterr().err == ""
+
+
 def test_no_other_line_soon_after_a_written_one(clock, capsys):
     progress = Progress("Training", total=10)
     clock[0] += 9

@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import Hasher
+from datasets.utils import are_progress_bars_disabled
 
 from hf_distill.files import read_json
 from hf_distill.progress import Progress
@@ -96,7 +97,8 @@ class TargetStore:
         missing = [index for index in own if not self._shard(index).exists()]
         if missing:
             num_rows = sum(len(self._rows_of(index)) for index in missing)
-            progress = Progress("Reading with the teacher", num_rows, "rows", only_if_long=True)
+            hidden = not state.is_main_process or are_progress_bars_disabled()
+            progress = Progress("Reading with the teacher", num_rows, "rows", only_if_long=True, disable=hidden)
             with reader.ready(state.device), progress:
                 for index in missing:
                     rows = self.dataset.select(self._rows_of(index))

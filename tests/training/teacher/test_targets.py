@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, default_data_collator
 
 from hf_distill import add_teacher_targets
+from hf_distill.progress import lines
 from hf_distill.training.teacher import mass as target_mass
 from hf_distill.training.teacher import reader as target_reader
 from hf_distill.training.teacher import store as target_store
@@ -495,10 +496,19 @@ import sys
 from tests.training.teacher.test_targets import *
 datasets.config.HF_DATASETS_CACHE = sys.argv[1]
 target_store.ROWS_PER_SHARD = 4
+lines.SECONDS_BETWEEN_LINES = -1
 rows, (teacher, _) = make_dataset("classification", num_rows=18), make_pair("classification")
 stored = add_teacher_targets(rows, teacher, TOKENIZER)
 stored.to_json(f"{sys.argv[1]}/{PartialState().process_index}-of-{PartialState().num_processes}.json")
 """
+
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_progress_is_shown_unless_datasets_shows_none(bars, monkeypatch, capsys):
+    monkeypatch.setattr(lines, "SECONDS_BETWEEN_LINES", -1)
+    monkeypatch.setattr(target_store, "are_progress_bars_disabled", lambda: not bars)
+    add_teacher_targets(make_dataset("classification"), make_pair("classification")[0], TOKENIZER)
+    assert ("Reading with the teacher" in capsys.readouterr().err) == bars
 
 
 def test_two_processes(tmp_path, monkeypatch):
@@ -507,6 +517,7 @@ def test_two_processes(tmp_path, monkeypatch):
     script.write_text(PROCESSES)
     run = run_on_two_processes([script, tmp_path], env={"ACCELERATE_USE_CPU": "true"})
     assert run.returncode == 0, run.stderr
+    assert run.stderr.count(" rows in ") == 1  # the last line of progress, of the main process only
     teacher, _ = make_pair("classification")
     alone = add_teacher_targets(make_dataset("classification", num_rows=18), teacher, TOKENIZER)
     for rank in (0, 1):
