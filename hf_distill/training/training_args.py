@@ -16,11 +16,16 @@ TeacherDtype = Literal["float32", "bfloat16", "float16"]
 TeacherQuantization = Literal["8bit", "4bit"]
 TeacherDeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 
+CHOICES: dict[str, tuple[str, ...]] = {
+    "kl_positions": get_args(KLPositions),
+    "teacher_dtype": get_args(TeacherDtype),
+    "teacher_quantization": get_args(TeacherQuantization),
+    "teacher_device_map": get_args(TeacherDeviceMap),
+}
+"""The allowed values of arguments, in addition to their default."""
+
 LOWER_IS_BETTER = ("kl_to_teacher", "expected_calibration_error")
 """Metrics of `classification_metrics` for which lower is better. `Trainer` assumes that greater is better."""
-
-OPTIONS_OF_LOSSES = {"kl": ("temperature",), "cos": ("project_hidden_states",)}
-"""The arguments that only one loss reads, by the name of that loss."""
 
 
 @dataclass
@@ -133,19 +138,15 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError(f"temperature={self.temperature} should be above 0; 2.0 is usual.")
         if negative := {name: value for name, value in self._alphas.items() if value < 0}:
             raise ValueError(f"{_as_text(negative)} should be 0 (off) or above.")
-        choices = {
-            "kl_positions": get_args(KLPositions),
-            "teacher_dtype": (None, *get_args(TeacherDtype)),
-            "teacher_quantization": (None, *get_args(TeacherQuantization)),
-            "teacher_device_map": (None, *get_args(TeacherDeviceMap)),
-        }
-        for name, allowed in choices.items():
+        for name, allowed in CHOICES.items():
             value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r} should be one of {', '.join(repr(v) for v in allowed if v)}.")
-
-        off = [name for name, weight in self.loss_weights.items() if weight == 0]
-        self._refuse(self._set_by_user(*(option for name in off for option in OPTIONS_OF_LOSSES.get(name, ()))))
+            if value not in (self.__dataclass_fields__[name].default, *allowed):
+                raise ValueError(f"{name}={value!r} should be one of {', '.join(map(repr, allowed))}.")
+        for loss in self._losses_in_use:
+            loss.check_arguments(self)
+        read = {option for loss in self._losses_in_use for option in loss.options}
+        unread = [name for loss in LOSSES.values() for name in loss.options if name not in read]
+        self._refuse(self._set_by_user(*unread))
         if self.logging_nan_inf_filter:
             raise ValueError(
                 "logging_nan_inf_filter=True would have no effect, because a NaN or infinite loss stops the training: "

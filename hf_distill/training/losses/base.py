@@ -106,6 +106,8 @@ class Loss(nn.Module):
         reads_teacher: whether the loss compares the student with a teacher.
         description: what the loss is, in half a sentence, for the model card.
         citation: BibTeX for the model card, or "".
+        options: for a loss in `LOSSES`, the training arguments that it reads, except its weight. Setting one while the
+            loss is off is an error.
 
     Example:
         >>> class ReverseKL(Loss):
@@ -124,6 +126,15 @@ class Loss(nn.Module):
     reads_teacher: ClassVar[bool] = True
     description: ClassVar[str] = ""
     citation: ClassVar[str] = ""
+    options: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def check_arguments(cls, args: Any) -> None:
+        """Checks the values of `options`. Called with the training arguments if the loss is on.
+
+        Raises:
+            ValueError: if a value is out of range, or if an option would have no effect.
+        """
 
     @classmethod
     def from_setup(cls, setup: Setup) -> "Loss":

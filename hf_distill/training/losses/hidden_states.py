@@ -54,6 +54,7 @@ class CosineLoss(Loss):
     needs = Needs(last_hidden_state=True)
     description = "one minus the cosine between the last hidden states of student and teacher"
     citation = SANH_2019
+    options = ("project_hidden_states",)
 
     def __init__(self, projection: Projection | None = None):
         super().__init__()

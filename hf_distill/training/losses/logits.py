@@ -147,6 +147,7 @@ class DivergenceLoss(Loss):
     needs = Needs(logits=True)
     description = "the divergence between the softened outputs of teacher and student"
     citation = HINTON_2015
+    options = ("temperature",)
 
     def __init__(self, divergence: Callable[..., torch.Tensor], temperature: float):
         super().__init__()
