@@ -157,10 +157,12 @@ def _provenance(
     base = transformers_model(teacher)
     methods = {name: which if isinstance(which, str) else "explicit" for name, (_, which) in requests.items()}
     methods |= {name: "all" for name, stack in stacks.items() if len(kept[name]) == stack.num_layers}
+    depths = {name: stack.num_layers for name, stack in stacks.items()}
     provenance: dict[str, object] = {
         "teacher": public_name(base.name_or_path),
         "revision": revision_on_hub(base),
         "layers": kept if len(kept) > 1 else next(iter(kept.values())),
+        "num_teacher_layers": depths if len(depths) > 1 else next(iter(depths.values())),
         "method": methods if len(methods) > 1 else next(iter(methods.values())),
         "hf_distill_version": __version__,
     }

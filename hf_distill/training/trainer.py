@@ -219,7 +219,9 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             loss_scale(self.accelerator),
         )
         student_inputs = self._student_inputs(inputs)
-        _, output = scored_forward(model, student, self.head, student_inputs, scored, losses, return_outputs)
+        _, output = scored_forward(
+            model, student, self.head, student_inputs, scored, losses, return_outputs, self._capture
+        )
         loss = output.loss
 
         if self._evaluation is not None:

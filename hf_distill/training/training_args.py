@@ -12,12 +12,16 @@ from transformers import TrainingArguments
 from hf_distill.training.losses import LOSSES, Loss
 
 KLPositions = Literal["labels", "attended"]
+HiddenDistance = Literal["mse", "cosine", "normalized_mse"]
+AttentionHeads = Literal["each", "mean"]
 TeacherDtype = Literal["float32", "bfloat16", "float16"]
 TeacherQuantization = Literal["8bit", "4bit"]
 TeacherDeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "kl_positions": get_args(KLPositions),
+    "hidden_loss": get_args(HiddenDistance),
+    "attention_heads": get_args(AttentionHeads),
     "teacher_dtype": get_args(TeacherDtype),
     "teacher_quantization": get_args(TeacherQuantization),
     "teacher_device_map": get_args(TeacherDeviceMap),
@@ -66,11 +70,62 @@ class DistillationTrainingArguments(TrainingArguments):
         default=1.0,
         metadata={"help": "Weight of 1 - cosine between the last hidden states of teacher and student. 0 is off."},
     )
+    alpha_hidden: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the distance between the hidden states of mapped layers. 0 is off."},
+    )
+    alpha_attention: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the squared difference between the attention maps of mapped layers. 0 is off."},
+    )
+    alpha_relation: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the KL divergence between the relations of queries, of keys and of values in the "
+            "student's last layer and a layer of the teacher, as in MiniLMv2. 0 is off."
+        },
+    )
     project_hidden_states: bool = field(
         default=False,
         metadata={
             "help": "Compare hidden states of different width: learn a linear map from the student's width to the "
             "teacher's. Checkpoints contain it, the saved student does not."
+        },
+    )
+    layer_map: list | str | None = field(
+        default=None,
+        metadata={
+            "help": "Which layers are compared, as pairs of student and teacher layer counted from 0, such as "
+            "'[[0, 1], [1, 3]]', or such pairs by stack. By default each student layer with the teacher layer that its "
+            "output stands for: where make_student cut, else evenly spaced."
+        },
+    )
+    hidden_loss: HiddenDistance = field(
+        default="mse",
+        metadata={
+            "help": "Distance between hidden states for alpha_hidden: 'mse' as in TinyBERT, 'cosine', or "
+            "'normalized_mse' as in Patient Knowledge Distillation."
+        },
+    )
+    hidden_embeddings: bool = field(
+        default=False, metadata={"help": "Also compare the embeddings with alpha_hidden, as in TinyBERT."}
+    )
+    attention_heads: AttentionHeads = field(
+        default="each",
+        metadata={"help": "Compare the attention maps of 'each' head, or the 'mean' over heads."},
+    )
+    relation_layer: int = field(
+        default=-1,
+        metadata={
+            "help": "The teacher's layer for alpha_relation, counted from 0; -1 is the last. In large teachers an "
+            "upper middle layer is better: MiniLMv2 takes layer 20 of BERT-large's 24 (0 to 23)."
+        },
+    )
+    relation_heads: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of relation heads for alpha_relation. It must divide the widths of queries, keys and "
+            "values in both models. By default the teacher's attention heads, or the next lower number that divides."
         },
     )
     kl_positions: KLPositions = field(
@@ -145,8 +200,8 @@ class DistillationTrainingArguments(TrainingArguments):
         for loss in self._losses_in_use:
             loss.check_arguments(self)
         read = {option for loss in self._losses_in_use for option in loss.options}
-        unread = [name for loss in LOSSES.values() for name in loss.options if name not in read]
-        self._refuse(self._set_by_user(*unread))
+        unread = {name for loss in LOSSES.values() for name in loss.options} - read - {"layer_map"}
+        self._refuse(self._set_by_user(*sorted(unread)))
         if self.logging_nan_inf_filter:
             raise ValueError(
                 "logging_nan_inf_filter=True would have no effect, because a NaN or infinite loss stops the training: "
@@ -170,6 +225,9 @@ class DistillationTrainingArguments(TrainingArguments):
         if not any(self._alphas.values()) and not given:
             raise ValueError(f"{_as_text(self._alphas)} turn all losses off: set at least one above 0.")
         unread: dict[str, object] = {}
+        is_read = any("layer_map" in loss.options for loss in self._losses_in_use)
+        if not is_read and not any(loss.needs.layers for loss in given):
+            unread |= self._set_by_user("layer_map")
         if self.alpha_kl == 0 and not given:
             unread |= self._set_by_user("kl_positions")
         if not self.reads_teacher and not any(loss.reads_teacher for loss in given):

@@ -112,6 +112,7 @@ def test_provenance(tmp_path):
         "teacher": "my-teacher",
         "revision": None,
         "layers": [0, 3],
+        "num_teacher_layers": 4,
         "method": "spread",
         "hf_distill_version": __version__,
     }

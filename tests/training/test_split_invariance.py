@@ -59,22 +59,20 @@ def one_step(make_trainer, head, family, rows=None, checkpointing=False, **argum
     if checkpointing:
         # its name before transformers 5.10 is deprecated now
         getattr(student, "activation_checkpointing_enable", student.gradient_checkpointing_enable)()
+    arguments["project_hidden_states"] = "/" in family
+    return one_step_of(make_trainer, student, teacher, rows or make_sparse_rows(head), LOSS_NAMES[1:], **arguments)
+
+
+def one_step_of(make_trainer, student, teacher, rows, losses, **arguments):
+    """The total loss, the losses of these names and the gradient of the first optimizer step."""
     keeper = KeepGradient()
-    rows = rows or make_sparse_rows(head)
-    options = {"callbacks": [keeper]}
-    trainer = make_trainer(
-        student,
-        teacher,
-        rows,
-        max_steps=1,
-        trainer_options=options,
-        project_hidden_states="/" in family,
-        **arguments,
-    )
+    trainer = make_trainer(student, teacher, rows, max_steps=1, trainer_options={"callbacks": [keeper]}, **arguments)
     keeper.trainer = trainer
     trainer.train()
     logged = trainer.state.log_history[0]
-    return [logged[name] for name in LOSS_NAMES], keeper.gradient
+    return [
+        logged[name] for name in ("loss", *(f"loss_{name.removeprefix('loss_')}" for name in losses))
+    ], keeper.gradient
 
 
 def assert_equal_steps(one, other):

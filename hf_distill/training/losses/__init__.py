@@ -4,24 +4,36 @@ To add a loss: write a class in a file of this folder, and add a row to `LOSSES`
 and a row to the parametrised test.
 """
 
+from hf_distill.training.losses.attention import AttentionLoss, RelationLoss
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
-from hf_distill.training.losses.hidden_states import CosineLoss
+from hf_distill.training.losses.hidden_states import HIDDEN_LOSSES, CosineLoss, HiddenLoss
 from hf_distill.training.losses.logits import DIVERGENCES, DivergenceLoss
 from hf_distill.training.losses.task import TASK_LOSSES, TaskLoss
 
 __all__ = [
     "DIVERGENCES",
+    "HIDDEN_LOSSES",
     "LOSSES",
     "TASK_LOSSES",
+    "AttentionLoss",
     "CosineLoss",
     "DivergenceLoss",
+    "HiddenLoss",
     "Loss",
     "Needs",
+    "RelationLoss",
     "ScoredItems",
     "Setup",
     "Signals",
     "TaskLoss",
 ]
 
-LOSSES: dict[str, type[Loss]] = {"kl": DivergenceLoss, "task": TaskLoss, "cos": CosineLoss}
+LOSSES: dict[str, type[Loss]] = {
+    "kl": DivergenceLoss,
+    "task": TaskLoss,
+    "cos": CosineLoss,
+    "hidden": HiddenLoss,
+    "attention": AttentionLoss,
+    "relation": RelationLoss,
+}
 """Loss classes by name: `alpha_<name>` is the weight, `loss_<name>` the log entry. `from_setup` creates an instance."""

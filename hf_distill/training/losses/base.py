@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
+from hf_distill.training.losses.layer_map import LayerMap, LayerPair, ModelLayers, map_layers
 from hf_distill.training.scoring.alignment import HeadSpec
+from hf_distill.training.scoring.capture import Wanted
 from hf_distill.training.scoring.heads import Head
 from hf_distill.training.scoring.scored import Scored
 
@@ -16,22 +20,41 @@ from hf_distill.training.scoring.scored import Scored
 class Needs:
     """What a loss reads. The trainer computes and keeps nothing else.
 
-    A loss reads either logits or hidden states, not both, because logits are computed in pieces.
+    A loss reads either logits, or the last hidden states, or mapped layers. Logits are computed in pieces, and the loss
+    is called once per piece. A loss that reads mapped layers is called once for each pair of a student layer and a
+    teacher layer, see `Loss.layers`. The sums of the calls add up to the whole sum.
 
     Attributes:
-        logits: logits of the scored positions, `[scored, classes]`. They are computed in pieces and the loss is called
-            once per piece: the sums of the pieces add up to the whole sum.
+        logits: logits of the scored positions, `[scored, classes]`.
         last_hidden_state: last hidden states of all positions, `[batch, length, width]`.
         labels: hard labels, for a loss that reads logits. Every training batch must then have labels.
+        hidden_states: the output of each mapped layer, `[batch, length, width]`.
+        queries: the queries of each mapped layer, `[batch, heads, length, head width]`.
+        keys: the keys of each mapped layer, `[batch, key-value heads, length, head width]`.
+        values: the values of each mapped layer, `[batch, key-value heads, length, head width]`.
 
     Example:
-        >>> Needs(logits=True, labels=True)
-        Needs(logits=True, last_hidden_state=False, labels=True)
+        >>> Needs(logits=True, labels=True).logits
+        True
     """
 
     logits: bool = False
     last_hidden_state: bool = False
     labels: bool = False
+    hidden_states: bool = False
+    queries: bool = False
+    keys: bool = False
+    values: bool = False
+
+    @property
+    def of_layer(self) -> Wanted:
+        """What the loss reads of each mapped layer."""
+        return Wanted(self.hidden_states, self.queries, self.keys, self.values)
+
+    @property
+    def layers(self) -> bool:
+        """Whether the loss reads mapped layers."""
+        return self.hidden_states or self.of_layer.attention
 
 
 @dataclass(frozen=True)
@@ -41,10 +64,22 @@ class Signals:
     Attributes:
         logits: `[scored, classes]`; a `TopK` if only the most likely tokens of the teacher are stored.
         last_hidden_state: `[batch, length, width]`; `[batch, states, width]` for images and audio.
+        hidden_states: the output of the mapped layer, `[batch, length, width]`, before a final norm.
+        queries: `[batch, heads, length, head width]`, as the attention function reads them, after rotary embeddings.
+        keys: `[batch, key-value heads, length, head width]`.
+        values: `[batch, key-value heads, length, head width]`.
+        scaling: the factor of the products of queries and keys.
+        position_bias: `[1 or batch, heads, length, length]`, which T5 adds to the products; None in most models.
     """
 
     logits: Any = None
     last_hidden_state: Any = None
+    hidden_states: Any = None
+    queries: Any = None
+    keys: Any = None
+    values: Any = None
+    scaling: float = 1.0
+    position_bias: Any = None
 
 
 @dataclass(frozen=True)
@@ -55,12 +90,17 @@ class ScoredItems:
         labels: for a loss that reads logits; None if the batch has no labels. One class: `[scored]` class indices, -100
             where there is no label. Multi-label: `[scored, classes]` of 0.0, 1.0, and -100 where unknown. Regression:
             `[scored, classes]` numbers, NaN where unknown.
-        state_weights: for a loss that reads hidden states, `[batch, length]`: 1 for an attended position, 0 for
-            padding. For images and audio, an example is one item and each state has its share of it.
+        state_weights: for a loss that reads hidden states or mapped layers, `[batch, length]`: 1 for an attended
+            position, 0 for padding. For images and audio, an example is one item and each state has its share of it.
+        visible: for a loss that reads queries, keys or values, `[batch, 1, length, length]`: True where a position
+            (row) attends to another (column) in both models, and neither is padding.
+        pair: for a loss that reads mapped layers, the index of the pair in `Loss.layers`.
     """
 
     labels: Any = None
     state_weights: Any = None
+    visible: Any = None
+    pair: int = 0
 
 
 class LossArguments(Protocol):
@@ -69,6 +109,12 @@ class LossArguments(Protocol):
     temperature: float
     label_smoothing_factor: float
     project_hidden_states: bool
+    hidden_loss: str
+    hidden_embeddings: bool
+    layer_map: LayerMap | None
+    attention_heads: str
+    relation_layer: int
+    relation_heads: int | None
     seed: int
 
 
@@ -82,6 +128,7 @@ class Setup:
         student: a description of the student's outputs.
         teacher: a description of the teacher's outputs, a `HeadSpec`; None without a teacher.
         top_k: how many tokens per position are stored of the teacher's vocabulary; None if all logits are known.
+        models: the student and the teacher, if the teacher is a live model.
     """
 
     args: LossArguments
@@ -89,6 +136,26 @@ class Setup:
     student: HeadSpec
     teacher: Any
     top_k: int | None
+    models: tuple[PreTrainedModel, PreTrainedModel] | None = None
+
+    @cached_property
+    def layers(self) -> tuple[ModelLayers, ModelLayers]:
+        """The layers of student and teacher.
+
+        Raises:
+            ValueError: if the teacher is not a live model, or if a model has no stack of layers.
+        """
+        if self.models is None:
+            raise ValueError(
+                "The losses over layers need a live teacher, because only its last hidden states can be stored: pass "
+                "teacher_model, without the columns of add_teacher_targets."
+            )
+        student, teacher = self.models
+        return ModelLayers.of(student), ModelLayers.of(teacher)
+
+    def map_layers(self, embeddings: bool = False) -> tuple[LayerPair, ...]:
+        """The pairs of layers that `layer_map` gives, or the default map."""
+        return map_layers(*self.layers, self.args.layer_map, embeddings)
 
 
 class Loss(nn.Module):
@@ -108,6 +175,8 @@ class Loss(nn.Module):
         citation: BibTeX for the model card, or "".
         options: for a loss in `LOSSES`, the training arguments that it reads, except its weight. Setting one while the
             loss is off is an error.
+        layers: for a loss that reads mapped layers, the pairs that it compares. By default those of `layer_map`, or one
+            pair for each layer of the student.
 
     Example:
         >>> class ReverseKL(Loss):
@@ -127,6 +196,7 @@ class Loss(nn.Module):
     description: ClassVar[str] = ""
     citation: ClassVar[str] = ""
     options: ClassVar[tuple[str, ...]] = ()
+    layers: tuple[LayerPair, ...] = ()
 
     @classmethod
     def check_arguments(cls, args: Any) -> None:
@@ -160,7 +230,7 @@ class Loss(nn.Module):
         """Counts the items of a batch. Override it if `forward` sums over something else.
 
         By default the items are the labelled positions if the loss needs labels, else the scored positions if it needs
-        logits, else the attended positions.
+        logits, else the attended positions, once for each pair of layers if it reads mapped layers.
 
         Args:
             scored: the positions and labels of the batch. The count must follow from these alone, not from a model's
@@ -171,6 +241,10 @@ class Loss(nn.Module):
         """
         if self.needs.labels:
             return scored.labelled.sum()
+        if self.needs.layers:
+            return sum(
+                (scored.attended_in(pair.stack).sum() for pair in self.layers), scored.attended.new_zeros(()).sum()
+            )
         return scored.positions.sum() if self.needs.logits else scored.attended.sum()
 
     def forward(self, student: Signals, teacher: Signals, scored: ScoredItems) -> torch.Tensor:

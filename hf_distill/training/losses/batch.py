@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from hf_distill.training.losses.base import Loss, ScoredItems, Signals
 from hf_distill.training.losses.making import how_to_leave_out
 from hf_distill.training.scoring import pieces
+from hf_distill.training.scoring.capture import LayerOutput
 from hf_distill.training.scoring.forward import ScoredOutput
 from hf_distill.training.scoring.scored import Scored
 
@@ -58,8 +59,9 @@ class BatchLosses:
             parts.append(part)
             sums.update(zip(of_logits, own_sums, strict=True))
         for name, loss in self.losses.items():
-            if loss.needs.last_hidden_state:
-                own_sum = self._over_states(student, name, loss)
+            if not loss.needs.logits:
+                over = self._over_layers if loss.needs.layers else self._over_states
+                own_sum = over(student, name, loss)
                 parts.append(self.weights[name] * own_sum)
                 sums[name] = own_sum.detach()
         self.sums = torch.stack([sums[name] for name in self.losses])
@@ -88,7 +90,7 @@ class BatchLosses:
                         for name, loss in losses.items()
                     ]
                 )
-                return sums @ weights, sums.detach()
+                return sums @ weights.to(sums.dtype), sums.detach()
 
             on_cpu = student_logits.device.type == "cpu"
             block_elements = pieces.BLOCK_ELEMENTS_ON_CPU if on_cpu else pieces.CHUNK_ELEMENTS
@@ -100,26 +102,64 @@ class BatchLosses:
         return pieces.sum_over_pieces(of_chunk, head_inputs, max(1, chunk_size), self.loss_scale)
 
     def _over_states(self, student: ScoredOutput, name: str, loss: Loss) -> torch.Tensor:
-        """The sum of a loss that reads hidden states."""
+        """The sum of a loss that reads the last hidden states."""
         hidden = known_states(student, "student", name, loss)
-        weights = state_weights(self.model, self.inputs, self.scored, hidden.shape[1], name, loss)
+        weights = state_weights(self.model, self.inputs, self.scored.attended, hidden.shape[1], name, loss)
         teacher = None
         if loss.reads_teacher:
             teacher = Signals(last_hidden_state=known_states(self.teacher, "teacher", name, loss))
         return checked(name, loss(Signals(last_hidden_state=hidden), teacher, ScoredItems(state_weights=weights)))
 
+    def _over_layers(self, student: ScoredOutput, name: str, loss: Loss) -> torch.Tensor:
+        """The sum of a loss that reads mapped layers, over all pairs of layers."""
+        total = self.weights[name].new_zeros(())
+        for index, pair in enumerate(loss.layers):
+            of_student = student.layers[pair.of_student]
+            of_teacher = self.teacher.layers[pair.of_teacher] if self.teacher is not None else LayerOutput()
+            attended = self.scored.attended_in(pair.stack)
+            weights = state_weights(self.model, self.inputs, attended, of_student.length, name, loss)
+            visible = None
+            if loss.needs.of_layer.attention:
+                visible = visible_to_both(weights.ne(0), of_student.visible, of_teacher.visible)
+            items = ScoredItems(state_weights=weights, visible=visible, pair=index)
+            signals = [_signals_of(output, loss) for output in (of_student, of_teacher)]
+            total = total + checked(name, loss(signals[0], signals[1] if loss.reads_teacher else None, items))
+        return total
+
+
+def _signals_of(output: LayerOutput, loss: Loss) -> Signals:
+    """What a loss needs of a layer. Other losses may need more of it."""
+    wanted = {name: getattr(output, name) for name, is_wanted in vars(loss.needs.of_layer).items() if is_wanted}
+    return Signals(**wanted, scaling=output.scaling, position_bias=output.position_bias)
+
+
+def visible_to_both(attended: torch.Tensor, *visible: torch.Tensor | None) -> torch.Tensor:
+    """True where a position attends to another in all models, and neither is padding: `[batch, 1, length, length]`.
+
+    Args:
+        attended: `[batch, length]`, False for padding.
+        *visible: `[1 or batch, 1, length, length]` for each model; None if every position attends to every other.
+    """
+    both = attended[:, None, :, None] & attended[:, None, None, :]
+    return reduce(torch.logical_and, (of_model for of_model in visible if of_model is not None), both)
+
 
 def state_weights(
-    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], scored: Scored, num_states: int, name: str, loss: Loss
+    model: PreTrainedModel,
+    inputs: Mapping[str, torch.Tensor],
+    attended: torch.Tensor,
+    num_states: int,
+    name: str,
+    loss: Loss,
 ) -> torch.Tensor:
-    """The weight of each last hidden state: `[batch, num_states]`.
+    """The weight of each hidden state: `[batch, num_states]`.
 
     A token's state is one item. An image or a recording is one item, shared equally by its states.
 
     Args:
         model: the student.
         inputs: the batch.
-        scored: the scored positions of the batch, from `head.score`.
+        attended: `[batch, length]`, False for padding; `[batch, 1]` for images and audio.
         num_states: hidden states per example.
         name: name of the loss that reads the states, for the error.
         loss: the loss that reads the states.
@@ -127,7 +167,6 @@ def state_weights(
     Raises:
         ValueError: if the model reads tokens and does not have one hidden state per token.
     """
-    attended = scored.attended
     if attended.shape[1] == num_states:
         return attended.float()
     if attended.shape[1] != 1:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
 from hf_distill.training.losses.citations import HINTON_2015
+from hf_distill.training.losses.precision import at_least_fp32
 from hf_distill.training.scoring.top_k import TopK, log_tail
 
 
@@ -31,8 +32,8 @@ def kl_divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, te
         tensor(0.)
     """
     student_logits = student_logits[:, : teacher_logits.shape[1]]
-    student_log_probs = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    teacher_log_probs = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
+    student_log_probs = F.log_softmax(at_least_fp32(student_logits) / temperature, dim=-1)
+    teacher_log_probs = F.log_softmax(at_least_fp32(teacher_logits) / temperature, dim=-1)
     divergence = F.kl_div(student_log_probs, teacher_log_probs, reduction="sum", log_target=True)
     return temperature**2 * divergence
 

@@ -1,10 +1,12 @@
 """Which losses a training uses: those of the `alpha_...` arguments, and the user's own."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hf_distill.training.losses import LOSSES
 from hf_distill.training.losses.base import Loss, Setup
+from hf_distill.training.losses.layer_map import LayerPair, ModelLayers
+from hf_distill.training.scoring.capture import Layer, LayerCapture, Wanted, can_capture_attention
 
 GivenLosses = Mapping[str, tuple[Loss, float]]
 """The `losses` argument of `DistillationTrainer`: pairs of a loss and its weight, by name."""
@@ -20,7 +22,7 @@ def check_given_losses(given: GivenLosses, weights: Mapping[str, float]) -> None
     Raises:
         TypeError: if `given` is not a mapping from names to pairs of a `Loss` and a number.
         ValueError: if a name is invalid or taken, if a weight is below 0, or if a loss does not read exactly one of
-            logits and hidden states.
+            logits, last hidden states and mapped layers.
     """
     if not isinstance(given, Mapping):
         raise TypeError(f'losses should be a dict such as {{"name": (loss, weight)}}, but is {type(given).__name__}.')
@@ -39,10 +41,10 @@ def check_given_losses(given: GivenLosses, weights: Mapping[str, float]) -> None
             raise TypeError(f"losses[{name!r}] has weight {weight!r}, which should be a finite number.")
         if weight < 0:
             raise ValueError(f"losses[{name!r}] has weight {weight}, which should be 0 (off) or above.")
-        if loss.needs.logits == loss.needs.last_hidden_state:
+        if loss.needs.logits + loss.needs.last_hidden_state + loss.needs.layers != 1:
             raise ValueError(
-                f"losses[{name!r}] is a {type(loss).__name__} with {loss.needs}: set exactly one of logits and "
-                f"last_hidden_state to True."
+                f"losses[{name!r}] is a {type(loss).__name__} with {loss.needs}: a loss reads exactly one of logits, "
+                f"last_hidden_state and mapped layers (hidden_states, queries, keys and values)."
             )
         if loss.needs.labels and not loss.needs.logits:
             raise ValueError(
@@ -75,9 +77,55 @@ def make_losses(
         loss = given[name][0] if name in given else LOSSES[name].from_setup(setup)
         if name not in given and name in previous and loss.state_dict().keys() == previous[name].state_dict().keys():
             loss.load_state_dict(previous[name].state_dict())
+        if loss.needs.layers and not loss.layers:
+            loss.layers = setup.map_layers()
+        if loss.needs.of_layer.attention:
+            check_attention(setup.layers, loss.layers, name, loss)
         loss.check(setup.student, setup.teacher)
         losses[name] = loss
     return losses
+
+
+def layer_captures(losses: Mapping[str, Loss], setup: Setup) -> tuple[LayerCapture | None, LayerCapture | None]:
+    """The captures of student and teacher for the layers that the losses read; None for a model without such layers."""
+    readers = [loss for loss in losses.values() if loss.needs.layers]
+    if not readers:
+        return None, None
+    student, teacher = setup.layers
+    of_student: dict[Layer, Wanted] = {}
+    of_teacher: dict[Layer, Wanted] = {}
+    for loss in readers:
+        for pair in loss.layers:
+            of_student[pair.of_student] = of_student.get(pair.of_student, Wanted()) | loss.needs.of_layer
+            if loss.reads_teacher:
+                of_teacher[pair.of_teacher] = of_teacher.get(pair.of_teacher, Wanted()) | loss.needs.of_layer
+    return (
+        LayerCapture(student.model, student.paths, of_student),
+        LayerCapture(teacher.model, teacher.paths, of_teacher) if of_teacher else None,
+    )
+
+
+def check_attention(
+    models: tuple[ModelLayers, ModelLayers], layers: Sequence[LayerPair], name: str, loss: Loss
+) -> None:
+    """Checks that the attention of the layers can be captured.
+
+    Args:
+        models: student and teacher.
+        layers: the pairs of layers.
+        name: name of the loss, for the error.
+        loss: the loss.
+
+    Raises:
+        ValueError: if a layer does not call an attention function of transformers.
+    """
+    for pair in layers:
+        for model, (stack, index) in zip(models, (pair.of_student, pair.of_teacher), strict=True):
+            if not can_capture_attention(model.model.get_submodule(f"{model.paths[stack]}.{max(index, 0)}")):
+                raise ValueError(
+                    f"The loss {name!r} reads the attention of a {type(model.model).__name__}, which does not call the "
+                    f"attention functions of transformers: {how_to_leave_out(name, loss)}."
+                )
 
 
 def readers_of_teacher(weights: Mapping[str, float], given: GivenLosses) -> list[str]:

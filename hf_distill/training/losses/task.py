@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from hf_distill.data.labels import IGNORE_INDEX
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
+from hf_distill.training.losses.precision import at_least_fp32
 
 
 def cross_entropy(student_logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
@@ -31,7 +32,7 @@ def cross_entropy(student_logits: torch.Tensor, labels: torch.Tensor, label_smoo
         tensor(1.3863)
     """
     return F.cross_entropy(
-        student_logits.float(),
+        at_least_fp32(student_logits),
         labels,
         ignore_index=IGNORE_INDEX,
         label_smoothing=label_smoothing,
@@ -60,7 +61,8 @@ def binary_cross_entropy(
         >>> binary_cross_entropy(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, -100.0]]))
         tensor(1.3863)
     """
-    losses = F.binary_cross_entropy_with_logits(student_logits.float(), labels.float(), reduction="none")
+    logits = at_least_fp32(student_logits)
+    losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
     return losses.masked_fill(labels == IGNORE_INDEX, 0.0).sum()
 
 
@@ -83,7 +85,7 @@ def squared_error(student_logits: torch.Tensor, labels: torch.Tensor, label_smoo
         >>> squared_error(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [float("nan")]]))
         tensor(4.)
     """
-    return (student_logits.float() - labels.float()).masked_fill(labels.isnan(), 0.0).square().sum()
+    return (at_least_fp32(student_logits) - at_least_fp32(labels)).masked_fill(labels.isnan(), 0.0).square().sum()
 
 
 TASK_LOSSES: dict[str, Callable[..., torch.Tensor]] = {

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import default_compute_objective
 
 from hf_distill.adapters import transformers_model
@@ -15,12 +15,14 @@ from hf_distill.training.losses.base import Loss, LossArguments, Setup
 from hf_distill.training.losses.making import (
     GivenLosses,
     check_given_losses,
+    layer_captures,
     make_losses,
     readers_of_teacher,
 )
 from hf_distill.training.losses.parameters import LossParameters, StepWithStudent, check_engine
 from hf_distill.training.losses.steps import StepLosses
 from hf_distill.training.scoring.alignment import HeadSpec, head_spec
+from hf_distill.training.scoring.capture import LayerCapture
 from hf_distill.training.scoring.heads import Head
 
 
@@ -28,13 +30,14 @@ class ReadTeacher(Protocol):
     """What this trainer needs to know about the teacher, live or stored."""
 
     head_spec: HeadSpec
+    model: PreTrainedModel | None
 
     @property
     def top_k(self) -> int | None: ...
 
     def can_read(self, inputs: Mapping[str, torch.Tensor]) -> bool: ...
 
-    def prepare_for(self, losses: Mapping[str, Loss]) -> None: ...
+    def prepare_for(self, losses: Mapping[str, Loss], capture: LayerCapture | None) -> None: ...
 
 
 class LossTrainerArguments(LossArguments, Protocol):
@@ -71,6 +74,7 @@ class LossTrainer(Trainer):
     losses: dict[str, Loss]
     loss_weights: dict[str, float]
     loss_parameters: LossParameters
+    _capture: LayerCapture | None
     _signature_columns: list[str] | None
 
     def _take_losses(self, given: GivenLosses) -> None:
@@ -107,12 +111,14 @@ class LossTrainer(Trainer):
             raise ValueError(f"{' and '.join(readers)} need a teacher: pass teacher_model to the trainer.")
         self._arguments_of_losses = args.distillation_fields()
         self.loss_weights = self._all_weights()
+        student, teacher = transformers_model(self.model), None if self.teacher is None else self.teacher.model
         setup = Setup(
             args=args,
             head=self.head,
-            student=head_spec(transformers_model(self.model)),
+            student=head_spec(student),
             teacher=None if self.teacher is None else self.teacher.head_spec,
             top_k=None if self.teacher is None else self.teacher.top_k,
+            models=None if teacher is None else (student, teacher),
         )
         if begin_anew:
             for name, state in self._beginnings.items():
@@ -121,8 +127,9 @@ class LossTrainer(Trainer):
         self.losses = make_losses(self.loss_weights, self._given_losses, setup, previous)
         for loss in self.losses.values():
             loss.to(args.device)
+        self._capture, capture_of_teacher = layer_captures(self.losses, setup)
         if self.teacher is not None:
-            self.teacher.prepare_for(self.losses)
+            self.teacher.prepare_for(self.losses, capture_of_teacher)
         self.loss_parameters = LossParameters(self.losses)
         check_engine(self.loss_parameters, self.accelerator)
         self.loss_parameters.begin_alike(self.accelerator)

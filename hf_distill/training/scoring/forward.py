@@ -5,7 +5,8 @@ With RoBERTa's vocabulary, the logits of one position cost about as many multipl
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
 from hf_distill.training.scoring.backbone import Backbone
+from hf_distill.training.scoring.capture import Layer, LayerCapture, LayerOutput
 from hf_distill.training.scoring.heads import Head
 from hf_distill.training.scoring.scored import Scored
 
@@ -30,11 +32,13 @@ class ScoredOutput:
         head_inputs: `[scored, width]` hidden states for a vocabulary head, else `[scored, classes]` logits. For a
             stored teacher, a `TopK` if top-k targets are stored; None if no loss reads them.
         head: computes the logits `[piece, classes]`, or a `TopK`, of a slice of `head_inputs`.
+        layers: what was captured in the layers that losses read.
     """
 
     last_hidden_state: torch.Tensor | None
     head_inputs: Any
     head: Callable[[Any], Any]
+    layers: Mapping[Layer, LayerOutput] = field(default_factory=dict)
 
     def logits(self, piece: slice) -> Any:
         """The logits of a slice of the scored positions, `[piece, classes]`, or a `TopK`."""
@@ -49,6 +53,7 @@ def scored_forward(
     scored: Scored,
     loss_of: Callable[[ScoredOutput], torch.Tensor] | None = None,
     whole_logits: bool = False,
+    capture: LayerCapture | None = None,
 ) -> tuple[ScoredOutput, ModelOutput]:
     """Runs one forward of a model, with a vocabulary head on the scored positions only.
 
@@ -66,13 +71,14 @@ def scored_forward(
             gathers the head's parameters only there. The forward returns the loss, so the wrapper sees the backward
             pass.
         whole_logits: run the head on all positions, for callers who need logits `[batch, length, classes]`.
+        capture: captures the layers that losses read; None if they read none.
 
     Returns:
         The scored output, and the output of the forward itself. The latter includes the loss, and logits only if the
         head ran on all positions.
     """
     if not head.runs_alone or whole_logits:
-        return _forward(wrapped, model, head, inputs, scored, loss_of, narrowed=False)
+        return _forward(wrapped, model, head, inputs, scored, loss_of, capture, narrowed=False)
     started = []  # not empty once the head has run: later errors are not the head's
 
     def loss_of_narrowed(output: ScoredOutput) -> torch.Tensor | None:
@@ -80,13 +86,13 @@ def scored_forward(
         return None if loss_of is None else loss_of(output)
 
     try:
-        return _forward(wrapped, model, head, inputs, scored, loss_of_narrowed, narrowed=True)
+        return _forward(wrapped, model, head, inputs, scored, loss_of_narrowed, capture, narrowed=True)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
         if started:
             raise
-        outputs = _forward(wrapped, model, head, inputs, scored, loss_of, narrowed=False)
+        outputs = _forward(wrapped, model, head, inputs, scored, loss_of, capture, narrowed=False)
         head.runs_alone = False
         logger.warning(
             f"The head of {type(model).__name__} cannot run on the scored positions only ({error}). The logits of all "
@@ -102,6 +108,7 @@ def _forward(
     inputs: Mapping[str, torch.Tensor],
     scored: Scored,
     loss_of: Callable[[ScoredOutput], torch.Tensor | None] | None,
+    capture: LayerCapture | None,
     narrowed: bool,
 ) -> tuple[ScoredOutput, ModelOutput]:
     """`scored_forward` for one value of `narrowed`: whether the head runs on the scored positions only."""
@@ -112,6 +119,7 @@ def _forward(
     def after_model(module, args, output):
         model_hook.remove()
         backbone.close()  # the model is called again to run the head
+        layers = {} if capture is None else capture.take()
         hidden = backbone.last_hidden_state
         output = head.named(output)
         if narrowed:
@@ -120,9 +128,9 @@ def _forward(
             if not head.is_proved:
                 backbone.prove(hidden)
                 head.is_proved = True
-            scored_output = ScoredOutput(hidden, scored.select(hidden), backbone.run_head)
+            scored_output = ScoredOutput(hidden, scored.select(hidden), backbone.run_head, layers)
         else:
-            scored_output = ScoredOutput(hidden, head.scored_logits(output, scored), lambda logits: logits)
+            scored_output = ScoredOutput(hidden, head.scored_logits(output, scored), lambda logits: logits, layers)
         scored_outputs.append(scored_output)
         loss = None if loss_of is None else loss_of(scored_output)
         return output if loss is None else type(output)(**{**({} if narrowed else output), "loss": loss})
@@ -130,7 +138,8 @@ def _forward(
     # Prepended, so it runs before an engine that shards parameters frees them at the end of the forward.
     model_hook = model.register_forward_hook(after_model, prepend=True)
     try:
-        output = wrapped(**inputs)
+        with nullcontext() if capture is None else capture.open():
+            output = wrapped(**inputs)
     finally:  # remove the hooks even if the forward failed
         model_hook.remove()
         backbone.close()

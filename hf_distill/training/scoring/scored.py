@@ -22,6 +22,7 @@ class Scored:
         labels: same shape as `positions`, or `[scored, classes]`; None if the batch has no labels.
         known_indices: `[scored]`, for a head with one distribution per token: the indices in the flattened batch where
             `positions` is True. None if they are unknown; computing them waits for the device.
+        encoder_attended: for an encoder-decoder, the same as `attended` for the positions of the encoder.
     """
 
     attended: torch.Tensor
@@ -29,6 +30,7 @@ class Scored:
     labelled: torch.Tensor
     labels: torch.Tensor | None
     known_indices: torch.Tensor | None = None
+    encoder_attended: torch.Tensor | None = None
 
     @property
     def per_token(self) -> bool:
@@ -46,6 +48,10 @@ class Scored:
             return self.known_indices
         with torch.inference_mode(False):  # the first caller may be the teacher, in inference mode
             return self.positions.flatten().nonzero().squeeze(1)
+
+    def attended_in(self, stack: str) -> torch.Tensor:
+        """True where there is no padding, for the positions of a stack of layers."""
+        return self.encoder_attended if stack == "encoder" and self.encoder_attended is not None else self.attended
 
     def select(self, values: torch.Tensor) -> torch.Tensor:
         """Selects `[scored, ...]` from `[batch, length, ...]`, for a head with one distribution per token.

@@ -39,7 +39,10 @@ class TokenHead(Head):
         else:
             positions = labels.ne(IGNORE_INDEX) & attended
         labelled = torch.zeros_like(positions) if labels is None else labels.ne(IGNORE_INDEX) & positions
-        return Scored(attended, positions, labelled, labels)
+        encoder_attended = self._encoder_attended(inputs)
+        if encoder_attended is not None:
+            encoder_attended = first_examples(encoder_attended, num_examples)
+        return Scored(attended, positions, labelled, labels, encoder_attended=encoder_attended)
 
     def scored_logits(self, output, scored):
         return scored.select(output.logits)
@@ -52,6 +55,10 @@ class TokenHead(Head):
 
     def _attended(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return attended_positions(inputs)
+
+    def _encoder_attended(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """The attended positions of the encoder; None without one."""
+        return None
 
     def _token_labels(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         """The correct class of each token, `[batch, length]`."""
@@ -133,6 +140,9 @@ class Seq2SeqLMHead(MaskedLMHead):
         if isinstance(model, EncoderDecoderModel):  # the only model that derives a mask from them too
             made["decoder_attention_mask"] = decoder_input_ids.ne(model.config.pad_token_id).long()
         return {**made, **inputs}
+
+    def _encoder_attended(self, inputs):
+        return attended_positions(inputs)
 
     def _attended(self, inputs):
         if (attention_mask := inputs.get("decoder_attention_mask")) is not None:

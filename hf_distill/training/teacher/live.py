@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_distill.adapters import adapters_off, transformers_model
 from hf_distill.training.losses.base import Loss
 from hf_distill.training.scoring.alignment import check_alignment, head_spec, named_inputs
+from hf_distill.training.scoring.capture import LayerCapture
 from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.forward import ScoredOutput, scored_forward
 from hf_distill.training.scoring.scored import Scored
@@ -47,6 +48,7 @@ class Teacher:
                 f"with AutoModelForSequenceClassification.from_pretrained(...) or a similar class."
             )
         self.model = transformers_model(model)
+        self._capture: LayerCapture | None = None
         self.wrapped: nn.Module | None = None  # the sharded or compiled model, which is called instead
         self._reading: Callable[[], AbstractContextManager] = torch.inference_mode
         if model is student and isinstance(student, PeftModel):
@@ -79,8 +81,9 @@ class Teacher:
             "teacher_fingerprint": self.fingerprint,
         }
 
-    def prepare_for(self, losses: Mapping[str, Loss]) -> None:
-        """Does nothing: a live teacher provides every signal."""
+    def prepare_for(self, losses: Mapping[str, Loss], capture: LayerCapture | None = None) -> None:
+        """Sets what is captured in the teacher's layers. A live teacher provides every signal."""
+        self._capture = capture
 
     def collator(self, collator: Callable[[Sequence], dict]) -> Callable[[Sequence], dict]:
         """Returns the collator unchanged: a live teacher reads the student's batches."""
@@ -110,7 +113,7 @@ class Teacher:
         wrapped = self.model if self.wrapped is None else self.wrapped
         with torch.no_grad(), self._reading(), autocast():
             self.model.eval()
-            output, _ = scored_forward(wrapped, self.model, self.head, inputs, scored)
+            output, _ = scored_forward(wrapped, self.model, self.head, inputs, scored, capture=self._capture)
 
         def logits(head_inputs: torch.Tensor) -> torch.Tensor:
             with torch.no_grad(), self._reading(), autocast():
@@ -118,9 +121,11 @@ class Teacher:
                 logits = logits.to(scored.positions.device)
             return logits if self._columns is None else logits[:, self._columns]
 
-        hidden = output.last_hidden_state
-        hidden = None if hidden is None else hidden.to(scored.positions.device)  # `device_map` may place it elsewhere
-        return replace(output, last_hidden_state=hidden, head=logits)
+        # `device_map` may place layers elsewhere
+        device, hidden = scored.positions.device, output.last_hidden_state
+        hidden = None if hidden is None else hidden.to(device)
+        layers = {layer: captured.to(device) for layer, captured in output.layers.items()}
+        return replace(output, last_hidden_state=hidden, head=logits, layers=layers)
 
 
 def check_no_shared_parameters(student: nn.Module, teacher: nn.Module) -> None:

@@ -44,6 +44,8 @@ class StoredTeacher:
         ValueError: if the targets do not match the student or the tokenizer.
     """
 
+    model = None  # only its outputs are known
+
     def __init__(
         self,
         source: Source,
@@ -71,7 +73,7 @@ class StoredTeacher:
             self._columns = check_alignment(own, replace(self.head_spec, vocab_size=own.vocab_size))
         self._reads_logits = self._reads_hidden_states = False
 
-    def prepare_for(self, losses: Mapping[str, Loss]) -> None:
+    def prepare_for(self, losses: Mapping[str, Loss], capture: object = None) -> None:
         """Sets which columns are read: only those that the losses need.
 
         Raises:

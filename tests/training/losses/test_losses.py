@@ -146,7 +146,8 @@ def test_items_are_what_is_summed():
     labels = torch.tensor([[7, -100, -100], [-100, 9, -100]])
     scored = Scored(attended, positions=attended, labelled=labels.ne(-100), labels=labels)
     items = {name: loss.from_setup(make_setup()).items(scored).item() for name, loss in LOSSES.items()}
-    assert items == {"kl": 5, "task": 2, "cos": 5}
+    # Four pairs of layers for the losses over all layers, and one for the relation.
+    assert items == {"kl": 5, "task": 2, "cos": 5, "hidden": 20, "attention": 20, "relation": 5}
 
 
 @given(shape=shapes, seed=seeds, k=st.integers(1, 9), temperature=st.floats(0.5, 10), scale=st.floats(0.1, 20))
@@ -251,7 +252,7 @@ def make_setup(top_k=None, **arguments):
     model = make_model("bert", "classification")
     outputs = head_spec(model)
     arguments = DistillationTrainingArguments("out", **arguments)
-    return Setup(arguments, find_head(model), student=outputs, teacher=outputs, top_k=top_k)
+    return Setup(arguments, find_head(model), student=outputs, teacher=outputs, top_k=top_k, models=(model, model))
 
 
 @pytest.mark.parametrize("described", [*SUMS, *LOSSES.values()], ids=lambda described: described.__name__)
@@ -262,12 +263,13 @@ def test_every_loss_is_complete(described):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_keeps_the_contract(name):
-    assert getattr(DistillationTrainingArguments("out"), f"alpha_{name}") > 0
+    assert hasattr(DistillationTrainingArguments("out"), f"alpha_{name}")
     loss = LOSSES[name].from_setup(make_setup())
-    assert loss.needs.logits != loss.needs.last_hidden_state
+    assert loss.needs.logits + loss.needs.last_hidden_state + loss.needs.layers == 1
     assert loss.description
     assert loss.reads_teacher == (name != "task")
-    assert loss.citation.startswith("@article{") or not loss.reads_teacher
+    assert loss.citation.startswith("@") or not loss.reads_teacher
+    assert {*loss.options} <= DistillationTrainingArguments.__dataclass_fields__.keys()
     assert not list(loss.parameters())
 
 
