@@ -123,6 +123,11 @@ def _check(task: Task, args: TaskArguments, training: DistillationTrainingArgume
     labelled = args.train_file or args.train_split
     if not labelled and not (args.unlabelled_file or args.unlabelled_split):
         raise ValueError("No training data: give train_file, or dataset_name and train_split.")
+    if not labelled and training.alpha_kl and training.divergence == "dkd":
+        raise ValueError(
+            "There are no labels without train_file or train_split, but divergence='dkd' needs them: choose another "
+            "divergence."
+        )
     if not labelled and (training.reads_labels or args.validation_share is not None):
         raise ValueError(
             f"There are no labels without train_file or train_split, but alpha_task={training.alpha_task} and "

@@ -33,7 +33,7 @@ from hf_distill.training.engines import is_zero3, loss_scale, one_group_for_head
 from hf_distill.training.finite import FiniteGuard
 from hf_distill.training.losses.batch import BatchLosses
 from hf_distill.training.losses.evaluation import EvaluatingTrainer
-from hf_distill.training.losses.making import GivenLosses, how_to_leave_out, name_in_code
+from hf_distill.training.losses.making import GivenLosses, how_to_read_no_labels, name_of_label_reader
 from hf_distill.training.losses.parameters import check_scheduler
 from hf_distill.training.losses.steps import means
 from hf_distill.training.scoring.alignment import named_inputs
@@ -280,8 +280,8 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             return None
         if self.needs_labels and not self._has_labels(batch_samples[0]):
             readers = {name: loss for name, loss in self.losses.items() if loss.needs.labels}
-            in_code = [name_in_code(name, loss, self.loss_weights[name]) for name, loss in readers.items()]
-            ways = [how_to_leave_out(name, loss) for name, loss in readers.items()]
+            in_code = [name_of_label_reader(name, loss, self.loss_weights[name]) for name, loss in readers.items()]
+            ways = [how_to_read_no_labels(name, loss) for name, loss in readers.items()]
             raise ValueError(
                 f"The training batches have no {' and '.join(self.head.label_names)}, only "
                 f"{', '.join(batch_samples[0])}, but labels are needed by {' and '.join(in_code)}: add labels, or "

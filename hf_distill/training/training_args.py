@@ -9,11 +9,12 @@ from typing import Literal, get_args
 import torch
 from transformers import TrainingArguments
 
-from hf_distill.training.losses import LOSSES, Loss
+from hf_distill.training.losses import DIVERGENCES, LOSSES, Loss
 
 KLPositions = Literal["labels", "attended"]
 HiddenDistance = Literal["mse", "cosine", "normalized_mse"]
 AttentionHeads = Literal["each", "mean"]
+DivergenceName = Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "mse", "dkd", "dist"]
 TeacherDtype = Literal["float32", "bfloat16", "float16"]
 TeacherQuantization = Literal["8bit", "4bit"]
 TeacherDeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
@@ -22,6 +23,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "kl_positions": get_args(KLPositions),
     "hidden_loss": get_args(HiddenDistance),
     "attention_heads": get_args(AttentionHeads),
+    "divergence": get_args(DivergenceName),
     "teacher_dtype": get_args(TeacherDtype),
     "teacher_quantization": get_args(TeacherQuantization),
     "teacher_device_map": get_args(TeacherDeviceMap),
@@ -136,6 +138,43 @@ class DistillationTrainingArguments(TrainingArguments):
         },
     )
 
+    # The divergence of the KL loss
+    divergence: DivergenceName = field(
+        default="forward_kl",
+        metadata={
+            "help": "What the KL loss minimises; docs/losses.md describes each divergence. 'dkd' needs labels, and "
+            "'dkd' and 'dist' need three or more classes."
+        },
+    )
+    divergence_beta: float = field(
+        default=0.5,
+        metadata={
+            "help": "Weight of the teacher in divergence='jsd': near 0 it is like forward KL, near 1 like reverse KL."
+        },
+    )
+    divergence_skew: float = field(
+        default=0.1,
+        metadata={
+            "help": "Share of the teacher in the student's side of divergence='skew_kl', and of the student in the "
+            "teacher's side of 'skew_reverse_kl'. Between 0 and 1."
+        },
+    )
+    dkd_alpha: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the labelled class against all others in divergence='dkd'."},
+    )
+    dkd_beta: float = field(
+        default=8.0,
+        metadata={"help": "Weight of the distribution over the other classes in divergence='dkd'."},
+    )
+    standardize_logits: bool = field(
+        default=False,
+        metadata={
+            "help": "Standardise the logits of each position, in student and teacher: subtract their mean and divide "
+            "by their standard deviation, before the temperature. Needs three or more classes."
+        },
+    )
+
     # The teacher
     teacher_model_name_or_path: str | None = field(
         default=None,
@@ -228,6 +267,11 @@ class DistillationTrainingArguments(TrainingArguments):
         is_read = any("layer_map" in loss.options for loss in self._losses_in_use)
         if not is_read and not any(loss.needs.layers for loss in given):
             unread |= self._set_by_user("layer_map")
+        if self._divergence_reads_labels and self.kl_positions != "labels" and not given:
+            raise ValueError(
+                f"kl_positions={self.kl_positions!r} would have no effect with divergence={self.divergence!r}, which "
+                f"compares positions with a label only: leave it out, or choose another divergence."
+            )
         if self.alpha_kl == 0 and not given:
             unread |= self._set_by_user("kl_positions")
         if not self.reads_teacher and not any(loss.reads_teacher for loss in given):
@@ -252,7 +296,7 @@ class DistillationTrainingArguments(TrainingArguments):
     @property
     def reads_labels(self) -> bool:
         """Whether any loss reads hard labels."""
-        return any(loss.needs.labels for loss in self._losses_in_use)
+        return self._divergence_reads_labels or any(loss.needs.labels for loss in self._losses_in_use)
 
     def leave_out_teacher(self) -> None:
         """Turns off the losses that read a teacher: sets their weights to 0, and default weights of other losses to 1.
@@ -272,6 +316,10 @@ class DistillationTrainingArguments(TrainingArguments):
     def _alphas(self) -> dict[str, float]:
         """The weights of the losses by field: `{"alpha_kl": alpha_kl, ...}`."""
         return {f"alpha_{name}": weight for name, weight in self.loss_weights.items()}
+
+    @property
+    def _divergence_reads_labels(self) -> bool:
+        return self.alpha_kl > 0 and DIVERGENCES[self.divergence].reads_labels
 
     @property
     def _losses_in_use(self) -> list[type[Loss]]:

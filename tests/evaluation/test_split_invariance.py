@@ -7,7 +7,6 @@ import torch
 from hf_distill import Loss, Needs, check_split_invariance
 from hf_distill.training.losses import CosineLoss, DivergenceLoss, TaskLoss
 from hf_distill.training.losses.hidden_states import Projection
-from hf_distill.training.losses.logits import kl_divergence
 from hf_distill.training.losses.task import cross_entropy
 from hf_distill.training.scoring import pieces
 from tests.conftest import collate, make_model, make_rows
@@ -29,9 +28,9 @@ def check(loss, head="mlm", width=16, with_teacher=True, **options):
 @pytest.mark.parametrize(
     ("loss", "options"),
     [
-        (DivergenceLoss(kl_divergence, 2.0), {}),
-        (DivergenceLoss(kl_divergence, 2.0), {"kl_positions": "attended"}),
-        (DivergenceLoss(kl_divergence, 2.0), {"head": "classification"}),
+        (DivergenceLoss(), {}),
+        (DivergenceLoss(), {"kl_positions": "attended"}),
+        (DivergenceLoss(), {"head": "classification"}),
         (TaskLoss(cross_entropy), {"with_teacher": False}),
         (CosineLoss(), {}),
         (CosineLoss(Projection(8, 16, seed=0)), {"width": 8}),

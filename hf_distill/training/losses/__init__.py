@@ -6,8 +6,9 @@ and a row to the parametrised test.
 
 from hf_distill.training.losses.attention import AttentionLoss, RelationLoss
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
+from hf_distill.training.losses.divergences import DIVERGENCES, Divergence
 from hf_distill.training.losses.hidden_states import HIDDEN_LOSSES, CosineLoss, HiddenLoss
-from hf_distill.training.losses.logits import DIVERGENCES, DivergenceLoss
+from hf_distill.training.losses.logits import DivergenceLoss
 from hf_distill.training.losses.task import TASK_LOSSES, TaskLoss
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "TASK_LOSSES",
     "AttentionLoss",
     "CosineLoss",
+    "Divergence",
     "DivergenceLoss",
     "HiddenLoss",
     "Loss",

@@ -107,6 +107,8 @@ class LossArguments(Protocol):
     """The training arguments that the losses read."""
 
     temperature: float
+    divergence: str
+    standardize_logits: bool
     label_smoothing_factor: float
     project_hidden_states: bool
     hidden_loss: str
@@ -191,10 +193,10 @@ class Loss(nn.Module):
         >>> trainer = DistillationTrainer(student, args, teacher_model=teacher, losses=losses)
     """
 
-    needs: ClassVar[Needs] = Needs()
+    needs: Needs = Needs()
     reads_teacher: ClassVar[bool] = True
-    description: ClassVar[str] = ""
-    citation: ClassVar[str] = ""
+    description: str = ""
+    citation: str = ""
     options: ClassVar[tuple[str, ...]] = ()
     layers: tuple[LayerPair, ...] = ()
 

@@ -28,3 +28,60 @@ WANG_2021 = """@inproceedings{wang2021minilmv2,
   booktitle = {Findings of ACL},
   year      = {2021}
 }"""
+
+GU_2023 = """@article{gu2023minillm,
+  title   = {{MiniLLM}: Knowledge Distillation of Large Language Models},
+  author  = {Gu, Yuxian and Dong, Li and Wei, Furu and Huang, Minlie},
+  journal = {arXiv preprint arXiv:2306.08543},
+  year    = {2023}
+}"""
+
+AGARWAL_2023 = """@article{agarwal2023gkd,
+  title   = {On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes},
+  author  = {Agarwal, Rishabh and Vieillard, Nino and Zhou, Yongchao and Stanczyk, Piotr and Ramos, Sabela and
+             Geist, Matthieu and Bachem, Olivier},
+  journal = {arXiv preprint arXiv:2306.13649},
+  year    = {2023}
+}"""
+
+KO_2024 = """@article{ko2024distillm,
+  title   = {{DistiLLM}: Towards Streamlined Distillation for Large Language Models},
+  author  = {Ko, Jongwoo and Kim, Sungnyun and Chen, Tianyi and Yun, Se-Young},
+  journal = {arXiv preprint arXiv:2402.03898},
+  year    = {2024}
+}"""
+
+WEN_2023 = """@article{wen2023fdistill,
+  title   = {f-Divergence Minimization for Sequence-Level Knowledge Distillation},
+  author  = {Wen, Yuqiao and Li, Zichao and Du, Wenyu and Mou, Lili},
+  journal = {arXiv preprint arXiv:2307.15190},
+  year    = {2023}
+}"""
+
+KIM_2021 = """@article{kim2021comparing,
+  title   = {Comparing {Kullback-Leibler} Divergence and Mean Squared Error Loss in Knowledge Distillation},
+  author  = {Kim, Taehyeon and Oh, Jaehoon and Kim, NakYil and Cho, Sangwook and Yun, Se-Young},
+  journal = {arXiv preprint arXiv:2105.08919},
+  year    = {2021}
+}"""
+
+ZHAO_2022 = """@article{zhao2022decoupled,
+  title   = {Decoupled Knowledge Distillation},
+  author  = {Zhao, Borui and Cui, Quan and Song, Renjie and Qiu, Yiyu and Liang, Jiajun},
+  journal = {arXiv preprint arXiv:2203.08679},
+  year    = {2022}
+}"""
+
+HUANG_2022 = """@article{huang2022dist,
+  title   = {Knowledge Distillation from A Stronger Teacher},
+  author  = {Huang, Tao and You, Shan and Wang, Fei and Qian, Chen and Xu, Chang},
+  journal = {arXiv preprint arXiv:2205.10536},
+  year    = {2022}
+}"""
+
+SUN_2024 = """@article{sun2024logit,
+  title   = {Logit Standardization in Knowledge Distillation},
+  author  = {Sun, Shangquan and Ren, Wenqi and Li, Jingzhi and Wang, Rui and Cao, Xiaochun},
+  journal = {arXiv preprint arXiv:2403.01427},
+  year    = {2024}
+}"""

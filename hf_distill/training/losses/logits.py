@@ -1,166 +1,168 @@
-"""Divergences between the student's and the teacher's logits, one function each, and the loss that uses them."""
+"""The loss between the student's and the teacher's logits."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
-from hf_distill.training.losses.citations import HINTON_2015
-from hf_distill.training.losses.precision import at_least_fp32
-from hf_distill.training.scoring.top_k import TopK, log_tail
+from hf_distill.training.losses.citations import SUN_2024
+from hf_distill.training.losses.divergences import DIVERGENCES
+from hf_distill.training.losses.divergences.standardization import standardized
 
-
-def kl_divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The KL divergence from the teacher's softened distribution to the student's, times temperature squared.
-
-    `T^2 * KL(softmax(teacher_logits / T) || softmax(student_logits / T))`, summed over the scored positions. The factor
-    `T^2` keeps the size of the gradient independent of the temperature. Both softmaxes are computed in fp32.
-
-    Reference: Hinton et al., 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531
-
-    Args:
-        student_logits: `[scored, classes]`. Further columns, from a vocabulary that is padded further, are ignored.
-        teacher_logits: `[scored, classes]`.
-        temperature: divides the logits of both sides.
-
-    Returns:
-        The sum over the scored positions, an fp32 tensor of shape `[]`.
-
-    Example:
-        >>> kl_divergence(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), temperature=2.0)
-        tensor(0.)
-    """
-    student_logits = student_logits[:, : teacher_logits.shape[1]]
-    student_log_probs = F.log_softmax(at_least_fp32(student_logits) / temperature, dim=-1)
-    teacher_log_probs = F.log_softmax(at_least_fp32(teacher_logits) / temperature, dim=-1)
-    divergence = F.kl_div(student_log_probs, teacher_log_probs, reduction="sum", log_target=True)
-    return temperature**2 * divergence
-
-
-def top_k_kl_divergence(student_logits: torch.Tensor, teacher_logits: TopK, temperature: float) -> torch.Tensor:
-    """The KL divergence to a stored teacher that keeps only the k most likely tokens.
-
-    `T^2 * KL(p || q)` over k + 1 events, the k tokens and all other tokens together, summed over the scored positions
-    in fp32. It equals the full divergence if student and teacher distribute the remaining probability alike, and is
-    smaller otherwise. If k is the size of the vocabulary, it is the full divergence.
-
-    Reference: Hinton et al., 2015, https://arxiv.org/abs/1503.02531, over fewer events; Anshumann et al., 2025, Sparse
-    Logit Sampling, https://arxiv.org/abs/2503.16870, on the information that top k loses
-
-    Args:
-        student_logits: `[scored, classes]`.
-        teacher_logits: a `TopK` with the same number of positions.
-        temperature: divides the logits of both sides. The `TopK` must be stored at this temperature.
-
-    Returns:
-        The sum over the scored positions, an fp32 tensor of shape `[]`.
-
-    Example:
-        >>> logits = torch.tensor([[2.0, 1.0, 0.0]])
-        >>> log_probs = (logits / 2).log_softmax(-1)
-        >>> top = TopK(log_probs[:, :2], torch.tensor([[0, 1]]), log_probs[:, 2])
-        >>> top_k_kl_divergence(logits, top, temperature=2.0)
-        tensor(0.)
-    """
-    student_log_probs = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    of_top = student_log_probs.gather(1, teacher_logits.ids)
-    student = torch.cat([of_top, log_tail(student_log_probs, teacher_logits.ids)], dim=1)
-    teacher = torch.cat([teacher_logits.log_probs, teacher_logits.log_tail.unsqueeze(1)], dim=1)
-    return temperature**2 * F.kl_div(student, teacher, reduction="sum", log_target=True)
-
-
-def bernoulli_kl_divergence(
-    student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """The KL divergence for multi-label classification, times temperature squared.
-
-    `T^2 * mean over classes of KL(Bernoulli(sigmoid(teacher_logits / T)) || Bernoulli(sigmoid(student_logits / T)))`,
-    summed over the scored positions in fp32.
-
-    Reference: Hinton et al., 2015, https://arxiv.org/abs/1503.02531, with two classes for each label
-
-    Args:
-        student_logits: `[scored, classes]`.
-        teacher_logits: `[scored, classes]`.
-        temperature: divides the logits of both sides.
-
-    Returns:
-        The sum over the scored positions, an fp32 tensor of shape `[]`.
-
-    Example:
-        >>> bernoulli_kl_divergence(torch.tensor([[1.0, 0.0, 3.0]]), torch.tensor([[1.0, 0.0, 3.0]]), temperature=2.0)
-        tensor(0.)
-    """
-    student, teacher = student_logits.float() / temperature, teacher_logits.float() / temperature
-    yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
-    no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
-    return temperature**2 * (yes + no).mean(-1).sum()
-
-
-def squared_difference(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The squared difference between the student's and the teacher's outputs, for regression.
-
-    The mean over the outputs of an example, summed over the examples in fp32. The temperature has no effect: dividing
-    both sides by T and multiplying the square by T^2 cancels out.
-
-    Reference: Ba and Caruana, 2014, Do Deep Nets Really Need to be Deep?, https://arxiv.org/abs/1312.6184
-
-    Args:
-        student_logits: `[scored, outputs]`.
-        teacher_logits: `[scored, outputs]`.
-        temperature: ignored.
-
-    Returns:
-        The sum over the examples, an fp32 tensor of shape `[]`.
-
-    Example:
-        >>> squared_difference(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]]), temperature=2.0)
-        tensor(2.)
-    """
-    return (student_logits.float() - teacher_logits.float()).square().mean(-1).sum()
-
-
-DIVERGENCES: dict[str, Callable[..., torch.Tensor]] = {
-    "categorical": kl_divergence,
-    "binary": bernoulli_kl_divergence,
-    "real": squared_difference,
-    "top k": top_k_kl_divergence,
-}
-"""Divergences by what the logits describe (`Head.distribution`); "top k" for stored top-k targets."""
+PARAMETERS = tuple(dict.fromkeys(name for divergence in DIVERGENCES.values() for name in divergence.parameters))
+"""The training arguments that some divergences read."""
 
 
 class DivergenceLoss(Loss):
-    """The divergence between the softened outputs of teacher and student: `alpha_kl`.
+    """The divergence between the outputs of teacher and student: `alpha_kl`.
 
-    Reference: Hinton et al., 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531
+    The items are the scored positions; for a divergence that reads labels, the labelled ones.
+
+    Reference: Hinton et al., 2015, Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531, for
+    the default; the functions in `losses/divergences` name the papers of the others
 
     Args:
-        divergence: a function from `DIVERGENCES`.
+        divergence: a key of `DIVERGENCES`.
         temperature: divides the logits of both sides.
+        distribution: what the logits describe (`Head.distribution`), or "top k" for stored top-k targets.
+        standardize_logits: whether to standardise the logits of each position, see `standardized`.
+        **parameters: parameters of the divergence, such as `divergence_beta`.
 
     Example:
         >>> logits = Signals(logits=torch.tensor([[1.0, 0.0]]))
-        >>> DivergenceLoss(kl_divergence, temperature=2.0)(logits, logits, ScoredItems())
+        >>> DivergenceLoss("jsd", temperature=2.0, divergence_beta=0.5)(logits, logits, ScoredItems())
         tensor(0.)
     """
 
+    description = DIVERGENCES["forward_kl"].description
+    citation = DIVERGENCES["forward_kl"].citation
     needs = Needs(logits=True)
-    description = "the divergence between the softened outputs of teacher and student"
-    citation = HINTON_2015
-    options = ("temperature",)
+    options = ("temperature", "divergence", *PARAMETERS, "standardize_logits")
 
-    def __init__(self, divergence: Callable[..., torch.Tensor], temperature: float):
+    def __init__(
+        self,
+        divergence: str = "forward_kl",
+        temperature: float = 2.0,
+        distribution: str = "categorical",
+        standardize_logits: bool = False,
+        **parameters: float,
+    ):
         super().__init__()
-        self.divergence, self.temperature = divergence, temperature
+        chosen = DIVERGENCES[divergence]
+        self.divergence, self.temperature, self.distribution = divergence, temperature, distribution
+        self.standardize_logits, self.parameters_of_divergence = standardize_logits, parameters
+        self.function = chosen.functions[distribution]
+        self.needs = Needs(logits=True, labels=chosen.reads_labels)
+        self.description, self.citation = chosen.description, chosen.citation
+        if standardize_logits:
+            self.description += ", with standardised logits"
+            self.citation += f"\n\n{SUN_2024}"
+
+    @classmethod
+    def check_arguments(cls, args: Any) -> None:
+        chosen = DIVERGENCES[args.divergence]
+        for name in PARAMETERS:
+            if name in chosen.parameters:
+                _check_parameter(name, getattr(args, name))
+            elif getattr(args, name) != args.__dataclass_fields__[name].default:
+                readers = [other for other, divergence in DIVERGENCES.items() if name in divergence.parameters]
+                raise ValueError(
+                    f"{name}={getattr(args, name)!r} would have no effect with divergence={args.divergence!r}: leave "
+                    f"it out, or set divergence={' or '.join(map(repr, readers))}."
+                )
+        if args.divergence == "dkd" and args.dkd_alpha == args.dkd_beta == 0:
+            raise ValueError("dkd_alpha=0 and dkd_beta=0 leave nothing of the loss: set one above 0, or alpha_kl=0.")
+        if not chosen.reads_temperature and args.temperature != args.__dataclass_fields__["temperature"].default:
+            raise ValueError(
+                f"temperature={args.temperature} would have no effect with divergence={args.divergence!r}, which "
+                f"compares logits: leave it out."
+            )
 
     @classmethod
     def from_setup(cls, setup: Setup) -> "DivergenceLoss":
-        described = setup.head.distribution if setup.top_k is None else "top k"
-        return cls(DIVERGENCES[described], setup.args.temperature)
+        args = setup.args
+        distribution = setup.head.distribution if setup.top_k is None else "top k"
+        _check_distribution(setup, distribution)
+        return cls(
+            args.divergence,
+            args.temperature,
+            distribution,
+            args.standardize_logits,
+            **{name: getattr(args, name) for name in DIVERGENCES[args.divergence].parameters},
+        )
 
-    def state(self) -> dict[str, object]:
-        return {} if self.divergence is squared_difference else {"temperature": self.temperature}
+    def state(self) -> Mapping[str, object]:
+        if self.distribution == "real":
+            return {}
+        state: dict[str, object] = {}
+        if DIVERGENCES[self.divergence].reads_temperature:
+            state["temperature"] = self.temperature
+        if self.divergence != "forward_kl":
+            state |= {"divergence": self.divergence, **self.parameters_of_divergence}
+        if self.standardize_logits:
+            state["standardize_logits"] = True
+        return state
 
     def forward(self, student: Signals, teacher: Signals, scored: ScoredItems) -> torch.Tensor:
-        return self.divergence(student.logits, teacher.logits, self.temperature)
+        logits = student.logits, teacher.logits
+        if self.standardize_logits:
+            logits = standardized(*logits)
+        labels = {"labels": scored.labels} if self.needs.labels else {}
+        return self.function(*logits, self.temperature, **labels, **self.parameters_of_divergence)
+
+
+def _check_parameter(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        hint = " (YAML reads 1e-1 as a string: write 1.0e-1)" if isinstance(value, str) else ""
+        raise ValueError(f"{name}={value!r} should be a finite number{hint}.")
+    if name.startswith("dkd_"):
+        if value < 0:
+            raise ValueError(f"{name}={value} should be 0 or above.")
+    elif not 0 < value < 1:
+        limits = {
+            "divergence_beta": "divergence='forward_kl' and 'reverse_kl' are the limits at 0 and 1",
+            "divergence_skew": "at 0 use divergence='forward_kl' or 'reverse_kl'",
+        }
+        raise ValueError(f"{name}={value} should be above 0 and below 1; {limits[name]}.")
+
+
+def _check_distribution(setup: Setup, distribution: str) -> None:
+    """Checks that the divergence and the standardisation are defined for the logits of student and teacher."""
+    args, model = setup.args, setup.student.model
+    chosen = DIVERGENCES[args.divergence]
+    defined = ", ".join(repr(name) for name, other in DIVERGENCES.items() if distribution in other.functions)
+    if distribution not in chosen.functions:
+        if distribution == "top k":
+            raise ValueError(
+                f"divergence={args.divergence!r} compares every logit, but the dataset stores only the {setup.top_k} "
+                f"most likely tokens of the teacher: pass teacher_model, or use one of {defined}."
+            )
+        raise ValueError(
+            f"divergence={args.divergence!r} is not defined for a {model} with "
+            f"problem_type={setup.student.problem_type!r}: use one of {defined}."
+        )
+    if args.standardize_logits and distribution != "categorical":
+        why = (
+            f"needs all logits, but the dataset stores only the {setup.top_k} most likely tokens of the teacher: pass "
+            f"teacher_model, or leave it out"
+            if distribution == "top k"
+            else f"is only defined for softmax outputs, not for a {model} with "
+            f"problem_type={setup.student.problem_type!r}: leave it out"
+        )
+        raise ValueError(f"standardize_logits=True {why}.")
+    num_classes = None if setup.student.labels is None else len(setup.student.labels)
+    if distribution != "categorical" or num_classes is None or num_classes > 2:
+        return
+    if args.standardize_logits:
+        raise ValueError(
+            f"standardize_logits=True needs at least 3 classes, but the {model} has {num_classes}: with two, every "
+            f"standardised logit is 1 or -1. Leave it out."
+        )
+    if num_classes < chosen.min_classes:
+        others = ", ".join(repr(name) for name, other in DIVERGENCES.items() if other.min_classes <= num_classes)
+        raise ValueError(
+            f"divergence={args.divergence!r} needs at least {chosen.min_classes} classes, but the {model} has "
+            f"{num_classes}: use one of {others}."
+        )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from hf_distill.training.losses import LOSSES
+from hf_distill.training.losses import LOSSES, DivergenceLoss
 from hf_distill.training.losses.base import Loss, Setup
 from hf_distill.training.losses.layer_map import LayerPair, ModelLayers
 from hf_distill.training.scoring.capture import Layer, LayerCapture, Wanted, can_capture_attention
@@ -142,6 +142,16 @@ def name_in_code(name: str, loss: Loss | type[Loss], weight: float) -> str:
 def how_to_leave_out(name: str, loss: Loss) -> str:
     """The advice that turns a loss off, for an error message."""
     return f"set alpha_{name}=0" if _is_of_arguments(name, loss) else f"leave out losses[{name!r}]"
+
+
+def name_of_label_reader(name: str, loss: Loss, weight: float) -> str:
+    """The argument that makes the loss read labels, as written in the user's code."""
+    return f"divergence={loss.divergence!r}" if isinstance(loss, DivergenceLoss) else name_in_code(name, loss, weight)
+
+
+def how_to_read_no_labels(name: str, loss: Loss) -> str:
+    """The advice that makes labels unnecessary for the loss, for an error message."""
+    return "choose another divergence" if isinstance(loss, DivergenceLoss) else how_to_leave_out(name, loss)
 
 
 def _is_of_arguments(name: str, loss: Loss | type[Loss]) -> bool:
