@@ -460,6 +460,11 @@ def test_errors_before_the_first_step(folder, monkeypatch, task, training, messa
             {},
             "There are no labels without train_file or train_split, but alpha_task=2.0",
         ),
+        (
+            {"train_file": None, "unlabelled_file": "test.csv"},
+            {"divergence": "dkd", "alpha_task": 0.0},
+            "There are no labels without train_file or train_split, but divergence='dkd' needs them",
+        ),
         ({"layers": ["0", "last"]}, {}, r"layers=\['0', 'last'\] must be layer indices, such as 0 2 4"),
         (
             {"train_file": "mixed.csv"},
