@@ -41,6 +41,7 @@ from .training import (
     Needs,
     TrainingRun,
     add_teacher_targets,
+    import_teacher_targets,
     model_identity,
 )
 from .version import __version__
@@ -71,6 +72,7 @@ __all__ = [
     "evaluate_text_classifier",
     "export_model",
     "glue_metric",
+    "import_teacher_targets",
     "load_corpus",
     "load_labelled_texts",
     "load_predictor",

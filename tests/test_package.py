@@ -54,6 +54,7 @@ def test_public_names():
         "describe",
         "encode_texts",
         "glue_metric",
+        "import_teacher_targets",
         "load_corpus",
         "load_labelled_texts",
         "load_predictor",

@@ -2,6 +2,7 @@
 
 from hf_distill.training.checkpoints.runs import TrainingRun, model_identity
 from hf_distill.training.losses import Loss, Needs
+from hf_distill.training.teacher.importing.targets import import_teacher_targets
 from hf_distill.training.teacher.targets import add_teacher_targets
 from hf_distill.training.trainer import DistillationTrainer
 from hf_distill.training.training_args import DistillationTrainingArguments
@@ -13,5 +14,6 @@ __all__ = [
     "Needs",
     "TrainingRun",
     "add_teacher_targets",
+    "import_teacher_targets",
     "model_identity",
 ]

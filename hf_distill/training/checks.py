@@ -175,8 +175,7 @@ def find_source(train_dataset: object, eval_dataset: object) -> Source | None:
         if sources[name] != source:
             has = "no targets" if sources[name] is None else f"targets of the teacher {sources[name]}"
             raise ValueError(
-                f"{first} has targets of the teacher {source}, but {name} has {has}: call add_teacher_targets with the "
-                f"same teacher for both."
+                f"{first} has targets of the teacher {source}, but {name} has {has}: {_how_to_share(source)}."
             )
     return source
 
@@ -191,8 +190,14 @@ def check_targets(dataset: object, source: Source) -> None:
     if other is not None and other != source:
         raise ValueError(
             f"The dataset has targets of the teacher {other}, but the trainer was created with targets of the teacher "
-            f"{source}: call add_teacher_targets with the same teacher for both, or create one trainer for each."
+            f"{source}: {_how_to_share(source)}, or create one trainer for each."
         )
+
+
+def _how_to_share(source: Source | None) -> str:
+    if source is not None and source.is_imported:
+        return "import both in one call of import_teacher_targets, as a DatasetDict"
+    return "call add_teacher_targets with the same teacher for both"
 
 
 def _named(train_dataset: object, eval_dataset: object) -> dict[str, Any]:

@@ -64,12 +64,14 @@ class Origin:
         revision: the commit, if known.
         on_hub: whether the model is known to be on the Hub.
         folder: the local folder, if it was loaded from one.
+        settings: how the teacher was asked, if its targets were imported.
     """
 
     name: str
     revision: str | None = None
     on_hub: bool = False
     folder: Path | None = None
+    settings: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
         return f"`{self.name}`" + (f" at revision `{self.revision}`" if self.revision else "")
@@ -142,8 +144,9 @@ def teacher_of(trainer: Trainer) -> Origin | None:
     if teacher is None:
         return None
     if not hasattr(teacher, "model"):
-        name = teacher.source.teacher  # the name of a folder, without its parents, has no slash
-        return Origin(name, on_hub="/" in name)
+        source = teacher.source
+        on_hub = "/" in source.teacher and is_on_hub(source.teacher)  # a folder's name has no slash
+        return Origin(source.teacher, source.revision, on_hub, settings=source.settings)
     raw = teacher.name
     folder = Path(raw) if raw and Path(raw).is_dir() else None
     return Origin(public_name(raw), revision_on_hub(teacher.model), bool(raw) and is_on_hub(raw), folder)
@@ -228,7 +231,9 @@ def _summary(
         said = f"A `{kind}` trained by knowledge distillation from {teacher if teacher.name else 'a teacher'}."
     rows: dict[str, object] = {}
     if teacher is not None and teacher.name:
+        settings = ", ".join(f"{name}: {value}" for name, value in (teacher.settings or {}).items())
         rows |= {"teacher": f"`{teacher.name}`", "teacher revision": teacher.revision}
+        rows["teacher settings"] = settings or None
     if provenance := getattr(student.config, "distilled_from", None):
         layers, method = layers_as_words(provenance["layers"]), layers_as_words(provenance["method"])
         rows |= {"cut from": cut_from, "layers kept": layers, "layer selection": method}

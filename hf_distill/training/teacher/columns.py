@@ -25,6 +25,9 @@ SOURCE = "teacher_source"
 DTYPES = {LOGITS: "float32", TOP_LOG_PROBS: "float32", TOP_IDS: "int32", LOG_TAIL: "float32", HIDDEN_STATES: "float16"}
 TARGET_COLUMNS = (*DTYPES, SOURCE)
 
+IMPORTED = "imported"
+"""The dtype of targets that another program computed, because it is unknown."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -42,6 +45,9 @@ class Source:
         hidden_states: whether its last hidden states are stored.
         top_k: how many tokens of the vocabulary are stored per position; None if all logits are stored.
         temperature: temperature of the stored log-probabilities; None if logits are stored.
+        complete: whether every token has a distribution. If not, only tokens whose next token has a label have one.
+        revision: version of the teacher, if the targets were imported and it was given.
+        settings: how the teacher was asked, if the targets were imported and it was given.
     """
 
     teacher: str
@@ -53,9 +59,17 @@ class Source:
     hidden_states: bool
     top_k: int | None
     temperature: float | None
+    complete: bool = True
+    revision: str | None = None
+    settings: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         return f"{self.teacher!r} (fingerprint {self.fingerprint}, {self.dtype})"
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether another program computed the targets."""
+        return self.dtype == IMPORTED
 
     @property
     def columns(self) -> list[str]:

@@ -184,6 +184,11 @@ def _check_alone(
             f"There are two teachers, {name!r} and the columns {', '.join(source.columns)} of {source}: leave out "
             f"teacher_model, or call remove_columns({[*source.columns, SOURCE]}) on the datasets."
         )
+    if not source.complete and args.kl_positions != "labels":
+        raise ValueError(
+            f"kl_positions={args.kl_positions!r} needs a distribution for every token, which the targets of {source} "
+            f"do not have: set kl_positions='labels'."
+        )
     options = {name: getattr(args, name) for name in ("teacher_dtype", "teacher_quantization", "teacher_device_map")}
     if set_ := {name: value for name, value in options.items() if value is not None}:
         raise ValueError(f"{set_} would have no effect on stored targets: leave it out.")

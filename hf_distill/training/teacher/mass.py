@@ -33,9 +33,11 @@ class StoredMass:
         """Adds rows to the mean.
 
         Args:
-            log_tails: for each row `[tokens]`, the logarithm of the probability of all tokens that are not stored.
+            log_tails: for each row `[tokens]`, the logarithm of the probability of all tokens that are not stored; NaN
+                for tokens without a distribution.
         """
-        for values in log_tails:
+        for log_tail in log_tails:
+            values = log_tail[~np.isnan(log_tail)]
             self._sum -= np.expm1(values.astype(np.float64)).sum()
             self._num_tokens += len(values)
 
@@ -45,7 +47,7 @@ class StoredMass:
         Raises:
             ValueError: if the mean is less than `min_mass`.
         """
-        if self._mean < self.min_mass:
+        if self.mean < self.min_mass:
             raise ValueError(
                 f"{self}, less than min_mass={self.min_mass}: raise top_k, lower temperature here and in the training "
                 f"arguments, or lower min_mass."
@@ -60,17 +62,19 @@ class StoredMass:
         for batch in targets.select_columns(LOG_TAIL).with_format("arrow").iter(batch_size=1000):
             self.add(chunk.flatten().to_numpy() for chunk in batch[LOG_TAIL].chunks)
         self.check()
-        if self._mean < LITTLE_MASS:
-            logger.warning(f"{self}. The student learns only the total of the rest: raise top_k, or lower temperature.")
+        if self.mean < LITTLE_MASS:
+            more = "import more tokens per position" if self.source.is_imported else "raise top_k, or lower temperature"
+            logger.warning(f"{self}. The student learns only the total of the rest: {more}.")
         else:
             logger.info(f"{self}.")
 
     @property
-    def _mean(self) -> float:
+    def mean(self) -> float:
+        """The mean, from 0 to 1."""
         return self._sum / self._num_tokens if self._num_tokens else 1.0
 
     def __str__(self) -> str:
         return (
-            f"The {self.source.top_k} most likely tokens hold {self._mean:.0%} of the teacher's probability "
+            f"The {self.source.top_k} most likely tokens hold {self.mean:.0%} of the teacher's probability "
             f"at temperature {self.source.temperature:g}, as a mean over {self._num_tokens:,} tokens"
         )

@@ -30,6 +30,7 @@ from hf_distill.training.teacher.columns import (
     join,
     vocabulary_fingerprint,
 )
+from hf_distill.training.teacher.importing.alignment import imported_spec
 
 
 class StoredTeacher:
@@ -53,9 +54,10 @@ class StoredTeacher:
         tokenizer: object = None,
     ):
         student = transformers_model(student)
-        self.source, self.head_spec, self.top_k = source, source.head_spec, source.top_k
         self.head = find_head(student)
         own = head_spec(student)
+        self.source, self.top_k = source, source.top_k
+        self.head_spec = imported_spec(source, own) if source.is_imported else source.head_spec
         in_use = [vocabulary_fingerprint(tokenizer), source.vocabulary]
         if not source.reads_text:
             if None not in in_use and in_use[0] != in_use[1]:
@@ -88,10 +90,12 @@ class StoredTeacher:
                 )
             temperature = loss.state().get("temperature")
             if loss.needs.logits and temperature and self.source.temperature not in (None, temperature):
+                other = f"store the targets again with add_teacher_targets(..., temperature={temperature})."
+                if self.source.is_imported:
+                    other = "pass a teacher_model: a few log-probabilities do not say what others would be at another."
                 raise ValueError(
                     f"The loss {name!r} has temperature={temperature}, but the targets were stored at temperature "
-                    f"{self.source.temperature}: set temperature={self.source.temperature}, or store the targets "
-                    f"again with add_teacher_targets(..., temperature={temperature})."
+                    f"{self.source.temperature}: set temperature={self.source.temperature}, or {other}"
                 )
         self._reads_logits = any(loss.needs.logits for loss in readers.values())
         self._reads_hidden_states = any(loss.needs.last_hidden_state for loss in readers.values())
@@ -175,7 +179,17 @@ class TargetsCollator:
             else join(name, values, present, self.source.width_of(name))
             for name, values in targets.items()
         }
+        if not self.source.complete and LOG_TAIL in joined:
+            self._check_positions(batch, joined[LOG_TAIL].isnan().squeeze(-1))
         return {**batch, **joined}
+
+    def _check_positions(self, batch: Mapping[str, torch.Tensor], lacking: torch.Tensor) -> None:
+        if batch.get("labels") is not None and (self.head.score(batch).positions & lacking).any():
+            raise ValueError(
+                "A token has a label, but the token before it has no distribution in the imported targets: do not "
+                "change labels after import_teacher_targets, not even in the collator, or leave out the labels column "
+                "before it."
+            )
 
 
 def _without_targets(row: Mapping[str, object]) -> dict[str, object]:

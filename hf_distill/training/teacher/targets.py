@@ -141,16 +141,16 @@ def add_teacher_targets(
     reader = TargetReader(model, source, processing_class, text_columns, batch_size, target_dtype)
     if source.top_k is None:
         store.fill(reader)
-        return _beside(dataset, store.load())
+        return with_columns(dataset, store.load())
     least = MIN_MASS if min_mass is None else min_mass
     store.fill(reader, StoredMass(source, least))
     targets = store.load()
     StoredMass(source, least).report(targets)
-    return _beside(dataset, targets)
+    return with_columns(dataset, targets)
 
 
-def _beside(dataset: Dataset, targets: Dataset) -> Dataset:
-    """Returns the columns of both, in the format of the first."""
+def with_columns(dataset: Dataset, targets: Dataset) -> Dataset:
+    """Returns a dataset with the columns of `targets` in addition, in its own format."""
     both = concatenate_datasets([dataset.with_format(None), targets], axis=1)
     if dataset.format["type"] is not None:
         columns = None if dataset.format["type"] == "custom" else [*dataset.format["columns"], *targets.column_names]

@@ -1,0 +1,1 @@
+"""Targets that another program computed, as the columns of `add_teacher_targets`."""
