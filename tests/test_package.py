@@ -15,10 +15,11 @@ import transformers
 
 import hf_distill
 from hf_distill.student import layer_selection
-from hf_distill.training.losses import hidden_states, logits, task
+from hf_distill.training.losses import attention, hidden_states, logits, task
 from hf_distill.training.losses.divergences import log_probabilities, standardization
 from hf_distill.training.losses.divergences import logits as divergences_of_logits
 from hf_distill.training.scoring.heads import Head
+from hf_distill.training.teacher import means
 from tests.conftest import make_model
 from tests.training.teacher.test_live import make_tokenizer
 
@@ -263,8 +264,8 @@ def test_version_is_in_the_changelog():
 
 def test_examples_in_docstrings():
     """Those that need nothing from the Hub."""
-    divergences = [log_probabilities, divergences_of_logits, standardization]
-    modules = [hidden_states, logits, task, layer_selection, *divergences]
+    losses = [hidden_states, attention, logits, task, log_probabilities, divergences_of_logits, standardization]
+    modules = [*losses, means, layer_selection]
     results = [doctest.testmod(module) for module in modules]
     assert [result.failed for result in results] == [0] * len(modules)
     assert min(result.attempted for result in results) > 0

@@ -105,6 +105,11 @@ def check_alignment(student: HeadSpec, teacher: HeadSpec, tokenizer: object = No
     return _label_order(student.labels, teacher.labels)
 
 
+def has_default_names(labels: list[str]) -> bool:
+    """Whether the labels are called LABEL_0, LABEL_1, ..., as transformers does without `id2label`."""
+    return labels == [f"LABEL_{index}" for index in range(len(labels))]
+
+
 def named_inputs(model: PreTrainedModel) -> set[str]:
     """The names of the inputs that `model` accepts.
 
@@ -154,8 +159,7 @@ def _label_order(student: list[str], teacher: list[str]) -> list[int] | None:
         return None
     if sorted(student) == sorted(teacher):
         return [teacher.index(label) for label in student]
-    named_by_default = any(labels == [f"LABEL_{i}" for i in range(len(labels))] for labels in (student, teacher))
-    if named_by_default and len(student) == len(teacher):
+    if (has_default_names(student) or has_default_names(teacher)) and len(student) == len(teacher):
         logger.warning(
             f"The student's labels {student} and the teacher's {teacher} are matched by index, because one side has "
             f"default names. Set id2label and label2id to match them by name."

@@ -153,6 +153,10 @@ class Head:
         """
         return stored[: len(scored.positions)]
 
+    def of_positions(self, values: torch.Tensor, scored: Scored) -> torch.Tensor:
+        """Repeats one value per example, `[batch, ...]`, for its scored positions: `[scored, ...]`."""
+        return values[: len(scored.positions)]
+
     def padding_collator(self, processing_class: object) -> Callable[[Sequence], Mapping[str, torch.Tensor]]:
         """The collator that makes a teacher's batches from rows without labels."""
         return DataCollatorWithPadding(processing_class) if hasattr(processing_class, "pad") else default_data_collator
@@ -293,3 +297,7 @@ class QuestionAnsweringHead(Head):
         attended = scored.attended[: len(scored.positions) // 2]
         stored = stored[: len(attended)].masked_fill(~attended.unsqueeze(-1), MASKED_LOGIT)
         return torch.cat([stored[..., 0], stored[..., 1]])
+
+    def of_positions(self, values, scored):
+        num_examples = len(scored.positions) // 2
+        return torch.cat([values[:num_examples], values[:num_examples]])

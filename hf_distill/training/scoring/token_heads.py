@@ -53,6 +53,10 @@ class TokenHead(Head):
     def logits_of_stored(self, stored, scored):
         return scored.select(stored)
 
+    def of_positions(self, values, scored):
+        length = scored.positions.shape[1]
+        return scored.select(values.unsqueeze(1).expand(-1, length, *values.shape[1:]))
+
     def _attended(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return attended_positions(inputs)
 
