@@ -25,12 +25,14 @@ SECTIONS = {
 }
 """The dataclasses whose fields are the options, by heading."""
 
-HIDDEN = ("logging_nan_inf_filter",)
+HIDDEN = ("logging_nan_inf_filter", "teacher_mean", "teacher_weights", "teacher_weights_column")
+"""Options without an effect here: `hf-distill train` takes one teacher."""
 
 METAVARS = {
     "model_name_or_path": "MODEL",
     "teacher_model_name_or_path": "MODEL",
     "layers": "WHICH",
+    "layer_map": "PAIRS",
     **{f"{part}_file": "PATH" for part in ("train", "validation", "test", "unlabelled")},
     **{f"{part}_split": "SPLIT" for part in ("train", "validation", "test", "unlabelled")},
 }

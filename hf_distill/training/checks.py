@@ -14,7 +14,9 @@ from hf_distill.data.causal import labels_no_end
 from hf_distill.training.batches import is_of_transformers, text_in_column
 from hf_distill.training.engines import check_engine
 from hf_distill.training.scoring.heads import Head
-from hf_distill.training.teacher.columns import Source, source_of
+from hf_distill.training.teacher.columns import JoinedSource, Source, source_of
+from hf_distill.training.teacher.ensemble import TeacherEnsemble
+from hf_distill.training.teacher.weights import check_column
 from hf_distill.training.training_args import DistillationTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -159,7 +161,7 @@ def warn_of_ends_without_labels(head: Head, collator: Any) -> None:
         )
 
 
-def find_source(train_dataset: object, eval_dataset: object) -> Source | None:
+def find_source(train_dataset: object, eval_dataset: object) -> Source | JoinedSource | None:
     """Finds the teacher whose targets the datasets have as columns; None if the first dataset has no targets.
 
     Raises:
@@ -180,7 +182,7 @@ def find_source(train_dataset: object, eval_dataset: object) -> Source | None:
     return source
 
 
-def check_targets(dataset: object, source: Source) -> None:
+def check_targets(dataset: object, source: Source | JoinedSource) -> None:
     """Checks that a dataset has targets of the same teacher that the trainer was created with.
 
     Raises:
@@ -194,10 +196,21 @@ def check_targets(dataset: object, source: Source) -> None:
         )
 
 
-def _how_to_share(source: Source | None) -> str:
-    if source is not None and source.is_imported:
+def _how_to_share(source: Source | JoinedSource | None) -> str:
+    if isinstance(source, Source) and source.is_imported:
         return "import both in one call of import_teacher_targets, as a DatasetDict"
     return "call add_teacher_targets with the same teacher for both"
+
+
+def check_teacher_weights(train_dataset: object, eval_dataset: object, teacher: object) -> None:
+    """Checks the column of weights, if there are several teachers with weights per row.
+
+    Raises:
+        ValueError: if a dataset lacks the column, or if a row has no valid weights.
+    """
+    if isinstance(teacher, TeacherEnsemble) and (column := teacher.args.teacher_weights_column) is not None:
+        for name, dataset in _named(train_dataset, eval_dataset).items():
+            check_column(name, dataset, column, len(teacher.teachers))
 
 
 def _named(train_dataset: object, eval_dataset: object) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from hf_distill.training.checks import (
     check_processes,
     check_student,
     check_targets,
+    check_teacher_weights,
     find_source,
     warn_of_emulated_bfloat16,
     warn_of_ends_without_labels,
@@ -43,9 +44,7 @@ from hf_distill.training.scoring.known_indices import SCORED_INDICES, KnownIndic
 from hf_distill.training.scoring.scored import Scored
 from hf_distill.training.scoring.widths import vocab_size
 from hf_distill.training.teacher.columns import TARGET_COLUMNS, as_arrays
-from hf_distill.training.teacher.live import Teacher
-from hf_distill.training.teacher.loading import prepare_teacher
-from hf_distill.training.teacher.stored import StoredTeacher
+from hf_distill.training.teacher.loading import AnyTeacher, GivenTeachers, prepare_teacher
 from hf_distill.training.training_args import DistillationTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -71,7 +70,9 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             `args.teacher_model_name_or_path`. Leave it out if `alpha_kl` and `alpha_cos` are both 0, or if the data
             sets have the columns of `add_teacher_targets`. The teacher is frozen (`requires_grad=False`), moved to the
             training device and otherwise unchanged; checkpoints do not contain it. For a student with PEFT adapters it
-            may be the student itself, which then teaches with its adapters switched off.
+            may be the student itself, which then teaches with its adapters switched off. A list, or a dict by name, of
+            several such teachers is an ensemble: the student learns from the mean of their outputs, which
+            `args.teacher_mean` and `args.teacher_weights` set, and from the hidden states of the first.
         losses: your own losses with their weights, by name: `{"mine": (MyLoss(), 0.5)}`, each a `Loss`. They are added
             to the losses of the `alpha_...` arguments. To replace a built-in loss, use its name (`kl`, `task` or `cos`)
             and set its alpha to 0.
@@ -103,14 +104,14 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
 
     args: DistillationTrainingArguments
     model: PreTrainedModel | PeftModel
-    teacher: Teacher | StoredTeacher | None
+    teacher: AnyTeacher | None
 
     def __init__(
         self,
         model: PreTrainedModel | PeftModel | None = None,
         args: DistillationTrainingArguments | None = None,
         *trainer_arguments,
-        teacher_model: PreTrainedModel | PeftModel | str | None = None,
+        teacher_model: GivenTeachers | None = None,
         losses: GivenLosses | None = None,
         **trainer_options,
     ):
@@ -141,6 +142,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             source,
             self.readers_of_teacher,
         )
+        check_teacher_weights(self.train_dataset, self.eval_dataset, self.teacher)
         self._prepare_student()
         warn_of_ends_without_labels(self.head, self.data_collator)
         self._make_losses()
@@ -305,8 +307,8 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             self._signature_columns = sorted({*self._signature_columns, *self.teacher.inputs})
 
     def _get_dataloader(self, dataset: object, *args, **kwargs) -> DataLoader:
-        if isinstance(self.teacher, StoredTeacher):
-            check_targets(dataset, self.teacher.source)
+        if (source := getattr(self.teacher, "source", None)) is not None:
+            check_targets(dataset, source)
         return super()._get_dataloader(dataset, *args, **kwargs)
 
     def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> Dataset:

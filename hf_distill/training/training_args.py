@@ -1,6 +1,7 @@
 """`DistillationTrainingArguments`: all options of distillation, with their help texts and checks."""
 
 import math
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ AttentionHeads = Literal["each", "mean"]
 DivergenceName = Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "mse", "dkd", "dist"]
 TeacherDtype = Literal["float32", "bfloat16", "float16"]
 TeacherQuantization = Literal["8bit", "4bit"]
+TeacherMean = Literal["probabilities", "logits"]
 TeacherDeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -27,6 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "teacher_dtype": get_args(TeacherDtype),
     "teacher_quantization": get_args(TeacherQuantization),
     "teacher_device_map": get_args(TeacherDeviceMap),
+    "teacher_mean": get_args(TeacherMean),
 }
 """The allowed values of arguments, in addition to their default."""
 
@@ -196,6 +199,29 @@ class DistillationTrainingArguments(TrainingArguments):
         metadata={"help": "Spread the teacher over the devices of this machine, as `device_map` does in transformers."},
     )
 
+    # Several teachers
+    teacher_mean: TeacherMean = field(
+        default="probabilities",
+        metadata={
+            "help": "With several teachers, what is averaged: 'probabilities' at the temperature of the loss, or "
+            "'logits'."
+        },
+    )
+    teacher_weights: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "With several teachers, the weight of each, in their order, such as 2 1. They are divided by their "
+            "sum. By default all are equal."
+        },
+    )
+    teacher_weights_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "With several teachers, the column of the data with a list of weights per row, one for each "
+            "teacher, in place of teacher_weights."
+        },
+    )
+
     # Trainer's default replaces a NaN loss by the average of earlier losses, and copies the loss to the host in every
     # micro-batch to check it. Here such a loss stops the training, and no step waits for the check.
     logging_nan_inf_filter: bool = field(
@@ -236,6 +262,7 @@ class DistillationTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value not in (self.__dataclass_fields__[name].default, *allowed):
                 raise ValueError(f"{name}={value!r} should be one of {', '.join(map(repr, allowed))}.")
+        self._check_teacher_weights()
         for loss in self._losses_in_use:
             loss.check_arguments(self)
         read = {option for loss in self._losses_in_use for option in loss.options}
@@ -250,6 +277,31 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError(
                 "average_tokens_across_devices=False would have no effect, because losses are means over all "
                 "processes: leave it out."
+            )
+
+    def _check_teacher_weights(self) -> None:
+        """Checks the arguments of several teachers."""
+        name, weights = self.teacher_model_name_or_path, self.teacher_weights
+        if name is not None and not isinstance(name, str | os.PathLike):
+            raise ValueError(
+                f"teacher_model_name_or_path={name!r} should be one name or folder: pass several teachers to the "
+                f"trainer, as teacher_model=[...]."
+            )
+        if weights is None:
+            return
+        if self.teacher_weights_column is not None:
+            raise ValueError(
+                f"teacher_weights={weights!r} and teacher_weights_column={self.teacher_weights_column!r} are both set: "
+                f"choose one of them."
+            )
+        are_numbers = isinstance(weights, list | tuple) and all(
+            isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight)
+            for weight in weights
+        )
+        if not are_numbers or any(weight <= 0 for weight in weights):
+            raise ValueError(
+                f"teacher_weights={weights!r} should be a list of numbers above 0, one for each teacher, such as "
+                f"[2, 1]. Leave out a teacher that should have no weight."
             )
 
     def check_losses(self, given: Collection[Loss] = ()) -> None:

@@ -51,6 +51,9 @@ def test_own_fields():
         "project_hidden_states",
         "teacher_quantization",
         "teacher_device_map",
+        "teacher_mean",
+        "teacher_weights",
+        "teacher_weights_column",
     } == OWN_FIELDS
 
 
@@ -64,6 +67,12 @@ def test_command_line():
     (arguments,) = HfArgumentParser(DistillationTrainingArguments).parse_args_into_dataclasses(options.split(" "))
     assert (arguments.temperature, arguments.alpha_cos) == (4.0, 0.0)
     assert (arguments.kl_positions, arguments.teacher_dtype) == ("attended", "bfloat16")
+
+
+def test_several_teachers_on_the_command_line():
+    options = "--output_dir=out --teacher_weights 2 1.5 --teacher_mean logits"
+    (arguments,) = HfArgumentParser(DistillationTrainingArguments).parse_args_into_dataclasses(options.split(" "))
+    assert (arguments.teacher_weights, arguments.teacher_mean) == ([2.0, 1.5], "logits")
 
 
 def test_yaml(tmp_path):

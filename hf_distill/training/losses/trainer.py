@@ -30,7 +30,9 @@ class ReadTeacher(Protocol):
     """What this trainer needs to know about the teacher, live or stored."""
 
     head_spec: HeadSpec
-    model: PreTrainedModel | None
+
+    @property
+    def model(self) -> PreTrainedModel | None: ...
 
     @property
     def top_k(self) -> int | None: ...

@@ -2,23 +2,23 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import accelerate
 import datasets
 import torch
 import transformers
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from hf_distill.adapters import transformers_model
 from hf_distill.hub.cards import RESULTS_BEGIN, RESULTS_END, layers_as_words, make_card
-from hf_distill.hub.push import is_on_hub, public_name, revision_on_hub
+from hf_distill.hub.push import is_on_hub, public_name
+from hf_distill.training.publishing.origins import Origin, in_words, mean_of_teachers, teachers_of
 from hf_distill.training.scoring.find_head import auto_class_of, is_exported, pipeline_tag_of
 from hf_distill.version import __version__
 
@@ -56,28 +56,6 @@ class CardOptions:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """The model that weights or targets come from.
-
-    Attributes:
-        name: name on the Hub or of a folder; empty if unknown.
-        revision: the commit, if known.
-        on_hub: whether the model is known to be on the Hub.
-        folder: the local folder, if it was loaded from one.
-        settings: how the teacher was asked, if its targets were imported.
-    """
-
-    name: str
-    revision: str | None = None
-    on_hub: bool = False
-    folder: Path | None = None
-    settings: Mapping[str, Any] | None = None
-
-    def __str__(self) -> str:
-        return f"`{self.name}`" + (f" at revision `{self.revision}`" if self.revision else "")
-
-
-@dataclass(frozen=True)
 class Data:
     """What is known about a dataset. Unknown values are None."""
 
@@ -103,11 +81,14 @@ def training_card(
     """
     student = transformers_model(trainer.model)
     task = _first(given.tasks) or pipeline_tag_of(student)
-    teacher, cut_from = teacher_of(trainer), _cut_from(student)
-    # An adapter belongs to its base model. For any other student the base model is the teacher, with the relation
-    # "finetune": the Hub has only adapter, merge, quantized and finetune.
-    candidates = [_base_of_adapter(student, cut_from)] if is_adapter else [teacher, cut_from]
-    base_model = given.finetuned_from or next((own.name for own in candidates if own and own.on_hub), None)
+    teachers, cut_from = teachers_of(trainer), _cut_from(student)
+    # An adapter belongs to its base model. For any other student the base model is the teacher, or all teachers, with
+    # the relation "finetune": the Hub has only adapter, merge, quantized and finetune.
+    on_hub = [teacher.name for teacher in teachers if teacher.on_hub and not is_adapter]
+    other = _base_of_adapter(student, cut_from) if is_adapter else cut_from
+    if not on_hub and other is not None and other.on_hub:
+        on_hub = [other.name]
+    base_model = given.finetuned_from or (on_hub if len(on_hub) > 1 else next(iter(on_hub), None))
     relation = ("adapter" if is_adapter else "finetune") if base_model else None
 
     train = data_of(trainer.train_dataset)
@@ -127,7 +108,7 @@ def training_card(
     if data.eval_results is None:
         data.pop("model_name")
     sections = {
-        None: _summary(trainer, student, teacher, cut_from),
+        None: _summary(trainer, student, teachers, cut_from),
         "How it was trained": _training(trainer, train, given) if trainer.state.global_step else None,
         "Results": f"{RESULTS_BEGIN}\n\n{_results(trainer)}\n\n{RESULTS_END}",
         "How to load it": _loading(trainer, student, is_adapter),
@@ -136,40 +117,6 @@ def training_card(
     }
     parts = [f"## {heading}\n\n{text}" if heading else text for heading, text in sections.items() if text]
     return make_card(data, "\n\n".join([f"# {name}", *parts]) + "\n")
-
-
-def teacher_of(trainer: Trainer) -> Origin | None:
-    """The trainer's teacher, live or stored; None without a teacher."""
-    teacher = trainer.teacher
-    if teacher is None:
-        return None
-    if not hasattr(teacher, "model"):
-        source = teacher.source
-        on_hub = "/" in source.teacher and is_on_hub(source.teacher)  # a folder's name has no slash
-        return Origin(source.teacher, source.revision, on_hub, settings=source.settings)
-    raw = teacher.name
-    folder = Path(raw) if raw and Path(raw).is_dir() else None
-    return Origin(public_name(raw), revision_on_hub(teacher.model), bool(raw) and is_on_hub(raw), folder)
-
-
-def license_of(origin: Origin | None) -> dict[str, str]:
-    """The licence entries of a model's card; empty if there is no card or it cannot be loaded."""
-    if origin is None or not (origin.folder or origin.on_hub):
-        return {}
-    try:
-        if origin.folder:
-            card = ModelCard.load(origin.folder / "README.md") if (origin.folder / "README.md").is_file() else None
-        else:
-            card = ModelCard.load(hf_hub_download(origin.name, "README.md", revision=origin.revision))
-    except Exception as error:  # no network, no card or an unreadable one: never a reason not to save
-        logger.info(f"The licence of {origin.name} is unknown, so the student's card has no licence: {error}")
-        return {}
-    if card is None or not isinstance(card.data.license, str):
-        return {}
-    license = {"license": card.data.license, "license_name": card.data.license_name}
-    if str(card.data.license_link).startswith("https://"):  # a relative link points into the teacher's folder
-        license["license_link"] = card.data.license_link
-    return {name: value for name, value in license.items() if value}
 
 
 def data_of(dataset: Any) -> Data:
@@ -220,20 +167,26 @@ def _base_of_adapter(student: transformers.PreTrainedModel, cut_from: Origin | N
 
 
 def _summary(
-    trainer: Trainer, student: transformers.PreTrainedModel, teacher: Origin | None, cut_from: Origin | None
+    trainer: Trainer, student: transformers.PreTrainedModel, teachers: Sequence[Origin], cut_from: Origin | None
 ) -> str:
     kind = type(student).__name__
     if trainer.state.global_step == 0:
         said = f"A `{kind}` that **has not been trained yet**."
-    elif teacher is None:
+    elif not teachers:
         said = f"A `{kind}` trained on labels, without a teacher."
     else:
-        said = f"A `{kind}` trained by knowledge distillation from {teacher if teacher.name else 'a teacher'}."
+        named = all(teacher.name for teacher in teachers)
+        nameless = "a teacher" if len(teachers) == 1 else f"{len(teachers)} teachers"
+        said = f"A `{kind}` trained by knowledge distillation from {in_words(teachers) if named else nameless}."
     rows: dict[str, object] = {}
-    if teacher is not None and teacher.name:
-        settings = ", ".join(f"{name}: {value}" for name, value in (teacher.settings or {}).items())
-        rows |= {"teacher": f"`{teacher.name}`", "teacher revision": teacher.revision}
-        rows["teacher settings"] = settings or None
+    for index, teacher in enumerate(teachers, start=1):
+        number = "" if len(teachers) == 1 else f" {index}"
+        if teacher.name:
+            settings = ", ".join(f"{name}: {value}" for name, value in (teacher.settings or {}).items())
+            rows |= {f"teacher{number}": f"`{teacher.name}`", f"teacher{number} revision": teacher.revision}
+            rows[f"teacher{number} settings"] = settings or None
+    if len(teachers) > 1:
+        rows |= mean_of_teachers(trainer)
     if provenance := getattr(student.config, "distilled_from", None):
         layers, method = layers_as_words(provenance["layers"]), layers_as_words(provenance["method"])
         rows |= {"cut from": cut_from, "layers kept": layers, "layer selection": method}

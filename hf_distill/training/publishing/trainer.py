@@ -27,7 +27,8 @@ from hf_distill.hub.push import (
     how_to_push_later,
     hub_api,
 )
-from hf_distill.training.publishing.card import CardOptions, license_of, teacher_of, training_card
+from hf_distill.training.publishing.card import CardOptions, training_card
+from hf_distill.training.publishing.origins import license_of, teachers_of
 
 logger = logging.get_logger(__name__)
 
@@ -119,8 +120,8 @@ class PublishingTrainer(Trainer):
 
     @cached_property
     def _teachers_license(self) -> dict[str, str]:
-        """The teacher's licence, looked up once."""
-        return license_of(teacher_of(self))
+        """The licence of the teacher, or of all teachers, looked up once."""
+        return license_of(teachers_of(self))
 
     def save_merged_model(self, output_dir: str) -> None:
         """Merges PEFT adapters into a copy of the student and saves it as a plain model. Training can continue.

@@ -94,8 +94,49 @@ class Source:
         return Features({**of_targets, SOURCE: ClassLabel(names=[json.dumps(asdict(self), sort_keys=True)])})
 
 
-def source_of(dataset: Any) -> Source | None:
-    """Reads which teacher a dataset has targets of; None if it has no targets.
+@dataclass(frozen=True)
+class JoinedSource:
+    """Several teachers whose logits are stored together: for each row or token, those of one teacher after the other.
+
+    `teacher_source` has one class name for each. Hidden states, if stored, are those of the first teacher.
+
+    Attributes:
+        sources: the teachers, in the order of `join_teacher_targets`.
+    """
+
+    sources: tuple[Source, ...]
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.sources))
+
+    @property
+    def head_spec(self) -> HeadSpec:
+        """A description of the first teacher's outputs."""
+        return self.sources[0].head_spec
+
+    @property
+    def complete(self) -> bool:
+        """Whether every token has a distribution of each teacher."""
+        return all(source.complete for source in self.sources)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the target columns, without `teacher_source`."""
+        return self.sources[0].columns
+
+    def width_of(self, column: str) -> int:
+        """The number of values per token in a column."""
+        width = self.sources[0].width_of(column)
+        return width * len(self.sources) if column == LOGITS else width
+
+    @property
+    def features(self) -> Features:
+        records = [feature for source in self.sources for feature in source.features[SOURCE].names]
+        return Features({**self.sources[0].features, SOURCE: ClassLabel(names=records)})
+
+
+def source_of(dataset: Any) -> Source | JoinedSource | None:
+    """Reads which teacher, or which teachers, a dataset has targets of; None if it has no targets.
 
     Raises:
         ValueError: if `teacher_source` cannot be read, for instance if another version wrote it.
@@ -104,8 +145,9 @@ def source_of(dataset: Any) -> Source | None:
     if feature is None:
         return None
     try:
-        values = json.loads(feature.names[0])
-        return Source(**{**values, "head_spec": HeadSpec(**values["head_spec"])})
+        records = [json.loads(name) for name in feature.names]
+        sources = [Source(**{**values, "head_spec": HeadSpec(**values["head_spec"])}) for values in records]
+        return sources[0] if len(sources) == 1 else JoinedSource(tuple(sources))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"The column {SOURCE} has no readable record of the teacher ({error}): remove the columns "

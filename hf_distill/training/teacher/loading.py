@@ -2,8 +2,9 @@
 
 import copy
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import torch
 from accelerate import Accelerator
@@ -16,21 +17,29 @@ from hf_distill.loading import load_pretrained
 from hf_distill.training.engines import compiled, shard_teacher
 from hf_distill.training.losses import LOSSES
 from hf_distill.training.scoring.find_head import auto_class_of
-from hf_distill.training.teacher.columns import SOURCE, Source
+from hf_distill.training.teacher.columns import SOURCE, JoinedSource, Source
+from hf_distill.training.teacher.ensemble import TeacherEnsemble
 from hf_distill.training.teacher.live import Teacher, check_tokenizers
 from hf_distill.training.teacher.stored import StoredTeacher
+from hf_distill.training.teacher.weights import fixed_weights
 from hf_distill.training.training_args import DistillationTrainingArguments
+
+GivenTeacher: TypeAlias = PreTrainedModel | PeftModel | str
+GivenTeachers: TypeAlias = GivenTeacher | Sequence[GivenTeacher] | Mapping[str, GivenTeacher]
+"""The `teacher_model` argument of `DistillationTrainer`: one teacher or several."""
+
+AnyTeacher: TypeAlias = Teacher | StoredTeacher | TeacherEnsemble
 
 
 def prepare_teacher(
-    teacher_model: PreTrainedModel | PeftModel | str | None,
+    teacher_model: GivenTeachers | None,
     student: PreTrainedModel | PeftModel,
     args: DistillationTrainingArguments,
     tokenizer: object,
     accelerator: Accelerator,
-    source: Source | None,
+    source: Source | JoinedSource | None,
     readers: Sequence[str],
-) -> Teacher | StoredTeacher | None:
+) -> AnyTeacher | None:
     """Prepares the teacher, on its device or sharded over the processes. Returns None if no loss reads a teacher.
 
     Args:
@@ -49,10 +58,35 @@ def prepare_teacher(
     """
     if source is not None and readers:
         _check_alone(source, teacher_model, args)
-        return StoredTeacher(source, student, tokenizer)
+        if isinstance(source, Source):
+            _check_several(args, 1)
+            return StoredTeacher(source, student, tokenizer)
+        sources, number = source.sources, len(source.sources)
+        stored = {
+            f"the stored teacher {own.teacher!r}": StoredTeacher(own, student, tokenizer, part=(index, number))
+            for index, own in enumerate(sources)
+        }
+        return TeacherEnsemble(stored, student, args, source)
     teacher_model = _choose(teacher_model, args, readers)
     if teacher_model is None:
         return None
+    given = _by_name(teacher_model)
+    _check_several(args, len(given))
+    teachers = {}
+    for name, own in given.items():
+        with _named_errors(name if len(given) > 1 else None):
+            teachers[name] = _live_teacher(own, student, args, tokenizer, accelerator)
+    return TeacherEnsemble(teachers, student, args) if len(teachers) > 1 else next(iter(teachers.values()))
+
+
+def _live_teacher(
+    teacher_model: GivenTeacher,
+    student: PreTrainedModel | PeftModel,
+    args: DistillationTrainingArguments,
+    tokenizer: object,
+    accelerator: Accelerator,
+) -> Teacher:
+    """Loads a teacher if it is a name, and places it."""
     dtype = None if args.teacher_dtype is None else getattr(torch, args.teacher_dtype)
     if isinstance(teacher_model, str | os.PathLike):
         teacher_model = load_teacher(
@@ -146,9 +180,61 @@ def _quantization_config(quantization: str, student: PreTrainedModel) -> BitsAnd
     )
 
 
+def _by_name(teacher_model: GivenTeachers) -> dict[str, GivenTeacher]:
+    """The teachers by name, as written in the user's code.
+
+    Raises:
+        TypeError: if a name is not a string.
+        ValueError: if there is no teacher, or if one is given twice.
+    """
+    if isinstance(teacher_model, Mapping):
+        if names := [name for name in teacher_model if not isinstance(name, str)]:
+            raise TypeError(f"teacher_model has the name {names[0]!r}, which should be a string.")
+        given = {f"teacher_model[{name!r}]": model for name, model in teacher_model.items()}
+    elif isinstance(teacher_model, list | tuple):
+        given = {f"teacher_model[{index}]": model for index, model in enumerate(teacher_model)}
+    else:
+        return {"teacher_model": teacher_model}
+    if not given:
+        raise ValueError("teacher_model is empty: give at least one teacher.")
+    seen: dict[object, str] = {}
+    for name, model in given.items():
+        is_model = isinstance(model, PreTrainedModel | PeftModel)
+        identity = id(transformers_model(model)) if is_model else str(model)
+        if identity in seen:
+            raise ValueError(
+                f"{seen[identity]} and {name} are the same teacher: leave out one of them, and set teacher_weights to "
+                f"give the other more weight."
+            )
+        seen[identity] = name
+    return given
+
+
+@contextmanager
+def _named_errors(name: str | None) -> Iterator[None]:
+    """While open, the message of an error begins with the name of the teacher."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if name is None:
+            raise
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}") from error
+
+
+def _check_several(args: DistillationTrainingArguments, num_teachers: int) -> None:
+    """Checks the arguments of several teachers before any is loaded."""
+    if num_teachers > 1:
+        fixed_weights(args.teacher_weights, num_teachers)
+        return
+    fields = args.__dataclass_fields__
+    options = {name: getattr(args, name) for name in ("teacher_mean", "teacher_weights", "teacher_weights_column")}
+    if set_ := {name: value for name, value in options.items() if value != fields[name].default}:
+        raise ValueError(f"{set_} would have no effect with a single teacher: leave it out.")
+
+
 def _choose(
-    teacher_model: PreTrainedModel | PeftModel | str | None, args: DistillationTrainingArguments, readers: Sequence[str]
-) -> PreTrainedModel | PeftModel | str | None:
+    teacher_model: GivenTeachers | None, args: DistillationTrainingArguments, readers: Sequence[str]
+) -> GivenTeachers | None:
     """Returns the given model or the name in the arguments; None if no loss reads a teacher."""
     if teacher_model is not None and args.teacher_model_name_or_path is not None:
         raise ValueError(
@@ -174,15 +260,18 @@ def _choose(
 
 
 def _check_alone(
-    source: Source, teacher_model: PreTrainedModel | PeftModel | str | None, args: DistillationTrainingArguments
+    source: Source | JoinedSource, teacher_model: GivenTeachers | None, args: DistillationTrainingArguments
 ) -> None:
     """Checks that no teacher or teacher option is given in addition to the stored targets."""
     given = teacher_model if teacher_model is not None else args.teacher_model_name_or_path
     if given is not None:
-        name = given if isinstance(given, str) else transformers_model(given).config._name_or_path
+        models = _by_name(given).values()
+        names = [own if isinstance(own, str) else transformers_model(own).config._name_or_path for own in models]
+        number = "two" if len(names) == 1 else "several"
         raise ValueError(
-            f"There are two teachers, {name!r} and the columns {', '.join(source.columns)} of {source}: leave out "
-            f"teacher_model, or call remove_columns({[*source.columns, SOURCE]}) on the datasets."
+            f"There are {number} teachers, {', '.join(map(repr, names))} and the columns {', '.join(source.columns)} "
+            f"of {source}: leave out teacher_model, or call remove_columns({[*source.columns, SOURCE]}) on the "
+            f"datasets."
         )
     if not source.complete and args.kl_positions != "labels":
         raise ValueError(

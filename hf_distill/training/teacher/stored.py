@@ -26,6 +26,7 @@ from hf_distill.training.teacher.columns import (
     TARGET_COLUMNS,
     TOP_IDS,
     TOP_LOG_PROBS,
+    JoinedSource,
     Source,
     join,
     vocabulary_fingerprint,
@@ -40,6 +41,7 @@ class StoredTeacher:
         source: the teacher of the targets.
         student: the student.
         tokenizer: the student's tokenizer.
+        part: which part of the logits to read, and of how many; None for all. Joined targets have a part per teacher.
 
     Raises:
         ValueError: if the targets do not match the student or the tokenizer.
@@ -52,8 +54,10 @@ class StoredTeacher:
         source: Source,
         student: PreTrainedModel | PeftModel,
         tokenizer: object = None,
+        part: tuple[int, int] | None = None,
     ):
         student = transformers_model(student)
+        self._part = part
         self.head = find_head(student)
         own = head_spec(student)
         self.source, self.top_k = source, source.top_k
@@ -145,7 +149,11 @@ class StoredTeacher:
         if self.top_k is not None:
             log_probs, ids, log_tail = (scored.select(inputs[name]) for name in (TOP_LOG_PROBS, TOP_IDS, LOG_TAIL))
             return TopK(log_probs, ids, log_tail.squeeze(1))
-        logits = self.head.logits_of_stored(inputs[LOGITS], scored)
+        stored = inputs[LOGITS]
+        if self._part is not None:
+            index, number = self._part
+            stored = stored.chunk(number, dim=-1)[index]
+        logits = self.head.logits_of_stored(stored, scored)
         return logits if self._columns is None else logits[:, self._columns]
 
 
@@ -158,7 +166,7 @@ class TargetsCollator:
         source: the teacher of the targets.
     """
 
-    def __init__(self, collator: Callable[[Sequence], dict], head: Head, source: Source):
+    def __init__(self, collator: Callable[[Sequence], dict], head: Head, source: Source | JoinedSource):
         self.collator, self.head, self.source = collator, head, source
 
     def __call__(self, rows: Sequence[Mapping[str, object]] | Mapping[str, Sequence]) -> dict[str, torch.Tensor]:

@@ -100,6 +100,24 @@ def test_teacher_on_the_hub(card_of, teacher):
     assert f"| cut from | `google-bert/bert-base-uncased` at revision `{REVISION}` |" in text
 
 
+def test_several_teachers(card_of, teacher, tmp_path):
+    make_model("bert", "classification", seed=1).save_pretrained(tmp_path / "other")
+    other = AutoModelForSequenceClassification.from_pretrained(tmp_path / "other")
+    for folder, license in (("teacher", "mit"), ("other", "apache-2.0")):
+        (tmp_path / folder / "README.md").write_text(f"---\nlicense: {license}\n---\n# Teacher\n")
+    student = make_student(teacher)
+    data, text = card_of([teacher, other], student, teacher_weights=[2.0, 1.0])
+    assert "trained by knowledge distillation from `teacher` and `other`." in text
+    rows = ["| teacher 1 | `teacher` |", "| teacher 2 | `other` |", "| weights of the teachers | 0.667, 0.333 |"]
+    rows.append("| mean of the teachers' | probabilities |")
+    assert [row for row in rows if row not in text] == []
+    assert data.license is None  # they have different ones
+    (tmp_path / "other" / "README.md").write_text("---\nlicense: mit\n---\n# Teacher\n")
+    data, _ = card_of([on_hub(teacher), on_hub(other, "some/other")], student, card={"license": "mit"})
+    assert data.base_model == ["google-bert/bert-base-uncased", "some/other"]
+    assert str(tmp_path) not in str(data) + text
+
+
 def test_model_index(card_of, teacher, hub):
     rows = make_dataset()
     rows.info.dataset_name, rows.info.config_name, rows._split = "imdb", "plain_text", datasets.Split.TEST

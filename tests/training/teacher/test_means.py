@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from hf_distill.training.losses.logits import kl_divergence
+from hf_distill.training.losses import DIVERGENCES
 from hf_distill.training.scoring.scored import MASKED_LOGIT
 from hf_distill.training.teacher.means import MEANS, mean_of_bernoullis, mean_of_logits, mean_of_probabilities
 
+kl_divergence = DIVERGENCES["forward_kl"].functions["categorical"]
 KINDS = [(mean, kind) for mean, of_kind in MEANS.items() for kind in of_kind]
 
 
