@@ -32,6 +32,14 @@ def softmax(logits):
     return shifted / shifted.sum(-1, keepdims=True)
 
 
+def kl_by_definition(student_logits, teacher_logits, temperature):
+    total = 0.0
+    for student_row, teacher_row in zip(student_logits, teacher_logits, strict=True):
+        p, q = softmax(teacher_row / temperature), softmax(student_row / temperature)
+        total += sum(p_i * (np.log(p_i) - np.log(q_i)) for p_i, q_i in zip(p, q, strict=True))
+    return temperature**2 * total
+
+
 def cross_entropy_by_definition(student_logits, labels, smoothing=0.0):
     total = 0.0
     for row, label in zip(student_logits, labels, strict=True):
