@@ -65,8 +65,8 @@ class TokenReader:
     ):
         self.format, self.tokenizer, self.decompressor = format, tokenizer, decompressor
         self.vocab_size = len(tokenizer)
-        self.top_k, self.smallest = top_k, self.vocab_size
-        self.complete = True
+        self.top_k, self.complete = top_k, True
+        self._smallest: int | None = top_k
 
     def prepare(self, dataset: Dataset, entries: Iterable[Any]) -> None:
         """Finds the smallest number of log-probabilities of a position, unless `top_k` is set.
@@ -83,7 +83,7 @@ class TokenReader:
                     given = 0 if candidates is None else len(candidates.ids)
                     if given == 0:
                         raise ValueError(_lacking(row, position, given, 1))
-                    self.smallest = min(self.smallest, given)
+                    self._smallest = min(self._smallest or given, given)
 
     def read(self, dataset: Dataset, entries: Iterable[Any]) -> Iterator[Row]:
         """Reads the target columns of each row. Tokens without a distribution are NaN.
@@ -95,7 +95,9 @@ class TokenReader:
         Raises:
             ValueError: if a distribution is missing, has too few tokens, or belongs to other tokens.
         """
-        top_k = self.top_k or self.smallest
+        top_k = self._smallest
+        if top_k is None:
+            raise ValueError("No token has a label, so no distribution would be trained on: check the column labels.")
         for row, (values, entry) in enumerate(zip(dataset, entries, strict=True)):
             tokens = tokens_of(values, row)
             num_tokens = len(tokens.ids)
@@ -131,7 +133,7 @@ class TokenReader:
             hidden_width=None,
         )
         described = {"head_spec": spec, "vocabulary": vocabulary_fingerprint(self.tokenizer), "reads_text": False}
-        return {**described, "top_k": self.top_k or self.smallest, "temperature": 1.0, "complete": self.complete}
+        return {**described, "top_k": self._smallest, "temperature": 1.0, "complete": self.complete}
 
     def _distributions(self, tokens: Tokens, entry: Any, row: int) -> list[Candidates | None]:
         """For each token of a row, the distribution of the next token; None if it is unknown."""
@@ -234,9 +236,12 @@ class TokenReader:
         if given is not None and list(given)[: len(tokens.ids)] != tokens.ids:
             raise ValueError(f"Row {row} has other input_ids in the dataset than in the targets.")
         if "compressed_logprobs" in entry and self.decompressor is not None:
-            ids, log_probs = self.decompressor(entry["compressed_logprobs"], entry["bytepacked_indices"])
+            try:
+                ids, log_probs = self.decompressor(entry["compressed_logprobs"], entry["bytepacked_indices"])
+            except ValueError as error:
+                raise ValueError(f"Row {row}: {error}") from None
         elif "token_ids" in entry and "top_values" in entry:
-            ids, log_probs = np.array(entry["token_ids"]), np.array(entry["top_values"], dtype=np.float64)
+            ids, log_probs = _rectangle(entry["token_ids"]), _rectangle(entry["top_values"])
         else:
             raise ValueError(
                 f"Row {row} has the columns {', '.join(entry)}: format='distillkit' takes token_ids and top_values, or "
@@ -268,6 +273,12 @@ class TokenReader:
         for index, text in enumerate(texts):
             ids[text].append(index)
         return dict(ids)
+
+
+def _rectangle(values: Any) -> np.ndarray:
+    """An array of lists of one length; of another shape if the lengths differ."""
+    lengths = {len(own) for own in values}
+    return np.array(values) if len(lengths) == 1 else np.zeros((len(values), 0))
 
 
 def tokens_of(values: Mapping[str, Any], row: int) -> Tokens:

@@ -275,6 +275,12 @@ def test_top_k_that_is_too_large():
         imported(rows, [FINE], top_k=3)
 
 
+def test_rows_without_a_label():
+    rows = Dataset.from_dict({"input_ids": [[5, 6, 7]], "labels": [[-100] * 3]})
+    with pytest.raises(ValueError, match="No token has a label, so no distribution would be trained on"):
+        imported(rows, [FINE])
+
+
 def test_rows_of_text():
     with pytest.raises(ValueError, match="Row 0 has no input_ids, only text: tokenise the rows first"):
         imported(Dataset.from_dict({"text": ["w5 w6"]}), [FINE])
