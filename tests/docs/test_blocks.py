@@ -7,6 +7,7 @@ running it: Python is compiled, and commands are read by the real parsers.
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -17,6 +18,7 @@ from hf_distill.cli import main
 from tests.conftest import collate, make_model, make_rows, make_text_tokenizer, make_texts
 from tests.docs.blocks import LANGUAGES, PAGES, READMES, check_command, outside_of_blocks, read_blocks
 from tests.student.tiny_models import tiny_model
+from tests.training.teacher.importing.test_tokens import prompt_logprobs_of
 
 # Commands that are read here, and run by tests of their own.
 RUN_ELSEWHERE = {
@@ -98,6 +100,12 @@ def given(page):
         names["train"] = Dataset.from_dict({"text": make_texts(8), "labels": [0, 1] * 4})
         names |= {"bert_tokenizer": tokenizer, "roberta_tokenizer": make_text_tokenizer()}
         names["roberta_large"] = make_model("roberta", "classification")
+        causal = make_model("gpt2", "causal")
+        names |= {"causal_student": make_student(causal), "causal_tokenizer": tokenizer}
+        names["causal_rows"] = Dataset.from_list(make_rows("causal")).remove_columns("labels")
+        names["outputs"] = [
+            SimpleNamespace(prompt_logprobs=prompt_logprobs_of(row, teacher=causal)) for row in names["causal_rows"]
+        ]
     if page == "pretraining":
         causal = make_model("gpt2", "causal")
         names |= {"causal_teacher": causal, "causal_student": make_student(causal), "causal_tokenizer": tokenizer}

@@ -1,6 +1,7 @@
 """Turns the class probabilities, logits and votes of another program into logits."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ def _values_in_order(entry: Any, format: str, labels: list[str], row: int) -> Se
     """The numbers of an entry, in the order of `labels`."""
     if hasattr(entry, "tolist"):
         entry = entry.tolist()
-    if isinstance(entry, int | float) and not isinstance(entry, bool):
+    if isinstance(entry, Real) and not isinstance(entry, bool):
         entry = [entry]
     if isinstance(entry, Mapping):
         return _by_name(entry, labels, row)
@@ -129,7 +130,7 @@ def _values_in_order(entry: Any, format: str, labels: list[str], row: int) -> Se
                     raise ValueError(f"Row {row} has a vote for {label!r}, but labels is {labels}.")
                 counts[label] += 1
             return list(counts.values())
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in entry):
+        if all(isinstance(value, Real) and not isinstance(value, bool) for value in entry):
             if len(entry) != len(labels):
                 raise ValueError(f"Row {row} has {len(entry)} values for {len(labels)} classes, {labels}.")
             return entry
@@ -152,7 +153,7 @@ def _by_name(entry: Mapping[str, Any], labels: list[str], row: int) -> list[floa
         )
     if unknown := [label for label in entry if label not in labels]:
         raise ValueError(f"Row {row} has a class {unknown[0]!r}, but labels is {labels}.")
-    wrong = [label for label in labels if isinstance(entry[label], bool) or not isinstance(entry[label], int | float)]
+    wrong = [label for label in labels if isinstance(entry[label], bool) or not isinstance(entry[label], Real)]
     if wrong:
         raise ValueError(f"Row {row} has {_shortened(entry[wrong[0]])} for {wrong[0]!r}, which is not a number.")
     return [entry[label] for label in labels]

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -61,7 +62,7 @@ class TargetRows:
         """The row without its id; only the value if nothing else is left, unless it is one number by name."""
         row = {name: value for name, value in row.items() if name != self.on}
         values = list(row.values())
-        is_entry = len(values) == 1 and (isinstance(self.rows, Dataset) or not isinstance(values[0], int | float))
+        is_entry = len(values) == 1 and (isinstance(self.rows, Dataset) or not isinstance(values[0], Real))
         return values[0] if is_entry else row
 
     def _check_column(self, column: str) -> None:

@@ -71,6 +71,9 @@ def import_teacher_targets(
     `[{"label": "NEGATIVE", "score": 0.1}, ...]` as a pipeline returns it with `top_k=None`, or
     `{"labels": [...], "scores": [...]}` as a zero-shot pipeline returns it.
 
+    Probabilities that were already softened at temperature T are imported as logits, `T * log(p)`, for a training with
+    `temperature=T`.
+
     Token log-probabilities are natural logarithms at temperature 1, of some tokens only, so the training needs
     `temperature=1.0`. A token needs a distribution if the next token has a label: `labels` other than -100, or without
     that column every token. Other tokens may lack one, as the last does; the training then needs

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -255,6 +256,9 @@ class TokenReader:
                 f"Row {row} has {num_given} tokens, but token ids {list(ids.shape)} and values "
                 f"{list(log_probs.shape)}: both should have one list per token, which may lack the last token."
             )
+        repeated = (np.diff(np.sort(ids, axis=1), axis=1) == 0).any(1)
+        if repeated.any():
+            raise ValueError(f"Row {row} has a token id twice at token {int(repeated.argmax())}.")
         found = [Candidates(*own) for own in zip(ids.astype(np.int64), log_probs, strict=True)][: len(tokens.ids)]
         return [*found, *[None] * (len(tokens.ids) - len(found))]
 
@@ -316,7 +320,7 @@ def _log_prob(value: Any, row: int) -> float:
     if isinstance(value, Mapping):
         value = value.get("logprob")
     value = getattr(value, "logprob", value)
-    if not isinstance(value, int | float):
+    if not isinstance(value, Real):
         raise ValueError(f"Row {row} has a log-probability {value!r}, which is not a number.")
     return float(value)
 

@@ -42,6 +42,7 @@ SHAPES = {
     ),
     "zero-shot": lambda row: {"sequence": "a text", "labels": LABELS[::-1], "scores": row[::-1]},
     "array": np.array,
+    "numbers of numpy": lambda row: {label: np.float32(p) for label, p in zip(LABELS, row, strict=True)},
 }
 
 
@@ -52,7 +53,7 @@ def test_probabilities_in_every_shape(shape):
     assert softmax(logits) == pytest.approx(np.array(PROBABILITIES), rel=1e-6)
 
 
-@pytest.mark.parametrize("shape", [name for name in SHAPES if name != "array"])
+@pytest.mark.parametrize("shape", ["list", "dict", "pipeline", "zero-shot"])
 def test_the_same_from_a_column(shape):
     """Arrow gives structs of the same keys, or lists of structs."""
     rows = texts(2, answer=[SHAPES[shape](row) for row in PROBABILITIES])
@@ -149,6 +150,24 @@ def test_a_pipeline_teaches_what_its_model_teaches(make_trainer, problem_type, t
     assert losses(of_pipeline) == pytest.approx(losses(of_stored), rel=1e-5, abs=1e-6)
     torch.testing.assert_close(weights(of_pipeline), weights(live), rtol=0, atol=5e-6)
     assert of_pipeline.evaluate()["eval_loss_kl"] == pytest.approx(live.evaluate()["eval_loss_kl"], rel=1e-4, abs=1e-6)
+
+
+def test_soft_targets_at_a_temperature(make_trainer):
+    """Probabilities that were softened already are imported as `T * log(p)`."""
+    teacher, student = (classifier(seed=seed, num_layers=2) for seed in (0, 3))
+    text = make_texts(6)
+    rows = Dataset.from_dict({"text": text, "labels": [0, 1, 2] * 2})
+    rows = rows.map(lambda row: TOKENIZER(row["text"]), remove_columns="text")
+    with torch.no_grad():
+        logits = torch.cat([teacher(**TOKENIZER(one, return_tensors="pt")).logits for one in text])
+    soft = (logits / 4).softmax(-1)
+    ours = import_teacher_targets(rows, 4 * soft.log(), format="logits", teacher="x", labels=LABELS)
+    options = {"alpha_cos": 0.0, "temperature": 4.0, "data_collator": DataCollatorWithPadding(TOKENIZER)}
+    evaluated = [
+        make_trainer(student, given, data, data, **options).evaluate()["eval_loss_kl"]
+        for given, data in ((teacher, rows), (None, ours))
+    ]
+    assert evaluated[1] == pytest.approx(evaluated[0], rel=1e-5)
 
 
 def test_votes_teach_the_loss_by_hand(make_trainer):

@@ -25,10 +25,10 @@ def log_probs_of(row, teacher=TEACHER):
         return teacher(torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
 
 
-def prompt_logprobs_of(row, top_k=5, as_objects=False):
+def prompt_logprobs_of(row, top_k=5, as_objects=False, teacher=TEACHER):
     """What vLLM returns: the top k of each token and the token itself, None for the first."""
     ids, positions = row["input_ids"], [None]
-    for index, own in enumerate(log_probs_of(row)[:-1], start=1):
+    for index, own in enumerate(log_probs_of(row, teacher)[:-1], start=1):
         ranks = own.argsort(descending=True).argsort() + 1
         named = {*own.topk(top_k).indices.tolist(), ids[index]}
         values = {
@@ -284,3 +284,14 @@ def test_rows_without_a_label():
 def test_rows_of_text():
     with pytest.raises(ValueError, match="Row 0 has no input_ids, only text: tokenise the rows first"):
         imported(Dataset.from_dict({"text": ["w5 w6"]}), [FINE])
+
+
+@pytest.mark.parametrize("format", ["torch", "numpy"])
+def test_rows_of_another_format(format):
+    rows = make_dataset("causal", num_rows=4)
+    given = [prompt_logprobs_of(row) for row in rows]
+    ours = imported(rows.with_format(format), given)
+    assert ours.format["type"] == format
+    expected = imported(rows, given)
+    for own, other in zip(ours["teacher_top_ids"], expected["teacher_top_ids"], strict=True):
+        assert own.tolist() == other
