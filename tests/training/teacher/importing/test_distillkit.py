@@ -149,6 +149,8 @@ def test_what_does_not_fit():
         ValueError, match=r"Row 0 has the columns packed_indices, exact_values, coeffs: .*cannot be imp"
     ):
         imported(rows, [{"packed_indices": [], "exact_values": [], "coeffs": []}])
+    with pytest.raises(ValueError, match="Row 0 has a token id twice at token 1"):
+        imported(rows, [{**values, "token_ids": [[6, 8], [7, 7]]}])
     compressed = {"compressed_logprobs": [[0] * 24] * 2, "bytepacked_indices": [[0] * 5] * 2}
     with pytest.raises(ValueError, match=r"Row 0 has the columns compressed_logprobs.*compression='compression_config"):
         imported(rows, [compressed])
