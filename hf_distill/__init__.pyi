@@ -42,6 +42,7 @@ from .training import (
     TrainingRun,
     add_teacher_targets,
     import_teacher_targets,
+    join_teacher_targets,
     model_identity,
 )
 from .version import __version__
@@ -73,6 +74,7 @@ __all__ = [
     "export_model",
     "glue_metric",
     "import_teacher_targets",
+    "join_teacher_targets",
     "load_corpus",
     "load_labelled_texts",
     "load_predictor",

@@ -56,6 +56,7 @@ def test_public_names():
         "encode_texts",
         "glue_metric",
         "import_teacher_targets",
+        "join_teacher_targets",
         "load_corpus",
         "load_labelled_texts",
         "load_predictor",

@@ -3,6 +3,7 @@
 from hf_distill.training.checkpoints.runs import TrainingRun, model_identity
 from hf_distill.training.losses import Loss, Needs
 from hf_distill.training.teacher.importing.targets import import_teacher_targets
+from hf_distill.training.teacher.joining import join_teacher_targets
 from hf_distill.training.teacher.targets import add_teacher_targets
 from hf_distill.training.trainer import DistillationTrainer
 from hf_distill.training.training_args import DistillationTrainingArguments
@@ -15,5 +16,6 @@ __all__ = [
     "TrainingRun",
     "add_teacher_targets",
     "import_teacher_targets",
+    "join_teacher_targets",
     "model_identity",
 ]

@@ -191,12 +191,12 @@ class _Pieces:
         return piece
 
 
-def check_labels_agree(teachers: Mapping[str, HeadSpec], student_labels: list[str] | None) -> None:
+def check_labels_agree(teachers: Mapping[str, HeadSpec], student_labels: list[str] | None = None) -> None:
     """Checks that all teachers have the same labels, and that their order is known.
 
     Args:
         teachers: the teachers' outputs by name.
-        student_labels: the student's labels.
+        student_labels: the student's labels; None if the student or its labels are not known.
 
     Raises:
         ValueError: if labels differ, or if only the student's default names could say which class is which.

@@ -63,7 +63,7 @@ def prepare_teacher(
             return StoredTeacher(source, student, tokenizer)
         sources, number = source.sources, len(source.sources)
         stored = {
-            f"the stored teacher {own.teacher!r}": StoredTeacher(own, student, tokenizer, part=(index, number))
+            f"the stored teacher {index} ({own.teacher!r})": StoredTeacher(own, student, tokenizer, (index, number))
             for index, own in enumerate(sources)
         }
         return TeacherEnsemble(stored, student, args, source)
