@@ -36,7 +36,7 @@ METAVARS = {
     **{f"{part}_file": "PATH" for part in ("train", "validation", "test", "unlabelled")},
     **{f"{part}_split": "SPLIT" for part in ("train", "validation", "test", "unlabelled")},
 }
-METAVARS_OF_TYPES = {"int": "N", "float": "X", "str": "NAME", "bool": "[true|false]"}
+METAVARS_OF_TYPES = {"int": "N", "float": "X", "Scheduled": "X|SCHEDULE", "str": "NAME", "bool": "[true|false]"}
 
 
 @dataclass(frozen=True)

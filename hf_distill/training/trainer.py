@@ -36,6 +36,7 @@ from hf_distill.training.losses.batch import BatchLosses
 from hf_distill.training.losses.evaluation import EvaluatingTrainer
 from hf_distill.training.losses.making import GivenLosses, how_to_read_no_labels, name_of_label_reader
 from hf_distill.training.losses.parameters import check_scheduler
+from hf_distill.training.losses.schedules import Schedule
 from hf_distill.training.losses.steps import means
 from hf_distill.training.scoring.alignment import named_inputs
 from hf_distill.training.scoring.find_head import find_head
@@ -75,7 +76,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             `args.teacher_mean` and `args.teacher_weights` set, and from the hidden states of the first.
         losses: your own losses with their weights, by name: `{"mine": (MyLoss(), 0.5)}`, each a `Loss`. They are added
             to the losses of the `alpha_...` arguments. To replace a built-in loss, use its name (`kl`, `task` or `cos`)
-            and set its alpha to 0.
+            and set its alpha to 0. A weight may be a schedule, such as `"linear:1->0"`.
         **trainer_options: all other arguments of `Trainer`, by name.
 
     Raises:
@@ -205,6 +206,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             The loss, a tensor of shape `[]`. With `return_outputs`, a pair of the loss and the student's outputs, which
             include the logits of all positions.
         """
+        self._take_scheduled_values()
         scored = self._score(inputs, None if self._evaluation is None else self._num_fresh(inputs))
         items = self._count_items(scored) if num_items_in_batch is None else num_items_in_batch
 
@@ -293,11 +295,15 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         return self.accelerator.reduce(items.to(device), reduction="sum")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in `Trainer`. During training, adds the mean of each loss over the steps since the last log."""
+        """As in `Trainer`. During training, adds the mean of each loss over the steps since the last log.
+
+        Also adds the temperature and the weights that are scheduled, as they were in the last step.
+        """
         self._finite.check_losses(self.losses)
         is_of_steps = self.is_in_train and {"loss", "learning_rate"} <= logs.keys()  # not a user's own log
         if is_of_steps and (losses := self._step_losses.take()) is not None:
             logs |= {f"loss_{name}": mean for name, mean in zip(self.losses, losses.tolist(), strict=True)}
+            logs |= self._scheduled_values()
         super().log(logs, start_time)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -316,10 +322,13 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
 
     def _distillation_state(self) -> dict[str, object]:
         """Everything that the losses depend on, except the data."""
-        state: dict[str, object] = {f"alpha_{name}": weight for name, weight in self.loss_weights.items()}
+        state: dict[str, object] = {
+            f"alpha_{name}": str(weight) if isinstance(weight, Schedule) else weight
+            for name, weight in self.loss_weights.items()
+        }
         state["kl_positions"] = self.args.kl_positions
-        for name, loss in self.losses.items():
-            state |= {f"{name}_{key}": value for key, value in loss.state().items()}
+        for name, settings in self._settings_of_losses().items():
+            state |= {f"{name}_{key}": value for key, value in settings.items()}
         if self.teacher is not None:
             state |= self.teacher.state()
         return state

@@ -1,16 +1,28 @@
 """`DistillationTrainingArguments`: all options of distillation, with their help texts and checks."""
 
+import copy
 import math
 import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import TrainingArguments
 
 from hf_distill.training.losses import DIVERGENCES, LOSSES, Loss
+from hf_distill.training.losses.schedules import (
+    Schedule,
+    Scheduled,
+    Value,
+    check_some_is_on,
+    check_temperature,
+    check_weight,
+    is_on,
+    parse_schedule,
+    value_at,
+)
 
 KLPositions = Literal["labels", "attended"]
 HiddenDistance = Literal["mse", "cosine", "normalized_mse"]
@@ -33,6 +45,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """The allowed values of arguments, in addition to their default."""
 
+DEFAULT_TEMPERATURE = 2.0
+
 LOWER_IS_BETTER = ("kl_to_teacher", "expected_calibration_error")
 """Metrics of `classification_metrics` for which lower is better. `Trainer` assumes that greater is better."""
 
@@ -44,6 +58,9 @@ class DistillationTrainingArguments(TrainingArguments):
     All arguments of `TrainingArguments` work as usual. The defaults are the published DistilBERT command:
     `loss = 5 * L_kl + 2 * L_task + 1 * L_cos` at temperature 2.
 
+    The temperature and each weight may be a number, a schedule such as `"linear:4->1"`, or a function from the progress
+    of the training, between 0 and 1, to the value.
+
     Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108
 
     Raises:
@@ -52,6 +69,7 @@ class DistillationTrainingArguments(TrainingArguments):
 
     Example:
         >>> args = DistillationTrainingArguments(output_dir="student", temperature=4.0, alpha_cos=0.0)
+        >>> args = DistillationTrainingArguments(output_dir="student", temperature="linear:4->1")
 
         From the command line or from YAML, as with `TrainingArguments`:
 
@@ -59,31 +77,34 @@ class DistillationTrainingArguments(TrainingArguments):
     """
 
     # The losses
-    temperature: float = field(
+    temperature: Scheduled = field(
         default=2.0,
-        metadata={"help": "Softens both distributions in the KL loss: softmax(logits / temperature). Above 0."},
+        metadata={
+            "help": "Softens both distributions in the KL loss: softmax(logits / temperature). Above 0. It may change "
+            "during the training, as may every alpha: 'linear:4->1', 'cosine:4->1@0.1-0.6', 'piecewise:0=4,0.5=2'."
+        },
     )
-    alpha_kl: float = field(
+    alpha_kl: Scheduled = field(
         default=5.0,
         metadata={"help": "Weight of the KL divergence between the softened outputs of teacher and student. 0 is off."},
     )
-    alpha_task: float = field(
+    alpha_task: Scheduled = field(
         default=2.0,
         metadata={"help": "Weight of the task loss on hard labels. Set it to 0 to train on unlabelled data."},
     )
-    alpha_cos: float = field(
+    alpha_cos: Scheduled = field(
         default=1.0,
         metadata={"help": "Weight of 1 - cosine between the last hidden states of teacher and student. 0 is off."},
     )
-    alpha_hidden: float = field(
+    alpha_hidden: Scheduled = field(
         default=0.0,
         metadata={"help": "Weight of the distance between the hidden states of mapped layers. 0 is off."},
     )
-    alpha_attention: float = field(
+    alpha_attention: Scheduled = field(
         default=0.0,
         metadata={"help": "Weight of the squared difference between the attention maps of mapped layers. 0 is off."},
     )
-    alpha_relation: float = field(
+    alpha_relation: Scheduled = field(
         default=0.0,
         metadata={
             "help": "Weight of the KL divergence between the relations of queries, of keys and of values in the "
@@ -239,6 +260,15 @@ class DistillationTrainingArguments(TrainingArguments):
             self.dataloader_pin_memory = False  # as it would have no effect, of which PyTorch warns
         super().__post_init__()
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if callable(value) and (name == "temperature" or name.startswith("alpha_")):
+            value = Schedule.of_function(value)
+        super().__setattr__(name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in `TrainingArguments`. A function is written as its name."""
+        return {name: str(value) if isinstance(value, Schedule) else value for name, value in super().to_dict().items()}
+
     def distillation_fields(self) -> dict[str, object]:
         """The values of all fields that the losses and the teacher depend on."""
         own = DistillationTrainingArguments.__dataclass_fields__.keys() - TrainingArguments.__dataclass_fields__.keys()
@@ -251,13 +281,11 @@ class DistillationTrainingArguments(TrainingArguments):
             ValueError: if a value is out of range, or if an option would have no effect.
         """
         for name, value in {"temperature": self.temperature, **self._alphas}.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                hint = " (YAML reads 1e-1 as a string: write 1.0e-1)" if isinstance(value, str) else ""
-                raise ValueError(f"{name}={value!r} should be a finite number{hint}.")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature} should be above 0; 2.0 is usual.")
-        if negative := {name: value for name, value in self._alphas.items() if value < 0}:
-            raise ValueError(f"{_as_text(negative)} should be 0 (off) or above.")
+            check = check_temperature if name == "temperature" else check_weight
+            try:
+                check(parse_schedule(value))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name}={value!r} {error}") from None
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in (self.__dataclass_fields__[name].default, *allowed):
@@ -313,8 +341,8 @@ class DistillationTrainingArguments(TrainingArguments):
         Raises:
             ValueError: if no loss is on, or if an option would have no effect.
         """
-        if not any(self._alphas.values()) and not given:
-            raise ValueError(f"{_as_text(self._alphas)} turn all losses off: set at least one above 0.")
+        if not given:
+            check_some_is_on({f"alpha_{name}": weight for name, weight in self.loss_weights.items()})
         unread: dict[str, object] = {}
         is_read = any("layer_map" in loss.options for loss in self._losses_in_use)
         if not is_read and not any(loss.needs.layers for loss in given):
@@ -331,9 +359,22 @@ class DistillationTrainingArguments(TrainingArguments):
         self._refuse(unread)
 
     @property
-    def loss_weights(self) -> dict[str, float]:
-        """The weights of the losses by name: `{"kl": alpha_kl, ...}`."""
-        return {name: getattr(self, f"alpha_{name}") for name in LOSSES}
+    def loss_weights(self) -> dict[str, Value]:
+        """The weights of the losses by name: `{"kl": alpha_kl, ...}`, each a number or a `Schedule`."""
+        return {name: parse_schedule(getattr(self, f"alpha_{name}")) for name in LOSSES}
+
+    @property
+    def loss_temperature(self) -> Value:
+        """The temperature, a number or a `Schedule`."""
+        return parse_schedule(self.temperature)
+
+    def at(self, progress: float) -> "DistillationTrainingArguments":
+        """A copy with the value of each schedule at a moment of the training, from 0 to 1."""
+        copied = copy.copy(self)
+        copied.temperature = value_at(self.loss_temperature, progress)
+        for name, weight in self.loss_weights.items():
+            setattr(copied, f"alpha_{name}", value_at(weight, progress))
+        return copied
 
     @property
     def reads_teacher(self) -> bool:
@@ -365,17 +406,17 @@ class DistillationTrainingArguments(TrainingArguments):
         self.check_distillation_fields()
 
     @property
-    def _alphas(self) -> dict[str, float]:
-        """The weights of the losses by field: `{"alpha_kl": alpha_kl, ...}`."""
-        return {f"alpha_{name}": weight for name, weight in self.loss_weights.items()}
+    def _alphas(self) -> dict[str, object]:
+        """The weights of the losses as given, by field: `{"alpha_kl": alpha_kl, ...}`."""
+        return {f"alpha_{name}": getattr(self, f"alpha_{name}") for name in LOSSES}
 
     @property
     def _divergence_reads_labels(self) -> bool:
-        return self.alpha_kl > 0 and DIVERGENCES[self.divergence].reads_labels
+        return is_on(self.loss_weights["kl"]) and DIVERGENCES[self.divergence].reads_labels
 
     @property
     def _losses_in_use(self) -> list[type[Loss]]:
-        return [LOSSES[name] for name, weight in self.loss_weights.items() if weight > 0]
+        return [LOSSES[name] for name, weight in self.loss_weights.items() if is_on(weight)]
 
     def _refuse(self, unread: dict[str, object]) -> None:
         if unread:

@@ -10,6 +10,7 @@ from transformers import Seq2SeqTrainer
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
+from hf_distill.training.losses.schedules import END
 from hf_distill.training.losses.steps import means
 from hf_distill.training.losses.trainer import LossTrainer
 from hf_distill.training.scoring.inputs import count_examples
@@ -73,7 +74,10 @@ class EvaluationLosses:
 
 
 class EvaluatingTrainer(LossTrainer):
-    """A `Trainer` that evaluates through `compute_loss` and reports each loss next to the total."""
+    """A `Trainer` that evaluates through `compute_loss` and reports each loss next to the total.
+
+    Scheduled weights and a scheduled temperature have their values of the end of the training.
+    """
 
     _evaluation: EvaluationLosses | None = None
     """The losses of the running evaluation."""
@@ -133,7 +137,7 @@ class EvaluatingTrainer(LossTrainer):
         if not self.is_in_train:
             self._renew_losses()
         # Evaluations may be nested, for instance when compute_metrics calls predict.
-        outer, self._evaluation = self._evaluation, EvaluationLosses(self._weights)
+        outer, self._evaluation = self._evaluation, EvaluationLosses(self._weights_at(END))
         try:
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix

@@ -1,18 +1,18 @@
 """Which losses a training uses: those of the `alpha_...` arguments, and the user's own."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 from hf_distill.training.losses import LOSSES, DivergenceLoss
 from hf_distill.training.losses.base import Loss, Setup
 from hf_distill.training.losses.layer_map import LayerPair, ModelLayers
+from hf_distill.training.losses.schedules import Scheduled, Value, check_weight, is_on, parse_schedule
 from hf_distill.training.scoring.capture import Layer, LayerCapture, Wanted, can_capture_attention
 
-GivenLosses = Mapping[str, tuple[Loss, float]]
-"""The `losses` argument of `DistillationTrainer`: pairs of a loss and its weight, by name."""
+GivenLosses = Mapping[str, tuple[Loss, "Scheduled"]]
+"""The `losses` argument of `DistillationTrainer`: pairs of a loss and its weight, a number or a schedule, by name."""
 
 
-def check_given_losses(given: GivenLosses, weights: Mapping[str, float]) -> None:
+def check_given_losses(given: GivenLosses, weights: Mapping[str, Value]) -> None:
     """Checks the `losses` argument of `DistillationTrainer`.
 
     Args:
@@ -20,9 +20,9 @@ def check_given_losses(given: GivenLosses, weights: Mapping[str, float]) -> None
         weights: the weights of the `alpha_...` arguments, by name.
 
     Raises:
-        TypeError: if `given` is not a mapping from names to pairs of a `Loss` and a number.
-        ValueError: if a name is invalid or taken, if a weight is below 0, or if a loss does not read exactly one of
-            logits, last hidden states and mapped layers.
+        TypeError: if `given` is not a mapping from names to pairs of a `Loss` and a number or schedule.
+        ValueError: if a name is invalid or taken, if a schedule cannot be read, if a weight is below 0, or if a loss
+            does not read exactly one of logits, last hidden states and mapped layers.
     """
     if not isinstance(given, Mapping):
         raise TypeError(f'losses should be a dict such as {{"name": (loss, weight)}}, but is {type(given).__name__}.')
@@ -37,10 +37,10 @@ def check_given_losses(given: GivenLosses, weights: Mapping[str, float]) -> None
         loss, weight = pair
         if not isinstance(loss, Loss):
             raise TypeError(f"losses[{name!r}] has a {type(loss).__name__}, not a loss: subclass hf_distill.Loss.")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise TypeError(f"losses[{name!r}] has weight {weight!r}, which should be a finite number.")
-        if weight < 0:
-            raise ValueError(f"losses[{name!r}] has weight {weight}, which should be 0 (off) or above.")
+        try:
+            check_weight(parse_schedule(weight))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"losses[{name!r}] has weight {weight!r}, which {error}") from None
         if loss.needs.logits + loss.needs.last_hidden_state + loss.needs.layers != 1:
             raise ValueError(
                 f"losses[{name!r}] is a {type(loss).__name__} with {loss.needs}: a loss reads exactly one of logits, "
@@ -51,7 +51,7 @@ def check_given_losses(given: GivenLosses, weights: Mapping[str, float]) -> None
                 f"losses[{name!r}] is a {type(loss).__name__} with {loss.needs}: only a loss that reads logits can "
                 f"read labels."
             )
-        if weights.get(name, 0) > 0:
+        if is_on(weights.get(name, 0)):
             raise ValueError(
                 f"losses[{name!r}] has the name of a built-in loss, which is on with alpha_{name}={weights[name]}: "
                 f"choose another name, or set alpha_{name}=0 to replace the built-in loss."
@@ -59,7 +59,7 @@ def check_given_losses(given: GivenLosses, weights: Mapping[str, float]) -> None
 
 
 def make_losses(
-    weights: Mapping[str, float], given: GivenLosses, setup: Setup, previous: Mapping[str, Loss]
+    weights: Mapping[str, Value], given: GivenLosses, setup: Setup, previous: Mapping[str, Loss]
 ) -> dict[str, Loss]:
     """Creates the losses whose weight is not 0, by name.
 
@@ -73,7 +73,7 @@ def make_losses(
         ValueError: if student and teacher cannot be compared.
     """
     losses = {}
-    for name in (name for name, weight in weights.items() if weight > 0):
+    for name in (name for name, weight in weights.items() if is_on(weight)):
         loss = given[name][0] if name in given else LOSSES[name].from_setup(setup)
         if name not in given and name in previous and loss.state_dict().keys() == previous[name].state_dict().keys():
             loss.load_state_dict(previous[name].state_dict())
@@ -128,13 +128,15 @@ def check_attention(
                 )
 
 
-def readers_of_teacher(weights: Mapping[str, float], given: GivenLosses) -> list[str]:
+def readers_of_teacher(weights: Mapping[str, Value], given: GivenLosses) -> list[str]:
     """The losses that compare the student with a teacher, as written in the user's code."""
-    losses = {name: given[name][0] if name in given else LOSSES[name] for name, weight in weights.items() if weight > 0}
+    losses = {
+        name: given[name][0] if name in given else LOSSES[name] for name, weight in weights.items() if is_on(weight)
+    }
     return [name_in_code(name, loss, weights[name]) for name, loss in losses.items() if loss.reads_teacher]
 
 
-def name_in_code(name: str, loss: Loss | type[Loss], weight: float) -> str:
+def name_in_code(name: str, loss: Loss | type[Loss], weight: Value) -> str:
     """The loss as written in the user's code, such as `alpha_kl=5.0` or `losses['mine']`."""
     return f"alpha_{name}={weight}" if _is_of_arguments(name, loss) else f"losses[{name!r}]"
 
@@ -144,7 +146,7 @@ def how_to_leave_out(name: str, loss: Loss) -> str:
     return f"set alpha_{name}=0" if _is_of_arguments(name, loss) else f"leave out losses[{name!r}]"
 
 
-def name_of_label_reader(name: str, loss: Loss, weight: float) -> str:
+def name_of_label_reader(name: str, loss: Loss, weight: Value) -> str:
     """The argument that makes the loss read labels, as written in the user's code."""
     return f"divergence={loss.divergence!r}" if isinstance(loss, DivergenceLoss) else name_in_code(name, loss, weight)
 

@@ -20,6 +20,15 @@ from hf_distill.training.losses.making import (
     readers_of_teacher,
 )
 from hf_distill.training.losses.parameters import LossParameters, StepWithStudent, check_engine
+from hf_distill.training.losses.schedules import (
+    END,
+    Schedule,
+    Value,
+    check_some_is_on,
+    is_on,
+    parse_schedule,
+    value_at,
+)
 from hf_distill.training.losses.steps import StepLosses
 from hf_distill.training.scoring.alignment import HeadSpec, head_spec
 from hf_distill.training.scoring.capture import LayerCapture
@@ -42,7 +51,7 @@ class ReadTeacher(Protocol):
     def prepare_for(self, losses: Mapping[str, Loss], capture: LayerCapture | None) -> None: ...
 
 
-class LossTrainerArguments(LossArguments, Protocol):
+class LossTrainerArguments(Protocol):
     """The training arguments that `LossTrainer` reads."""
 
     @property
@@ -52,7 +61,12 @@ class LossTrainerArguments(LossArguments, Protocol):
     def kl_positions(self) -> str: ...
 
     @property
-    def loss_weights(self) -> dict[str, float]: ...
+    def loss_weights(self) -> dict[str, Value]: ...
+
+    @property
+    def loss_temperature(self) -> Value: ...
+
+    def at(self, progress: float) -> LossArguments: ...
 
     def check_losses(self, given: Collection[Loss] = ()) -> None: ...
 
@@ -66,7 +80,8 @@ class LossTrainer(Trainer):
 
     Attributes:
         losses: the losses whose weight is not 0, by name.
-        loss_weights: the weights of all losses, by name: of the `alpha_...` arguments and of `losses`.
+        loss_weights: the weights of all losses, by name: of the `alpha_...` arguments and of `losses`. Each is a number
+            or a `Schedule`.
         loss_parameters: the parameters of the losses.
     """
 
@@ -74,9 +89,11 @@ class LossTrainer(Trainer):
     head: Head
     teacher: ReadTeacher | None
     losses: dict[str, Loss]
-    loss_weights: dict[str, float]
+    loss_weights: dict[str, Value]
     loss_parameters: LossParameters
     _capture: LayerCapture | None
+    _evaluation: object | None = None
+    """The losses of the running evaluation."""
     _signature_columns: list[str] | None
 
     def _take_losses(self, given: GivenLosses) -> None:
@@ -98,8 +115,9 @@ class LossTrainer(Trainer):
         """Whether a loss reads hard labels."""
         return any(loss.needs.labels for loss in self.losses.values())
 
-    def _all_weights(self) -> dict[str, float]:
-        return self.args.loss_weights | {name: weight for name, (_, weight) in self._given_losses.items()}
+    def _all_weights(self) -> dict[str, Value]:
+        given = {name: parse_schedule(weight) for name, (_, weight) in self._given_losses.items()}
+        return self.args.loss_weights | given
 
     def _make_losses(self, begin_anew: bool = False) -> None:
         """Creates the losses. `hyperparameter_search` changes the arguments that they depend on between trainings.
@@ -108,20 +126,32 @@ class LossTrainer(Trainer):
             begin_anew: reset the losses' parameters to their initial values instead of keeping the trained ones.
         """
         args = self.args
-        args.check_losses([loss for loss, weight in self._given_losses.values() if weight > 0])
+        self.loss_weights = self._all_weights()
+        args.check_losses([loss for name, (loss, _) in self._given_losses.items() if is_on(self.loss_weights[name])])
+        check_some_is_on({f"alpha_{name}": weight for name, weight in self.loss_weights.items()})
         if self.teacher is None and (readers := self.readers_of_teacher):
             raise ValueError(f"{' and '.join(readers)} need a teacher: pass teacher_model to the trainer.")
         self._arguments_of_losses = args.distillation_fields()
-        self.loss_weights = self._all_weights()
         student, teacher = transformers_model(self.model), None if self.teacher is None else self.teacher.model
         setup = Setup(
-            args=args,
+            args=args.at(END),
             head=self.head,
             student=head_spec(student),
             teacher=None if self.teacher is None else self.teacher.head_spec,
             top_k=None if self.teacher is None else self.teacher.top_k,
             models=None if teacher is None else (student, teacher),
         )
+        self._schedules = {
+            f"alpha_{name}": weight for name, weight in self.loss_weights.items() if isinstance(weight, Schedule)
+        }
+        if isinstance(args.loss_temperature, Schedule):
+            self._schedules["temperature"] = args.loss_temperature
+            if setup.top_k is not None:
+                raise ValueError(
+                    f"temperature={args.loss_temperature!r} does not work with stored teacher targets of a language "
+                    f"model, which are log-probabilities at one temperature: set a fixed temperature, or pass "
+                    f"teacher_model."
+                )
         if begin_anew:
             for name, state in self._beginnings.items():
                 self._given_losses[name][0].load_state_dict(state)
@@ -135,8 +165,53 @@ class LossTrainer(Trainer):
         self.loss_parameters = LossParameters(self.losses)
         check_engine(self.loss_parameters, self.accelerator)
         self.loss_parameters.begin_alike(self.accelerator)
-        self._weights = torch.tensor([self.loss_weights[name] for name in self.losses], device=args.device)
+        self._weights, self._values_are_of = self._weights_at(END), END
         self._step_losses.reset(len(self.losses))
+
+    def _weights_at(self, progress: float) -> torch.Tensor:
+        """`[losses]`, their weights at a moment of the training."""
+        return torch.tensor(
+            [value_at(self.loss_weights[name], progress) for name in self.losses], device=self.args.device
+        )
+
+    def _take_scheduled_values(self) -> None:
+        """Sets weights and temperature to their values of this moment.
+
+        A training step uses the values of the steps before it, so all its micro-batches have the same. An evaluation
+        uses the values at the end of the training, so that its losses can be compared with other evaluations.
+        """
+        in_step = self.is_in_train and self._evaluation is None
+        progress = self.state.global_step / self.state.max_steps if in_step else END
+        if not self._schedules or progress == self._values_are_of:
+            return
+        self._weights, self._values_are_of = self._weights_at(progress), progress
+        if "temperature" in self._schedules:
+            temperature = self._schedules["temperature"].at(progress)
+            for loss in self._losses_with_temperature.values():
+                loss.temperature = temperature  # type: ignore[assignment]
+
+    @property
+    def _losses_with_temperature(self) -> dict[str, Loss]:
+        """The losses that read the argument `temperature`, by name."""
+        return {
+            name: loss
+            for name, loss in self.losses.items()
+            if name not in self._given_losses and "temperature" in loss.options
+        }
+
+    def _scheduled_values(self) -> dict[str, float]:
+        """The values of all schedules in the last step, by argument."""
+        progress = (self.state.global_step - 1) / self.state.max_steps
+        return {name: schedule.at(progress) for name, schedule in self._schedules.items()}
+
+    def _settings_of_losses(self) -> dict[str, dict[str, object]]:
+        """The settings of each loss, by name. A scheduled temperature is its notation."""
+        settings = {name: dict(loss.state()) for name, loss in self.losses.items()}
+        if "temperature" in self._schedules:
+            for name in self._losses_with_temperature:
+                if "temperature" in settings[name]:
+                    settings[name]["temperature"] = str(self._schedules["temperature"])
+        return settings
 
     def _renew_losses(self) -> None:
         """Creates the losses again if their arguments have changed."""

@@ -18,6 +18,7 @@ from transformers.utils import logging
 from hf_distill.adapters import transformers_model
 from hf_distill.hub.cards import RESULTS_BEGIN, RESULTS_END, layers_as_words, make_card
 from hf_distill.hub.push import is_on_hub, public_name
+from hf_distill.training.losses.schedules import Schedule
 from hf_distill.training.publishing.origins import Origin, in_words, mean_of_teachers, teachers_of
 from hf_distill.training.scoring.find_head import auto_class_of, is_exported, pipeline_tag_of
 from hf_distill.version import __version__
@@ -198,7 +199,7 @@ def _summary(
 
 def _training(trainer: Trainer, train: Data, given: CardOptions) -> str:
     args = trainer.args
-    equation = " + ".join(f"{trainer.loss_weights[name]:g} * L_{name}" for name in trainer.losses)
+    equation = " + ".join(f"{_as_factor(trainer.loss_weights[name])} * L_{name}" for name in trainer.losses)
     symbols = "\n".join(
         f"- `L_{name}`: {loss.description or type(loss).__name__}" for name, loss in trainer.losses.items()
     )
@@ -227,11 +228,15 @@ def _training(trainer: Trainer, train: Data, given: CardOptions) -> str:
     return f"    loss = {equation}\n\n{symbols}\n\n{_table(rows)}"
 
 
+def _as_factor(weight: float | Schedule) -> str:
+    return f"({weight})" if isinstance(weight, Schedule) else f"{weight:g}"
+
+
 def _settings_of_losses(trainer: Trainer) -> dict[str, object]:
     """The losses' settings that are not off. If two losses share the name of a setting, its label names the loss."""
     settings: dict[str, object] = {}
-    for name, loss in trainer.losses.items():
-        for setting, value in loss.state().items():
+    for name, own in trainer._settings_of_losses().items():
+        for setting, value in own.items():
             label = setting.replace("_", " ")
             if value:
                 label = f"{label} of L_{name}" if label in settings else label

@@ -21,7 +21,7 @@ from hf_distill.training.teacher.live import fingerprint
 from hf_distill.training.teacher.mass import MIN_MASS, StoredMass
 from hf_distill.training.teacher.reader import TargetReader
 from hf_distill.training.teacher.store import TargetStore
-from hf_distill.training.training_args import DistillationTrainingArguments, TeacherDtype
+from hf_distill.training.training_args import DEFAULT_TEMPERATURE, TeacherDtype
 
 TOP_K = 64
 
@@ -135,7 +135,7 @@ def add_teacher_targets(
         reads_text=bool(text_columns),
         hidden_states=hidden_states,
         top_k=None if num_words is None else min(top_k or TOP_K, num_words),
-        temperature=(temperature or DistillationTrainingArguments.temperature) if head.over_vocabulary else None,
+        temperature=(temperature or DEFAULT_TEMPERATURE) if head.over_vocabulary else None,
     )
     store = TargetStore(output_dir, dataset, source, {"text_columns": text_columns, **_limits(processing_class)})
     reader = TargetReader(model, source, processing_class, text_columns, batch_size, target_dtype)
