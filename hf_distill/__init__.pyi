@@ -39,10 +39,12 @@ from .training import (
     DistillationTrainingArguments,
     Loss,
     Needs,
+    Stage,
     TrainingRun,
     add_teacher_targets,
     import_teacher_targets,
     join_teacher_targets,
+    make_stages,
     model_identity,
 )
 from .version import __version__
@@ -59,6 +61,7 @@ __all__ = [
     "Predictor",
     "Progress",
     "SeparateDocuments",
+    "Stage",
     "TextClassificationArguments",
     "TrainingRun",
     "__version__",
@@ -79,6 +82,7 @@ __all__ = [
     "load_labelled_texts",
     "load_predictor",
     "load_unlabelled_texts",
+    "make_stages",
     "make_student",
     "model_identity",
     "pack_documents",

@@ -31,6 +31,8 @@ def test_public_names():
         "Benchmark",
         "Loss",
         "Needs",
+        "Stage",
+        "make_stages",
         "benchmark_models",
         "check_split_invariance",
         "write_report",

@@ -33,6 +33,7 @@ METAVARS = {
     "teacher_model_name_or_path": "MODEL",
     "layers": "WHICH",
     "layer_map": "PAIRS",
+    "stages": "YAML",
     **{f"{part}_file": "PATH" for part in ("train", "validation", "test", "unlabelled")},
     **{f"{part}_split": "SPLIT" for part in ("train", "validation", "test", "unlabelled")},
 }

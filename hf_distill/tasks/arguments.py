@@ -110,6 +110,15 @@ class TaskArguments:
         },
     )
 
+    # Several trainings, one after the other
+    stages: list[dict] | None = field(
+        default=None,
+        metadata={
+            "help": "In a YAML file: stages that continue with the student of the stage before, each with a name and "
+            "the training options that differ, such as [{name: inner, alpha_kl: 0.0}, {name: predictions}]."
+        },
+    )
+
     # What to do with an earlier training in output_dir
     resume: bool = field(
         default=False,

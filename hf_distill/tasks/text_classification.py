@@ -59,6 +59,9 @@ def train_text_classifier(
     two steps of Sanh et al., 2019, https://arxiv.org/abs/1910.01108). If no hidden states are compared
     (`alpha_cos=0`), the teacher reads each text once and is released before training starts.
 
+    With `task.stages`, such as TinyBERT's two steps (Jiao et al., 2020, https://arxiv.org/abs/1909.10351), each stage
+    continues with the student of the stage before. See `make_stages`.
+
     `output_dir` receives the model, the tokenizer, `train_results.json`, and with validation or test data
     `eval_results.json` or `test_results.json`.
 

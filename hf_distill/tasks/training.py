@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -32,6 +33,7 @@ from hf_distill.training import (
     model_identity,
 )
 from hf_distill.training.checkpoints.runs import data_identity
+from hf_distill.training.checkpoints.stages import Stage, errors_of, make_stages
 from hf_distill.training.teacher.loading import load_teacher
 
 logger = logging.get_logger(__name__)
@@ -43,7 +45,8 @@ NUM_LOGS = 20
 def train(task: Task, args: TaskArguments, training: DistillationTrainingArguments) -> DistillationTrainer | None:
     """Fine-tunes a model of a task, or distils one from a teacher, saves it with its tokenizer and evaluates it.
 
-    A stopped training continues from the last checkpoint in `output_dir`.
+    A stopped training continues from the last checkpoint in `output_dir`. With `args.stages`, the stages are trained
+    one after the other.
 
     Args:
         task: a row of `TASKS`.
@@ -58,14 +61,42 @@ def train(task: Task, args: TaskArguments, training: DistillationTrainingArgumen
             training.
         ImportError: if there is evaluation data and `task.metric_packages` are not installed.
     """
-    training = copy.copy(training)
-    _check(task, args, training)
+    stages = make_stages(training, args.stages)
+    options = [(stage, _options_of_stage(args, stage), copy.copy(stage.args)) for stage in stages]
+    for stage, own, of_stage in options:
+        with errors_of(stage.name):
+            _check(task, own, of_stage)
+    trainer = None
+    for stage, own, of_stage in options:
+        trainer = None  # frees the memory of the stage before
+        trainer = _train_stage(task, own, of_stage, stage)
+    return trainer
+
+
+def _options_of_stage(args: TaskArguments, stage: Stage) -> TaskArguments:
+    """The options of a stage: it starts with the student of the stage before, and only the last one is tested."""
+    changes: dict[str, Any] = {}
+    if stage.student is not None:
+        changes |= {"model_name_or_path": stage.student, "num_layers": None, "layers": None}
+    if stage.later:
+        changes |= {"test_file": None, "test_split": None}
+        if not (args.train_split or args.validation_split or args.unlabelled_split):
+            changes |= {"dataset_name": None, "dataset_config_name": None}
+    if stage.name is not None and not stage.args.reads_teacher:
+        changes["store_teacher_targets"] = None
+    return replace(args, **changes)
+
+
+def _train_stage(
+    task: Task, args: TaskArguments, training: DistillationTrainingArguments, stage: Stage
+) -> DistillationTrainer | None:
+    """Trains, saves and evaluates a model, unless its folder already holds it. The options are checked."""
     with training.main_process_first():  # the other processes then find its datasets in the cache
         data, label_names = load_data(task, args, training.teacher_model_name_or_path)
     truncation = args.truncation or _truncation(args, training)
     args = replace(args, truncation=truncation)
     settings = _settings(args, training, data, label_names)
-    run = TrainingRun.begin(training, settings, resume=args.resume, overwrite=args.overwrite)
+    run = TrainingRun.begin(training, settings, resume=args.resume, overwrite=args.overwrite, stage=stage)
     if run is None:
         return None
     set_seed(training.seed)  # a new head is drawn at random
@@ -90,6 +121,7 @@ def train(task: Task, args: TaskArguments, training: DistillationTrainingArgumen
     trainer.add_callback(LogsOfShortTraining())
     show_progress(trainer)
     _run(run, trainer, rows.get("test"))
+    trainer.accelerator.wait_for_everyone()  # the next stage reads what the main process wrote
     return trainer
 
 

@@ -1,6 +1,7 @@
 """Training: the trainer, its arguments, the losses and the teacher."""
 
 from hf_distill.training.checkpoints.runs import TrainingRun, model_identity
+from hf_distill.training.checkpoints.stages import Stage, make_stages
 from hf_distill.training.losses import Loss, Needs
 from hf_distill.training.teacher.importing.targets import import_teacher_targets
 from hf_distill.training.teacher.joining import join_teacher_targets
@@ -13,9 +14,11 @@ __all__ = [
     "DistillationTrainingArguments",
     "Loss",
     "Needs",
+    "Stage",
     "TrainingRun",
     "add_teacher_targets",
     "import_teacher_targets",
     "join_teacher_targets",
+    "make_stages",
     "model_identity",
 ]

@@ -280,12 +280,8 @@ class DistillationTrainingArguments(TrainingArguments):
         Raises:
             ValueError: if a value is out of range, or if an option would have no effect.
         """
-        for name, value in {"temperature": self.temperature, **self._alphas}.items():
-            check = check_temperature if name == "temperature" else check_weight
-            try:
-                check(parse_schedule(value))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{name}={value!r} {error}") from None
+        for name in ("temperature", *self._alphas):
+            self._value_of(name)
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in (self.__dataclass_fields__[name].default, *allowed):
@@ -293,9 +289,7 @@ class DistillationTrainingArguments(TrainingArguments):
         self._check_teacher_weights()
         for loss in self._losses_in_use:
             loss.check_arguments(self)
-        read = {option for loss in self._losses_in_use for option in loss.options}
-        unread = {name for loss in LOSSES.values() for name in loss.options} - read - {"layer_map"}
-        self._refuse(self._set_by_user(*sorted(unread)))
+        self._refuse(self._set_by_user(*self._unread_by_losses))
         if self.logging_nan_inf_filter:
             raise ValueError(
                 "logging_nan_inf_filter=True would have no effect, because a NaN or infinite loss stops the training: "
@@ -343,30 +337,38 @@ class DistillationTrainingArguments(TrainingArguments):
         """
         if not given:
             check_some_is_on({f"alpha_{name}": weight for name, weight in self.loss_weights.items()})
-        unread: dict[str, object] = {}
-        is_read = any("layer_map" in loss.options for loss in self._losses_in_use)
-        if not is_read and not any(loss.needs.layers for loss in given):
-            unread |= self._set_by_user("layer_map")
         if self._divergence_reads_labels and self.kl_positions != "labels" and not given:
             raise ValueError(
                 f"kl_positions={self.kl_positions!r} would have no effect with divergence={self.divergence!r}, which "
                 f"compares positions with a label only: leave it out, or choose another divergence."
             )
+        self._refuse(self.unread_options(given))
+
+    def unread_options(self, given: Collection[Loss] = ()) -> dict[str, object]:
+        """The options that are set although no loss that is on reads them.
+
+        Args:
+            given: the user's own losses, in addition to the losses of the `alpha_...` arguments.
+        """
+        unread = self._set_by_user(*self._unread_by_losses)
+        is_read = any("layer_map" in loss.options for loss in self._losses_in_use)
+        if not is_read and not any(loss.needs.layers for loss in given):
+            unread |= self._set_by_user("layer_map")
         if self.alpha_kl == 0 and not given:
             unread |= self._set_by_user("kl_positions")
         if not self.reads_teacher and not any(loss.reads_teacher for loss in given):
             unread |= self._set_by_user(*(name for name in self.__dataclass_fields__ if name.startswith("teacher_")))
-        self._refuse(unread)
+        return unread
 
     @property
     def loss_weights(self) -> dict[str, Value]:
         """The weights of the losses by name: `{"kl": alpha_kl, ...}`, each a number or a `Schedule`."""
-        return {name: parse_schedule(getattr(self, f"alpha_{name}")) for name in LOSSES}
+        return {name: self._value_of(f"alpha_{name}") for name in LOSSES}
 
     @property
     def loss_temperature(self) -> Value:
         """The temperature, a number or a `Schedule`."""
-        return parse_schedule(self.temperature)
+        return self._value_of("temperature")
 
     def at(self, progress: float) -> "DistillationTrainingArguments":
         """A copy with the value of each schedule at a moment of the training, from 0 to 1."""
@@ -405,6 +407,16 @@ class DistillationTrainingArguments(TrainingArguments):
                 setattr(self, f"alpha_{name}", 0.0 if name in readers else 1.0)
         self.check_distillation_fields()
 
+    def _value_of(self, name: str) -> Value:
+        """The value of the temperature or of a weight, checked."""
+        given = getattr(self, name)
+        try:
+            value = parse_schedule(given)
+            (check_temperature if name == "temperature" else check_weight)(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}={given!r} {error}") from None
+        return value
+
     @property
     def _alphas(self) -> dict[str, object]:
         """The weights of the losses as given, by field: `{"alpha_kl": alpha_kl, ...}`."""
@@ -417,6 +429,12 @@ class DistillationTrainingArguments(TrainingArguments):
     @property
     def _losses_in_use(self) -> list[type[Loss]]:
         return [LOSSES[name] for name, weight in self.loss_weights.items() if is_on(weight)]
+
+    @property
+    def _unread_by_losses(self) -> list[str]:
+        """The options that only losses of the `alpha_...` arguments read, and none that is on."""
+        read = {option for loss in self._losses_in_use for option in loss.options}
+        return sorted({option for loss in LOSSES.values() for option in loss.options} - read - {"layer_map"})
 
     def _refuse(self, unread: dict[str, object]) -> None:
         if unread:

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from hf_distill.files import read_json, write_json
 from hf_distill.hub.push import MODEL
 from hf_distill.training.checkpoints.folders import last_whole_checkpoint
+from hf_distill.training.checkpoints.stages import Stage
 from hf_distill.training.publishing.trainer import PublishingTrainer
 from hf_distill.training.training_args import DistillationTrainingArguments
 
@@ -69,12 +70,16 @@ class TrainingRun:
         settings: everything that the result depends on, by name.
         checkpoint: the checkpoint to resume from; None to start from scratch.
         goes_on_unchanged: whether that checkpoint was written with the same settings, except for what is measured.
+        stage: the stage, for a training with stages.
+        overwrite: whether the training replaces what is in the folder, and in the folders of later stages.
     """
 
     args: DistillationTrainingArguments
     settings: Mapping[str, object]
     checkpoint: str | None = None
     goes_on_unchanged: bool = False
+    stage: Stage | None = None
+    overwrite: bool = False
 
     @classmethod
     def begin(
@@ -84,6 +89,7 @@ class TrainingRun:
         *,
         resume: bool = False,
         overwrite: bool = False,
+        stage: Stage | None = None,
     ) -> "TrainingRun | None":
         """Decides whether to start, resume or skip the training in `args.output_dir`.
 
@@ -98,13 +104,15 @@ class TrainingRun:
             resume: continue from the last checkpoint although settings differ. Only the length of the training
                 (`num_train_epochs`, `max_steps`) and what is evaluated and saved may differ.
             overwrite: train from scratch and replace what is in the folder.
+            stage: the stage that is trained, from `make_stages`. An earlier training in the folder of a later stage is
+                then an error, or with `overwrite` replaced, because it would continue with the student of this stage.
 
         Returns:
             The run, or None if the folder has a finished training with the same settings.
 
         Raises:
-            ValueError: if the folder has a training with other settings that `resume` or `overwrite` does not allow, or
-                if both are given.
+            ValueError: if the folder has a training with other settings that `resume` or `overwrite` does not allow, if
+                both are given, or if this stage must be trained but a later one already is.
 
         Example:
             >>> run = TrainingRun.begin(args, {"model": model_identity("outputs/teacher"), "block_size": 512})
@@ -118,12 +126,17 @@ class TrainingRun:
         if args.process_index == 0:
             try:
                 decided = [_decide(args, settings, resume, overwrite)]
+                if stage is not None and decided != [None] and not overwrite:
+                    _check_later(stage, is_unchanged=decided[0][1])
             except ValueError as error:
                 decided = [error]
         (decision,) = broadcast_object_list(decided)
         if isinstance(decision, ValueError):
             raise decision
-        return None if decision is None else cls(args, settings, *decision)
+        if decision is None:
+            return None
+        checkpoint, goes_on_unchanged = decision
+        return cls(args, settings, checkpoint, goes_on_unchanged, stage, overwrite)
 
     def train(self, trainer: PublishingTrainer) -> TrainOutput:
         """Trains, starting from the checkpoint if there is one.
@@ -140,6 +153,7 @@ class TrainingRun:
                 from a checkpoint of the last step.
         """
         trainer.goes_on_unchanged = self.goes_on_unchanged
+        trainer.earlier_stages = {} if self.stage is None else self.stage.earlier
         trainer.add_callback(_TakeTheFolder(self))
         output = trainer.train(resume_from_checkpoint=self.checkpoint)
         if trainer.steps_made == 0 and self.goes_on_unchanged:
@@ -168,6 +182,10 @@ class TrainingRun:
             folder.mkdir(parents=True, exist_ok=True)
             if self.checkpoint is None:
                 _remove_checkpoints(folder)
+            for later in map(Path, self.stage.later if self.stage is not None and self.overwrite else ()):
+                _remove_checkpoints(later)
+                for name in (RECORD, *RESULTS):
+                    (later / name).unlink(missing_ok=True)
             for name in results:
                 (folder / name).unlink(missing_ok=True)
             self._write(finished=False)
@@ -268,6 +286,16 @@ def _decide(
     else:
         ways = "Continue from the last checkpoint with --resume, choose another output_dir, or start over"
     raise ValueError(f"{folder} has {what} with other settings: {said}. {ways} with --overwrite.")
+
+
+def _check_later(stage: Stage, is_unchanged: bool) -> None:
+    """Checks that no later stage has been trained from another student than this stage will give."""
+    trained = [folder for folder in stage.later if Path(folder, RECORD).is_file() or last_whole_checkpoint(folder)]
+    if trained and not is_unchanged:
+        raise ValueError(
+            f"The stage {stage.name!r} has to be trained, but {trained[0]} already has a training, which did not start "
+            f"from its student: choose another output_dir, or start over with --overwrite."
+        )
 
 
 def _differences(written: dict[str, object], settings: Mapping[str, object]) -> dict[str, str]:

@@ -213,6 +213,7 @@ def _training(trainer: Trainer, train: Data, given: CardOptions) -> str:
     split = " x ".join(f"{size} {what}" for what, size in sizes.items()) if processes * accumulated > 1 else None
     compares_logits = any(loss.needs.logits and loss.reads_teacher for loss in trainer.losses.values())
     rows = {
+        **trainer.earlier_stages,
         **_settings_of_losses(trainer),
         "compared positions": args.kl_positions if compares_logits and trainer.head.per_token else None,
         "data": named and ", ".join([named, *filter(None, details)]),

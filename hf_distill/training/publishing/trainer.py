@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -57,6 +57,9 @@ class PublishingTrainer(Trainer):
     goes_on_unchanged = False
     """Whether the checkpoint to resume from was written with the same arguments. If so, a card is written even if no
     step is left to train."""
+
+    earlier_stages: Mapping[str, str] = {}
+    """What the student was trained on in earlier stages, by stage."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
