@@ -46,6 +46,7 @@ from .training import (
     join_teacher_targets,
     make_stages,
     model_identity,
+    suggest_weights,
 )
 from .version import __version__
 
@@ -93,6 +94,7 @@ __all__ = [
     "push_folder",
     "quiet_libraries",
     "show_progress",
+    "suggest_weights",
     "track",
     "train_text_classifier",
     "truncate_documents",

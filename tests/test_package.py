@@ -33,6 +33,7 @@ def test_public_names():
         "Needs",
         "Stage",
         "make_stages",
+        "suggest_weights",
         "benchmark_models",
         "check_split_invariance",
         "write_report",

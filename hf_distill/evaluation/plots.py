@@ -21,7 +21,7 @@ def plot_training_curves(log_history: Sequence[Mapping[str, float]], file: str |
     """Plots the training and evaluation losses over the steps.
 
     The losses are `loss`, `loss_kl`, `loss_task` and `loss_cos`, and `eval_loss` and so on for evaluations. A loss that
-    was not logged is left out.
+    was not logged is left out. The gradient norms of `log_gradient_norms` share one more plot.
 
     Args:
         log_history: `trainer.state.log_history`, or the entry of that name in `trainer_state.json`.
@@ -40,6 +40,8 @@ def plot_training_curves(log_history: Sequence[Mapping[str, float]], file: str |
             f"No loss to plot in the {len(log_history)} entries of the log history: train with logging_steps smaller "
             f"than the number of steps."
         )
+    if norms := _gradient_norms(log_history):
+        curves["gradient norm"] = norms
     figure = _figure(file, width=7, height=1.2 + 1.8 * len(curves))
     for row, (axes, (loss, series)) in enumerate(
         zip(figure.subplots(len(curves), sharex=True, squeeze=False).flat, curves.items(), strict=True)
@@ -48,6 +50,8 @@ def plot_training_curves(log_history: Sequence[Mapping[str, float]], file: str |
             steps, values = zip(*points, strict=True)
             axes.plot(steps, values, marker="." if name != loss or len(points) == 1 else None, label=name)
         axes.set_ylabel(loss)
+        if loss == "gradient norm":
+            axes.set_yscale("log")
         axes.grid(alpha=0.3)
         axes.legend(loc="upper right", fontsize="small")
         if row == len(curves) - 1:
@@ -61,6 +65,16 @@ def _curves(log_history: Sequence[Mapping[str, float]], loss: str) -> dict[str, 
     for entry in log_history:
         for name, value in entry.items():
             if name == loss or (name.startswith("eval_") and name.endswith(f"_{loss}")):
+                found.setdefault(name, []).append((entry["step"], value))
+    return found
+
+
+def _gradient_norms(log_history: Sequence[Mapping[str, float]]) -> dict[str, list[tuple[float, float]]]:
+    """Steps and values of the gradient norm of each loss, without zeros, which a logarithmic axis cannot show."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for entry in log_history:
+        for name, value in entry.items():
+            if name.startswith("grad_norm_") and value > 0:
                 found.setdefault(name, []).append((entry["step"], value))
     return found
 

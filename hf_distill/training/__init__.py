@@ -3,6 +3,7 @@
 from hf_distill.training.checkpoints.runs import TrainingRun, model_identity
 from hf_distill.training.checkpoints.stages import Stage, make_stages
 from hf_distill.training.losses import Loss, Needs
+from hf_distill.training.losses.gradient_norms import suggest_weights
 from hf_distill.training.teacher.importing.targets import import_teacher_targets
 from hf_distill.training.teacher.joining import join_teacher_targets
 from hf_distill.training.teacher.targets import add_teacher_targets
@@ -21,4 +22,5 @@ __all__ = [
     "join_teacher_targets",
     "make_stages",
     "model_identity",
+    "suggest_weights",
 ]

@@ -32,8 +32,10 @@ from hf_distill.training.checks import (
 )
 from hf_distill.training.engines import is_zero3, loss_scale, one_group_for_head_and_embeddings
 from hf_distill.training.finite import FiniteGuard
+from hf_distill.training.losses.base import Loss
 from hf_distill.training.losses.batch import BatchLosses
 from hf_distill.training.losses.evaluation import EvaluatingTrainer
+from hf_distill.training.losses.gradient_norms import GradientNorms, check_gradient_norms
 from hf_distill.training.losses.making import GivenLosses, how_to_read_no_labels, name_of_label_reader
 from hf_distill.training.losses.parameters import check_scheduler
 from hf_distill.training.losses.schedules import Schedule
@@ -150,6 +152,9 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         check_scheduler(self.loss_parameters, self.lr_scheduler)
 
         self._known_indices: dict[int, KnownIndices] = {}
+        check_gradient_norms(args, self.accelerator)
+        self._gradient_norms = GradientNorms(self)
+        self.add_callback(self._gradient_norms)
         self._finite = FiniteGuard(self)
         self.add_callback(self._finite)
         self._is_checked = True
@@ -207,24 +212,13 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             include the logits of all positions.
         """
         self._take_scheduled_values()
+        if self._gradient_norms.batches is not None and self._evaluation is None:
+            self._gradient_norms.measure(model, self._run_losses)
         scored = self._score(inputs, None if self._evaluation is None else self._num_fresh(inputs))
         items = self._count_items(scored) if num_items_in_batch is None else num_items_in_batch
 
-        student = transformers_model(self.accelerator.unwrap_model(model, keep_torch_compile=False))
-        inputs = self.head.complete(inputs, student)
-        losses = BatchLosses(
-            self.losses,
-            means(self._weights, items),
-            self._read_by_teacher(inputs, scored),
-            scored,
-            student,
-            inputs,
-            self._num_classes,
-            loss_scale(self.accelerator),
-        )
-        student_inputs = self._student_inputs(inputs)
-        _, output = scored_forward(
-            model, student, self.head, student_inputs, scored, losses, return_outputs, self._capture
+        losses, output = self._run_losses(
+            model, inputs, scored, self.losses, means(self._weights, items), return_outputs
         )
         loss = output.loss
 
@@ -237,6 +231,34 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             self._finite.record(shares)
             loss = loss * self.accelerator.num_processes  # because engines average gradients over processes
         return (loss, output) if return_outputs else loss
+
+    def _run_losses(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, torch.Tensor],
+        scored: Scored,
+        losses: Mapping[str, Loss],
+        factors: torch.Tensor,
+        return_outputs: bool = False,
+    ) -> tuple[BatchLosses, ModelOutput]:
+        """Runs teacher and student on a batch, with the sum of the losses, each times its factor, as the loss."""
+        student = transformers_model(self.accelerator.unwrap_model(model, keep_torch_compile=False))
+        inputs = self.head.complete(inputs, student)
+        batch_losses = BatchLosses(
+            losses,
+            factors,
+            self._read_by_teacher(inputs, scored),
+            scored,
+            student,
+            inputs,
+            self._num_classes,
+            loss_scale(self.accelerator),
+        )
+        student_inputs = self._student_inputs(inputs)
+        _, output = scored_forward(
+            model, student, self.head, student_inputs, scored, batch_losses, return_outputs, self._capture
+        )
+        return batch_losses, output
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
@@ -292,18 +314,23 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
                 f"{' and '.join(ways)} to learn from the teacher alone."
             )
         items = reduce(torch.add, (self._count_items(self._score(batch)) for batch in batch_samples))
-        return self.accelerator.reduce(items.to(device), reduction="sum")
+        items = self.accelerator.reduce(items.to(device), reduction="sum")
+        if self.is_in_train and self._evaluation is None:
+            self._gradient_norms.expect(batch_samples, items)
+        return items
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in `Trainer`. During training, adds the mean of each loss over the steps since the last log.
 
-        Also adds the temperature and the weights that are scheduled, as they were in the last step.
+        Also adds the temperature and the weights that are scheduled, as they were in the last step, and the gradient
+        norms of the steps that were measured.
         """
         self._finite.check_losses(self.losses)
         is_of_steps = self.is_in_train and {"loss", "learning_rate"} <= logs.keys()  # not a user's own log
         if is_of_steps and (losses := self._step_losses.take()) is not None:
             logs |= {f"loss_{name}": mean for name, mean in zip(self.losses, losses.tolist(), strict=True)}
             logs |= self._scheduled_values()
+            logs |= self._gradient_norms.take(self.losses, self._weights_at(self._progress_of_last_step))
         super().log(logs, start_time)
 
     def _set_signature_columns_if_needed(self) -> None:

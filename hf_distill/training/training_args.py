@@ -198,6 +198,13 @@ class DistillationTrainingArguments(TrainingArguments):
             "by their standard deviation, before the temperature. Needs three or more classes."
         },
     )
+    log_gradient_norms: int = field(
+        default=0,
+        metadata={
+            "help": "In every N-th optimizer step, log the gradient norm of each loss by itself, without its weight. "
+            "Such a step takes one more forward and backward pass for each loss. 0 is off."
+        },
+    )
 
     # The teacher
     teacher_model_name_or_path: str | None = field(
@@ -282,6 +289,8 @@ class DistillationTrainingArguments(TrainingArguments):
         """
         for name in ("temperature", *self._alphas):
             self._value_of(name)
+        if type(self.log_gradient_norms) is not int or self.log_gradient_norms < 0:
+            raise ValueError(f"log_gradient_norms={self.log_gradient_norms!r} should be a number of steps, or 0 (off).")
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in (self.__dataclass_fields__[name].default, *allowed):

@@ -49,6 +49,14 @@ def test_training_curves(tmp_path, figures):
     assert loss_kl.get_xlabel() == "step"
 
 
+def test_gradient_norms(tmp_path, figures):
+    norms = [{"step": 10, "grad_norm": 9, "grad_norm_kl": 2, "grad_norm_cos": 0}, {"step": 20, "grad_norm_cos": 0.1}]
+    plot_training_curves([*HISTORY, *norms], tmp_path / "losses.png")
+    axes = figures[0].axes[-1]
+    assert points_of(axes) == {"grad_norm_kl": [[10, 2]], "grad_norm_cos": [[20, 0.1]]}
+    assert (axes.get_ylabel(), axes.get_yscale(), axes.get_xlabel()) == ("gradient norm", "log", "step")
+
+
 def test_calibration(tmp_path, figures):
     """Two bins: one row up to 0.5, with a label for only one model; and four rows above it, three of them correct."""
     models = {"teacher": (PROBABILITIES, [1, 0, 0, 0, 1]), "student": (PROBABILITIES, LABELS)}

@@ -46,6 +46,7 @@ def test_own_fields():
         "dkd_beta",
         "standardize_logits",
         "kl_positions",
+        "log_gradient_norms",
         "teacher_model_name_or_path",
         "teacher_dtype",
         "project_hidden_states",

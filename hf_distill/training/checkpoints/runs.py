@@ -40,6 +40,7 @@ WITHOUT_EFFECT = {
     *("hub_revision", "save_only_model", "save_on_each_node", "save_total_limit", "enable_jit_checkpoint"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
     *("dataloader_multiprocessing_context", "ddp_timeout", "ddp_backend", "torch_empty_cache_steps", "use_cache"),
+    "log_gradient_norms",
     *("gradient_checkpointing", "gradient_checkpointing_kwargs"),
     *("activation_checkpointing", "activation_checkpointing_kwargs"),
     *("per_device_train_batch_size", "gradient_accumulation_steps"),  # compared by their product, `rows_per_step`

@@ -201,8 +201,11 @@ class LossTrainer(Trainer):
 
     def _scheduled_values(self) -> dict[str, float]:
         """The values of all schedules in the last step, by argument."""
-        progress = (self.state.global_step - 1) / self.state.max_steps
-        return {name: schedule.at(progress) for name, schedule in self._schedules.items()}
+        return {name: schedule.at(self._progress_of_last_step) for name, schedule in self._schedules.items()}
+
+    @property
+    def _progress_of_last_step(self) -> float:
+        return (self.state.global_step - 1) / self.state.max_steps
 
     def _settings_of_losses(self) -> dict[str, dict[str, object]]:
         """The settings of each loss, by name. A scheduled temperature is its notation."""
