@@ -20,6 +20,7 @@ from hf_distill import DistillationTrainer, DistillationTrainingArguments
 from hf_distill.training.scoring import pieces
 from tests.conftest import collate
 from tests.training.losses.test_given import Mapped
+from tests.training.teacher.test_ensemble import make_small, make_teachers, with_weights
 from tests.training.test_split_invariance import LOSS_NAMES, KeepGradient, make_pair, make_sparse_rows
 
 torch.set_num_threads(1)
@@ -94,24 +95,38 @@ def weights(model: torch.nn.Module) -> torch.Tensor:
 
 def step_and_evaluation(head: str, family: str, teacher: PreTrainedModel, student: PreTrainedModel) -> dict:
     arguments = arguments_of(ENGINE, project_hidden_states="/" in family)
-    options = {"args": arguments, "data_collator": collate}
     evaluated = {}
     if ENGINE == "ddp":
+        rows = make_sparse_rows(head)[1:]
         evaluated = DistillationTrainer(
-            model=student, teacher_model=teacher, eval_dataset=make_sparse_rows(head)[1:], **options
+            model=student, teacher_model=teacher, eval_dataset=rows, args=arguments, data_collator=collate
         ).evaluate()
         # A fresh student: Accelerate does not wrap a model a second time, and evaluating has marked it as prepared.
         teacher, student = make_pair(head, family)
+    return {**step(arguments, teacher, student, make_sparse_rows(head)), "evaluated": evaluated}
 
+
+def step(
+    arguments: DistillationTrainingArguments,
+    teacher: PreTrainedModel | list[PreTrainedModel],
+    student: PreTrainedModel,
+    rows: list[dict],
+) -> dict:
     keeper = KeepGradient()
     trainer = DistillationTrainer(
-        model=student, teacher_model=teacher, train_dataset=make_sparse_rows(head), callbacks=[keeper], **options
+        model=student,
+        teacher_model=teacher,
+        args=arguments,
+        data_collator=collate,
+        train_dataset=rows,
+        callbacks=[keeper],
     )
     keeper.trainer = trainer
     before = weights(student)
     teacher_is_sharded = all(
         isinstance(parameter, DTensor) or (hasattr(parameter, "ds_id") and not parameter.numel())
-        for parameter in trainer.teacher.model.parameters()
+        for own in getattr(trainer.teacher, "teachers", [trainer.teacher])
+        for parameter in own.model.parameters()
     )
     trainer.train()
     gradient = before - weights(student) if ENGINE.startswith("zero") else keeper.gradient
@@ -121,7 +136,6 @@ def step_and_evaluation(head: str, family: str, teacher: PreTrainedModel, studen
         "teacher_is_sharded": teacher_is_sharded,
         "losses": [trainer.state.log_history[0][name] for name in LOSS_NAMES],
         "gradient": whole(gradient).tolist(),
-        "evaluated": evaluated,
     }
 
 
@@ -138,8 +152,12 @@ def beginnings_of_a_loss() -> list[list[float]]:
 
 
 pairs = [make_pair(head, family) for head, family in CASES]  # before ZeRO-3 is on, which shards what is made
+several = make_teachers("mlm"), make_small("mlm")
+arguments = arguments_of(ENGINE, teacher_weights_column="votes")
+of_several = step(arguments, *several, with_weights(make_sparse_rows("mlm")))
 results = [step_and_evaluation(*case, *pair) for case, pair in zip(CASES, pairs, strict=True)]
 if ENGINE == "ddp":
     results[0]["beginnings"] = beginnings_of_a_loss()
+results[0]["several teachers"] = of_several
 if os.environ["RANK"] == "0":
     RESULT_FILE.write_text(json.dumps(results))

@@ -12,6 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.conftest import HEADS, make_model
 from tests.processes import run_on_two_processes
+from tests.training.teacher.test_ensemble import one_step_of_several
 from tests.training.test_split_invariance import (
     CASES,
     LOSS_NAMES,
@@ -62,9 +63,18 @@ def assert_equal_to_one_process(make_trainer, result, head, family):
     assert_equal_steps((result["losses"], torch.tensor(result["gradient"])), whole)
 
 
+def assert_several_teachers_equal_one_process(make_trainer, results):
+    result, is_sharded = results[0]["several teachers"], results[0]["teacher_is_sharded"]
+    assert result["num_processes"] == 2
+    assert result["teacher_is_sharded"] == is_sharded
+    seen = result["losses"], torch.tensor(result["gradient"])
+    assert_equal_steps(seen, one_step_of_several(make_trainer, "mlm", "votes", 16))
+
+
 def test_ddp(make_trainer, tmp_path):
     """Every case in one pair of processes, since starting them takes longer than their work."""
     results = run_script(tmp_path, "ddp", CASES)
+    assert_several_teachers_equal_one_process(make_trainer, results)
     first, second = results[0]["beginnings"]  # of a loss with parameters, which begin as on the first process
     assert first == second
     for (head, family), result in zip(CASES, results, strict=True):
@@ -117,7 +127,9 @@ SHARDED_CASES = [
 
 
 def test_fsdp2(make_trainer, tmp_path):
-    for (head, family), result in zip(SHARDED_CASES, run_script(tmp_path, "fsdp2", SHARDED_CASES), strict=True):
+    results = run_script(tmp_path, "fsdp2", SHARDED_CASES)
+    assert_several_teachers_equal_one_process(make_trainer, results)
+    for (head, family), result in zip(SHARDED_CASES, results, strict=True):
         assert result["wrapper"] == "FSDP" + type(make_model(family, head)).__name__
         assert result["teacher_is_sharded"]
         assert_equal_to_one_process(make_trainer, result, head, family)
@@ -126,9 +138,9 @@ def test_fsdp2(make_trainer, tmp_path):
 @pytest.mark.deepspeed
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed(make_trainer, tmp_path, stage):
-    for (head, family), result in zip(
-        SHARDED_CASES, run_script(tmp_path, f"zero{stage}", SHARDED_CASES, TORCHRUN), strict=True
-    ):
+    results = run_script(tmp_path, f"zero{stage}", SHARDED_CASES, TORCHRUN)
+    assert_several_teachers_equal_one_process(make_trainer, results)
+    for (head, family), result in zip(SHARDED_CASES, results, strict=True):
         assert result["wrapper"] == "DeepSpeedEngine"
         assert result["teacher_is_sharded"] == (stage == 3)
         assert_equal_to_one_process(make_trainer, result, head, family)

@@ -14,7 +14,7 @@ from hf_distill.training.scoring import pieces
 from hf_distill.training.teacher.ensemble import TeacherEnsemble
 from tests.conftest import FAMILY_OF_HEAD, HEADS, make_model, make_rows
 from tests.training.teacher.test_means import expected
-from tests.training.test_split_invariance import KeepGradient, assert_equal_steps, make_sparse_rows
+from tests.training.test_split_invariance import LOSS_NAMES, KeepGradient, assert_equal_steps, make_sparse_rows
 
 ALL_HEADS = list(HEADS)
 KIND = {"multi_label": "binary", "regression": "real"}
@@ -126,34 +126,36 @@ def test_one_teacher_in_a_list_is_that_teacher(make_trainer, head, given):
     assert torch.equal(*trained)
 
 
+def one_step_of_several(make_trainer, head, column, batch_size):
+    """The losses and the gradient of the first step of 16 rows, in micro-batches."""
+    rows = with_weights(make_sparse_rows(head))
+    if column is None:
+        rows = [{name: value for name, value in row.items() if name != "votes"} for row in rows]
+    keeper = KeepGradient()
+    trainer = make_trainer(
+        make_small(head),
+        make_teachers(head),
+        rows,
+        max_steps=1,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=16 // batch_size,
+        teacher_weights_column=column,
+        trainer_options={"callbacks": [keeper]},
+    )
+    keeper.trainer = trainer
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    return [logged[name] for name in LOSS_NAMES], keeper.gradient
+
+
 @pytest.mark.parametrize(
     ("head", "column"), [*((head, "votes") for head in ALL_HEADS), ("classification", None), ("causal", None)]
 )
 def test_split_invariance(make_trainer, head, column):
     """Ragged rows with few labels, and weights per row: the same step in one batch, in four and in sixteen."""
-    rows = with_weights(make_sparse_rows(head))
-    if column is None:
-        rows = [{name: value for name, value in row.items() if name != "votes"} for row in rows]
-
-    def one_step(batch_size):
-        keeper = KeepGradient()
-        trainer = make_trainer(
-            make_small(head),
-            make_teachers(head),
-            rows,
-            max_steps=1,
-            per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=16 // batch_size,
-            teacher_weights_column=column,
-            trainer_options={"callbacks": [keeper]},
-        )
-        keeper.trainer = trainer
-        trainer.train()
-        return list(losses(trainer).values()), keeper.gradient
-
-    whole = one_step(16)
+    whole = one_step_of_several(make_trainer, head, column, 16)
     for batch_size in (4, 1):
-        assert_equal_steps(one_step(batch_size), whole)
+        assert_equal_steps(one_step_of_several(make_trainer, head, column, batch_size), whole)
 
 
 def test_small_pieces(make_trainer, monkeypatch):
