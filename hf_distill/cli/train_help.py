@@ -21,7 +21,10 @@ SECTIONS = {
         ("tasks/arguments.py", "TaskArguments"),
         ("tasks/text_classification.py", "TextClassificationArguments"),
     ],
-    "Distillation": [("training/training_args.py", "DistillationTrainingArguments")],
+    "Distillation": [
+        ("training/losses/arguments.py", "LossTrainingArguments"),
+        ("training/training_args.py", "DistillationTrainingArguments"),
+    ],
 }
 """The dataclasses whose fields are the options, by heading."""
 

@@ -47,7 +47,7 @@ def by_hand(folder):
 def test_stages(folder, caplog):
     expected = by_hand(folder)
     trainer = run(folder)
-    assert trainer.loss_weights == {"kl": 5.0, "task": 2.0, "cos": 0.0}
+    assert {name: weight for name, weight in trainer.loss_weights.items() if weight} == {"kl": 5.0, "task": 2.0}
     assert_equal_weights(weights(folder / "out"), expected)
     inner = folder / "out" / "stage-1-inner"
     assert_equal_weights(weights(inner), weights(folder / "first"))

@@ -116,7 +116,10 @@ def results(folder, part):
 def test_fine_tuning(folder):
     task = {"model_name_or_path": str(folder / "pretrained"), "test_file": str(folder / "test.csv")}
     trainer = train(folder, task, num_train_epochs=3)
-    assert (trainer.teacher, trainer.loss_weights) == (None, {"kl": 0, "task": 1, "cos": 0})
+    assert (trainer.teacher, {name: weight for name, weight in trainer.loss_weights.items() if weight}) == (
+        None,
+        {"task": 1},
+    )
     assert results(folder, "test")["test_accuracy"] > 0.9
     assert results(folder, "train")["train_loss"] > 0
     assert not (folder / "out" / "eval_results.json").exists()
@@ -133,7 +136,7 @@ def test_distillation_cuts_the_student_from_the_teacher(folder, teacher):
     trainer = distil(folder, {"validation_file": str(folder / "test.csv")}, eval_strategy="epoch", learning_rate=0.0)
     whole = AutoModelForSequenceClassification.from_pretrained(teacher)
     assert_equal_weights(trainer.model.state_dict(), make_student(whole).state_dict())
-    assert trainer.loss_weights == {"kl": 5, "task": 2, "cos": 1}
+    assert {name: weight for name, weight in trainer.loss_weights.items() if weight} == {"kl": 5, "task": 2, "cos": 1}
     assert {"eval_loss_kl", "eval_loss_cos", "eval_accuracy", "eval_f1"} <= results(folder, "eval").keys()
     assert AutoModelForSequenceClassification.from_pretrained(folder / "out").config.num_hidden_layers == 2
 

@@ -16,7 +16,7 @@ from hf_distill.training.losses.divergences.standardization import standardized
 from hf_distill.training.losses.logits import PARAMETERS
 from hf_distill.training.scoring.scored import MASKED_LOGIT
 from hf_distill.training.scoring.top_k import TopK, log_tail
-from hf_distill.training.training_args import DivergenceName
+from hf_distill.training.losses.arguments import DivergenceName
 
 EVENTS = ("categorical", "binary", "top k")
 
