@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+import datasets
 import pytest
 import torch
 from datasets import Dataset
@@ -22,6 +23,7 @@ from hf_distill import export_model, load_predictor, make_student
 from recipes.benchmarks import (
     corpus_streaming,
     distil_from_scratch,
+    ensemble,
     export_speed,
     http_load,
     int8_variants,
@@ -385,6 +387,24 @@ def film_corpus():
     labelled = Dataset.from_dict({"text": make_texts(60, longest=12), "labels": [row % 2 for row in range(60)]})
     train, test = labelled.select(range(40)), labelled.select(range(40, 60))
     return Corpus(train=train, test=test, unlabelled=test.remove_columns("labels"))
+
+
+def test_ensemble(tmp_path, pretrained, film_corpus, capsys, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(ensemble, "BATCH_SIZE", 16)
+    monkeypatch.setattr(ensemble, "MIN_STEPS", 2)
+    options = {"labels": [0, 10], "repetitions": [0, 1], "num_teachers": 2, "epochs": 1}
+    output = tmp_path / "ensemble.json"
+    measured = ensemble.run(pretrained, film_corpus, output, **options)
+    printed = capsys.readouterr().out
+    assert len(measured) == 20
+    for name in ("first teacher", "mean of the teachers", "student, one teacher", "student, mean of logits of 2"):
+        assert printed.count(f"| {name} |") == 2
+    assert printed.count("mean of probabilities of 2 over one teacher, pair by pair") == 2
+    # A second run trains nothing again.
+    monkeypatch.setattr(ensemble, "train", None)
+    assert ensemble.run(pretrained, film_corpus, output, **options) == measured
+    assert json.loads(output.read_text())["trainings"] == measured
 
 
 @pytest.fixture
