@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_distill.training.losses import DIVERGENCES, DivergenceLoss, ScoredItems, Signals
+from hf_distill.training.losses.arguments import DivergenceName
 from hf_distill.training.losses.divergences.distributions import at_least_fp32, over_distributions
 from hf_distill.training.losses.divergences.standardization import standardized
 from hf_distill.training.losses.logits import PARAMETERS
 from hf_distill.training.scoring.scored import MASKED_LOGIT
 from hf_distill.training.scoring.top_k import TopK, log_tail
-from hf_distill.training.losses.arguments import DivergenceName
 
 EVENTS = ("categorical", "binary", "top k")
 
