@@ -5,6 +5,7 @@ All names that depend on an architecture are in this file.
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -14,6 +15,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.integrations import deepspeed
 
 DEPTHS = (
     "encoder_layers",
@@ -130,10 +132,22 @@ def skeleton(
     dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
     """A model with tied but empty weights: the weights are on the meta device, the buffers on `device`."""
-    with no_init_weights(), torch.random.fork_rng(), torch.device(device), init_empty_weights(include_buffers=False):
+    empty = init_empty_weights(include_buffers=False)
+    with _unsharded(), no_init_weights(), torch.random.fork_rng(), torch.device(device), empty:
         model = model_class._from_config(copy.deepcopy(config), dtype=dtype or torch.get_default_dtype())
     model.tie_weights()
     return model.eval()
+
+
+@contextmanager
+def _unsharded() -> Iterator[None]:
+    """While open, DeepSpeed ZeRO-3 does not shard new models."""
+    config = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 def with_layers(config: PreTrainedConfig, kept: Mapping[LayerStack, Sequence[int]]) -> PreTrainedConfig:

@@ -37,7 +37,7 @@ from hf_distill.training.losses.batch import BatchLosses
 from hf_distill.training.losses.evaluation import EvaluatingTrainer
 from hf_distill.training.losses.gradient_norms import GradientNorms, check_gradient_norms
 from hf_distill.training.losses.making import GivenLosses, how_to_read_no_labels, name_of_label_reader
-from hf_distill.training.losses.parameters import check_scheduler
+from hf_distill.training.losses.parameters import check_optimizer, check_scheduler
 from hf_distill.training.losses.schedules import Schedule
 from hf_distill.training.losses.steps import means
 from hf_distill.training.scoring.alignment import named_inputs
@@ -150,6 +150,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         warn_of_ends_without_labels(self.head, self.data_collator)
         self._make_losses()
         check_scheduler(self.loss_parameters, self.lr_scheduler)
+        check_optimizer(self.loss_parameters, self.optimizer, self.accelerator)
 
         self._known_indices: dict[int, KnownIndices] = {}
         check_gradient_norms(args, self.accelerator)
@@ -371,6 +372,8 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
 
     def _write_beside_checkpoint(self, checkpoint: str) -> None:
         self.loss_parameters.save(checkpoint)
+        if self.loss_optimizer is not None:
+            self.loss_optimizer.save(checkpoint)
 
     @property
     def _num_classes(self) -> int | None:

@@ -1,11 +1,14 @@
 """Run by `test_engines.py` on two processes: one optimizer step and one evaluation of each case, as JSON.
 
-python -m torch.distributed.run --nproc_per_node 2 one_step_on_processes.py ENGINE RESULT_FILE HEAD:FAMILY...
+python -m torch.distributed.run --nproc_per_node 2 one_step_on_processes.py ENGINE RESULT_FILE HEAD:FAMILY[:layers]...
+
+With `:layers` the losses are those over layers.
 """
 
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -20,12 +23,14 @@ from hf_distill import DistillationTrainer, DistillationTrainingArguments
 from hf_distill.training.scoring import pieces
 from tests.conftest import collate
 from tests.training.losses.test_given import Mapped
+from tests.training.losses.test_layer_losses import ALONE
 from tests.training.teacher.test_ensemble import make_small, make_teachers, with_weights
-from tests.training.test_split_invariance import LOSS_NAMES, KeepGradient, make_pair, make_sparse_rows
+from tests.training.test_split_invariance import KeepGradient, make_pair, make_sparse_rows
 
 torch.set_num_threads(1)
 pieces.CHUNK_ELEMENTS, pieces.BLOCK_ELEMENTS_ON_CPU = 300, 150  # chunks of 4 rows, blocks of 2
 
+LEARNING_RATE = 64.0  # a power of two, so high that rounding the weights hides little of the gradient
 ENGINE, RESULT_FILE = sys.argv[1], Path(sys.argv[2])
 CASES = [case.split(":") for case in sys.argv[3:]]
 
@@ -70,9 +75,9 @@ def arguments_of(engine: str, **options) -> DistillationTrainingArguments:
         per_device_train_batch_size=16 // int(os.environ["WORLD_SIZE"]),
         per_device_eval_batch_size=4,
         max_grad_norm=0.0,
-        # At a learning rate of 1 the weights move by the gradient, which some engines do not expose.
+        # The weights move by the learning rate times the gradient, which some engines do not expose.
         optim="sgd",
-        learning_rate=1.0,
+        learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
         **OPTIONS_OF_ENGINE[engine],
         **options,
@@ -89,12 +94,13 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
-def weights(model: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([whole(parameter).flatten() for parameter in model.parameters()])
+def weights(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([torch.zeros(0), *(whole(parameter).flatten() for parameter in parameters)])
 
 
-def step_and_evaluation(head: str, family: str, teacher: PreTrainedModel, student: PreTrainedModel) -> dict:
-    arguments = arguments_of(ENGINE, project_hidden_states="/" in family)
+def step_and_evaluation(case: list[str], teacher: PreTrainedModel, student: PreTrainedModel) -> dict:
+    head, family, *layers = case
+    arguments = arguments_of(ENGINE, project_hidden_states="/" in family, **(ALONE if layers else {}))
     evaluated = {}
     if ENGINE == "ddp":
         rows = make_sparse_rows(head)[1:]
@@ -104,6 +110,10 @@ def step_and_evaluation(head: str, family: str, teacher: PreTrainedModel, studen
         # A fresh student: Accelerate does not wrap a model a second time, and evaluating has marked it as prepared.
         teacher, student = make_pair(head, family)
     return {**step(arguments, teacher, student, make_sparse_rows(head)), "evaluated": evaluated}
+
+
+def names_of(trainer: DistillationTrainer) -> list[str]:
+    return [f"loss_{name}" for name in trainer.losses]
 
 
 def step(
@@ -122,20 +132,24 @@ def step(
         callbacks=[keeper],
     )
     keeper.trainer = trainer
-    before = weights(student)
+    own = trainer.loss_parameters.trained
+    before, own_before = weights(student.parameters()), weights(own)
     teacher_is_sharded = all(
         isinstance(parameter, DTensor) or (hasattr(parameter, "ds_id") and not parameter.numel())
         for own in getattr(trainer.teacher, "teachers", [trainer.teacher])
         for parameter in own.model.parameters()
     )
     trainer.train()
-    gradient = before - weights(student) if ENGINE.startswith("zero") else keeper.gradient
+    gradient, moved = keeper.gradient, (own_before - weights(own)) / LEARNING_RATE
+    if ENGINE.startswith("zero"):
+        gradient = torch.cat([(before - weights(student.parameters())) / LEARNING_RATE, moved])
     return {
         "num_processes": trainer.accelerator.num_processes,
         "wrapper": keeper.wrapper,
         "teacher_is_sharded": teacher_is_sharded,
-        "losses": [trainer.state.log_history[0][name] for name in LOSS_NAMES],
+        "losses": [trainer.state.log_history[0][name] for name in ("loss", *names_of(trainer))],
         "gradient": whole(gradient).tolist(),
+        "moved": moved.tolist(),  # the gradient of the losses' parameters, as their optimizer saw it
     }
 
 
@@ -151,11 +165,11 @@ def beginnings_of_a_loss() -> list[list[float]]:
     return trainer.accelerator.gather(loss.map.weight.detach().flatten().unsqueeze(0)).tolist()
 
 
-pairs = [make_pair(head, family) for head, family in CASES]  # before ZeRO-3 is on, which shards what is made
+pairs = [make_pair(head, family) for head, family, *_ in CASES]  # before ZeRO-3 is on, which shards what is made
 several = make_teachers("mlm"), make_small("mlm")
 arguments = arguments_of(ENGINE, teacher_weights_column="votes")
 of_several = step(arguments, *several, with_weights(make_sparse_rows("mlm")))
-results = [step_and_evaluation(*case, *pair) for case, pair in zip(CASES, pairs, strict=True)]
+results = [step_and_evaluation(case, *pair) for case, pair in zip(CASES, pairs, strict=True)]
 if ENGINE == "ddp":
     results[0]["beginnings"] = beginnings_of_a_loss()
 results[0]["several teachers"] = of_several

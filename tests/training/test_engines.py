@@ -12,6 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.conftest import HEADS, make_model
 from tests.processes import run_on_two_processes
+from tests.training.losses.test_layer_losses import ALONE, NAMES
 from tests.training.teacher.test_ensemble import one_step_of_several
 from tests.training.test_split_invariance import (
     CASES,
@@ -50,7 +51,7 @@ def run_script(tmp_path, engine, cases, launcher=None):
     assert len(results) == len(cases)
     assert os.listdir(tmp_path / "out") == ["checkpoint-1"]
     if engine != "zero3":  # ZeRO-3 gathers weights only when asked to
-        head, _ = cases[-1]
+        head = cases[-1][0]
         _, loading = HEADS[head].from_pretrained(tmp_path / "out" / "checkpoint-1", output_loading_info=True)
         assert not loading["missing_keys"]
         assert not loading["unexpected_keys"]
@@ -58,9 +59,15 @@ def run_script(tmp_path, engine, cases, launcher=None):
     return results
 
 
-def assert_equal_to_one_process(make_trainer, result, head, family):
-    whole = one_step(make_trainer, head, family, optim="sgd")
+def assert_equal_to_one_process(make_trainer, result, head, family, *layers):
+    if layers:
+        whole = one_step(make_trainer, head, family, losses=NAMES, optim="sgd", **ALONE)
+    else:
+        whole = one_step(make_trainer, head, family, optim="sgd")
     assert_equal_steps((result["losses"], torch.tensor(result["gradient"])), whole)
+    if moved := result["moved"]:  # the parameters of losses come last
+        torch.testing.assert_close(torch.tensor(moved), whole[1][-len(moved) :], rtol=1e-5, atol=1e-6)
+    assert bool(moved) == ("/" in family)
 
 
 def assert_several_teachers_equal_one_process(make_trainer, results):
@@ -73,19 +80,19 @@ def assert_several_teachers_equal_one_process(make_trainer, results):
 
 def test_ddp(make_trainer, tmp_path):
     """Every case in one pair of processes, since starting them takes longer than their work."""
-    results = run_script(tmp_path, "ddp", CASES)
+    results = run_script(tmp_path, "ddp", DDP_CASES)
     assert_several_teachers_equal_one_process(make_trainer, results)
     first, second = results[0]["beginnings"]  # of a loss with parameters, which begin as on the first process
     assert first == second
-    for (head, family), result in zip(CASES, results, strict=True):
+    for case, result in zip(DDP_CASES, results, strict=True):
         assert result["wrapper"] == "DistributedDataParallel"
-        assert_equal_to_one_process(make_trainer, result, head, family)
+        assert_equal_to_one_process(make_trainer, result, *case)
+        head, family, *layers = case
         # 15 rows on 2 processes: one row is repeated to fill the last batch, and must not be counted twice.
         teacher, student = make_pair(head, family)
-        evaluated = make_trainer(
-            student, teacher, eval_rows=make_sparse_rows(head)[1:], project_hidden_states="/" in family
-        ).evaluate()
-        for name in LOSS_NAMES:
+        options = {"project_hidden_states": "/" in family, **(ALONE if layers else {})}
+        evaluated = make_trainer(student, teacher, eval_rows=make_sparse_rows(head)[1:], **options).evaluate()
+        for name in ["loss", *(f"loss_{name}" for name in NAMES)] if layers else LOSS_NAMES:
             assert result["evaluated"][f"eval_{name}"] == pytest.approx(evaluated[f"eval_{name}"], rel=1e-6, abs=1e-7)
 
 
@@ -118,21 +125,26 @@ def test_every_config_is_tried():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"cpu", "ddp", "fsdp2", "zero2", "zero3"}
 
 
+LAYERS = [("mlm", "bert/narrow", "layers"), ("causal", "llama", "layers"), ("seq2seq", "t5", "layers")]
+DDP_CASES = [*CASES, *LAYERS]
 SHARDED_CASES = [
     *[(head, family) for head in ("classification", "mlm") for family in ("bert", "roberta", "distilbert")],
     ("causal", "gpt2"),
     ("causal", "llama"),
     ("seq2seq", "t5"),
+    ("mlm", "bert/narrow"),
+    *LAYERS,
 ]
 
 
 def test_fsdp2(make_trainer, tmp_path):
     results = run_script(tmp_path, "fsdp2", SHARDED_CASES)
     assert_several_teachers_equal_one_process(make_trainer, results)
-    for (head, family), result in zip(SHARDED_CASES, results, strict=True):
-        assert result["wrapper"] == "FSDP" + type(make_model(family, head)).__name__
+    for case, result in zip(SHARDED_CASES, results, strict=True):
+        head, family, *_ = case
+        assert result["wrapper"] == "FSDP" + type(make_model(family.partition("/")[0], head)).__name__
         assert result["teacher_is_sharded"]
-        assert_equal_to_one_process(make_trainer, result, head, family)
+        assert_equal_to_one_process(make_trainer, result, *case)
 
 
 @pytest.mark.deepspeed
@@ -140,7 +152,7 @@ def test_fsdp2(make_trainer, tmp_path):
 def test_deepspeed(make_trainer, tmp_path, stage):
     results = run_script(tmp_path, f"zero{stage}", SHARDED_CASES, TORCHRUN)
     assert_several_teachers_equal_one_process(make_trainer, results)
-    for (head, family), result in zip(SHARDED_CASES, results, strict=True):
+    for case, result in zip(SHARDED_CASES, results, strict=True):
         assert result["wrapper"] == "DeepSpeedEngine"
         assert result["teacher_is_sharded"] == (stage == 3)
-        assert_equal_to_one_process(make_trainer, result, head, family)
+        assert_equal_to_one_process(make_trainer, result, *case)

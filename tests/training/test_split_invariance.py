@@ -53,14 +53,14 @@ def make_sparse_rows(head):
     return rows
 
 
-def one_step(make_trainer, head, family, rows=None, checkpointing=False, **arguments):
+def one_step(make_trainer, head, family, rows=None, checkpointing=False, losses=LOSS_NAMES[1:], **arguments):
     """The losses and the gradient of the first optimizer step."""
     teacher, student = make_pair(head, family)
     if checkpointing:
         # its name before transformers 5.10 is deprecated now
         getattr(student, "activation_checkpointing_enable", student.gradient_checkpointing_enable)()
     arguments["project_hidden_states"] = "/" in family
-    return one_step_of(make_trainer, student, teacher, rows or make_sparse_rows(head), LOSS_NAMES[1:], **arguments)
+    return one_step_of(make_trainer, student, teacher, rows or make_sparse_rows(head), losses, **arguments)
 
 
 def one_step_of(make_trainer, student, teacher, rows, losses, **arguments):

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast
+from accelerate.utils import broadcast
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
+from hf_distill.training.engines import loss_scale
 from hf_distill.training.losses.base import Loss
+from hf_distill.training.losses.own_optimizer import needs_own_optimizer
 
 LOSS_PARAMETERS_NAME = "loss_parameters.safetensors"
 
@@ -111,6 +113,8 @@ def _read(checkpoint: str) -> dict[str, torch.Tensor]:
 class StepWithStudent(TrainerCallback):
     """Averages and clears the gradients of the losses' parameters, as `Trainer` and the engine do for the model's.
 
+    Under FSDP2 and DeepSpeed it also updates the parameters.
+
     Args:
         trainer: the `DistillationTrainer`. The callback keeps it rather than its losses, because `model_init` makes new
             losses for each training.
@@ -122,23 +126,29 @@ class StepWithStudent(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.loss_parameters.zero_grad()
 
+    def on_step_begin(self, args, state, control, **kwargs):
+        if (own := self.trainer.loss_optimizer) is not None:
+            own.begin_step(self.trainer._get_learning_rate(), float(loss_scale(self.trainer.accelerator)))
+
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.loss_parameters.average_gradients(self.trainer.accelerator)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
+        if (own := self.trainer.loss_optimizer) is not None:
+            own.step()
         self.trainer.loss_parameters.zero_grad()
 
 
-def check_engine(parameters: LossParameters, accelerator: Accelerator) -> None:
-    """Checks that the engine's optimizer can update the parameters of losses.
+def check_optimizer(parameters: LossParameters, optimizer: object, accelerator: Accelerator) -> None:
+    """Checks that the parameters can be trained, if the user passed an optimizer.
 
     Raises:
-        ValueError: if a loss has parameters and the engine is FSDP or DeepSpeed.
+        ValueError: if the engine is FSDP2 or DeepSpeed, where the parameters have an optimizer of their own.
     """
-    if parameters.owners and accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+    if parameters.owners and optimizer is not None and needs_own_optimizer(accelerator):
         raise ValueError(
-            f"{_said(parameters)}, which does not work under {accelerator.distributed_type.value}: its optimizer only "
-            f"knows the student's parameters. Use DDP, or losses without parameters."
+            f"{_said(parameters)}, which does not work with optimizers=(optimizer, None) under "
+            f"{accelerator.distributed_type.value}: choose the optimizer with optim."
         )
 
 

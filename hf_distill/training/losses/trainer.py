@@ -19,7 +19,8 @@ from hf_distill.training.losses.making import (
     make_losses,
     readers_of_teacher,
 )
-from hf_distill.training.losses.parameters import LossParameters, StepWithStudent, check_engine
+from hf_distill.training.losses.own_optimizer import OwnOptimizer, needs_own_optimizer
+from hf_distill.training.losses.parameters import LossParameters, StepWithStudent
 from hf_distill.training.losses.schedules import (
     END,
     Schedule,
@@ -83,6 +84,7 @@ class LossTrainer(Trainer):
         loss_weights: the weights of all losses, by name: of the `alpha_...` arguments and of `losses`. Each is a number
             or a `Schedule`.
         loss_parameters: the parameters of the losses.
+        loss_optimizer: their optimizer under FSDP2 and DeepSpeed; None if the student's optimizer has them.
     """
 
     args: LossTrainerArguments
@@ -91,6 +93,7 @@ class LossTrainer(Trainer):
     losses: dict[str, Loss]
     loss_weights: dict[str, Value]
     loss_parameters: LossParameters
+    loss_optimizer: OwnOptimizer | None = None
     _capture: LayerCapture | None
     _evaluation: object | None = None
     """The losses of the running evaluation."""
@@ -163,7 +166,6 @@ class LossTrainer(Trainer):
         if self.teacher is not None:
             self.teacher.prepare_for(self.losses, capture_of_teacher)
         self.loss_parameters = LossParameters(self.losses)
-        check_engine(self.loss_parameters, self.accelerator)
         self.loss_parameters.begin_alike(self.accelerator)
         self._weights, self._values_are_of = self._weights_at(END), END
         self._step_losses.reset(len(self.losses))
@@ -225,9 +227,16 @@ class LossTrainer(Trainer):
         """Reads what the trainer must know about the student. `model_init` makes a new one for each training."""
         raise NotImplementedError
 
+    def _prepare_for_training(self, *args, **kwargs):
+        self.loss_optimizer = None
+        if self.loss_parameters.owners and needs_own_optimizer(self.accelerator):
+            self.loss_optimizer = OwnOptimizer(self.loss_parameters.trained, self)
+        return super()._prepare_for_training(*args, **kwargs)
+
     def create_scheduler(self, *args, **kwargs) -> torch.optim.lr_scheduler.LRScheduler:
         """As in `Trainer`, but first adds the losses' parameters to the optimizer, no matter how it was created."""
-        self.loss_parameters.join(self.optimizer)
+        if self.loss_optimizer is None:
+            self.loss_parameters.join(self.optimizer)
         return super().create_scheduler(*args, **kwargs)
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
@@ -239,11 +248,17 @@ class LossTrainer(Trainer):
     def _with_loss_parameters(self, model: nn.Module) -> nn.Module:
         """Everything that the optimizer updates, with gradients averaged over the processes."""
         self.loss_parameters.average_gradients(self.accelerator)
-        return self.loss_parameters.beside(model)
+        return model if self.loss_optimizer is not None else self.loss_parameters.beside(model)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.loss_parameters.load(resume_from_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.loss_optimizer is not None and checkpoint is not None:
+            self.loss_parameters.load(checkpoint)  # DeepSpeed does not call `_load_from_checkpoint`
+            self.loss_optimizer.load(checkpoint)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
