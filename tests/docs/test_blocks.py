@@ -106,6 +106,8 @@ def given(page):
         names["outputs"] = [
             SimpleNamespace(prompt_logprobs=prompt_logprobs_of(row, teacher=causal)) for row in names["causal_rows"]
         ]
+    if page == "several_teachers":
+        names |= {"large_teacher": teacher, "small_teacher": make_model("roberta", head, seed=1, num_layers=2)}
     if page == "pretraining":
         causal = make_model("gpt2", "causal")
         names |= {"causal_teacher": causal, "causal_student": make_student(causal), "causal_tokenizer": tokenizer}
