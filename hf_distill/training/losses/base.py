@@ -167,7 +167,7 @@ class Loss(nn.Module):
     optimizer step, over all micro-batches and processes, so the loss does not depend on how a step is split. Test your
     own loss with `check_split_invariance`.
 
-    A loss may have its own parameters, such as a projection. They are trained by the student's optimizer and saved in
+    A loss may have its own parameters, such as a projection. They are trained with the student and saved in
     checkpoints, but never saved with the student.
 
     Attributes:
