@@ -84,7 +84,7 @@ def mean_of_teachers(trainer: Trainer) -> dict[str, str]:
     weights = state["teacher_weights"]
     column = f"per row, from the column {weights}"
     listed = column if isinstance(weights, str) else ", ".join(f"{weight:.3g}" for weight in weights)
-    return {"mean of the teachers'": state["teacher_mean"], "weights of the teachers": listed}
+    return {"averaged over the teachers": state["teacher_mean"], "weights of the teachers": listed}
 
 
 def in_words(teachers: Sequence[Origin]) -> str:

@@ -109,7 +109,7 @@ def test_several_teachers(card_of, teacher, tmp_path):
     data, text = card_of([teacher, other], student, teacher_weights=[2.0, 1.0])
     assert "trained by knowledge distillation from `teacher` and `other`." in text
     rows = ["| teacher 1 | `teacher` |", "| teacher 2 | `other` |", "| weights of the teachers | 0.667, 0.333 |"]
-    rows.append("| mean of the teachers' | probabilities |")
+    rows.append("| averaged over the teachers | probabilities |")
     assert [row for row in rows if row not in text] == []
     assert data.license is None  # they have different ones
     (tmp_path / "other" / "README.md").write_text("---\nlicense: mit\n---\n# Teacher\n")
