@@ -189,6 +189,29 @@ def test_hidden_states_are_those_of_the_first_teacher(make_trainer):
         make_trainer(make_small("classification"), [second, first], rows)
 
 
+@pytest.mark.parametrize("loss", ["hidden", "attention", "relation"])
+def test_layers_are_those_of_the_first_teacher(make_trainer, loss):
+    rows, (first, second) = make_rows("classification"), make_teachers("classification")
+    options = {f"alpha_{loss}": 1.0}
+    alone = make_trainer(make_small("classification"), first, rows, rows, **options).evaluate()
+    both = make_trainer(make_small("classification"), [first, second], rows, rows, **options).evaluate()
+    assert both[f"eval_loss_{loss}"] == pytest.approx(alone[f"eval_loss_{loss}"], rel=1e-6)
+
+
+@pytest.mark.parametrize("divergence", ["reverse_kl", "mse", "dist"])
+def test_every_divergence_reads_the_mean(make_trainer, divergence):
+    """Two equal teachers teach what one of them teaches, also where logits are compared."""
+    options = {"divergence": divergence, "alpha_cos": 0.0}
+    (teacher,) = make_teachers("classification", 1, num_labels=3)
+    rows, other = make_rows("classification", num_labels=3), copy.deepcopy(teacher)
+    trainers = [
+        make_trainer(make_small("classification", num_labels=3), given, rows, rows, **options)
+        for given in (teacher, [teacher, other])
+    ]
+    alone, both = (trainer.evaluate()["eval_loss_kl"] for trainer in trainers)
+    assert both == pytest.approx(alone, rel=1e-5)
+
+
 def test_each_teacher_reads_its_own_inputs(make_trainer):
     """DistilBERT takes no token_type_ids; only BERT gets them."""
     rows = [{**row, "token_type_ids": [i % 2 for i in range(len(row["input_ids"]))]} for row in make_rows("mlm")]

@@ -11,9 +11,9 @@ import torch
 from datasets import Dataset, DatasetDict, load_from_disk
 from transformers import DataCollatorWithPadding, default_data_collator
 
-from hf_distill import add_teacher_targets, join_teacher_targets
+from hf_distill import add_teacher_targets, import_teacher_targets, join_teacher_targets
 from hf_distill.training.teacher.columns import JoinedSource, source_of
-from tests.conftest import make_model, make_rows, make_text_tokenizer, make_texts
+from tests.conftest import collate, make_model, make_rows, make_text_tokenizer, make_texts
 from tests.training.teacher.test_ensemble import losses, make_small, make_teachers, weights, with_weights
 
 TOKENIZER = make_text_tokenizer()
@@ -158,6 +158,41 @@ def test_teachers_with_tokenizers_of_their_own(make_trainer):
         )
     mean = (of_one.exp() + of_other.exp().flip(1)) / 2
     assert seen == pytest.approx((mean * (mean.log() - log_student)).sum(-1).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("mean", ["probabilities", "logits"])
+def test_a_temperature_that_changes(make_trainer, mean):
+    """The mean is computed at the temperature of the step, and the live teachers teach the same."""
+    rows, teachers = make_dataset("classification").remove_columns("votes"), make_teachers("classification")
+    joined = stored(rows, teachers)
+    options = {"teacher_mean": mean, "temperature": "linear:4->1"}
+    live, ours = (
+        train(make_trainer, "classification", given, own, **options)
+        for given, own in ((teachers, rows), (None, joined))
+    )
+    torch.testing.assert_close(weights(ours), weights(live), rtol=0, atol=2e-6)
+    of_end = train(make_trainer, "classification", None, joined, teacher_mean=mean, temperature=1.0, learning_rate=0.0)
+    of_end.model.load_state_dict(ours.model.state_dict())
+    assert ours.evaluate()["eval_loss_kl"] == pytest.approx(of_end.evaluate()["eval_loss_kl"], rel=1e-6)
+
+
+def test_imported_targets_of_one_teacher(make_trainer):
+    """The probabilities that people gave, in another order of labels, next to those of a model."""
+    names = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
+    rows, teacher = make_dataset("classification"), make_model("bert", "classification", **names)
+    yes = [0.1 + 0.2 * (index % 5) for index in range(16)]
+    of_people = import_teacher_targets(
+        rows, [[p, 1 - p] for p in yes], format="probabilities", labels=["yes", "no"], teacher="people"
+    )
+    joined = join_teacher_targets([add_teacher_targets(rows, teacher, TOKENIZER), of_people])
+    options = {"alpha_cos": 0.0, "temperature": 1.0, "teacher_weights": [1, 3]}
+    trainer = make_trainer(make_small("classification", **names), None, joined, joined, **options)
+    batch = collate([{name: row[name] for name in ("input_ids", "attention_mask")} for row in rows])
+    with torch.no_grad():
+        log_student, of_model = (model(**batch).logits.double().log_softmax(-1) for model in (trainer.model, teacher))
+    mean = of_model.exp() / 4 + 0.75 * torch.tensor([[1 - p, p] for p in yes], dtype=torch.double)
+    by_hand = (mean * (mean.log() - log_student)).sum(-1).mean().item()
+    assert trainer.evaluate()["eval_loss_kl"] == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_a_resumed_training(make_trainer, tmp_path):
