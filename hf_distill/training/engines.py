@@ -24,6 +24,20 @@ def check_engine(accelerator: Accelerator) -> None:
         )
 
 
+def reentrant_checkpointing(args: object, model: nn.Module) -> str | None:
+    """Where reentrant gradient checkpointing is asked for, as written in the user's code; None if it is not.
+
+    It computes layers without gradients at first, so what is read inside them would have no gradient.
+    """
+    for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        if (getattr(args, name, None) or {}).get("use_reentrant"):
+            return f"{name}={{'use_reentrant': True}}"
+    for module in model.modules():
+        if getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {}).get("use_reentrant"):
+            return "model.gradient_checkpointing_enable({'use_reentrant': True})"
+    return None
+
+
 def is_zero3(accelerator: Accelerator) -> bool:
     """Whether DeepSpeed shards the parameters."""
     if accelerator.distributed_type != DistributedType.DEEPSPEED:

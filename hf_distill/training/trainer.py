@@ -153,7 +153,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         check_optimizer(self.loss_parameters, self.optimizer, self.accelerator)
 
         self._known_indices: dict[int, KnownIndices] = {}
-        check_gradient_norms(args, self.accelerator)
+        check_gradient_norms(args, transformers_model(self.model), self.accelerator)
         self._gradient_norms = GradientNorms(self)
         self.add_callback(self._gradient_norms)
         self._finite = FiniteGuard(self)

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
-from hf_distill.training.engines import loss_scale
+from hf_distill.training.engines import loss_scale, reentrant_checkpointing
 
 logger = logging.get_logger(__name__)
 
@@ -157,13 +157,13 @@ def unchanged(modules: Iterable[nn.Module], device: torch.device) -> Iterator[No
                 buffer.copy_(before)
 
 
-class CheckpointingArguments(Protocol):
+class MeasuringArguments(Protocol):
     """The training arguments that `check_gradient_norms` reads."""
 
     log_gradient_norms: int
 
 
-def check_gradient_norms(args: CheckpointingArguments, accelerator: Accelerator) -> None:
+def check_gradient_norms(args: MeasuringArguments, model: nn.Module, accelerator: Accelerator) -> None:
     """Checks that gradients of a single loss can be computed.
 
     Raises:
@@ -177,12 +177,10 @@ def check_gradient_norms(args: CheckpointingArguments, accelerator: Accelerator)
             f"which computes gradients of the whole loss only. Measure them in a short training with DDP or on one "
             f"device."
         )
-    for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
-        if (getattr(args, name, None) or {}).get("use_reentrant"):
-            raise ValueError(
-                f"log_gradient_norms={args.log_gradient_norms} does not work with {name}={{'use_reentrant': True}}: "
-                f"leave use_reentrant out."
-            )
+    if (reentrant := reentrant_checkpointing(args, model)) is not None:
+        raise ValueError(
+            f"log_gradient_norms={args.log_gradient_norms} does not work with {reentrant}: leave use_reentrant out."
+        )
 
 
 def suggest_weights(log_history: Sequence[Mapping[str, float]]) -> dict[str, float]:

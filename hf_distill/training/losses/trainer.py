@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import default_compute_objective
 
 from hf_distill.adapters import transformers_model
+from hf_distill.training.engines import reentrant_checkpointing
 from hf_distill.training.losses.base import Loss, LossArguments, Setup
 from hf_distill.training.losses.making import (
     GivenLosses,
@@ -163,6 +164,11 @@ class LossTrainer(Trainer):
         for loss in self.losses.values():
             loss.to(args.device)
         self._capture, capture_of_teacher = layer_captures(self.losses, setup)
+        if self._capture is not None and (reentrant := reentrant_checkpointing(args, student)) is not None:
+            raise ValueError(
+                f"The losses over layers do not work with {reentrant}, which computes layers without gradients: leave "
+                f"use_reentrant out."
+            )
         if self.teacher is not None:
             self.teacher.prepare_for(self.losses, capture_of_teacher)
         self.loss_parameters = LossParameters(self.losses)

@@ -146,6 +146,18 @@ def test_what_is_refused(make_trainer, arguments, student, message):
         make_trainer(student, teacher, make_rows("classification"), **arguments)
 
 
+@pytest.mark.parametrize("by", ["arguments", "model"])
+def test_reentrant_checkpointing_is_refused(make_trainer, by):
+    """Layers then run without gradients at first, so a loss that reads their inside would have none."""
+    student, arguments = make_model("bert", "classification", num_layers=2), {"alpha_attention": 1.0}
+    if by == "model":
+        student.gradient_checkpointing_enable({"use_reentrant": True})
+    else:
+        arguments |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    with pytest.raises(ValueError, match=r"over layers do not work with .*'use_reentrant': True.*leave use_reentrant"):
+        make_trainer(student, make_model("bert", "classification"), make_rows("classification"), **arguments)
+
+
 def test_stored_targets_have_no_layers(make_trainer):
     import datasets
 
