@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedConfig
 
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
 from hf_distill.training.losses.citations import JIAO_2020, WANG_2021
@@ -77,7 +78,7 @@ class AttentionLoss(Loss):
     def from_setup(cls, setup: Setup) -> "AttentionLoss":
         loss = cls(setup.map_layers(), setup.args.attention_heads == "mean")
         for pair in () if loss.mean_of_heads else loss.layers:
-            own, other = (getattr(model.config_of(pair.stack), "num_attention_heads", None) for model in setup.layers)
+            own, other = (_number(model.config_of(pair.stack), "num_attention_heads") for model in setup.layers)
             if own is not None and other is not None and own != other:
                 raise ValueError(_unequal_heads(own, other))
         return loss
@@ -192,19 +193,28 @@ def _without(padding: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     return at_least_fp32(tensor).masked_fill(padding[:, None, :, None], 0.0)
 
 
+def _number(config: PreTrainedConfig, name: str) -> int | None:
+    """A number in a config; None if it has none, or if it differs between layers."""
+    try:
+        value = getattr(config, name, None)
+    except RuntimeError:  # transformers' way to say that layers differ
+        return None
+    return value if isinstance(value, int) else None
+
+
 def _attention_widths(model: ModelLayers, stack: str) -> set[int]:
     """The widths of queries, keys and values; empty if the config does not tell."""
     config = model.config_of(stack)
-    heads, width = getattr(config, "num_attention_heads", None), getattr(config, "hidden_size", None)
-    if heads is None or width is None:
+    heads, width = _number(config, "num_attention_heads"), _number(config, "hidden_size")
+    head_width = _number(config, "head_dim") or _number(config, "d_kv") or (width and heads and width // heads)
+    if heads is None or head_width is None:
         return set()
-    head_width = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or width // heads
-    return {heads * head_width, (getattr(config, "num_key_value_heads", None) or heads) * head_width}
+    return {heads * head_width, (_number(config, "num_key_value_heads") or heads) * head_width}
 
 
 def _default_relation_heads(teacher: ModelLayers, layers: Sequence[LayerPair], widths: set[int]) -> int:
     """The teacher's number of attention heads, or the largest number below that divides all widths."""
-    heads = getattr(teacher.config_of(layers[0].stack), "num_attention_heads", None) or 1
+    heads = _number(teacher.config_of(layers[0].stack), "num_attention_heads") or 1
     return max(number for number in range(1, heads + 1) if not any(width % number for width in widths))
 
 

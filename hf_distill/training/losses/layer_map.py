@@ -61,7 +61,9 @@ class ModelLayers:
             stacks = find_layer_stacks(model)
         except ValueError as error:
             raise ValueError(f"The layers of a {type(model).__name__} cannot be compared: {error}") from None
-        if len(stacks) > 1 and not model.config.is_encoder_decoder:
+        if model.config.is_encoder_decoder:
+            stacks = _encoder_and_decoder(stacks)
+        elif len(stacks) > 1:
             if "text" not in stacks:
                 raise ValueError(
                     f"The layers of a {type(model).__name__} cannot be compared, because it has the stacks "
@@ -78,6 +80,15 @@ class ModelLayers:
     def config_of(self, stack: str) -> PreTrainedConfig:
         """The config that describes a stack."""
         return reduce(getattr, self.stacks[stack].config_path, self.model.config)
+
+
+def _encoder_and_decoder(stacks: Mapping[str, LayerStack]) -> dict[str, LayerStack]:
+    """The stacks of an encoder-decoder by these names, without a stack that reads images if another reads text."""
+    decoders = [stack for stack in stacks.values() if "decoder" in stack.path]
+    encoders = [stack for name, stack in stacks.items() if "decoder" not in stack.path and name != "vision"]
+    named = {"encoder": encoders or [stack for stack in stacks.values() if "decoder" not in stack.path]}
+    named["decoder"] = decoders
+    return {name: of_name[0] for name, of_name in named.items() if of_name}
 
 
 def map_layers(

@@ -136,7 +136,8 @@ class LayerCapture:
                 if is_wanted and getattr(output, name) is None:
                     raise ValueError(
                         f"The forward of the {type(self.model).__name__} gave no {name.replace('_', ' ')} of layer "
-                        f"{layer[1]} in its stack {layer[0]!r}: turn off the losses that read them."
+                        f"{layer[1]} in its stack {layer[0]!r}: compare other layers with layer_map or "
+                        f"relation_layer, or turn off the losses that read them."
                     )
         return outputs
 
@@ -156,6 +157,8 @@ class LayerCapture:
     def _keep_attention(self, attention: AttentionInputs) -> None:
         layer = self.layer_of_module.get(id(attention.module))
         if layer is None or layer in self._with_attention:  # in a decoder, cross-attention follows self-attention
+            return
+        if attention.keys.shape[2] != attention.queries.shape[2]:  # other positions, such as compressed ones
             return
         self._with_attention.add(layer)
         wanted = self.wanted[layer]

@@ -5,6 +5,7 @@ import pytest
 from hf_distill import make_student
 from hf_distill.training.losses.layer_map import ModelLayers, map_layers
 from tests.conftest import make_model
+from tests.families.tiny import build
 
 
 def pairs_of(student, teacher, given=None, embeddings=False):
@@ -96,3 +97,12 @@ def test_stacks_that_differ():
 def test_a_model_without_layers():
     with pytest.raises(ValueError, match="The layers of a ResNetForImageClassification cannot be compared"):
         ModelLayers.of(make_model("resnet", "image"))
+
+
+def test_stacks_with_names_of_their_own():
+    """SeamlessM4T names its stacks after text, and T5Gemma 2 has an image encoder too."""
+    seamless = ModelLayers.of(build("SeamlessM4TForTextToText", 0))
+    assert seamless.paths == {"encoder": "text_encoder.layers", "decoder": "text_decoder.layers"}
+    gemma = ModelLayers.of(build("T5Gemma2ForConditionalGeneration", 0))
+    assert gemma.paths == {"encoder": "model.encoder.text_model.layers", "decoder": "model.decoder.layers"}
+    assert ModelLayers.of(build("LlavaForConditionalGeneration", 0)).stacks.keys() == {"text"}
