@@ -31,6 +31,7 @@ from recipes.benchmarks import (
     litserve_peer,
     memory_options,
     serve_load,
+    signals,
     split_invariance,
     teacher_dtype,
     truncation,
@@ -405,6 +406,62 @@ def test_ensemble(tmp_path, pretrained, film_corpus, capsys, monkeypatch):
     monkeypatch.setattr(ensemble, "train", None)
     assert ensemble.run(pretrained, film_corpus, output, **options) == measured
     assert json.loads(output.read_text())["trainings"] == measured
+
+
+def test_signals(tmp_path, pretrained, capsys, monkeypatch):
+    """Losses of every kind, at full and at half width. A second run trains nothing again."""
+    for name, value in {"BATCH_SIZE": 8, "ROUNDS": 1, "STEPS_TO_TIME": 2, "STEPS_TO_WEIGH": 1}.items():
+        monkeypatch.setattr(signals, name, value)
+    labelled = Dataset.from_dict({"text": make_texts(24, longest=8), "labels": [row % 3 for row in range(24)]})
+    sentences = dict.fromkeys(("teacher", "train", "validation", "test"), labelled)
+    mixes = ["labels", "labels + cos", "hidden mse + attention, then labels + forward_kl", "labels + dkd"]
+    students, output = ["2 layers", "half width"], tmp_path / "signals.json"
+
+    def run():
+        return signals.run(pretrained, sentences, output, students, mixes, seeds=[0], seconds=0.01)
+
+    trainings = run()
+    printed = capsys.readouterr().out
+    assert len(trainings) == 2 * len(mixes)
+    assert all(printed.count(f"\n| {mix} | ") == 3 for mix in mixes)
+    assert printed.count("\nBest on the validation sentences: ") == 1
+    measured = json.loads(output.read_text())
+    assert measured["trainings"] == trainings
+    for student in students:
+        weights = measured["weights"][student]
+        assert signals.DEFAULT_WEIGHTS.items() <= weights.items()
+        assert min(weights.values()) > 0
+        assert min(measured["step_seconds"][student].values()) > 0
+
+    monkeypatch.setattr(signals.Benchmark, "train", None)
+    assert run() == trainings
+
+
+def test_half_width_student():
+    teacher = make_model("bert", "classification")
+    student = signals.half_width(teacher)
+    assert student.config.hidden_size == teacher.config.hidden_size // 2
+    assert student.config.num_hidden_layers == teacher.config.num_hidden_layers
+    halves = dict(student.named_parameters())
+    for name, weight in teacher.named_parameters():
+        half = halves[name]
+        assert torch.equal(half, weight[tuple(slice(size) for size in half.shape)]), name
+
+
+def test_sentences_of_signals(tmp_path):
+    ratings = [-2.0, -1.0, 1.0, 2.0]
+    lines = [f"{row}\t{ratings[row % 4]}\tsentence {row}{' long' * (20 * (row % 8 > 3))}" for row in range(2100)]
+    for name in distil_from_scratch.SENTENCE_FILES:
+        (tmp_path / name).write_text("\n".join(lines))
+    sentences = signals.load_sentences(tmp_path, num_train=60, num_validation=40)
+    assert len(sentences["teacher"]) == 60
+    texts = {name: set(own["text"]) for name, own in sentences.items()}
+    assert texts["train"] < texts["teacher"]
+    assert not texts["teacher"] & texts["validation"] | texts["teacher"] & texts["test"]
+    for own in sentences.values():
+        for text, label in zip(own["text"], own["labels"], strict=True):
+            assert label == [0, 1, 1, 2][int(text.split()[1]) % 4]
+    assert max(len(text.split()) for text in texts["test"]) <= signals.MAX_WORDS
 
 
 @pytest.fixture
