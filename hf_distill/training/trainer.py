@@ -57,11 +57,12 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
     """A drop-in replacement for `Trainer` that trains a student to imitate a frozen teacher.
 
     `loss = alpha_kl * L_kl + alpha_task * L_task + alpha_cos * L_cos`: the KL divergence between the softened outputs,
-    the task loss on hard labels, and one minus the cosine between the last hidden states.
+    the task loss on hard labels, and one minus the cosine between the last hidden states. `alpha_hidden`,
+    `alpha_attention` and `alpha_relation` add losses over inner layers, as in TinyBERT and MiniLMv2.
 
     Each loss is a mean over its own items in the whole optimizer step. The loss and its gradient therefore do not
     depend on how a step is split into micro-batches and processes. Next to `loss`, the unweighted losses are logged as
-    `loss_kl`, `loss_task` and `loss_cos`, in evaluation as `eval_loss_kl`, `eval_loss_task` and `eval_loss_cos`.
+    `loss_kl`, `loss_task` and so on, in evaluation as `eval_loss_kl`, `eval_loss_task` and so on.
 
     Reference: Sanh et al., 2019, DistilBERT, https://arxiv.org/abs/1910.01108
 
@@ -70,15 +71,16 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         args: `DistillationTrainingArguments`, with the weights of the losses.
         *trainer_arguments: all other arguments of `Trainer`, in the same order.
         teacher_model: the teacher: a transformers model, a name on the Hub or a folder. By default
-            `args.teacher_model_name_or_path`. Leave it out if `alpha_kl` and `alpha_cos` are both 0, or if the data
-            sets have the columns of `add_teacher_targets`. The teacher is frozen (`requires_grad=False`), moved to the
-            training device and otherwise unchanged; checkpoints do not contain it. For a student with PEFT adapters it
-            may be the student itself, which then teaches with its adapters switched off. A list, or a dict by name, of
-            several such teachers is an ensemble: the student learns from the mean of their outputs, which
-            `args.teacher_mean` and `args.teacher_weights` set, and from the hidden states of the first.
+            `args.teacher_model_name_or_path`. Leave it out if no loss reads a teacher, or if the datasets have the
+            columns of `add_teacher_targets` or `import_teacher_targets`. The teacher is frozen
+            (`requires_grad=False`), moved to the training device and otherwise unchanged; checkpoints do not contain
+            it. For a student with PEFT adapters it may be the student itself, which then teaches with its adapters
+            switched off. A list, or a dict by name, of several such teachers is an ensemble: the student learns from
+            the mean of their outputs, which `args.teacher_mean` and `args.teacher_weights` set, and from the hidden
+            states of the first.
         losses: your own losses with their weights, by name: `{"mine": (MyLoss(), 0.5)}`, each a `Loss`. They are added
-            to the losses of the `alpha_...` arguments. To replace a built-in loss, use its name (`kl`, `task` or `cos`)
-            and set its alpha to 0. A weight may be a schedule, such as `"linear:1->0"`.
+            to the losses of the `alpha_...` arguments. To replace a built-in loss, use its name, such as `kl`, and
+            set its alpha to 0. A weight may be a schedule, such as `"linear:1->0"`.
         **trainer_options: all other arguments of `Trainer`, by name.
 
     Raises:
@@ -196,7 +198,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
-        """Computes `alpha_kl * L_kl + alpha_task * L_task + alpha_cos * L_cos`, plus your own `losses`.
+        """Computes the weighted sum of all losses: `alpha_kl * L_kl + alpha_task * L_task + ...`, and your own.
 
         Training and evaluation both call this method. An override may scale the loss or add to it: the returned loss is
         trained on, logged as `loss`, and evaluated as `eval_loss`.

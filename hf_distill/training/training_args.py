@@ -36,7 +36,7 @@ LOWER_IS_BETTER = ("kl_to_teacher", "expected_calibration_error")
 
 @dataclass
 class DistillationTrainingArguments(LossTrainingArguments):
-    """`TrainingArguments` with a temperature, three loss weights and a teacher.
+    """`TrainingArguments` with a temperature, the weights of the losses, and a teacher.
 
     All arguments of `TrainingArguments` work as usual. The defaults are the published DistilBERT command:
     `loss = 5 * L_kl + 2 * L_task + 1 * L_cos` at temperature 2.
