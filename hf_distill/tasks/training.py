@@ -186,7 +186,14 @@ def _stores_targets(args: TaskArguments, training: DistillationTrainingArguments
         if args.store_teacher_targets is not None:
             raise ValueError("store_teacher_targets has no effect without a teacher: leave it out.")
         return False
-    return not training.reads_hidden_states if args.store_teacher_targets is None else args.store_teacher_targets
+    if args.store_teacher_targets is None:
+        return not (training.reads_hidden_states or training.reads_layers)
+    if args.store_teacher_targets and training.reads_layers:
+        raise ValueError(
+            "store_teacher_targets=True does not work with losses over layers, such as alpha_hidden, which need the "
+            "teacher in every step: leave it out."
+        )
+    return args.store_teacher_targets
 
 
 def _truncation(args: TaskArguments, training: DistillationTrainingArguments) -> Truncation:

@@ -212,6 +212,14 @@ def test_without_hidden_states_the_teacher_reads_each_text_once(folder, teacher)
         train(folder, {"model_name_or_path": str(folder / "pretrained"), "store_teacher_targets": True})
 
 
+def test_losses_over_layers_read_a_live_teacher(folder, teacher):
+    trainer = distil(folder, max_steps=1, alpha_cos=0.0, alpha_hidden=1.0)
+    assert "teacher_logits" not in trainer.train_dataset.column_names
+    assert "hidden" in trainer.losses
+    with pytest.raises(ValueError, match="store_teacher_targets=True does not work with losses over layers"):
+        distil(folder, {"store_teacher_targets": True}, alpha_hidden=1.0)
+
+
 @pytest.mark.parametrize("truncation", ["head", "head_tail"])
 def test_a_teacher_of_another_family(folder, teacher, truncation):
     """The teacher has its own tokenizer, and its classes in another order."""

@@ -204,6 +204,11 @@ class LossTrainingArguments(TrainingArguments):
         return any(loss.needs.last_hidden_state for loss in self._losses_in_use)
 
     @property
+    def reads_layers(self) -> bool:
+        """Whether any loss compares mapped layers, which only a live teacher has."""
+        return any(loss.needs.layers for loss in self._losses_in_use)
+
+    @property
     def reads_labels(self) -> bool:
         """Whether any loss reads hard labels."""
         return self._divergence_reads_labels or any(loss.needs.labels for loss in self._losses_in_use)
