@@ -179,7 +179,7 @@ class LossTrainer(Trainer):
     def _weights_at(self, progress: float) -> torch.Tensor:
         """`[losses]`, their weights at a moment of the training."""
         return torch.tensor(
-            [value_at(self.loss_weights[name], progress) for name in self.losses], device=self.args.device
+            [float(value_at(self.loss_weights[name], progress)) for name in self.losses], device=self.args.device
         )
 
     def _take_scheduled_values(self) -> None:

@@ -252,6 +252,13 @@ def test_with_the_weight_0_is_off(make_trainer):
     assert not trainer.loss_parameters.trained
 
 
+def test_integer_weights(make_trainer):
+    trainer = trainer_with(make_trainer, {"mapped": (Mapped(), 2)}, max_steps=1, alpha_kl=0, alpha_task=0, alpha_cos=0)
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] == pytest.approx(2 * metrics["eval_loss_mapped"])
+
+
 def test_model_init_begins_with_the_parameters_that_were_given(make_trainer):
     loss = Mapped()
     teacher, _ = make_pair()
