@@ -73,6 +73,7 @@ def make_losses(
         ValueError: if student and teacher cannot be compared.
     """
     losses = {}
+    _check_logits(weights, given, setup)
     for name in (name for name, weight in weights.items() if is_on(weight)):
         loss = given[name][0] if name in given else LOSSES[name].from_setup(setup)
         if name not in given and name in previous and loss.state_dict().keys() == previous[name].state_dict().keys():
@@ -128,12 +129,28 @@ def check_attention(
                 )
 
 
+def _check_logits(weights: Mapping[str, Value], given: GivenLosses, setup: Setup) -> None:
+    readers = {name: loss for name, loss in _on(weights, given).items() if loss.needs.logits}
+    if readers and not setup.head.has_logits:
+        in_code = [name_in_code(name, loss, weights[name]) for name, loss in readers.items()]
+        ways = [how_to_leave_out(name, loss) for name, loss in readers.items()]
+        raise ValueError(
+            f"{setup.student.model} has no head, so there are no logits for {' and '.join(in_code)}: "
+            f"{' and '.join(ways)}, or load student and teacher with a class such as "
+            f"AutoModelForSequenceClassification or AutoModelForMaskedLM."
+        )
+
+
 def readers_of_teacher(weights: Mapping[str, Value], given: GivenLosses) -> list[str]:
     """The losses that compare the student with a teacher, as written in the user's code."""
-    losses = {
+    return [name_in_code(name, loss, weights[name]) for name, loss in _on(weights, given).items() if loss.reads_teacher]
+
+
+def _on(weights: Mapping[str, Value], given: GivenLosses) -> dict[str, Loss | type[Loss]]:
+    """The losses whose weight is not 0, by name. Built-in ones are classes."""
+    return {
         name: given[name][0] if name in given else LOSSES[name] for name, weight in weights.items() if is_on(weight)
     }
-    return [name_in_code(name, loss, weights[name]) for name, loss in losses.items() if loss.reads_teacher]
 
 
 def name_in_code(name: str, loss: Loss | type[Loss], weight: Value) -> str:
@@ -141,7 +158,7 @@ def name_in_code(name: str, loss: Loss | type[Loss], weight: Value) -> str:
     return f"alpha_{name}={weight}" if _is_of_arguments(name, loss) else f"losses[{name!r}]"
 
 
-def how_to_leave_out(name: str, loss: Loss) -> str:
+def how_to_leave_out(name: str, loss: Loss | type[Loss]) -> str:
     """The advice that turns a loss off, for an error message."""
     return f"set alpha_{name}=0" if _is_of_arguments(name, loss) else f"leave out losses[{name!r}]"
 

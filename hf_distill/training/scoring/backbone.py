@@ -43,8 +43,7 @@ class Backbone:
     @property
     def last_hidden_state(self) -> torch.Tensor | None:
         """Hidden states of all positions, `[batch, length, width]`. Feature maps are flattened."""
-        hidden = None if self.output is None else _states_of(self.output)
-        return hidden.flatten(2).transpose(1, 2) if hidden is not None and hidden.ndim == 4 else hidden
+        return None if self.output is None else last_hidden_state_of(self.output)
 
     def run_head(self, hidden: torch.Tensor) -> torch.Tensor:
         """The logits for hidden states `[piece, width]`, from the model's own forward without the backbone."""
@@ -97,6 +96,12 @@ class Backbone:
 
     def _after_encoder(self, module, args, output) -> None:
         self.encoder_output = _replaced(output, _states_of(output)[:1, :1].detach())
+
+
+def last_hidden_state_of(output: ModelOutput | Mapping | tuple | torch.Tensor) -> torch.Tensor:
+    """The last hidden states of an output, `[batch, length, width]`. Feature maps are flattened."""
+    hidden = _states_of(output)
+    return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
 
 
 def _states_of(output: ModelOutput | Mapping | tuple | torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from hf_distill.training.scoring.heads import (
     BinaryHead,
     Head,
     MultipleChoiceHead,
+    NoHead,
     QuestionAnsweringHead,
     RegressionHead,
 )
@@ -67,8 +68,11 @@ def find_head(model: PreTrainedModel) -> Head:
     The head follows from the task that transformers lists the model's class, or a base class, for. If no class is
     listed, it follows from the name of the class.
 
+    Returns:
+        The head; a `NoHead` for a model without a head, such as `BertModel`.
+
     Raises:
-        ValueError: if the model has no head, or a head that cannot be distilled.
+        ValueError: if the model has a head that cannot be distilled, or if it is an encoder-decoder without a head.
     """
     for cls in type(model).__mro__:
         name = cls.__name__
@@ -94,10 +98,12 @@ def find_head(model: PreTrainedModel) -> Head:
                 f"the supported heads."
             )
     if is_base(model) and model.base_model is model:
-        raise ValueError(
-            f"{type(model).__name__} has no head, so there are no logits to distil: load it with a class such as "
-            f"AutoModelForSequenceClassification or AutoModelForMaskedLM."
-        )
+        if model.config.is_encoder_decoder:
+            raise ValueError(
+                f"{type(model).__name__} is an encoder-decoder without a head, so it is unknown which tokens its "
+                f"decoder reads: load it with AutoModelForSeq2SeqLM."
+            )
+        return _checked(model, NoHead(model))
     return _checked(model, _of_problem_type(model))
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
-from hf_distill.training.scoring.backbone import Backbone
+from hf_distill.training.scoring.backbone import Backbone, last_hidden_state_of
 from hf_distill.training.scoring.capture import Layer, LayerCapture, LayerOutput
 from hf_distill.training.scoring.heads import Head
 from hf_distill.training.scoring.scored import Scored
@@ -30,7 +30,7 @@ class ScoredOutput:
         last_hidden_state: `[batch, length, width]`, for all positions; None if no loss reads it, or if no transformers
             model runs inside the model.
         head_inputs: `[scored, width]` hidden states for a vocabulary head, else `[scored, classes]` logits. For a
-            stored teacher, a `TopK` if top-k targets are stored; None if no loss reads them.
+            stored teacher, a `TopK` if top-k targets are stored; None if no loss reads them, or without a head.
         head: computes the logits `[piece, classes]`, or a `TopK`, of a slice of `head_inputs`.
         layers: what was captured in the layers that losses read.
     """
@@ -130,6 +130,8 @@ def _forward(
                 head.is_proved = True
             scored_output = ScoredOutput(hidden, scored.select(hidden), backbone.run_head, layers)
         else:
+            if not head.has_logits:
+                hidden = last_hidden_state_of(output)  # the model itself is the backbone
             scored_output = ScoredOutput(hidden, head.scored_logits(output, scored), lambda logits: logits, layers)
         scored_outputs.append(scored_output)
         loss = None if loss_of is None else loss_of(scored_output)

@@ -6,6 +6,7 @@ the start or the end of the answer in question answering. `docs/heads.md` lists 
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -55,6 +56,7 @@ class Head:
         takes_label_smoothing: whether the task loss supports label smoothing.
         takes_text_columns: whether a teacher with another tokenizer can read the text itself.
         can_be_stored: whether the teacher's logits are the same in every epoch, so they can be stored.
+        has_logits: whether there are logits at all. A model without a head has hidden states only.
     """
 
     tasks: tuple[str, ...] = (
@@ -82,6 +84,7 @@ class Head:
     takes_label_smoothing = True
     takes_text_columns = True
     can_be_stored = True
+    has_logits = True
 
     def __init__(self, model: PreTrainedModel):
         self.model_name = type(model).__name__
@@ -125,7 +128,7 @@ class Head:
         labels = self._check_labels(labels[:num_examples])
         return Scored(attended, positions, self._labelled(labels), labels)
 
-    def scored_logits(self, output: ModelOutput, scored: Scored) -> torch.Tensor:
+    def scored_logits(self, output: ModelOutput, scored: Scored) -> torch.Tensor | None:
         """The logits of the scored positions, `[scored, classes]`, from the output of `named`."""
         logits = output.get("logits")
         if logits is None or logits.ndim != 2:
@@ -301,3 +304,41 @@ class QuestionAnsweringHead(Head):
     def of_positions(self, values, scored):
         num_examples = len(scored.positions) // 2
         return torch.cat([values[:num_examples], values[:num_examples]])
+
+
+@dataclass
+class HiddenStates(ModelOutput):
+    """The output of a model without a head.
+
+    Attributes:
+        loss: `[]`, added by the trainer.
+        last_hidden_state: `[batch, length, width]`.
+    """
+
+    loss: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+
+
+class NoHead(Head):
+    """A model without a head, such as `BertModel`. Losses can compare its hidden states and its layers.
+
+    Its predictions are its last hidden states.
+    """
+
+    tasks = ()
+    class_names = ()
+    auto_class = "AutoModel"
+    pipeline_tag = "feature-extraction"
+    is_exported = False
+    label_names = ()
+    prediction_names = ("last_hidden_state",)
+    output_class = HiddenStates
+    problem_type = None
+    named_classes = False
+    takes_label_smoothing = False
+    takes_text_columns = False
+    can_be_stored = False
+    has_logits = False
+
+    def scored_logits(self, output, scored):
+        return None

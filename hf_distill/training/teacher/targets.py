@@ -187,6 +187,11 @@ def _check_options(
     min_mass: float | None,
 ) -> None:
     name = type(model).__name__
+    if not head.has_logits:
+        raise ValueError(
+            f"A {name} has no head, so there are no logits to store: load it with a class such as "
+            f"AutoModelForSequenceClassification, or pass it to the trainer as teacher_model."
+        )
     if not head.can_be_stored:
         raise ValueError(
             f"The targets of a {name} cannot be stored, because other tokens are masked in every epoch: pass "

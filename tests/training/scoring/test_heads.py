@@ -9,7 +9,7 @@ from transformers import AutoModel, pipeline
 from hf_distill import make_student
 from hf_distill.training.scoring import find_head as finding
 from hf_distill.training.scoring.find_head import auto_class_of, find_head, is_exported, pipeline_tag_of
-from hf_distill.training.scoring.heads import Head
+from hf_distill.training.scoring.heads import Head, NoHead
 from hf_distill.training.scoring.inputs import decoder_input_ids_of
 from hf_distill.training.scoring.token_heads import CausalLMHead, MaskedLMHead, PermutedLMHead, Seq2SeqLMHead
 from tests.conftest import (
@@ -202,8 +202,19 @@ def test_head_of_a_model_of_ones_own():
 
 
 def test_no_head():
-    with pytest.raises(ValueError, match="BertModel has no head"):
-        find_head(AutoModel.from_config(make_config("bert")))
+    model = AutoModel.from_config(make_config("bert"))
+    head = find_head(model)
+    assert type(head) is NoHead
+    assert auto_class_of(model) is AutoModel
+    assert pipeline_tag_of(model) == "feature-extraction"
+    assert not is_exported(model)
+    scored = head.score(INPUTS)
+    assert scored.attended.equal(ATTENDED)
+    assert scored.labels is None
+    hidden = torch.ones(2, 3, 16)
+    assert head.predictions((hidden,)) is hidden
+    with pytest.raises(ValueError, match=r"BartModel is an encoder-decoder without a head.*AutoModelForSeq2SeqLM"):
+        find_head(AutoModel.from_config(make_config("bart")))
 
 
 @pytest.mark.parametrize(
