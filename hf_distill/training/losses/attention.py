@@ -12,36 +12,9 @@ from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Sig
 from hf_distill.training.losses.citations import JIAO_2020, WANG_2021
 from hf_distill.training.losses.hidden_states import state_of
 from hf_distill.training.losses.layer_map import LayerPair, ModelLayers
-from hf_distill.training.losses.precision import at_least_fp32
+from hf_distill.training.losses.precision import at_least_fp32, without_autocast
+from hf_distill.training.scoring import pieces
 from hf_distill.training.scoring.scored import MASKED_LOGIT
-
-
-def attention_scores(signals: Signals, padding: torch.Tensor, mean_of_heads: bool = False) -> torch.Tensor:
-    """The products of queries and keys before the softmax, as the model scales them, in fp32.
-
-    Args:
-        signals: queries and keys. With grouped-query attention, several heads of queries share one of keys.
-        padding: `[batch, length]`, True for padding. Its queries and keys count as 0, whatever they are.
-        mean_of_heads: return the mean over heads, `[batch, 1, length, length]`.
-
-    Returns:
-        `[batch, heads, length, length]`.
-
-    Example:
-        >>> signals = Signals(queries=torch.ones(1, 4, 3, 2), keys=torch.ones(1, 2, 3, 2), scaling=0.5)
-        >>> attention_scores(signals, padding=torch.zeros(1, 3, dtype=torch.bool)).shape
-        torch.Size([1, 4, 3, 3])
-    """
-    queries, keys = (_without(padding, tensor) for tensor in (signals.queries, signals.keys))
-    heads = queries.shape[1]
-    keys = keys.repeat_interleave(heads // keys.shape[1], dim=1)
-    if mean_of_heads:  # the sum over heads is one product of all of them
-        queries, keys = (tensor.transpose(1, 2).flatten(2).unsqueeze(1) for tensor in (queries, keys))
-    scores = queries @ keys.transpose(2, 3) * (signals.scaling / (heads if mean_of_heads else 1))
-    if signals.position_bias is None:
-        return scores
-    bias = at_least_fp32(signals.position_bias)
-    return scores + (bias.mean(1, keepdim=True) if mean_of_heads else bias)
 
 
 class AttentionLoss(Loss):
@@ -86,16 +59,24 @@ class AttentionLoss(Loss):
     def state(self) -> dict[str, object]:
         return {"layers": state_of(self.layers), "heads": "mean" if self.mean_of_heads else "each"}
 
+    @without_autocast
     def forward(self, student: Signals, teacher: Signals, scored: ScoredItems) -> torch.Tensor:
-        padding = scored.state_weights.eq(0)
-        student_scores, teacher_scores = (
-            attention_scores(signals, padding, self.mean_of_heads) for signals in (student, teacher)
-        )
-        if student_scores.shape[1] != teacher_scores.shape[1]:
-            raise ValueError(_unequal_heads(student_scores.shape[1], teacher_scores.shape[1]))
-        difference = (student_scores - teacher_scores).masked_fill(~scored.visible, 0.0)
-        of_position = difference.square().mean(1).sum(-1) / scored.visible.squeeze(1).sum(-1).clamp(min=1)
-        return (scored.state_weights * of_position).sum()
+        padding, hidden = scored.state_weights.eq(0), ~scored.visible.squeeze(1)
+        own, other = (_queries_and_keys(signals, padding, self.mean_of_heads) for signals in (student, teacher))
+        if len(own) != len(other):
+            raise ValueError(_unequal_heads(len(own), len(other)))
+        weights = scored.state_weights.to(own.dtype) / scored.visible.squeeze(1).sum(-1).clamp(min=1)
+        bias = _bias_between(student, teacher, self.mean_of_heads)
+
+        def of_heads(vectors: torch.Tensor, heads: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            difference = _products(*vectors.unbind(1)) - _products(*other[heads].unbind(1))
+            if bias is not None:
+                difference = difference + bias[heads]
+            value = (weights * difference.masked_fill_(hidden, 0.0).square().sum(-1)).sum()
+            return value, value.detach()
+
+        heads_at_once = _heads_at_once(hidden) if bias is None else len(own)
+        return pieces.sum_over_pieces(of_heads, own, heads_at_once)[0] / len(own)
 
 
 class RelationLoss(Loss):
@@ -160,32 +141,71 @@ class RelationLoss(Loss):
     def state(self) -> dict[str, object]:
         return {"layers": state_of(self.layers), "heads": self.relation_heads}
 
+    @without_autocast
     def forward(self, student: Signals, teacher: Signals, scored: ScoredItems) -> torch.Tensor:
-        padding = scored.state_weights.eq(0)
-        hidden = ~scored.visible
+        padding, hidden = scored.state_weights.eq(0), ~scored.visible.squeeze(1)
         sums = []
         for name in ("queries", "keys", "values"):
-            student_relation, teacher_relation = (
-                self._log_relation(_without(padding, getattr(signals, name)), hidden) for signals in (student, teacher)
-            )
-            divergence = F.kl_div(student_relation, teacher_relation, reduction="none", log_target=True)
-            of_position = divergence.sum(-1).mean(1)
-            sums.append((scored.state_weights * of_position).masked_fill(padding, 0.0).sum())
-        return torch.stack(sums).sum()
+            own, other = (self._relation_heads(getattr(signals, name), padding) for signals in (student, teacher))
 
-    def _log_relation(self, vectors: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """The logarithm of a relation, `[batch, relation heads, length, length]`, in fp32.
+            def of_heads(vectors: torch.Tensor, heads: slice, other=other) -> tuple[torch.Tensor, torch.Tensor]:
+                relation, teacher_relation = (
+                    _products(tensor, tensor).masked_fill_(hidden, MASKED_LOGIT).log_softmax(-1)
+                    for tensor in (vectors, other[heads])
+                )
+                divergence = F.kl_div(relation, teacher_relation, reduction="none", log_target=True)
+                value = (scored.state_weights * divergence.sum(-1)).sum()
+                return value, value.detach()
 
-        Args:
-            vectors: `[batch, heads, length, head width]`.
-            hidden: `[batch, 1, length, length]`, True for pairs that have no relation.
-        """
-        vectors = vectors.transpose(1, 2).flatten(2)
+            sums.append(pieces.sum_over_pieces(of_heads, own, _heads_at_once(hidden))[0])
+        return torch.stack(sums).sum() / self.relation_heads
+
+    def _relation_heads(self, vectors: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        """`[relation heads, batch, length, width]` of `[batch, heads, length, head width]`, scaled for the products."""
+        vectors = _without(padding, vectors).transpose(1, 2).flatten(2)
         if vectors.shape[-1] % self.relation_heads:
             raise ValueError(_no_divisor(self.relation_heads, {vectors.shape[-1]}))
-        vectors = vectors.unflatten(-1, (self.relation_heads, -1)).transpose(1, 2)
-        products = vectors @ vectors.transpose(2, 3) / math.sqrt(vectors.shape[-1])
-        return products.masked_fill(hidden, MASKED_LOGIT).log_softmax(-1)
+        vectors = vectors.unflatten(-1, (self.relation_heads, -1))
+        return (vectors * vectors.shape[-1] ** -0.25).permute(2, 0, 1, 3)
+
+
+def _products(vectors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """The products of all pairs of positions, `[heads, batch, length, length]`."""
+    return vectors @ others.transpose(-1, -2)
+
+
+def _heads_at_once(pairs: torch.Tensor) -> int:
+    """How many heads are computed at once, with their gradients, so that few products exist.
+
+    Args:
+        pairs: `[batch, length, length]`, the shape of the products of a head.
+    """
+    return max(1, pieces.elements_at_once(pairs.device) // pairs.numel())
+
+
+def _queries_and_keys(signals: Signals, padding: torch.Tensor, mean_of_heads: bool) -> torch.Tensor:
+    """Queries and keys whose products are the scores of attention, `[heads, 2, batch, length, width]`.
+
+    With `mean_of_heads` there is one head: the mean of the products is one product of the heads side by side. With
+    grouped-query attention, several heads of queries share one of keys.
+    """
+    queries, keys = (_without(padding, tensor) for tensor in (signals.queries, signals.keys))
+    heads = queries.shape[1]
+    both = torch.stack([queries * signals.scaling, keys.repeat_interleave(heads // keys.shape[1], dim=1)])
+    if mean_of_heads:
+        return both.permute(0, 1, 3, 2, 4).flatten(3).div(heads**0.5).unsqueeze(0)
+    return both.permute(2, 0, 1, 3, 4)
+
+
+def _bias_between(student: Signals, teacher: Signals, mean_of_heads: bool) -> torch.Tensor | None:
+    """The student's position bias less the teacher's, `[heads, 1 or batch, length, length]`; None without any."""
+    difference = None
+    for signals, sign in ((student, 1), (teacher, -1)):
+        if signals.position_bias is not None:
+            bias = sign * at_least_fp32(signals.position_bias).transpose(0, 1)
+            bias = bias.mean(0, keepdim=True) if mean_of_heads else bias
+            difference = bias if difference is None else difference + bias
+    return difference
 
 
 def _without(padding: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:

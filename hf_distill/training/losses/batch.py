@@ -92,9 +92,7 @@ class BatchLosses:
                 )
                 return sums @ weights.to(sums.dtype), sums.detach()
 
-            on_cpu = student_logits.device.type == "cpu"
-            block_elements = pieces.BLOCK_ELEMENTS_ON_CPU if on_cpu else pieces.CHUNK_ELEMENTS
-            block_size = max(1, block_elements // student_logits.shape[1])
+            block_size = max(1, pieces.elements_at_once(student_logits.device) // student_logits.shape[1])
             return pieces.sum_over_pieces(of_block, student_logits, block_size, self.loss_scale)
 
         head_inputs = student.head_inputs

@@ -20,6 +20,11 @@ BLOCK_ELEMENTS_ON_CPU = 2**20
 OfPiece = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
 
 
+def elements_at_once(device: torch.device) -> int:
+    """The most logits that losses are computed on at once."""
+    return BLOCK_ELEMENTS_ON_CPU if device.type == "cpu" else CHUNK_ELEMENTS
+
+
 def sum_over_pieces(
     of_piece: OfPiece, values: torch.Tensor, piece_size: int, loss_scale: torch.Tensor | float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
