@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, DynamoBackend
+from accelerate.utils import DistributedType, DynamoBackend, fsdp_utils
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -67,10 +67,8 @@ def shard_teacher(accelerator: Accelerator, teacher: PreTrainedModel) -> nn.Modu
         The module to call instead of `teacher`; None if the engine does not shard parameters.
     """
     if accelerator.is_fsdp2:
-        from accelerate.utils.fsdp_utils import fsdp2_prepare_model
-
         with one_group_for_head_and_embeddings(accelerator, teacher):
-            return fsdp2_prepare_model(accelerator, teacher)
+            return fsdp_utils.fsdp2_prepare_model(accelerator, teacher)
     if is_zero3(accelerator):
         import deepspeed
 
@@ -84,6 +82,29 @@ def shard_teacher(accelerator: Accelerator, teacher: PreTrainedModel) -> nn.Modu
         )
         return engine
     return None
+
+
+@contextmanager
+def partial_optimizer_states(accelerator: Accelerator) -> Iterator[None]:
+    """While open, FSDP2 loads an optimizer although parameters that never had a gradient have no state.
+
+    A head has no gradient if no loss reads logits.
+    """
+    if not accelerator.is_fsdp2:
+        yield
+        return
+    options_of = fsdp_utils._prepare_sd_options
+
+    def partial(plugin):
+        options = options_of(plugin)
+        options.strict = False
+        return options
+
+    fsdp_utils._prepare_sd_options = partial
+    try:
+        yield
+    finally:
+        fsdp_utils._prepare_sd_options = options_of
 
 
 def one_group_for_head_and_embeddings(accelerator: Accelerator, model: PreTrainedModel) -> AbstractContextManager[None]:

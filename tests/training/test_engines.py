@@ -147,6 +147,19 @@ def test_fsdp2(make_trainer, tmp_path):
         assert_equal_to_one_process(make_trainer, result, *case)
 
 
+def test_fsdp2_resumes_losses_with_parameters(tmp_path):
+    """Also where parameters have no optimizer state, because no loss reads the logits of the head."""
+    result_file = tmp_path / "result.json"
+    run = run_on_two_processes(
+        [str(SCRIPT.with_name("resume_on_processes.py")), str(result_file)], cwd=ROOT, timeout=200
+    )
+    assert result_file.exists(), run.stderr[-3000:]
+    result = json.loads(result_file.read_text())
+    assert result["equal"]
+    assert result["wrapper"] == "FSDPBertForMaskedLM"
+    assert {"loss_parameters.safetensors", "loss_optimizer.safetensors"} <= set(result["saved"])
+
+
 @pytest.mark.deepspeed
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed(make_trainer, tmp_path, stage):

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import default_compute_objective
 
 from hf_distill.adapters import transformers_model
-from hf_distill.training.engines import reentrant_checkpointing
+from hf_distill.training.engines import partial_optimizer_states, reentrant_checkpointing
 from hf_distill.training.losses.base import Loss, LossArguments, Setup
 from hf_distill.training.losses.making import (
     GivenLosses,
@@ -261,7 +261,8 @@ class LossTrainer(Trainer):
         self.loss_parameters.load(resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with partial_optimizer_states(self.accelerator):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if self.loss_optimizer is not None and checkpoint is not None:
             self.loss_parameters.load(checkpoint)  # DeepSpeed does not call `_load_from_checkpoint`
             self.loss_optimizer.load(checkpoint)
