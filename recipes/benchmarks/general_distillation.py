@@ -1,8 +1,9 @@
 """`python -m recipes.benchmarks.general_distillation`: a student made from text without labels, in three ways.
 
 The student has 3 layers of width 192, half of the layers and half of the width of its teacher, MiniLM, and starts with
-random weights. It learns from short texts without labels by `recipes/minilm`, that is by MiniLMv2's relations alone; or
-by the three losses of DistilBERT; or not at all. Then each is fine-tuned on the same labelled film-review sentences.
+random weights. With `--cut` it has 3 of the teacher's own layers instead. It learns from short texts without labels by
+`recipes/minilm`, that is by MiniLMv2's relations alone; or by the three losses of DistilBERT; or not at all. Then each
+is fine-tuned on the same labelled film-review sentences.
 
 Two of the three losses need a head for masked language modelling, which MiniLM does not have. It gets a new one, which
 is trained on the same texts. MiniLM itself is frozen meanwhile, so both ways have the same teacher. The three losses
@@ -29,7 +30,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_distill import DistillationTrainingArguments, __version__, classification_metrics, parse_config
+from hf_distill import DistillationTrainingArguments, __version__, classification_metrics, make_student, parse_config
 from recipes.benchmarks._common import (
     PACKAGES,
     add_fetched,
@@ -88,15 +89,24 @@ class Benchmark:
     """Runs the trainings that are not yet in the file `output`, and writes their figures there."""
 
     def __init__(
-        self, model_folder: Path, text: Path, corpus: Corpus, output: Path, steps: int, head_steps: int, more: list[str]
+        self,
+        model_folder: Path,
+        text: Path,
+        corpus: Corpus,
+        output: Path,
+        steps: int,
+        head_steps: int,
+        is_cut: bool,
+        more: list[str],
     ):
         self.model_folder, self.text, self.corpus, self.output = model_folder, text, corpus, output
-        self.steps, self.head_steps, self.more = steps, head_steps, more
+        self.steps, self.head_steps, self.is_cut, self.more = steps, head_steps, is_cut, more
         self.folder = output.parent / output.stem
         self.tokenizer = AutoTokenizer.from_pretrained(model_folder)
         self.rows = tokenize(corpus.train, self.tokenizer)
         self.figures: dict[str, dict[str, float]] = {}
-        settings = {"steps": steps, "head steps": head_steps, "options": more, "hf_distill": __version__}
+        settings = {"steps": steps, "head steps": head_steps, "is cut": is_cut, "options": more}
+        settings["hf_distill"] = __version__
         if output.exists() and (written := json.loads(output.read_text()))["settings"] == settings:
             self.figures = written["figures"]
         self.measured = {
@@ -151,12 +161,15 @@ class Benchmark:
 
     def three_losses_trainer(self, seed: int, folder: Path, steps: int):
         self.once("teacher's new head", self.train_head)
-        backbone = self.untrained_student(seed)
-        student = AutoModelForMaskedLM.from_config(backbone.config)
-        student.base_model.load_state_dict(backbone.state_dict(), strict=False)  # without the pooler
-        words = ["--max_steps", str(steps), "--project_hidden_states", "true"]
-        recipe, training = self.parsed(three_losses, seed, folder, words)
         teacher = AutoModelForMaskedLM.from_pretrained(self.folder / "teacher", dtype=torch.float32)
+        if self.is_cut:
+            student = make_student(teacher)
+        else:
+            backbone = self.untrained_student(seed)
+            student = AutoModelForMaskedLM.from_config(backbone.config)
+            student.base_model.load_state_dict(backbone.state_dict(), strict=False)  # without the pooler
+        words = ["--max_steps", str(steps), "--project_hidden_states", str(not self.is_cut)]
+        recipe, training = self.parsed(three_losses, seed, folder, words)
         return three_losses.make_trainer(recipe, training, student, teacher, self.tokenizer)
 
     def train_head(self) -> dict[str, float]:
@@ -198,6 +211,7 @@ class Benchmark:
         given += ["--max_steps", self.steps, "--report_to", "none", "--disable_tqdm", "true", "--bf16", bf16_is_fast()]
         if recipe is minilm:
             files, own_words = [MINILM / "config.yaml", MINILM / "miniature.yaml"], self.more
+            files += [MINILM / "cut.yaml"] * self.is_cut
         else:
             own, training = self.parsed(minilm, seed, folder)
             files = [DISTILROBERTA / "config.yaml", DISTILROBERTA / "miniature.yaml"]
@@ -273,6 +287,7 @@ def run(
     head_steps: int,
     seeds: Sequence[int],
     labels: Sequence[int],
+    is_cut: bool = False,
     more: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
     """Runs the missing trainings, prints the table, and returns the figures.
@@ -286,9 +301,10 @@ def run(
         head_steps: steps of the teacher's new head.
         seeds: random seeds.
         labels: numbers of labelled sentences.
+        is_cut: whether the student has layers of the teacher instead of random weights.
         more: more options of the recipe, as on its command line.
     """
-    benchmark = Benchmark(model_folder, text, corpus, output, steps, head_steps, list(more))
+    benchmark = Benchmark(model_folder, text, corpus, output, steps, head_steps, is_cut, list(more))
     for seed in seeds:
         benchmark.run(seed, labels)
     print_table(benchmark, seeds, labels)
@@ -301,6 +317,7 @@ def main() -> int:
     parser.add_argument("--head-steps", type=int, default=250, help="steps of the teacher's new head")
     parser.add_argument("--labels", type=int, nargs="+", default=[1000], help="labelled sentences")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cut", action="store_true", help="cut the student from the teacher")
     add_fetched(parser)
     options = parser.parse_args()
     silence()
@@ -322,6 +339,7 @@ def main() -> int:
         head_steps=options.head_steps,
         seeds=options.seeds,
         labels=options.labels,
+        is_cut=options.cut,
     )
     return 0
 

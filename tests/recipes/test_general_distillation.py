@@ -14,6 +14,9 @@ from recipes.benchmarks.general_distillation import NOTHING, RELATIONS, THREE_LO
 from recipes.quickstart.data import Corpus
 from tests.conftest import make_model, make_text_tokenizer, make_texts
 
+SMALL = ["--relation_heads", "4", "--block_size", "32", "--validation_documents", "8"]
+SMALL += ["--per_device_train_batch_size", "8"]
+
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
@@ -27,13 +30,11 @@ def run(tmp_path, monkeypatch):
     labelled = Dataset.from_dict({"text": make_texts(60, longest=12), "labels": [row % 2 for row in range(60)]})
     train, test = labelled.select(range(40)), labelled.select(range(40, 60))
     corpus = Corpus(train=train, test=test, unlabelled=test.remove_columns("labels"))
-    more = ["--relation_heads", "4", "--block_size", "32", "--validation_documents", "8"]
-    more += ["--per_device_train_batch_size", "8"]
 
-    def run():
-        options = {"steps": 3, "head_steps": 2, "seeds": [0, 1], "labels": [10, 40], "more": more}
+    def run(**others):
+        options = {"steps": 3, "head_steps": 2, "seeds": [0, 1], "labels": [40], "more": SMALL}
         return general_distillation.run(
-            tmp_path / "teacher", tmp_path / "corpus.txt", corpus, tmp_path / "general.json", **options
+            tmp_path / "teacher", tmp_path / "corpus.txt", corpus, tmp_path / "general.json", **{**options, **others}
         )
 
     return run
@@ -66,6 +67,18 @@ def test_general_distillation(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(general_distillation, "train_quietly", None)
     monkeypatch.setattr(general_distillation, "fine_tune", None)
     assert run() == figures
+
+
+def test_cut(run, tmp_path):
+    """Both students begin with the teacher's layers."""
+    figures = run(is_cut=True, seeds=[0], more=[*SMALL, "--learning_rate", "0"])
+    assert figures[f"seed 0, {RELATIONS}"]["steps"] == 3
+    teacher = AutoModel.from_pretrained(tmp_path / "teacher")
+    for name in ("relations", "the", "not"):
+        student = AutoModel.from_pretrained(tmp_path / "general" / f"seed 0, {name}")
+        assert student.config.num_hidden_layers == 2
+        own, other = student.encoder.layer[1], teacher.encoder.layer[2]
+        assert torch.equal(own.output.dense.weight, other.output.dense.weight)
 
 
 def test_texts_that_are_tested_on_are_left_out(tmp_path):
