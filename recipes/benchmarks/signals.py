@@ -351,7 +351,7 @@ def print_table(benchmark: Benchmark, student: str, mixes: Sequence[str], seeds:
 
 
 def print_gains(benchmark: Benchmark, students: Sequence[str], mixes: Sequence[str], seeds: Sequence[int]) -> None:
-    """Prints how much each mix adds to the labels alone, and the mix with the best validation accuracy."""
+    """Prints how much each mix adds to the labels alone, and which mix is best on the validation sentences."""
 
     def gains(student: str, mix: str) -> list[float]:
         return differences(*(benchmark.values(student, own, seeds, "accuracy") for own in (mix, LABELS)))
@@ -366,7 +366,8 @@ def print_gains(benchmark: Benchmark, students: Sequence[str], mixes: Sequence[s
         lines.append([mix, *cells, f"{100 * on_validation(mix):.1f}"])
     print("\nAccuracy over labels alone, seed by seed, in points; validation accuracy in percent\n")
     print(table(["learns from", *students, "validation, all students"], lines))
-    print(f"\nBest on the validation sentences: {max(mixes, key=on_validation)}\n")
+    best, combination = (max(own, key=on_validation) for own in (mixes, [mix for mix in mixes if mix in COMBINED]))
+    print(f"\nBest on the validation sentences: {best}; best combination: {combination}\n")
 
 
 def _cell(measure: str, values: Sequence[float]) -> str:

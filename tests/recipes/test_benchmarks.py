@@ -424,7 +424,7 @@ def test_signals(tmp_path, pretrained, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert len(trainings) == 2 * len(mixes)
     assert all(printed.count(f"\n| {mix} | ") == 3 for mix in mixes)
-    assert printed.count("\nBest on the validation sentences: ") == 1
+    assert f"; best combination: {mixes[2]}\n" in printed
     measured = json.loads(output.read_text())
     assert measured["trainings"] == trainings
     for student in students:
