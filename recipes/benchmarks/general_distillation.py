@@ -30,7 +30,14 @@ from transformers import (
     set_seed,
 )
 
-from hf_distill import DistillationTrainingArguments, __version__, classification_metrics, make_student, parse_config
+from hf_distill import (
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    __version__,
+    classification_metrics,
+    make_student,
+    parse_config,
+)
 from recipes.benchmarks._common import (
     PACKAGES,
     add_fetched,
@@ -58,7 +65,7 @@ WAYS = [RELATIONS, THREE_LOSSES, NOTHING]
 MINILM, DISTILROBERTA = (Path(module.__file__).parent for module in (minilm, three_losses))
 ONLY_TASK = ["--alpha_kl", "0", "--alpha_cos", "0"]
 TIMED_STEPS, UNTIMED_STEPS = 20, 5
-"""How many steps of the three losses are timed, after a few that are not."""
+"""How many steps of both ways are timed, after a few that are not."""
 
 FINE_TUNING_STEPS, BATCH_SIZE, LEARNING_RATE = 150, 32, 3e-4
 
@@ -83,6 +90,14 @@ class StepTimes(TrainerCallback):
 
     def on_step_end(self, *args, **kwargs):
         self.seconds.append(time.process_time() - self.began)
+
+
+def timed(trainer: DistillationTrainer) -> list[float]:
+    """Trains, and returns the processor time of each step."""
+    times = StepTimes()
+    trainer.add_callback(times)
+    train_quietly(trainer)
+    return times.seconds
 
 
 class Benchmark:
@@ -139,27 +154,30 @@ class Benchmark:
 
     def by_relations(self, seed: int, folder: Path) -> dict[str, float]:
         """Runs `recipes/minilm`."""
-        recipe, training = self.parsed(minilm, seed, folder)
-        student, teacher = self.untrained_student(seed), self.teacher(AutoModel)
-        trainer = minilm.make_trainer(recipe, training, student, teacher, self.tokenizer)
-        return self.trained(trainer, folder)
+        return self.trained(self.relations_trainer(seed, folder), folder)
 
     def by_three_losses(self, seed: int, folder: Path) -> dict[str, float]:
         """Runs the trainer of `recipes/distilroberta` on the same texts, in the same batches."""
-        first = next(self.figures[name] for name in self.figures if name.endswith(RELATIONS))
-        self.once("steps of the three losses", lambda: self.equal_time(first["seconds per step"]))
+        self.once("steps of the three losses", self.equal_time)
         steps = int(self.figures["steps of the three losses"]["steps"])
         return self.trained(self.three_losses_trainer(seed, folder, steps), folder)
 
-    def equal_time(self, seconds_per_step: float) -> dict[str, float]:
-        trainer = self.three_losses_trainer(0, self.folder / "timed", UNTIMED_STEPS + TIMED_STEPS)
-        times = StepTimes()
-        trainer.add_callback(times)
-        train_quietly(trainer)
-        seconds = sum(times.seconds[UNTIMED_STEPS:]) / TIMED_STEPS
-        return {"seconds per step": seconds, "steps": round(self.steps * seconds_per_step / seconds)}
+    def relations_trainer(self, seed: int, folder: Path, words: Sequence[str] = ()) -> DistillationTrainer:
+        recipe, training = self.parsed(minilm, seed, folder, words)
+        student, teacher = self.untrained_student(seed), self.teacher(AutoModel)
+        return minilm.make_trainer(recipe, training, student, teacher, self.tokenizer)
 
-    def three_losses_trainer(self, seed: int, folder: Path, steps: int):
+    def equal_time(self) -> dict[str, float]:
+        """Times some steps of both ways on the same batches, because batches differ in length."""
+        steps = UNTIMED_STEPS + TIMED_STEPS
+        trainers = [
+            self.relations_trainer(0, self.folder / "timed", ["--max_steps", str(steps)]),
+            self.three_losses_trainer(0, self.folder / "timed", steps),
+        ]
+        relations, three = (sum(timed(trainer)[UNTIMED_STEPS:]) / TIMED_STEPS for trainer in trainers)
+        return {"relations": relations, "three losses": three, "steps": round(self.steps * relations / three)}
+
+    def three_losses_trainer(self, seed: int, folder: Path, steps: int) -> DistillationTrainer:
         self.once("teacher's new head", self.train_head)
         teacher = AutoModelForMaskedLM.from_pretrained(self.folder / "teacher", dtype=torch.float32)
         if self.is_cut:
@@ -184,13 +202,10 @@ class Benchmark:
         measured = self.trained(trainer, self.folder / "teacher")
         return measured | {"before": before, "perplexity": three_losses.evaluate(trainer)["perplexity"]}
 
-    def trained(self, trainer, folder: Path) -> dict[str, float]:
-        times = StepTimes()
-        trainer.add_callback(times)
-        train_quietly(trainer)
+    def trained(self, trainer: DistillationTrainer, folder: Path) -> dict[str, float]:
+        seconds = timed(trainer)
         trainer.save_model()
-        used = times.seconds[UNTIMED_STEPS:] or times.seconds
-        return {"steps": len(times.seconds), "seconds per step": sum(used) / len(used)}
+        return {"steps": len(seconds), "seconds per step": sum(seconds) / len(seconds)}
 
     def untrained(self, seed: int, folder: Path) -> dict[str, float]:
         self.untrained_student(seed).save_pretrained(folder)
