@@ -90,7 +90,7 @@ def test_padding_is_no_part_of_a_recording():
     for row in range(16):
         alone = inputs["input_values"][row : row + 1, : inputs["attention_mask"][row].sum()]
         num_states = model.wav2vec2(alone).last_hidden_state.shape[1]
-        weights = state_weights(model, inputs, scored, num_states=24, name="cos", loss=CosineLoss())[row]
+        weights = state_weights(model, inputs, scored.attended, num_states=24, name="cos", loss=CosineLoss())[row]
         torch.testing.assert_close(weights[:num_states], torch.full((num_states,), 1 / num_states))
         assert not weights[num_states:].any()
 
@@ -99,7 +99,7 @@ def test_states_that_are_not_those_of_the_tokens():
     model, inputs = make_model("bert", "mlm"), collate(make_rows("mlm"))
     scored = find_head(model).score(inputs)
     with pytest.raises(ValueError, match=r"BertForMaskedLM has 25 hidden states for \d+ tokens.*set alpha_cos=0"):
-        state_weights(model, inputs, scored, num_states=25, name="cos", loss=CosineLoss())
+        state_weights(model, inputs, scored.attended, num_states=25, name="cos", loss=CosineLoss())
 
 
 @pytest.mark.parametrize(("head", "family"), VOCABULARY_HEADS)
