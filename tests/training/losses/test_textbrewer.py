@@ -1,4 +1,4 @@
-"""What docs/compare.md says of the losses over layers next to those of TextBrewer, on the same tensors."""
+"""The losses over layers and those of TextBrewer on the same tensors, as docs/compare.md describes them."""
 
 from dataclasses import dataclass
 
