@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
 from hf_distill.training.losses.citations import JIAO_2020, WANG_2021
 from hf_distill.training.losses.hidden_states import state_of
-from hf_distill.training.losses.layer_map import LayerPair, ModelLayers
+from hf_distill.training.losses.layer_map import LayerPair, ModelLayers, check_same_stacks
 from hf_distill.training.losses.precision import at_least_fp32, without_autocast
 from hf_distill.training.scoring import pieces
 from hf_distill.training.scoring.scored import MASKED_LOGIT
@@ -118,13 +118,9 @@ class RelationLoss(Loss):
     @classmethod
     def from_setup(cls, setup: Setup) -> "RelationLoss":
         student, teacher = setup.layers
+        check_same_stacks(student, teacher)
         layers = []
         for name, stack in student.stacks.items():
-            if name not in teacher.stacks:
-                raise ValueError(
-                    f"alpha_relation needs the same stacks in both models, but the student has {list(student.stacks)} "
-                    f"and the teacher {list(teacher.stacks)}."
-                )
             num_layers, layer = teacher.stacks[name].num_layers, setup.args.relation_layer
             if not -num_layers <= layer < num_layers:
                 raise ValueError(

@@ -60,7 +60,10 @@ class ModelLayers:
         try:
             stacks = find_layer_stacks(model)
         except ValueError as error:
-            raise ValueError(f"The layers of a {type(model).__name__} cannot be compared: {error}") from None
+            raise ValueError(
+                f"The layers of a {type(model).__name__} cannot be compared: {error} Set alpha_hidden, alpha_attention "
+                f"and alpha_relation to 0."
+            ) from None
         if model.config.is_encoder_decoder:
             stacks = _encoder_and_decoder(stacks)
         elif len(stacks) > 1:
@@ -80,6 +83,20 @@ class ModelLayers:
     def config_of(self, stack: str) -> PreTrainedConfig:
         """The config that describes a stack."""
         return reduce(getattr, self.stacks[stack].config_path, self.model.config)
+
+
+def check_same_stacks(student: ModelLayers, teacher: ModelLayers) -> None:
+    """Checks that each layer of the student has layers of the teacher to be compared with.
+
+    Raises:
+        ValueError: if the stacks of student and teacher differ.
+    """
+    if student.stacks.keys() != teacher.stacks.keys():
+        raise ValueError(
+            f"The layers of student and teacher cannot be paired: the student has the stacks "
+            f"{', '.join(student.stacks)} and the teacher {', '.join(teacher.stacks)}. Take a student and a teacher of "
+            f"the same kind, or set alpha_hidden, alpha_attention and alpha_relation to 0."
+        )
 
 
 def _encoder_and_decoder(stacks: Mapping[str, LayerStack]) -> dict[str, LayerStack]:
@@ -116,11 +133,7 @@ def map_layers(
         >>> map_layers(ModelLayers.of(student), ModelLayers.of(teacher))  # 3 layers, cut from 6
         (LayerPair('layers', 0, 1), LayerPair('layers', 1, 3), LayerPair('layers', 2, 5))
     """
-    if student.stacks.keys() != teacher.stacks.keys():
-        raise ValueError(
-            f"The layers of student and teacher cannot be paired: the student has the stacks "
-            f"{', '.join(student.stacks)} and the teacher {', '.join(teacher.stacks)}."
-        )
+    check_same_stacks(student, teacher)
     pairs = []
     by_stack = None if given is None else _given_by_stack(given, list(student.stacks))
     for name, stack in student.stacks.items():
@@ -170,7 +183,7 @@ def _given_by_stack(given: LayerMap, stacks: list[str]) -> dict[str, Sequence[Se
     if unknown := sorted(given.keys() - set(stacks)):
         raise ValueError(
             f"layer_map has the stacks {', '.join(map(repr, unknown))}, but the student has "
-            f"{', '.join(map(repr, stacks))}."
+            f"{', '.join(map(repr, stacks))}: use these names."
         )
     for pairs in given.values():
         if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
