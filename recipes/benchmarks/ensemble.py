@@ -23,6 +23,7 @@ from hf_distill import __version__, add_teacher_targets, classification_metrics,
 from recipes.benchmarks._common import (
     PACKAGES,
     add_fetched,
+    explains_fetch_errors,
     make_parser,
     predict,
     print_machine,
@@ -42,7 +43,7 @@ from recipes.benchmarks.where_distilling_pays import (
     train,
 )
 from recipes.quickstart.data import Corpus, load_corpus, tokenize
-from recipes.quickstart.fetch import FetchError, fetch
+from recipes.quickstart.fetch import fetch
 from recipes.quickstart.train import common_options, load_pretrained
 
 ONE, PROBABILITIES, LOGITS = "one teacher", "mean of probabilities", "mean of logits"
@@ -185,6 +186,7 @@ def run(
     return benchmark.figures
 
 
+@explains_fetch_errors
 def main() -> int:
     parser = make_parser("ensemble", __doc__)
     parser.add_argument("--labels", type=int, nargs="+", default=[0, 500], help="labelled sentences; 0 for all")
@@ -194,11 +196,7 @@ def main() -> int:
     add_fetched(parser)
     options = parser.parse_args()
     silence()
-    try:
-        model_folder, sentences = fetch(options.fetched)
-    except FetchError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
+    model_folder, sentences = fetch(options.fetched)
     corpus = load_corpus(sentences)
     run(model_folder, corpus, options.output, options.labels, options.repetitions, options.teachers, options.epochs)
     return 0

@@ -41,6 +41,7 @@ from hf_distill import (
 from recipes.benchmarks._common import (
     PACKAGES,
     add_fetched,
+    explains_fetch_errors,
     make_parser,
     predict,
     print_machine,
@@ -56,7 +57,7 @@ from recipes.benchmarks.where_distilling_pays import train as fine_tune
 from recipes.distilroberta import train as three_losses
 from recipes.minilm import train as minilm
 from recipes.quickstart.data import Corpus, load_corpus, read_ratings, tokenize
-from recipes.quickstart.fetch import SENTENCE_FILES, FetchError, download, fetch
+from recipes.quickstart.fetch import SENTENCE_FILES, download, fetch
 from recipes.quickstart.train import bf16_is_fast, common_options
 
 RELATIONS, THREE_LOSSES, NOTHING = "relations (recipes/minilm)", "the three losses", "not at all"
@@ -326,6 +327,7 @@ def run(
     return benchmark.figures
 
 
+@explains_fetch_errors
 def main() -> int:
     parser = make_parser("general_distillation", __doc__)
     parser.add_argument("--steps", type=int, default=220, help="steps of the student that learns relations")
@@ -336,12 +338,8 @@ def main() -> int:
     add_fetched(parser)
     options = parser.parse_args()
     silence()
-    try:
-        model_folder, sentences = fetch(options.fetched)
-        tweets = read_tweets(download(TWEETS, options.fetched / "downloads"))
-    except FetchError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
+    model_folder, sentences = fetch(options.fetched)
+    tweets = read_tweets(download(TWEETS, options.fetched / "downloads"))
     corpus = load_corpus(sentences)
     text = options.output.parent / options.output.stem / "corpus.txt"
     write_corpus(text, sentences, tweets, list(corpus.test["text"]))

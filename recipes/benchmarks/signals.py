@@ -42,6 +42,7 @@ from recipes.benchmarks._common import (
     PACKAGES,
     QUIET,
     add_fetched,
+    explains_fetch_errors,
     make_parser,
     predict,
     print_machine,
@@ -54,7 +55,7 @@ from recipes.benchmarks._common import (
 )
 from recipes.benchmarks.where_distilling_pays import differences, percents, train
 from recipes.quickstart.data import load_corpus, read_ratings, tokenize
-from recipes.quickstart.fetch import SENTENCE_FILES, FetchError, fetch
+from recipes.quickstart.fetch import SENTENCE_FILES, fetch
 from recipes.quickstart.students import TEACHER_OPTIONS
 from recipes.quickstart.train import bf16_is_fast, common_options
 
@@ -374,6 +375,7 @@ def _cell(measure: str, values: Sequence[float]) -> str:
     return spread(values, ".3f") if measure == "kl_to_teacher" else percents(values)
 
 
+@explains_fetch_errors
 def main() -> int:
     parser = make_parser("signals", __doc__)
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS), metavar="NAME")
@@ -385,11 +387,7 @@ def main() -> int:
     add_fetched(parser)
     options = parser.parse_args()
     silence()
-    try:
-        model_folder, folder = fetch(options.fetched)
-    except FetchError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
+    model_folder, folder = fetch(options.fetched)
     sentences = load_sentences(folder)
     run(model_folder, sentences, options.output, options.students, options.mixes, options.seeds, options.seconds)
     return 0

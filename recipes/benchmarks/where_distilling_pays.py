@@ -50,6 +50,7 @@ from hf_distill import (
 from recipes.benchmarks._common import (
     PACKAGES,
     add_fetched,
+    explains_fetch_errors,
     make_parser,
     predict,
     print_machine,
@@ -61,7 +62,7 @@ from recipes.benchmarks._common import (
     write_json,
 )
 from recipes.quickstart.data import Corpus, load_corpus, tokenize
-from recipes.quickstart.fetch import FetchError, fetch
+from recipes.quickstart.fetch import fetch
 from recipes.quickstart.train import bf16_is_fast, common_options, load_pretrained
 
 LABELS = [100, 500, 2000]
@@ -435,6 +436,7 @@ def run(
     return benchmark.results
 
 
+@explains_fetch_errors
 def main() -> int:
     parser = make_parser("where_distilling_pays", __doc__)
     parser.add_argument("--part", choices=SEEDS, help="by default both")
@@ -443,11 +445,7 @@ def main() -> int:
     add_fetched(parser)
     options = parser.parse_args()
     silence()
-    try:
-        model_folder, sentences = fetch(options.fetched)
-    except FetchError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
+    model_folder, sentences = fetch(options.fetched)
     corpus = load_corpus(sentences)
     parts = [options.part] if options.part else list(SEEDS)
     seeds = {part: options.seeds or SEEDS[part] for part in parts}

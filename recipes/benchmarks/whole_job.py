@@ -40,6 +40,7 @@ from recipes.benchmarks._common import (
     PACKAGES,
     QUIET,
     add_fetched,
+    explains_fetch_errors,
     make_parser,
     predict,
     print_machine,
@@ -52,7 +53,7 @@ from recipes.benchmarks._common import (
     write_json,
 )
 from recipes.quickstart.data import Corpus, load_corpus, tokenize
-from recipes.quickstart.fetch import FetchError, fetch
+from recipes.quickstart.fetch import fetch
 from recipes.quickstart.students import STUDENT_LEARNING_RATE, trained_teacher
 from recipes.quickstart.train import bf16_is_fast
 
@@ -357,6 +358,7 @@ def ratio(figures: Figures, name: str) -> float:
     return figures["seconds"][above] / figures["seconds"][below]
 
 
+@explains_fetch_errors
 def main() -> int:
     parser = make_parser("whole_job", __doc__)
     parser.add_argument("--setting", choices=SETTINGS, nargs="+", default=list(SETTINGS), help="by default both")
@@ -370,11 +372,7 @@ def main() -> int:
     add_fetched(parser)
     options = parser.parse_args()
     silence()
-    try:
-        model_folder, sentences = fetch(options.fetched)
-    except FetchError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
+    model_folder, sentences = fetch(options.fetched)
     settings = {name: SETTINGS[name] for name in options.setting}
     given = {"rows": options.rows, "batch_size": options.batch_size}
     given = {name: value for name, value in given.items() if value is not None}
