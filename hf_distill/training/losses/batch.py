@@ -96,7 +96,9 @@ class BatchLosses:
             return pieces.sum_over_pieces(of_block, student_logits, block_size, self.loss_scale)
 
         head_inputs = student.head_inputs
-        chunk_size = len(head_inputs) if self.num_classes is None else pieces.CHUNK_ELEMENTS // self.num_classes
+        chunk_size = len(head_inputs)
+        if self.num_classes is not None:
+            chunk_size = pieces.chunk_elements(head_inputs.device) // self.num_classes
         return pieces.sum_over_pieces(of_chunk, head_inputs, max(1, chunk_size), self.loss_scale)
 
     def _over_states(self, student: ScoredOutput, name: str, loss: Loss) -> torch.Tensor:

@@ -12,7 +12,10 @@ from typing import Any
 import torch
 
 CHUNK_ELEMENTS = 2**24
-"""The most vocabulary logits that exist at once, for student and teacher each: 64 MiB in fp32."""
+"""The most vocabulary logits that exist at once, for student and teacher each: 64 MiB in fp32. More on a large GPU."""
+
+SHARE_OF_GPU = 1 / 512
+"""The share of a GPU's memory that these logits may take in fp32, if that is more: 2**26 logits of 139 GiB."""
 
 BLOCK_ELEMENTS_ON_CPU = 2**20
 """The most logits that a CPU computes losses on at once, chosen to fit its cache."""
@@ -20,9 +23,17 @@ BLOCK_ELEMENTS_ON_CPU = 2**20
 OfPiece = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
 
 
+def chunk_elements(device: torch.device) -> int:
+    """The most vocabulary logits that exist at once, for student and teacher each."""
+    if device.type != "cuda":
+        return CHUNK_ELEMENTS
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return max(CHUNK_ELEMENTS, int(SHARE_OF_GPU * memory / torch.float32.itemsize))
+
+
 def elements_at_once(device: torch.device) -> int:
     """The most logits that losses are computed on at once."""
-    return BLOCK_ELEMENTS_ON_CPU if device.type == "cpu" else CHUNK_ELEMENTS
+    return BLOCK_ELEMENTS_ON_CPU if device.type == "cpu" else chunk_elements(device)
 
 
 def sum_over_pieces(
