@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from hf_distill.training.scoring.aligned import aligned
 from hf_distill.training.scoring.find_head import is_base
 from hf_distill.training.scoring.heads import Head
 
@@ -52,6 +53,7 @@ class Backbone:
             stack.enter_context(_forward_returns(self.ran, _replaced(self.output, hidden.unsqueeze(0))))
             if self.encoder_output is not None:
                 stack.enter_context(_forward_returns(self.encoder, self.encoder_output))
+            stack.enter_context(aligned(self.model.get_output_embeddings()))
             return self.head.named(self.model.forward(**self.inputs)).logits.squeeze(0)
 
     @torch.no_grad()
