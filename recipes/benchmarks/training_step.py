@@ -176,7 +176,7 @@ def floor_flops(teacher: PreTrainedConfig, student: PreTrainedConfig, shape: Sha
     flops = 0.0
     for config, passes in ((teacher, 1), (student, 3)):
         with torch.device("meta"):  # counts without computing; fused attention is not counted
-            model = shape.model(config, attn_implementation="eager")
+            model = shape.model(copy.deepcopy(config), attn_implementation="eager")
             input_ids = torch.ones(shape.batch_size, shape.length, dtype=torch.long)
             with FlopCounterMode(display=False) as backbone:
                 model.base_model(input_ids)
