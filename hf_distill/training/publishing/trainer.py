@@ -194,7 +194,7 @@ class PublishingTrainer(Trainer):
         name = self.hub_model_id or self.args.hub_model_id or Path(folder).absolute().name
         with clear_errors(f"Pushing to {name}", how_to_push_later(folder, name)):
             if self.hub_model_id is None:
-                self.init_hf_repo(token=token, private=private)
+                self.init_hf_repo(token=token, **({} if private is None else {"private": private}))
                 with self._card_beside(folder, is_adapter=isinstance(self.model, PeftModel)):
                     pass  # the card can now name the repository to load from
             return commit_files(folder, files, self.hub_model_id, message, token, revision)
