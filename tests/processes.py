@@ -16,7 +16,8 @@ from types import ModuleType
 
 import torch
 
-PROCESSES = multiprocessing.get_context("forkserver")
+# A process that was forked after the imports cannot use CUDA.
+PROCESSES = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
 PROCESSES.set_forkserver_preload(["tests.imported_before_forking"])
 
 

@@ -45,7 +45,7 @@ def predict_pairs(model, tokenizer, rows, max_length, truncation, batch_size, la
     batch = tokenizer(
         rows["first"][:], rows["second"][:], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
     )
-    return model(**batch).logits
+    return model(**batch.to(model.device)).logits.cpu()
 
 
 PAIRS = replace(
