@@ -5,8 +5,8 @@ below -1.5, above 1.5, and between. (Some divergences need three classes.) Its s
 layers, or all layers at half the width, with the first half of every axis of every weight.
 
 A student learns from the labels alone, from the labels and one signal of the teacher, or from a combination. All
-trainings get the same processor time: the time of a step is measured first, with all losses in turn. This is for a CPU:
-on a GPU, processor time is not the time of a training.
+trainings get the same processor time: the time of a step is measured first, with all losses in turn. With `--steps` all
+trainings get the same number of steps instead, as on a GPU, where processor time is not the time of a training.
 
 Labels, forward KL and cos have the default weights. Another divergence has the weight at which its gradient is as large
 as that of forward KL. A loss over inner layers has the weight at which its gradient is as large as that of the labels.
@@ -127,13 +127,15 @@ class StepClock(TrainerCallback):
 class Benchmark:
     """Runs the measurements that are not yet in the file `output`, and writes them there."""
 
-    def __init__(self, model_folder: Path, sentences: Sentences, output: Path, seconds: float):
-        self.output, self.seconds, self.sentences = output, seconds, sentences
+    def __init__(
+        self, model_folder: Path, sentences: Sentences, output: Path, seconds: float, steps: int | None = None
+    ):
+        self.output, self.seconds, self.steps, self.sentences = output, seconds, steps, sentences
         self.tokenizer = AutoTokenizer.from_pretrained(model_folder)
         self.rows = tokenize(sentences["train"], self.tokenizer)
         settings = {
             "sentences": {name: len(own) for name, own in sentences.items()},
-            "seconds": seconds,
+            **({"seconds": seconds} if steps is None else {"steps": steps}),
             "hf_distill": __version__,
         }
         earlier = json.loads(output.read_text()) if output.exists() else {}
@@ -172,13 +174,19 @@ class Benchmark:
             return
         model, stages, steps, start = self.untrained(student), mix.split(THEN), [], time.process_time()
         for stage in stages:
-            steps.append(max(1, round(self.seconds / len(stages) / self.step_seconds[student][stage])))
+            steps.append(self.num_steps(student, stage) // len(stages))
             self.train(student, model, stage, seed, self.weights[student], max_steps=steps[-1])
         seconds = time.process_time() - start
         figures = {part: self.figures(model, part) for part in self.teacher_logits}
         self.trainings[name] = {"steps": steps, "seconds": seconds, **figures}
         write_json(self.output, self.measured)
         print(f"{name}: " + ", ".join(f"{measure} {figures['test'][measure]:.3f}" for measure in MEASURES), flush=True)
+
+    def num_steps(self, student: str, stage: str) -> int:
+        """The steps of a training that has this stage alone."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round(self.seconds / self.step_seconds[student][stage]))
 
     def weigh(self, student: str, signals: Sequence[str]) -> None:
         """Finds the weights of signals that have none yet."""
@@ -320,16 +328,21 @@ def run(
     mixes: Sequence[str],
     seeds: Sequence[int],
     seconds: float,
+    num_steps: int | None = None,
 ) -> dict[str, dict]:
-    """Runs the missing trainings on `mixes` of `MIXES`, `seconds` each, prints the tables, and returns the figures."""
-    benchmark = Benchmark(model_folder, sentences, output, seconds)
+    """Runs the missing trainings on `mixes` of `MIXES`, prints the tables, and returns the figures.
+
+    A training lasts `seconds`, or `num_steps` if given.
+    """
+    benchmark = Benchmark(model_folder, sentences, output, seconds, num_steps)
     for group in (SINGLE + COMBINED, VARIANTS):
         group = [mix for mix in mixes if mix in group]
         stages = list(dict.fromkeys(stage for mix in group for stage in mix.split(THEN)))
         signals = list(dict.fromkeys(signal for stage in stages for signal in stage.split(AND)))
         for student in students:
             benchmark.weigh(student, signals)
-            benchmark.time_steps(student, stages)
+            if num_steps is None:
+                benchmark.time_steps(student, stages)
         for seed, student, mix in itertools.product(seeds, students, group):
             benchmark.run(student, mix, seed)
     for student in students:
@@ -384,12 +397,14 @@ def main() -> int:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=8.0, help="processor time of a training")
+    parser.add_argument("--steps", type=int, help="optimizer steps of a training, instead of --seconds")
     add_fetched(parser)
     options = parser.parse_args()
     silence()
     model_folder, folder = fetch(options.fetched)
     sentences = load_sentences(folder)
-    run(model_folder, sentences, options.output, options.students, options.mixes, options.seeds, options.seconds)
+    of_all = options.seconds, options.steps
+    run(model_folder, sentences, options.output, options.students, options.mixes, options.seeds, *of_all)
     return 0
 
 
