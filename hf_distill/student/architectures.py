@@ -196,7 +196,7 @@ def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         ValueError: if the inputs of the model are unknown.
     """
     config, name = model.config, model.main_input_name
-    inner_first = reversed([part for _, part in _parts(config)])
+    inner_first = reversed([part for _, part in config_parts(config)])
     size_of: Callable[..., Any] = {key: value for part in inner_first for key, value in vars(part).items()}.get
     image_size = size_of("image_size", 224)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -228,17 +228,19 @@ def example_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: values.to(model.device) for name, values in inputs.items()}
 
 
-def _parts(config: PreTrainedConfig, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], PreTrainedConfig]]:
+def config_parts(
+    config: PreTrainedConfig, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], PreTrainedConfig]]:
     """The config and all nested configs, each with its path."""
     yield path, config
     for name, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
-            yield from _parts(value, (*path, name))
+            yield from config_parts(value, (*path, name))
 
 
 def _depths(config: PreTrainedConfig) -> Iterator[tuple[tuple[str, ...], str, int]]:
     """Every number of layers in the config and its nested configs, as path, name and number."""
-    for path, part in _parts(config):
+    for path, part in config_parts(config):
         for name in DEPTHS:
             # A name may be an alias of another one, or a property that cannot be set.
             stored = part.attribute_map.get(name, name)
