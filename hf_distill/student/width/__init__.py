@@ -1,0 +1,1 @@
+"""Cuts feed-forward width, attention heads and hidden width."""
