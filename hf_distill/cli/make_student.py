@@ -31,15 +31,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--layers",
         metavar="WHICH",
         nargs="+",
-        help="which layers to keep: alternate (default), spread, first, last, calibrated, or indices such as 0 2 4. "
-        "For named stacks: encoder=spread decoder=0,5",
+        help="which layers to keep: alternate (default), spread, first, last, calibrated, influence, or indices such "
+        "as 0 2 4. For named stacks: encoder=spread decoder=0,5",
     )
     parser.add_argument("--family", metavar="NAME", help="distilbert: make a DistilBERT from a BERT")
     parser.add_argument(
         "--calibration-file",
         metavar="FILE",
         type=Path,
-        help="file with one text per line, for --layers calibrated; a few hundred lines are enough",
+        help="file with one text per line, for --layers calibrated or influence; a few hundred lines are enough",
     )
     parser.set_defaults(run=run)
 

@@ -24,12 +24,30 @@ MOST_CHOICES = 100
 Layers = dict[str, list[int]]
 
 
+def inputs_of(teacher: PreTrainedModel, data: Iterable[Mapping[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+    """The teacher's inputs in `calibration_data`, on its device.
+
+    Labels are left out, except that encoder-decoders make their decoder inputs from them.
+
+    Raises:
+        ValueError: if there are no batches, or if a batch lacks the teacher's main input.
+        TypeError: if a batch is not a mapping of tensors.
+    """
+    batches = [_inputs(batch, teacher) for batch in data]
+    if not batches:
+        raise ValueError(
+            "calibration_data is empty: pass batches of the teacher's inputs, as a DataLoader or a list. A few hundred "
+            "examples are enough."
+        )
+    return batches
+
+
 def calibrate(
     teacher: PreTrainedModel,
     stacks: Mapping[str, LayerStack],
     kept: Mapping[str, Sequence[int]],
     num_layers: Mapping[str, int],
-    data: Iterable[Mapping[str, torch.Tensor]],
+    batches: Sequence[Mapping[str, torch.Tensor]],
 ) -> Layers:
     """Chooses the layers whose untrained student has the outputs closest to the teacher's.
 
@@ -43,23 +61,14 @@ def calibrate(
         stacks: its stacks, by name.
         kept: layer indices of the stacks that are already decided.
         num_layers: number of layers to keep of each other stack.
-        data: batches of the teacher's inputs. Labels are ignored, except that encoder-decoders make their decoder
-            inputs from them. Each batch is run once per choice.
+        batches: the teacher's inputs. Each batch is run once per choice.
 
     Returns:
         The kept layer indices of every stack.
 
     Raises:
-        ValueError: if there are no batches, if a batch lacks the teacher's main input, if no choice of layers is
-            possible, or if outputs are not finite.
-        TypeError: if a batch is not a mapping of tensors.
+        ValueError: if no choice of layers is possible, or if outputs are not finite.
     """
-    batches = [_inputs(batch, teacher) for batch in data]
-    if not batches:
-        raise ValueError(
-            "calibration_data is empty: pass batches of the teacher's inputs, as a DataLoader or a list. A few hundred "
-            "examples are enough."
-        )
     whole = {name: list(kept.get(name, range(stack.num_layers))) for name, stack in stacks.items()}
     if math.prod(math.comb(stacks[name].num_layers, number) for name, number in num_layers.items()) <= MOST_CHOICES:
         return _nearest(teacher, stacks, list(_all_choices(whole, num_layers)), batches)
@@ -82,7 +91,7 @@ def _one_fewer(kept: Layers, num_layers: Mapping[str, int]) -> Iterator[Layers]:
 
 
 def _nearest(
-    teacher: PreTrainedModel, stacks: Mapping[str, LayerStack], choices: list[Layers], batches: list[dict]
+    teacher: PreTrainedModel, stacks: Mapping[str, LayerStack], choices: list[Layers], batches: Sequence[Mapping]
 ) -> Layers:
     """The choice whose student is closest to the teacher."""
     students = []

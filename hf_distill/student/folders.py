@@ -44,7 +44,7 @@ def make_student_folder(
         num_layers: number of layers, as in `make_student`.
         layers: which layers to keep, as in `make_student`.
         family: model family of the student, as in `make_student`.
-        calibration_file: text file with one example per line, for `layers="calibrated"`.
+        calibration_file: text file with one example per line, for `layers="calibrated"` and `"influence"`.
 
     Returns:
         The student and the teacher.
@@ -129,7 +129,7 @@ def _batches(file: Path, tokenizer: object, teacher: PreTrainedModel) -> list[di
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ValueError(
             f"--calibration-file holds text, but {type(teacher).__name__} does not read text: call make_student(..., "
-            f"layers='calibrated', calibration_data=batches) from Python."
+            f"layers=..., calibration_data=batches) from Python."
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -42,7 +42,9 @@ STRATEGIES: dict[str, Callable[[int, int], list[int]]] = {
 }
 
 CALIBRATED = "calibrated"
-"""The strategy that needs the model and data, not only layer counts."""
+INFLUENCE = "influence"
+ON_DATA = (CALIBRATED, INFLUENCE)
+"""The strategies that need the model and data, not only layer counts."""
 
 
 def requests_of_stacks(
@@ -130,7 +132,7 @@ def select_layers(num_teacher_layers: int, num_layers: int | None = None, layers
     if strategy not in STRATEGIES:
         raise ValueError(
             f"layers={strategy!r} is not a known strategy: use one of "
-            f"{', '.join(map(repr, [*STRATEGIES, CALIBRATED]))}, or a list of indices such as [0, 2, 4]."
+            f"{', '.join(map(repr, [*STRATEGIES, *ON_DATA]))}, or a list of indices such as [0, 2, 4]."
         )
     return STRATEGIES[strategy](num_teacher_layers, check_num_layers(num_teacher_layers, num_layers))
 

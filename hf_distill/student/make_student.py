@@ -12,11 +12,14 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from hf_distill.adapters import merged, transformers_model
 from hf_distill.hub.push import public_name, revision_on_hub
 from hf_distill.student.architectures import LayerStack, find_layer_stacks
-from hf_distill.student.calibration import calibrate
+from hf_distill.student.calibration import calibrate, inputs_of
 from hf_distill.student.cutting import cut
 from hf_distill.student.distilbert import to_distilbert
+from hf_distill.student.influence import most_influential
 from hf_distill.student.layer_selection import (
     CALIBRATED,
+    INFLUENCE,
+    ON_DATA,
     Layers,
     check_num_layers,
     requests_of_stacks,
@@ -51,11 +54,14 @@ def make_student(
         num_layers: number of layers in the student. Default: half of the teacher's, rounded down, at least 1. For a
             model with several stacks, one number for every stack, or a mapping such as `{"decoder": 2}`. Stacks named
             neither here nor in `layers` keep all their layers. `hf-distill inspect` lists the stacks.
-        layers: a strategy, `"alternate"` (the default), `"spread"`, `"first"`, `"last"` or `"calibrated"`; or the
-            indices of the teacher's layers to keep; or, for a model with several stacks, a mapping of either.
+        layers: a strategy, `"alternate"` (the default), `"spread"`, `"first"`, `"last"`, `"calibrated"` or
+            `"influence"`; or the indices of the teacher's layers to keep; or, for a model with several stacks, a
+            mapping of either.
         family: `"distilbert"` makes a DistilBERT from a BERT: no token types, no pooler. Default: the teacher's family.
-        calibration_data: batches of the teacher's inputs, without labels, for `layers="calibrated"`. This strategy
-            keeps the layers whose untrained student has the outputs closest to the teacher's.
+        calibration_data: batches of the teacher's inputs, without labels, for two strategies. `layers="calibrated"`
+            keeps the layers whose untrained student has the outputs closest to the teacher's. `layers="influence"`
+            keeps the layers that change the direction of their hidden states most, as in ShortGPT (Men et al., 2024,
+            https://arxiv.org/abs/2403.03853).
         example_inputs: a batch on which both models are run, for models that need other inputs than tokens, an image
             or audio.
 
@@ -133,19 +139,25 @@ def _choose(
     calibration_data: Iterable[Mapping[str, torch.Tensor]] | None,
 ) -> dict[str, list[int]]:
     """The indices of the layers that the student keeps, by stack."""
-    kept, to_calibrate = {}, {}
+    kept: dict[str, list[int]] = {}
+    on_data: dict[str, dict[str, int]] = {strategy: {} for strategy in ON_DATA}
     for name, (number, which) in requests.items():
-        if which == CALIBRATED:
-            to_calibrate[name] = check_num_layers(stacks[name].num_layers, number)
+        if isinstance(which, str) and which in ON_DATA:
+            on_data[which][name] = check_num_layers(stacks[name].num_layers, number)
         else:
             kept[name] = select_layers(stacks[name].num_layers, number, which)
-    if bool(to_calibrate) != (calibration_data is not None):
+    if any(on_data.values()) != (calibration_data is not None):
         raise ValueError(
             f"calibration_data is {'missing' if calibration_data is None else 'given'}, but layers="
             f"{[which for _, which in requests.values()]}: use both together, make_student(teacher, "
-            f"layers='calibrated', calibration_data=batches), or neither."
+            f"layers='calibrated', calibration_data=batches) or layers='influence', or neither."
         )
-    return kept if calibration_data is None else calibrate(base, stacks, kept, to_calibrate, calibration_data)
+    if calibration_data is None:
+        return kept
+    batches = inputs_of(base, calibration_data)
+    if on_data[INFLUENCE]:
+        kept = most_influential(base, stacks, kept, on_data[INFLUENCE], batches)
+    return calibrate(base, stacks, kept, on_data[CALIBRATED], batches) if on_data[CALIBRATED] else kept
 
 
 def _provenance(

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,36 +13,48 @@ from hf_distill.student.architectures import LayerStack, example_inputs
 
 
 @contextmanager
+def wrapping(
+    layers: Collection[nn.Module], wrapper: Callable[[nn.Module, torch.Tensor, Any], object]
+) -> Iterator[None]:
+    """Inside this context, a layer returns `wrapper(layer, its input hidden states, its output)`."""
+    own_forwards = {layer: vars(layer).get("forward") for layer in layers}  # offloading sets one on the instance
+
+    def wrapped(layer: nn.Module) -> Callable:
+        own_forward = layer.forward
+
+        def forward(*args: Any, **kwargs: Any) -> object:
+            hidden_states = args[0] if args else next(iter(kwargs.values()))
+            return wrapper(layer, hidden_states, own_forward(*args, **kwargs))
+
+        return forward
+
+    try:
+        for layer in layers:
+            layer.forward = wrapped(layer)  # not a hook: some models call `layer.forward` directly
+        yield
+    finally:
+        for layer, own_forward in own_forwards.items():
+            vars(layer).pop("forward", None)
+            if own_forward is not None:
+                layer.forward = own_forward
+
+
+@contextmanager
 def skipping(layers: Collection[nn.Module]) -> Iterator[Counter[nn.Module]]:
     """Inside this context, each of `layers` returns its input hidden states unchanged. Yields a counter of its calls.
 
     The other outputs of a layer are kept, such as the position bias that T5's first layer computes for the others.
     """
     calls: Counter[nn.Module] = Counter()
-    own_forwards = {layer: vars(layer).get("forward") for layer in layers}  # offloading sets one on the instance
 
-    def giving_back(layer: nn.Module) -> Callable:
-        own_forward = layer.forward
+    def giving_back(layer: nn.Module, hidden_states: torch.Tensor, output: Any) -> object:
+        calls[layer] += 1
+        if isinstance(output, Mapping):
+            return {**output, next(iter(output)): hidden_states}
+        return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
 
-        def forward(*args: object, **kwargs: object) -> object:
-            calls[layer] += 1
-            hidden_states = args[0] if args else next(iter(kwargs.values()))
-            output = own_forward(*args, **kwargs)
-            if isinstance(output, Mapping):
-                return {**output, next(iter(output)): hidden_states}
-            return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
-
-        return forward
-
-    try:
-        for layer in layers:
-            layer.forward = giving_back(layer)  # not a hook: some models call `layer.forward` directly
+    with wrapping(layers, giving_back):
         yield calls
-    finally:
-        for layer, own_forward in own_forwards.items():
-            vars(layer).pop("forward", None)
-            if own_forward is not None:
-                layer.forward = own_forward
 
 
 @contextmanager

@@ -42,11 +42,12 @@ from recipes.quickstart.students import STUDENT_LEARNING_RATE
 from recipes.quickstart.train import common_options
 
 RULES = ["alternate", "spread", "first", "last"]
+ON_DATA = ["calibrated", "influence"]
 BUDGETS = [20, 158]
 """Optimizer steps on batches of 64. The second is two epochs of the quickstart's 5,000 sentences."""
 
 NUM_CALIBRATION = 256
-"""Number of training sentences, without labels, for the strategy "calibrated"."""
+"""Number of training sentences, without labels, for the strategies "calibrated" and "influence"."""
 
 Figures = dict[str, float]
 
@@ -108,12 +109,14 @@ def run(
     names = list(untrained[nearest_first[0]])
     print(table(["layers", *names], [[_name(layers), *_cells(untrained[layers], names)] for layers in nearest_first]))
 
-    start = time.perf_counter()
-    calibrated = make_student(teacher, layers="calibrated", calibration_data=calibration_batches(corpus, tokenizer))
-    seconds = time.perf_counter() - start
-    students = {strategy: make_student(teacher, layers=strategy) for strategy in RULES} | {"calibrated": calibrated}
+    students = {strategy: make_student(teacher, layers=strategy) for strategy in RULES}
+    batches, seconds = calibration_batches(corpus, tokenizer), {}
+    for strategy in ON_DATA:
+        start = time.perf_counter()
+        students[strategy] = make_student(teacher, layers=strategy, calibration_data=batches)
+        seconds[strategy] = time.perf_counter() - start
+        print(f"\n{strategy} read {NUM_CALIBRATION} sentences without labels in {seconds[strategy]:.0f} seconds")
     chosen = {strategy: student.config.distilled_from["layers"] for strategy, student in students.items()}
-    print(f"\nThe calibrated choice read {NUM_CALIBRATION} sentences without labels in {seconds:.0f} seconds")
 
     trained = {strategy: {} for strategy in chosen}
     for budget, strategy in itertools.product(budgets, chosen):

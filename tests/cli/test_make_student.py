@@ -107,20 +107,19 @@ def test_an_adapter(tmp_path, capsys):
     assert "lora is a PEFT adapter, which does not record the model's head" in capsys.readouterr().err
 
 
-def test_calibrated(teacher, tmp_path, caplog):
+@pytest.mark.parametrize("strategy", ["calibrated", "influence"])
+def test_strategies_that_read_texts(teacher, tmp_path, strategy):
     tokenizer = make_tokenizer(["[PAD]", "a", "b", "c"])
     tokenizer.pad_token = "[PAD]"
     tokenizer.save_pretrained(teacher)
     (tmp_path / "texts.txt").write_text("a b c\n\nb b\nc\n", encoding="utf-8")
-    options = ["--layers", "calibrated", "--calibration-file", str(tmp_path / "texts.txt")]
+    options = ["--layers", strategy, "--calibration-file", str(tmp_path / "texts.txt")]
     assert main(["make-student", str(teacher), "--output", str(tmp_path / "student"), *options]) == 0
     provenance = AutoModelForMaskedLM.from_pretrained(tmp_path / "student").config.distilled_from
-    assert provenance["method"] == "calibrated"
+    assert provenance["method"] == strategy
     inputs = {"input_ids": torch.tensor([[1, 2, 3], [2, 2, 0], [3, 0, 0]])}
     inputs["attention_mask"] = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]])
-    expected = make_student(
-        AutoModelForMaskedLM.from_pretrained(teacher), layers="calibrated", calibration_data=[inputs]
-    )
+    expected = make_student(AutoModelForMaskedLM.from_pretrained(teacher), layers=strategy, calibration_data=[inputs])
     assert provenance["layers"] == expected.config.distilled_from["layers"]
 
 

@@ -68,7 +68,8 @@ def test_by_hand(arguments, expected):
         ({"num_layers": 2.5}, "num_layers=2.5"),
         (
             {"layers": "middle"},
-            "layers='middle' is not a known strategy: use one of 'alternate', 'spread', 'first', 'last', 'calibrated'",
+            "layers='middle' is not a known strategy: use one of 'alternate', 'spread', 'first', 'last', 'calibrated', "
+            "'influence'",
         ),
         ({"layers": []}, "keeps no layer"),
         ({"layers": [0, 6]}, r"\[6\] out of range, the teacher has 6 layers: use different indices from 0 to 5"),
