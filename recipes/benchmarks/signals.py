@@ -22,7 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -130,7 +130,8 @@ class Benchmark:
     def __init__(
         self, model_folder: Path, sentences: Sentences, output: Path, seconds: float, steps: int | None = None
     ):
-        self.output, self.seconds, self.steps, self.sentences = output, seconds, steps, sentences
+        self.model_folder, self.output, self.seconds, self.steps = model_folder, output, seconds, steps
+        self.sentences = sentences
         self.tokenizer = AutoTokenizer.from_pretrained(model_folder)
         self.rows = tokenize(sentences["train"], self.tokenizer)
         settings = {
@@ -144,9 +145,7 @@ class Benchmark:
         self.weights: dict[str, dict[str, float]] = earlier.get("weights", {})
         self.step_seconds: dict[str, dict[str, float]] = earlier.get("step_seconds", {})
         self.trainings: dict[str, dict] = earlier.get("trainings", {})
-        self.teacher = self.trained_teacher(model_folder, output.parent / output.stem / "teacher")
-        self.teacher_logits = {name: self.logits(self.teacher, name) for name in ("validation", "test")}
-        self.teacher_figures = self.figures(self.teacher, "test")
+        self.teacher_figures: dict[str, float] = earlier.get("teacher") or self.figures(self.teacher, "test")
         self.measured = {
             "machine": print_machine("device", "threads", "training"),
             "versions": print_versions([*PACKAGES, "datasets"]),
@@ -157,15 +156,21 @@ class Benchmark:
             "trainings": self.trainings,
         }
 
-    def trained_teacher(self, model_folder: Path, folder: Path) -> PreTrainedModel:
-        """Fine-tunes and saves the teacher, or loads it if an earlier run did."""
+    @cached_property
+    def teacher(self) -> PreTrainedModel:
+        """The teacher, fine-tuned and saved, or loaded if an earlier run did that."""
+        folder = self.output.parent / self.output.stem / "teacher"
         if not (folder / "config.json").exists():
             set_seed(0)
-            teacher = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=3)
+            teacher = AutoModelForSequenceClassification.from_pretrained(self.model_folder, num_labels=3)
             options = {**common_options(0), **TEACHER_OPTIONS, "logging_strategy": "no"}
             train(teacher, options, tokenize(self.sentences["teacher"], self.tokenizer), self.tokenizer)
             teacher.save_pretrained(folder)
         return AutoModelForSequenceClassification.from_pretrained(folder).eval()
+
+    @cached_property
+    def teacher_logits(self) -> dict[str, torch.Tensor]:
+        return {name: self.logits(self.teacher, name) for name in ("validation", "test")}
 
     def run(self, student: str, mix: str, seed: int) -> None:
         """Trains and measures one student, unless an earlier run did."""
@@ -202,9 +207,10 @@ class Benchmark:
             return suggested[SIGNALS[signal][0]] / suggested["alpha_task"]
 
         own = self.weights.setdefault(student, {})
-        for signal in signals:
-            if signal in own:
-                continue
+        missing = [signal for signal in signals if signal not in own]
+        if not missing:
+            return
+        for signal in missing:
             if signal in DEFAULT_WEIGHTS:
                 own[signal] = DEFAULT_WEIGHTS[signal]
             elif SIGNALS[signal][0] == "alpha_kl":
@@ -217,6 +223,8 @@ class Benchmark:
         """Measures the processor time of a step of each stage that has none yet, in turn."""
         own = self.step_seconds.setdefault(student, {})
         times: dict[str, list[float]] = {stage: [] for stage in stages if stage not in own}
+        if not times:
+            return
         for _, stage in itertools.product(range(ROUNDS), times):
             clock = StepClock()
             self.train(
@@ -380,8 +388,9 @@ def print_gains(benchmark: Benchmark, students: Sequence[str], mixes: Sequence[s
         lines.append([mix, *cells, f"{100 * on_validation(mix):.1f}"])
     print("\nAccuracy over labels alone, seed by seed, in points; validation accuracy in percent\n")
     print(table(["learns from", *students, "validation, all students"], lines))
-    best, combination = (max(own, key=on_validation) for own in (mixes, [mix for mix in mixes if mix in COMBINED]))
-    print(f"\nBest on the validation sentences: {best}; best combination: {combination}\n")
+    print(f"\nBest on the validation sentences: {max(mixes, key=on_validation)}")
+    if combined := [mix for mix in mixes if mix in COMBINED]:
+        print(f"Best combination on the validation sentences: {max(combined, key=on_validation)}")
 
 
 def _cell(measure: str, values: Sequence[float]) -> str:

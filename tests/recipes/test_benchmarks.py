@@ -424,7 +424,7 @@ def test_signals(tmp_path, pretrained, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert len(trainings) == 2 * len(mixes)
     assert all(printed.count(f"\n| {mix} | ") == 3 for mix in mixes)
-    assert f"; best combination: {mixes[2]}\n" in printed
+    assert f"\nBest combination on the validation sentences: {mixes[2]}\n" in printed
     measured = json.loads(output.read_text())
     assert measured["trainings"] == trainings
     for student in students:
@@ -433,8 +433,18 @@ def test_signals(tmp_path, pretrained, capsys, monkeypatch):
         assert min(weights.values()) > 0
         assert min(measured["step_seconds"][student].values()) > 0
 
-    monkeypatch.setattr(signals.Benchmark, "train", None)
+    written = output.read_bytes()
+    for name in ("train", "teacher"):
+        monkeypatch.setattr(signals.Benchmark, name, None)
     assert run() == trainings
+    assert output.read_bytes() == written  # also if this machine is another one
+
+    mixes = ["labels"]  # no combination
+    capsys.readouterr()
+    run()
+    printed = capsys.readouterr().out
+    assert "Best on the validation sentences: labels\n" in printed
+    assert "Best combination" not in printed
 
 
 def test_half_width_student():
