@@ -1,4 +1,4 @@
-"""`python -m recipes.benchmarks.distil_from_scratch`: recipes/distilroberta from end to end, in miniature on a CPU.
+"""`python -m recipes.benchmarks.distil_from_scratch`: recipes/distilroberta from end to end, in miniature.
 
 A teacher with 6 layers is trained by masked language modelling on real sentences. The recipe's own script then trains a
 student with 3 of its layers, once with the teacher and once without, from the same weights and on the same batches.
@@ -68,6 +68,7 @@ def recipe_options(teacher: Path, corpus: Path, output: Path, max_steps: int, se
     """The command line of recipes/distilroberta/train.py."""
     options = ["--config", RECIPE / "config.yaml", RECIPE / "miniature.yaml", "--teacher", teacher, "--corpus", corpus]
     options += ["--output_dir", output, "--max_steps", max_steps, "--seed", seed, "--report_to", "none"]
+    options += ["--use_cpu", not torch.accelerator.is_available()]  # miniature.yaml stays on the CPU by itself
     return [*map(str, options), "--disable_tqdm", "true"]
 
 

@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from recipes.benchmarks import general_distillation
-from recipes.benchmarks.general_distillation import NOTHING, RELATIONS, THREE_LOSSES
+from recipes.benchmarks import distil_from_scratch, general_distillation
+from recipes.benchmarks.general_distillation import NOTHING, RELATIONS, THREE_LOSSES, Benchmark
 from recipes.quickstart.data import Corpus
 from tests.conftest import make_model, make_text_tokenizer, make_texts
 
@@ -86,3 +86,16 @@ def test_texts_that_are_tested_on_are_left_out(tmp_path):
         (tmp_path / name).write_text("1\t2.0\tgood\n2\t-1.0\ttested\n")
     general_distillation.write_corpus(tmp_path / "made" / "corpus.txt", tmp_path, ["a tweet", ""], ["tested"])
     assert sorted((tmp_path / "made" / "corpus.txt").read_text().splitlines()) == ["a tweet", "good"]
+
+
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_all_trainings_run_on_the_gpu_if_there_is_one(has_gpu, tmp_path, monkeypatch):
+    """Although the miniatures of the recipes have use_cpu: true."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: has_gpu)
+    recipes = general_distillation.minilm, general_distillation.three_losses
+    options = {"model_folder": tmp_path, "text": tmp_path, "steps": 1, "more": [], "is_cut": False}
+    benchmark = Benchmark.__new__(Benchmark)
+    vars(benchmark).update(options)
+    assert [benchmark.parsed(recipe, 0, tmp_path)[1].use_cpu for recipe in recipes] == [not has_gpu] * 2
+    words = distil_from_scratch.recipe_options(tmp_path, tmp_path, tmp_path, 1, 0)
+    assert words[words.index("--use_cpu") + 1] == str(not has_gpu)
