@@ -44,7 +44,7 @@ class Axis:
         kind: what its units are, such as "feed-forward width".
         number: its name in the config.
         config_path: path of its config within the model's config: `()`, or for example `("text_config",)`.
-        size: its value in the model. None if the config leaves it out.
+        size: its value in the model.
         places: the axes of weights that it governs, with their sizes. Only of the first layers of a stack, which stand
             for all.
         stack: name of the only stack of layers that it shapes; None if there are several, or none.
@@ -54,7 +54,7 @@ class Axis:
     kind: str
     number: str
     config_path: tuple[str, ...]
-    size: int | None
+    size: int
     places: Places = field(repr=False, hash=False, compare=False)
     stack: str | None = None
     together: tuple[str, ...] = ()
@@ -97,7 +97,8 @@ def find_axes(model: PreTrainedModel) -> list[Axis]:
                 kind = _kind(number, places, model, stacks, whole)
                 if kind is not None:
                     stack = _only_stack(number, path, places, stacks)
-                    axes.append(Axis(kind, number, path, value, places, stack, together))
+                    size = value or min(size for dims in places.values() for size in dims.values())
+                    axes.append(Axis(kind, number, path, size, places, stack, together))
     return axes
 
 

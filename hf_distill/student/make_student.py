@@ -1,4 +1,4 @@
-"""Makes a student: a smaller model cut from the teacher's own layers."""
+"""Makes a student: a smaller model cut from the teacher."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +12,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from hf_distill.adapters import merged, transformers_model
 from hf_distill.hub.push import public_name, revision_on_hub
 from hf_distill.student.architectures import LayerStack, find_layer_stacks
+from hf_distill.student.architectures import example_inputs as made_up_inputs
+from hf_distill.student.axes import Axis
 from hf_distill.student.calibration import calibrate, inputs_of
 from hf_distill.student.cutting import cut
 from hf_distill.student.distilbert import to_distilbert
@@ -26,6 +28,9 @@ from hf_distill.student.layer_selection import (
     select_layers,
 )
 from hf_distill.student.proof import prove
+from hf_distill.student.width.importance import WITHOUT_DATA
+from hf_distill.student.width.narrowing import check_width, narrowed
+from hf_distill.student.width.sizes import Size
 from hf_distill.version import __version__
 
 FAMILIES = {"distilbert": to_distilbert}
@@ -37,16 +42,23 @@ def make_student(
     num_layers: int | Mapping[str, int] | None = None,
     layers: Layers | Mapping[str, Layers] | None = None,
     *,
+    intermediate_size: Size | None = None,
+    num_attention_heads: Size | None = None,
+    num_key_value_heads: Size | None = None,
+    hidden_size: Size | None = None,
+    width: str = WITHOUT_DATA,
     family: str | None = None,
     calibration_data: Iterable[Mapping[str, torch.Tensor]] | None = None,
     example_inputs: Mapping[str, torch.Tensor] | None = None,
 ) -> PreTrainedModel:
-    """Makes a student of the teacher's class with fewer layers, and copies all its weights from the teacher.
+    """Makes a smaller student of the teacher's class, and copies all its weights from the teacher.
 
     By default the student has half of the layers, every other one from layer 0, as in DistilBERT (Sanh et al., 2019,
-    https://arxiv.org/abs/1910.01108). Embeddings, pooler and head are kept complete. The teacher does not change, and
-    the student shares no memory with it. Both models are run once, and an error is raised unless the student computes
-    the same as the teacher without the removed layers. The student's config records its origin under `distilled_from`.
+    https://arxiv.org/abs/1910.01108). Embeddings, pooler and head are kept complete. With a size such as
+    `intermediate_size`, the student is narrower instead, or as well if layers are given too. The teacher does not
+    change, and the student shares no memory with it. Both models are run, and an error is raised unless the student
+    computes the same as the teacher without the removed layers and with the removed units silenced. The student's
+    config records its origin under `distilled_from`.
 
     Args:
         teacher: any `AutoModelFor...` with one stack of layers, or several as in encoder-decoders. PEFT adapters are
@@ -57,8 +69,21 @@ def make_student(
         layers: a strategy, `"alternate"` (the default), `"spread"`, `"first"`, `"last"`, `"calibrated"` or
             `"influence"`; or the indices of the teacher's layers to keep; or, for a model with several stacks, a
             mapping of either.
+        intermediate_size: width of the feed-forward layers, whatever the config calls it. This and the following sizes
+            are at most the teacher's; for a model with several stacks, a size for all, or a mapping by stack.
+            `hf-distill inspect` lists what can be cut.
+        num_attention_heads: number of attention heads. Where heads share keys and values, whole groups are removed.
+            In models such as BERT the width of a head is the hidden width divided by the number of heads: there, give
+            `hidden_size` too, so that a head keeps its width.
+        num_key_value_heads: number of key-value heads, for models whose heads share keys and values. Default: such that
+            as many heads share each one as in the teacher.
+        hidden_size: width of the hidden states.
+        width: how the units that stay are chosen: `"magnitude"` by their weights; `"activation"` by what they add to
+            the module that reads them, on `calibration_data`; `"taylor"` by the first-order change of the loss without
+            them, on `calibration_data` with labels. Layers choose on their own.
         family: `"distilbert"` makes a DistilBERT from a BERT: no token types, no pooler. Default: the teacher's family.
-        calibration_data: batches of the teacher's inputs, without labels, for two strategies. `layers="calibrated"`
+        calibration_data: batches of the teacher's inputs, for `width="activation"` and `"taylor"` and for two
+            strategies. `layers="calibrated"`
             keeps the layers whose untrained student has the outputs closest to the teacher's. `layers="influence"`
             keeps the layers that change the direction of their hidden states most, as in ShortGPT (Men et al., 2024,
             https://arxiv.org/abs/2403.03853).
@@ -85,19 +110,50 @@ def make_student(
     base = _plain_model(teacher)
     if family is not None and family not in FAMILIES:
         raise ValueError(f"family={family!r} is unknown: use {' or '.join(map(repr, FAMILIES))}, or leave it out.")
-    stacks = find_layer_stacks(base)
-    requests = requests_of_stacks({name: stack.num_layers for name, stack in stacks.items()}, num_layers, layers)
-    kept = _choose(base, stacks, requests, calibration_data)
-    if family is None:
-        student = cut(base, stacks, kept)
-    else:
-        whole = FAMILIES[family](base)
-        student = cut(whole, find_layer_stacks(whole), kept)
-    prove(student, base, stacks, kept, example_inputs)
+    sizes = {
+        "intermediate_size": intermediate_size,
+        "num_attention_heads": num_attention_heads,
+        "num_key_value_heads": num_key_value_heads,
+        "hidden_size": hidden_size,
+    }
+    is_narrower = any(size is not None for size in sizes.values())
+    check_width(width, calibration_data, is_narrower)
+    batches = None if calibration_data is None else list(calibration_data)
+    stacks = _stacks(base, is_narrower and num_layers is None and layers is None)
+    depths = {name: stack.num_layers for name, stack in stacks.items()}
+    if is_narrower and num_layers is None and layers is None:
+        num_layers = depths
+    requests = requests_of_stacks(depths, num_layers, layers)
+    kept = _choose(base, stacks, requests, batches, is_for_width=width != WITHOUT_DATA)
+
+    whole = base if family is None else FAMILIES[family](base)
+    numbers: dict[Axis, int] = {}
+    if is_narrower:
+        if family is not None:
+            prove(whole, base, stacks, {name: range(depth) for name, depth in depths.items()}, example_inputs)
+        whole, numbers = narrowed(whole, sizes, width, batches, example_inputs or made_up_inputs(base))
+    student = cut(whole, find_layer_stacks(whole), kept) if stacks else copy.deepcopy(whole)
+    if stacks:
+        prove(student, whole if is_narrower else base, stacks, kept, example_inputs)
     if base.can_generate():
         student.generation_config = copy.deepcopy(base.generation_config)
     student.config.distilled_from = _provenance(teacher, stacks, kept, requests)
+    if numbers:
+        student.config.distilled_from |= {
+            "width": width,
+            "sizes": {axis.name: {"student": size, "teacher": axis.size} for axis, size in numbers.items()},
+        }
     return student.eval()
+
+
+def _stacks(base: PreTrainedModel, may_be_none: bool) -> dict[str, LayerStack]:
+    """The stacks of layers. A model without one, such as ALBERT, can only be made narrower."""
+    try:
+        return find_layer_stacks(base)
+    except ValueError:
+        if may_be_none:
+            return {}
+        raise
 
 
 def _plain_model(teacher: object) -> PreTrainedModel:
@@ -136,7 +192,8 @@ def _choose(
     base: PreTrainedModel,
     stacks: Mapping[str, LayerStack],
     requests: Mapping[str, tuple[int | None, Layers]],
-    calibration_data: Iterable[Mapping[str, torch.Tensor]] | None,
+    calibration_data: Sequence[Mapping[str, torch.Tensor]] | None,
+    is_for_width: bool,
 ) -> dict[str, list[int]]:
     """The indices of the layers that the student keeps, by stack."""
     kept: dict[str, list[int]] = {}
@@ -146,6 +203,8 @@ def _choose(
             on_data[which][name] = check_num_layers(stacks[name].num_layers, number)
         else:
             kept[name] = select_layers(stacks[name].num_layers, number, which)
+    if is_for_width and not any(on_data.values()):
+        return kept
     if any(on_data.values()) != (calibration_data is not None):
         raise ValueError(
             f"calibration_data is {'missing' if calibration_data is None else 'given'}, but layers="
@@ -173,9 +232,9 @@ def _provenance(
     provenance: dict[str, object] = {
         "teacher": public_name(base.name_or_path),
         "revision": revision_on_hub(base),
-        "layers": kept if len(kept) > 1 else next(iter(kept.values())),
-        "num_teacher_layers": depths if len(depths) > 1 else next(iter(depths.values())),
-        "method": methods if len(methods) > 1 else next(iter(methods.values())),
+        "layers": kept if len(kept) != 1 else next(iter(kept.values())),
+        "num_teacher_layers": depths if len(depths) != 1 else next(iter(depths.values())),
+        "method": methods if len(methods) != 1 else next(iter(methods.values())),
         "hf_distill_version": __version__,
     }
     if isinstance(teacher, PeftModel):

@@ -95,7 +95,7 @@ def choose(plan: Plan, scores: Sequence[torch.Tensor]) -> list[list[int]]:
     kept = []
     for own, (num_groups, num_per_group), of_units in zip(plan.classes, plan.num_kept, scores, strict=True):
         groups = groups_of(own)
-        sums = torch.stack([of_units[group].sum() for group in groups])
+        sums = of_units[torch.tensor(groups)].sum(1)
         best = sums.argsort(descending=True, stable=True)[:num_groups].sort().values
         chosen = []
         for group in (groups[index] for index in best.tolist()):
@@ -155,7 +155,8 @@ def groups_of(own: UnitClass) -> list[list[int]]:
 
 def _of_key_values(teacher: PreTrainedModel, axes: Sequence[Axis]) -> Places:
     """The places of shared keys and values. Which heads share them must be known even if they are not cut."""
-    before, places = shapes_of(teacher), {}
+    before = shapes_of(teacher)
+    places: Places = {}
     for axis in axis_of(axes, KEY_VALUE_HEADS):
         for other in (2 * axis.size, axis.size // 2):
             with suppress(Exception):  # model code may raise anything for a config that it was not made for
@@ -168,24 +169,20 @@ def _of_key_values(teacher: PreTrainedModel, axes: Sequence[Axis]) -> Places:
 def _num_kept(own: UnitClass, after: Mapping[str, torch.Size], numbers: Numbers) -> tuple[int, int]:
     """How many groups of units fit into the student's shapes, and how many units of each."""
     groups = groups_of(own)
-    if all(len(group) == len(groups[0]) for group in groups):
+    name, dim = next(iter(own.readers.values()))
+    number, rest = divmod(after[name][dim], width_of(own))
+    if not rest and all(len(group) == len(groups[0]) for group in groups):
         for num_groups in range(1, len(groups) + 1):
-            per_group = _units_per_group(own, groups[:num_groups], after)
-            if per_group is not None:
-                return num_groups, per_group
+            per_group = number // num_groups
+            if num_groups * per_group == number and per_group <= len(groups[0]):
+                units = [unit for group in groups[:num_groups] for unit in group[:per_group]]
+                if all(_num_rows(own, place, units) == after[place[0]][place[1]] for place in own.rows):
+                    return num_groups, per_group
     raise ValueError(_misfit(own, after, numbers))
 
 
-def _units_per_group(own: UnitClass, groups: Sequence[Sequence[int]], after: Mapping[str, torch.Size]) -> int | None:
-    """With how many units of each of these groups all places have the student's sizes; None if with no number."""
-    for number in range(1, len(groups[0]) + 1):
-        units = [unit for group in groups for unit in group[:number]]
-        if all(
-            len({row for unit in units for row in of_units[unit]}) == after[name][dim]
-            for (name, dim), of_units in own.rows.items()
-        ):
-            return number
-    return None
+def _num_rows(own: UnitClass, place: Place, units: Sequence[int]) -> int:
+    return len({row for unit in units for row in own.rows[place][unit]})
 
 
 def _check_heads(

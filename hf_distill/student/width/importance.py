@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import nn
@@ -71,7 +72,7 @@ WITHOUT_DATA = "magnitude"
 def _squares(weight: torch.Tensor, dim: int, rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """`[units]`: the sum of squares of the rows of each unit, relative to the mean of all units."""
     squares = weight.detach().double().square().movedim(dim, 0).reshape(weight.shape[dim], -1).sum(1).cpu()
-    of_units = torch.stack([squares[list(own)].sum() for own in rows])
+    of_units = squares[torch.tensor(rows)].sum(1)
     return of_units / of_units.mean().clamp(min=torch.finfo(torch.float64).tiny)
 
 
@@ -91,6 +92,7 @@ def _norms_of_parts(read: torch.Tensor, module: nn.Module, rows: Sequence[Sequen
 
 def _first_order(read: torch.Tensor, module: nn.Module, rows: Sequence[Sequence[int]], weights: torch.Tensor):
     """`[units]`: the sum over rows of |sum of activation x gradient|."""
+    assert read.grad is not None  # it was retained
     changes = (read.detach() * read.grad).double()
     of_rows = changes.flatten(1, -2).sum(1) if changes.ndim > 2 else changes
     return torch.stack([of_rows[:, list(own)].sum(1).abs().sum() for own in rows]).cpu()
@@ -98,7 +100,7 @@ def _first_order(read: torch.Tensor, module: nn.Module, rows: Sequence[Sequence[
 
 def _reading_matrix(module: nn.Module) -> torch.Tensor:
     """`[outputs, inputs]`."""
-    weight = module.weight.detach().float()
+    weight = cast(torch.Tensor, module.weight).detach().float()
     return weight.T if isinstance(module, Conv1D) else weight.flatten(1)
 
 

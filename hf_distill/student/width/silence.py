@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import cast
 
 import torch
 from torch import nn
@@ -58,7 +59,7 @@ def _over_kept_units(norm: nn.Module, narrow: nn.Module, rows: torch.Tensor) -> 
 
     def forward(read: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         kept = rows.to(read.device)
-        dim = -1 if read.shape[-1] == norm.weight.numel() else 1
+        dim = -1 if read.shape[-1] == cast(torch.Tensor, norm.weight).numel() else 1
         written = narrow(read.index_select(dim, kept), *args, **kwargs)
         return torch.zeros_like(read, dtype=written.dtype).index_copy(dim, kept, written)
 

@@ -67,8 +67,13 @@ class _Reader:
             total = total + (values * torch.randn(values.shape, generator=generator).to(values.device)).sum()
         return total
 
-    def is_alive(self, unit: int) -> bool:
-        return any(self.unit(read, unit).any() for read in self.inputs)
+    def alive(self) -> list[int]:
+        """The units that are not 0 everywhere."""
+        return [int(unit) for unit in torch.stack([self._is_alive(read) for read in self.inputs]).any(0).nonzero()]
+
+    def _is_alive(self, read: torch.Tensor) -> torch.Tensor:
+        channels = read.detach().movedim(-1 if read.shape[-1] == self.size else 1, 0)
+        return channels.flatten(1).ne(0).any(1)
 
 
 @dataclass(frozen=True)
@@ -108,12 +113,12 @@ def find_units(model: PreTrainedModel, places: Places, inputs: Mapping[str, torc
         names.
     """
     names = canonical_names(model)
-    modules = {name: module for name, module in model.named_modules() if layout_of(module) is not None}
+    layouts = {name: layout for name, module in model.named_modules() if (layout := layout_of(module)) is not None}
     weights: dict[str, _Weight] = {}
     followers: dict[Place, list[Place]] = {}
     for name, tensor in model.named_parameters(remove_duplicate=False):
         owner, _, kind = name.rpartition(".")
-        layout = layout_of(modules[owner]) if owner in modules else None
+        layout = layouts.get(owner)
         if name not in places:
             continue
         if layout is not None and kind == "bias":
@@ -124,11 +129,11 @@ def find_units(model: PreTrainedModel, places: Places, inputs: Mapping[str, torc
         known = weights.get(names[name])
         weights[names[name]] = _Weight(tensor, {**(known.written if known else {}), **written})
     readers = [
-        _Reader(name, (names[f"{name}.weight"], layout_of(module)[0]), places[f"{name}.weight"][layout_of(module)[0]])
-        for name, module in modules.items()
-        if layout_of(module)[0] in places.get(f"{name}.weight", ())
+        _Reader(name, (names[f"{name}.weight"], reading), places[f"{name}.weight"][reading])
+        for name, (reading, _) in layouts.items()
+        if reading in places.get(f"{name}.weight", ())
     ]
-    with _reading(model, readers, inputs, weights):
+    with torch.enable_grad(), _reading(model, readers, inputs, weights):
         found = [_units_of(reader, weights) for reader in readers if reader.inputs]
     classes = _merged([own for own in found if own is not None])
     for own in classes:
@@ -169,8 +174,7 @@ def _reading(
     try:
         for tensor in required:
             tensor.requires_grad_(True)
-        with torch.enable_grad():
-            model(**inputs)
+        model(**inputs)
         yield
     finally:
         for hook in hooks:
@@ -190,7 +194,7 @@ def _units_of(reader: _Reader, weights: Mapping[str, _Weight]) -> UnitClass | No
             known[unit] = _rows_with_gradient(reader, reader.value(unit, generator), weights)
         return known[unit]
 
-    alive = [unit for unit in range(reader.size) if reader.is_alive(unit)]
+    alive = reader.alive()
     if len(alive) < 3:
         return None
     first, second, last = alive[0], alive[1], alive[-1]

@@ -1,0 +1,60 @@
+"""Makes a narrower student: chooses units, cuts them out, and proves the result."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from transformers import PreTrainedModel
+
+from hf_distill.student.axes import Axis, find_axes
+from hf_distill.student.proof import evaluating
+from hf_distill.student.width.cutting import choose, cut_width, plan_width
+from hf_distill.student.width.importance import WIDTHS, WITHOUT_DATA
+from hf_distill.student.width.proof import prove_width
+from hf_distill.student.width.sizes import Size, sizes_by_axis
+
+
+def check_width(width: str, batches: Iterable[Mapping[str, torch.Tensor]] | None, is_narrower: bool) -> None:
+    """Checks that the importance is known, that there is data if it needs data, and that there is a size to cut to."""
+    if width not in WIDTHS:
+        raise ValueError(f"width={width!r} is unknown: use {', '.join(map(repr, WIDTHS))}.")
+    if width != WITHOUT_DATA and not is_narrower:
+        raise ValueError(f"width={width!r} would have no effect without a size: give one, such as intermediate_size=.")
+    if width != WITHOUT_DATA and batches is None:
+        raise ValueError(
+            f"width={width!r} needs data: give calibration_data=, batches of the teacher's inputs"
+            f"{' with labels' if width == 'taylor' else ''}, or use width={WITHOUT_DATA!r}."
+        )
+
+
+def narrowed(
+    teacher: PreTrainedModel,
+    sizes: Mapping[str, Size | None],
+    width: str,
+    batches: Iterable[Mapping[str, torch.Tensor]] | None,
+    inputs: Mapping[str, torch.Tensor],
+) -> tuple[PreTrainedModel, dict[Axis, int]]:
+    """Makes a copy of the teacher with other sizes, that computes the same as the teacher without the removed units.
+
+    Args:
+        teacher: the model to cut. It does not change.
+        sizes: by argument of `make_student`, see `sizes_by_axis`.
+        width: how the units that stay are chosen, a key of `WIDTHS`.
+        batches: data for this choice.
+        inputs: a small batch, for the proof.
+
+    Returns:
+        The student, and its sizes by axis.
+
+    Raises:
+        ValueError: if the sizes do not fit, or if the student does not compute the same.
+    """
+    axes = find_axes(teacher)
+    numbers = sizes_by_axis(teacher, axes, sizes)
+    if not numbers:
+        return teacher, {}
+    with evaluating(teacher):
+        plan = plan_width(teacher, numbers, inputs, axes)
+    kept = choose(plan, WIDTHS[width](teacher, plan.classes, batches or ()))
+    student = cut_width(teacher, plan, kept)
+    prove_width(student, teacher, plan.classes, kept, inputs)
+    return student, numbers
