@@ -1,5 +1,7 @@
 """Tiny models of many types, built from configs with the same sizes, plus the extra options of each type."""
 
+from collections.abc import Mapping
+
 import torch
 import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
@@ -164,18 +166,18 @@ AUTO_CLASS_OF_TYPE = {
 }
 
 
-def tiny_config(model_type: str, **options) -> PreTrainedConfig:
+def tiny_config(model_type: str, sizes: Mapping[str, object] = SIZES, **options) -> PreTrainedConfig:
     config_class = CONFIG_MAPPING[model_type]
     default = config_class()
-    known = {name for name in SIZES if name in vars(default) or name in config_class.attribute_map}
+    known = {name for name in sizes if name in vars(default) or name in config_class.attribute_map}
     # If two names stand for one number, use the config's own name.
     known -= {name for name in known if config_class.attribute_map.get(name) in known}
-    return config_class(**{name: SIZES[name] for name in known} | options)
+    return config_class(**{name: sizes[name] for name in known} | options)
 
 
-def tiny_model(model_type: str, **overrides) -> PreTrainedModel:
+def tiny_model(model_type: str, sizes: Mapping[str, object] = SIZES, **overrides) -> PreTrainedModel:
     """With random weights, in evaluation mode."""
     (options,) = [types[model_type] for types in TYPES.values() if model_type in types]
-    config = tiny_config(model_type, **options | overrides)
+    config = tiny_config(model_type, sizes, **options | overrides)
     torch.manual_seed(0)
     return getattr(transformers, AUTO_CLASS_OF_TYPE[model_type]).from_config(config).eval()

@@ -1,5 +1,6 @@
 """Makes a model with narrower layers, from the units that are kept."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ def plan_width(
         raise ValueError(f"{type(teacher).__name__} has other weights with {asked}, so they cannot be cut.")
     if not places:
         raise ValueError(_shapes_nothing(teacher, numbers))
+    _check_saved(teacher, places, asked)
     of_key_values = _of_key_values(teacher, axes)
     known = {name: of_key_values.get(name, {}) | places.get(name, {}) for name in {**of_key_values, **places}}
     classes = find_units(teacher, known, inputs)
@@ -153,6 +155,18 @@ def groups_of(own: UnitClass) -> list[list[int]]:
     return list({id(group): sorted(group) for group in groups.values()}.values())
 
 
+def _check_saved(teacher: PreTrainedModel, places: Places, asked: str) -> None:
+    """Checks that all cut weights are saved with the student."""
+    patterns = teacher._keys_to_ignore_on_save or ()
+    tied = canonical_names(teacher)
+    for name in places:
+        if any(re.search(pattern, name) for pattern in patterns) and tied.get(name, name) == name:
+            raise ValueError(
+                f"{type(teacher).__name__} cannot be cut to {asked}: its {name} is not saved, but computed when the "
+                f"student is loaded. Leave this size as it is."
+            )
+
+
 def _of_key_values(teacher: PreTrainedModel, axes: Sequence[Axis]) -> Places:
     """The places of shared keys and values. Which heads share them must be known even if they are not cut."""
     before = shapes_of(teacher)
@@ -169,7 +183,7 @@ def _of_key_values(teacher: PreTrainedModel, axes: Sequence[Axis]) -> Places:
 def _num_kept(own: UnitClass, after: Mapping[str, torch.Size], numbers: Numbers) -> tuple[int, int]:
     """How many groups of units fit into the student's shapes, and how many units of each."""
     groups = groups_of(own)
-    name, dim = next(iter(own.readers.values()))
+    name, dim = main_place(own)
     number, rest = divmod(after[name][dim], width_of(own))
     if not rest and all(len(group) == len(groups[0]) for group in groups):
         for num_groups in range(1, len(groups) + 1):
@@ -206,7 +220,12 @@ def _check_heads(
 
 def width_of(own: UnitClass) -> int:
     """How many values a unit has: 1, or the width of a head."""
-    return len(own.rows[next(iter(own.readers.values()))][0])
+    return len(own.rows[main_place(own)][0])
+
+
+def main_place(own: UnitClass) -> Place:
+    """The place that reads the most rows: each unit has its own there."""
+    return max(own.readers.values(), key=lambda place: len({row for rows in own.rows[place] for row in rows}))
 
 
 def _add_rest(teacher: PreTrainedModel, places: Places, classes: list[UnitClass], asked: str) -> None:
@@ -254,7 +273,7 @@ def _shapes_nothing(teacher: PreTrainedModel, numbers: Numbers) -> str:
 
 
 def _misfit(own: UnitClass, after: Mapping[str, torch.Size], numbers: Numbers) -> str:
-    (name, dim), width = next(iter(own.readers.values())), width_of(own)
+    (name, dim), width = main_place(own), width_of(own)
     groups = groups_of(own)
     what = f"{own.num_units} heads of width {width}" if width > 1 else f"{own.num_units} units"
     shared = f", in groups of {len(groups[0])} that share keys and values" if len(groups[0]) > 1 else ""

@@ -174,7 +174,13 @@ def _reading(
     try:
         for tensor in required:
             tensor.requires_grad_(True)
-        model(**inputs)
+        try:
+            model(**inputs)
+        except Exception as error:
+            raise ValueError(
+                f"{type(model).__name__} does not run on {', '.join(inputs)}: {error}. Pass example_inputs=, a batch "
+                f"of its inputs, so that its units can be found."
+            ) from error
         yield
     finally:
         for hook in hooks:
