@@ -194,10 +194,19 @@ class PublishingTrainer(Trainer):
         name = self.hub_model_id or self.args.hub_model_id or Path(folder).absolute().name
         with clear_errors(f"Pushing to {name}", how_to_push_later(folder, name)):
             if self.hub_model_id is None:
-                self.init_hf_repo(token=token, **({} if private is None else {"private": private}))
+                self._make_repository(token, private)
                 with self._card_beside(folder, is_adapter=isinstance(self.model, PeftModel)):
                     pass  # the card can now name the repository to load from
             return commit_files(folder, files, self.hub_model_id, message, token, revision)
+
+    def _make_repository(self, token: str | None, private: bool | None) -> None:
+        """`init_hf_repo(token, private)`. Before version 5.23, transformers has no argument `private`."""
+        of_args = self.args.hub_private_repo
+        self.args.hub_private_repo = of_args if private is None else private
+        try:
+            self.init_hf_repo(token=token)
+        finally:
+            self.args.hub_private_repo = of_args
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As in `Trainer`, but without the files that only training needs."""

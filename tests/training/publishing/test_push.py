@@ -89,6 +89,19 @@ def test_pushed_and_loaded_from_a_fresh_cache(hub, make_trainer, tmp_path):
     assert torch.equal(logits, expected)
 
 
+@pytest.mark.parametrize(
+    ("of_args", "private", "is_private"), [(None, True, True), (True, None, True), (True, False, False)]
+)
+def test_private_repository(hub, make_trainer, tmp_path, of_args, private, is_private):
+    """Also with transformers before 5.23, whose `init_hf_repo` has no argument `private`."""
+    trainer = train(make_trainer, tmp_path, hub_private_repo=of_args)
+    init = trainer.init_hf_repo
+    trainer.init_hf_repo = lambda token=None: init(token=token)
+    trainer.push_to_hub(private=private)
+    assert hub.private == ({"tester/out"} if is_private else set())
+    assert trainer.args.hub_private_repo is of_args
+
+
 @pytest.mark.parametrize("strategy", ["end", "every_save"])
 def test_strategies(hub, make_trainer, tmp_path, strategy):
     options = {"save_strategy": "steps", "save_steps": 1, "hub_always_push": True}
