@@ -26,7 +26,7 @@ from .hub import push_folder
 from .progress import Progress, track
 from .progress.training import show_progress
 from .quiet import quiet_libraries
-from .student import describe, make_student
+from .student import TrimmedVocabulary, describe, make_student, trim_vocabulary
 from .tasks import (
     TextClassificationArguments,
     classify_texts,
@@ -65,6 +65,7 @@ __all__ = [
     "Stage",
     "TextClassificationArguments",
     "TrainingRun",
+    "TrimmedVocabulary",
     "__version__",
     "add_teacher_targets",
     "benchmark_models",
@@ -97,6 +98,7 @@ __all__ = [
     "suggest_weights",
     "track",
     "train_text_classifier",
+    "trim_vocabulary",
     "truncate_documents",
     "write_report",
 ]

@@ -47,6 +47,7 @@ def test_public_names():
         "SeparateDocuments",
         "TextClassificationArguments",
         "TrainingRun",
+        "TrimmedVocabulary",
         "__version__",
         "add_teacher_targets",
         "classify_texts",
@@ -75,6 +76,7 @@ def test_public_names():
         "quiet_libraries",
         "show_progress",
         "track",
+        "trim_vocabulary",
         "truncate_documents",
     }
     assert all(hasattr(hf_distill, name) for name in hf_distill.__all__)

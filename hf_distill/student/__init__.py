@@ -1,6 +1,7 @@
-"""Inspects a teacher, and makes a smaller student from its layers."""
+"""Inspects a teacher, makes a smaller student from its layers, and trims vocabularies."""
 
 from hf_distill.student.describe import describe
 from hf_distill.student.make_student import make_student
+from hf_distill.student.vocabulary import TrimmedVocabulary, trim_vocabulary
 
-__all__ = ["describe", "make_student"]
+__all__ = ["TrimmedVocabulary", "describe", "make_student", "trim_vocabulary"]

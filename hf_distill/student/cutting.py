@@ -63,18 +63,18 @@ def empty_student(
         student = skeleton(type(teacher), config, teacher.device, teacher.dtype)
     except Exception as error:  # model code may raise anything for a config that it was not made for
         raise ValueError(_misfit(teacher, kept, str(error))) from error
-    _leave_out_what_is_missing(student, teacher, [teacher.get_submodule(stack.path) for stack in stacks.values()])
+    leave_out_what_is_missing(student, teacher, [teacher.get_submodule(stack.path) for stack in stacks.values()])
     return student, _sources(student, teacher, stacks, kept)
 
 
-def _leave_out_what_is_missing(student: nn.Module, teacher: nn.Module, stacks: Sequence[nn.Module]) -> None:
+def leave_out_what_is_missing(student: nn.Module, teacher: nn.Module, stacks: Sequence[nn.Module]) -> None:
     """Removes modules that the teacher does not have, such as BERT's pooler with `add_pooling_layer=False`."""
     for name, module in list(student.named_children()):
         teachers_own = getattr(teacher, name)
         if teachers_own is None:
             setattr(student, name, None)
         elif not any(teachers_own is stack for stack in stacks):
-            _leave_out_what_is_missing(module, teachers_own, stacks)
+            leave_out_what_is_missing(module, teachers_own, stacks)
 
 
 def _sources(
