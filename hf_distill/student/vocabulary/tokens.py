@@ -40,9 +40,11 @@ def read_kind(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], Kind]
             f"AutoTokenizer.from_pretrained(...)."
         )
     try:
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
-    except Exception as error:  # parts that are written in Python cannot be serialized
-        raise ValueError(f"{name} cannot be trimmed, because it cannot be saved as JSON: {error}") from error
+        text = tokenizer.backend_tokenizer.to_str()
+        Tokenizer.from_str(text)
+    except Exception as error:  # such as parts that are written in Python
+        raise ValueError(f"{name} cannot be trimmed, because it cannot be saved and loaded: {error}") from error
+    state = json.loads(text)
     kind = state["model"].get("type")
     if kind not in KINDS:
         raise ValueError(f"{name} has a model of the kind {kind!r}, but should have one of {', '.join(KINDS)}.")
@@ -144,8 +146,9 @@ def choose_tokens(kind: Kind, required: set[int], counts: Counter[int] | None, k
     for token in in_order:
         if len(kept) == keep:
             break
-        if len(together := kept | _needed(kind, token)) <= keep:
-            kept = together
+        more = _needed(kind, token) - kept
+        if len(kept) + len(more) <= keep:
+            kept |= more
     return kept
 
 

@@ -81,6 +81,10 @@ def test_other_tokenizers():
         trim_vocabulary(tiny_model("t5", vocab_size=384), ByT5Tokenizer(), keep=300)
     with pytest.raises(ValueError, match=r"has the ids 0 to 399, but BertForMaskedLM has only 61 tokens"):
         trim_vocabulary(tiny_model("bert"), BERT, keep=50)
+    custom = TOKENIZERS["bert"]()
+    custom.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(object())
+    with pytest.raises(ValueError, match="BertTokenizer cannot be trimmed, because it cannot be saved and loaded"):
+        trim_vocabulary(bert(), custom, keep=100)
     twice = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0), ("a", -2.0)], unk_id=0))
     with pytest.raises(ValueError, match="some of its tokens are twice"):
         trim_vocabulary(bert(), PreTrainedTokenizerFast(tokenizer_object=twice), keep=2)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from transformers import AutoModel, GenerationConfig
+from transformers import AutoModel, AutoTokenizer, GenerationConfig
 
 from hf_distill import make_student, trim_vocabulary
 from hf_distill.student.architectures import example_inputs
@@ -78,6 +78,8 @@ def test_model_and_tokenizer_together(case, tmp_path):
     model = tiny_model(model_type, vocab_size=len(tokenizer), **options)
     trimmed = trim_vocabulary(model, tokenizer, texts=corpus()[:8])
     trimmed.model.save_pretrained(tmp_path)
+    trimmed.tokenizer.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == trimmed.tokenizer.get_vocab()
     loaded, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
