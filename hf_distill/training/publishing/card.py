@@ -189,8 +189,12 @@ def _summary(
     if len(teachers) > 1:
         rows |= mean_of_teachers(trainer)
     if provenance := getattr(student.config, "distilled_from", None):
-        layers, method = layers_as_words(provenance["layers"]), layers_as_words(provenance["method"])
-        rows |= {"cut from": cut_from, "layers kept": layers, "layer selection": method}
+        rows |= {"cut from": cut_from}
+        if "layers" in provenance:  # not if only the vocabulary was trimmed
+            layers, method = layers_as_words(provenance["layers"]), layers_as_words(provenance["method"])
+            rows |= {"layers kept": layers, "layer selection": method}
+        if vocabulary := provenance.get("vocabulary"):
+            rows["tokens kept"] = f"{vocabulary['kept']:,} of {vocabulary['of']:,}"
     # Under ZeRO-3, parameters are empty and `ds_numel` has their size.
     sizes = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in student.parameters()]
     rows["parameters"] = f"{sum(sizes):,}"

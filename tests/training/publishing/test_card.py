@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
-from hf_distill import __version__, add_teacher_targets, make_student
+from hf_distill import __version__, add_teacher_targets, make_student, trim_vocabulary
 from hf_distill.training.publishing.card import data_of, last_results
 from tests.conftest import FAMILY_OF_HEAD, HEADS, make_model, make_rows, make_text_tokenizer, make_texts
 
@@ -98,6 +98,18 @@ def test_teacher_on_the_hub(card_of, teacher):
     assert data["base_model_relation"] == "finetune"
     assert f"trained by knowledge distillation from `google-bert/bert-base-uncased` at revision `{REVISION}`" in text
     assert f"| cut from | `google-bert/bert-base-uncased` at revision `{REVISION}` |" in text
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_trimmed_vocabulary(card_of, teacher, is_cut):
+    tokenizer = make_text_tokenizer()
+    model = make_student(on_hub(teacher)) if is_cut else on_hub(teacher)
+    trimmed = trim_vocabulary(model, tokenizer, keep=len(tokenizer) - 9)
+    rows = Dataset.from_dict({**trimmed.tokenizer(make_texts(8)), "labels": [0, 1] * 4})
+    _, text = card_of(teacher, trimmed.model, rows, trainer_options={"processing_class": trimmed.tokenizer})
+    assert f"| cut from | `google-bert/bert-base-uncased` at revision `{REVISION}` |" in text
+    assert f"| tokens kept | {len(tokenizer) - 9} of {len(tokenizer)} |" in text
+    assert ("| layers kept | 0, 2 |" in text) == is_cut
 
 
 def test_several_teachers(card_of, teacher, tmp_path):
