@@ -1,8 +1,10 @@
 """Parameters of published models, from their configs and by hand, weight by weight."""
 
 import pytest
+import torch
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, XLMRobertaConfig, XLMRobertaModel
 
+from hf_distill import make_student
 from hf_distill.student.architectures import skeleton
 
 BERT = {"vocab_size": 30_522, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
@@ -113,3 +115,26 @@ def test_a_smaller_vocabulary():
     assert trimmed == 278_043_648 - (250_002 - 30_000) * 768 == 109_082_112
     assert trimmed == bert_by_hand(30_000, 768, 3072, 12, positions=514, types=1)
     assert trimmed / parameters("xlm-roberta-base") == pytest.approx(0.392, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "by_hand"),
+    [
+        (
+            {"num_layers": 3, "hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 192},
+            {"width": 48, "inner": 192, "layers": 3},
+        ),
+        ({"hidden_size": 64, "num_attention_heads": 8}, {"width": 64}),
+        ({"num_layers": 4, "intermediate_size": 150}, {"layers": 4, "inner": 150}),
+        ({"num_layers": 3}, {"layers": 3}),
+    ],
+)
+def test_students(sizes, by_hand):
+    """A student of a model with BERT's proportions has the parameters that its sizes give by hand."""
+    torch.manual_seed(0)
+    whole = {"vocabulary": 3052, "width": 96, "inner": 384, "layers": 6}
+    sizes_of_teacher = {"vocab_size": 3052, "hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 6}
+    config = BertConfig(**sizes_of_teacher, num_attention_heads=12)
+    student = make_student(BertModel(config), **sizes)
+    assert student.num_parameters() == bert_by_hand(**whole | by_hand)
+    assert skeleton(BertModel, student.config).num_parameters() == student.num_parameters()
