@@ -1,21 +1,30 @@
 """`hf-distill make-student`"""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hf_distill.cli.common import show_steps
 
 T = TypeVar("T")
 
+SIZES = {
+    "intermediate-size": "width of the feed-forward layers",
+    "num-attention-heads": "number of attention heads; in models such as BERT, give --hidden-size too",
+    "num-key-value-heads": "number of key-value heads",
+    "hidden-size": "width of the hidden states",
+}
+"""The options that are sizes, and what each one sets."""
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "make-student",
-        help="make a student: a copy of a teacher with fewer layers",
-        description="Make a student, a copy of the teacher with fewer layers, and save it with the teacher's tokenizer "
-        "and a model card that names the teacher. `hf-distill inspect` shows which layers there are.",
+        help="make a student: a copy of a teacher with fewer or narrower layers",
+        description="Make a student, a copy of the teacher with fewer or narrower layers, and save it with the "
+        "teacher's tokenizer and a model card that names the teacher. `hf-distill inspect` shows which layers and "
+        "sizes there are. Without options, half of the layers stay; with a size, all do.",
     )
     parser.add_argument("teacher", metavar="TEACHER", help="a folder or a name on the Hub")
     parser.add_argument(
@@ -34,12 +43,24 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="which layers to keep: alternate (default), spread, first, last, calibrated, influence, or indices such "
         "as 0 2 4. For named stacks: encoder=spread decoder=0,5",
     )
+    for size, what in SIZES.items():
+        parser.add_argument(
+            f"--{size}", metavar="N", nargs="+", help=f"{what}. For named stacks: encoder=512 decoder=256"
+        )
+    parser.add_argument(
+        "--width",
+        metavar="HOW",
+        default="magnitude",
+        help="how to choose the units that stay: magnitude (of their weights, default), or with --calibration-file "
+        "activation, or taylor for language models",
+    )
     parser.add_argument("--family", metavar="NAME", help="distilbert: make a DistilBERT from a BERT")
     parser.add_argument(
         "--calibration-file",
         metavar="FILE",
         type=Path,
-        help="file with one text per line, for --layers calibrated or influence; a few hundred lines are enough",
+        help="file with one text per line, for --layers calibrated or influence and --width activation or taylor; a "
+        "few hundred lines are enough",
     )
     parser.set_defaults(run=run)
 
@@ -54,12 +75,25 @@ def run(options: argparse.Namespace) -> None:
         num_layers=_by_stack("--num-layers", options.num_layers, _number),
         layers=_by_stack("--layers", options.layers, _layers),
         family=options.family,
+        width=options.width,
         calibration_file=options.calibration_file,
+        **{
+            size.replace("-", "_"): _by_stack(f"--{size}", vars(options)[size.replace("-", "_")], _number)
+            for size in SIZES
+        },
     )
     print(
-        f"{options.output}: {type(student).__name__} with layers {student.config.distilled_from['layers']} of "
-        f"{options.teacher}; {student.num_parameters():,} of {teacher.num_parameters():,} parameters"
+        f"{options.output}: {type(student).__name__} with {_cut(student.config.distilled_from)} of {options.teacher}; "
+        f"{student.num_parameters():,} of {teacher.num_parameters():,} parameters"
     )
+
+
+def _cut(provenance: Mapping[str, Any]) -> str:
+    """What the student has of the teacher, such as `layers [0, 2], intermediate_size 768 (of 1,536)`."""
+    sizes = provenance.get("sizes", {})
+    parts = [f"layers {provenance['layers']}"] if provenance["layers"] else []
+    parts += [f"{name} {own['student']:,} (of {own['teacher']:,})" for name, own in sizes.items()]
+    return ", ".join(parts)
 
 
 def _by_stack(option: str, words: list[str] | None, parse: Callable[[str, list[str]], T]) -> T | dict[str, T] | None:

@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -90,6 +91,20 @@ def layers_as_words(value: dict | list | str) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{name}: {layers_as_words(own)}" for name, own in value.items())
     return value if isinstance(value, str) else ", ".join(map(str, value))
+
+
+def cut_as_words(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What was cut, as rows of a card's table, from `distilled_from` in the config of a student."""
+    rows = {}
+    if provenance.get("layers"):  # ALBERT has no stack of layers
+        rows["layers kept"] = layers_as_words(provenance["layers"])
+        rows["layer selection"] = layers_as_words(provenance["method"])
+    if sizes := provenance.get("sizes"):
+        rows["sizes"] = "; ".join(f"{name}: {own['student']:,} of {own['teacher']:,}" for name, own in sizes.items())
+        rows["unit selection"] = provenance["width"]
+    if vocabulary := provenance.get("vocabulary"):
+        rows["tokens kept"] = f"{vocabulary['kept']:,} of {vocabulary['of']:,}"
+    return rows
 
 
 def _title(text: str) -> str | None:

@@ -11,9 +11,14 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoProcessor,
+    DataCollatorForLanguageModeling,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 from transformers.utils import find_adapter_config_file
 
@@ -21,8 +26,10 @@ from hf_distill.hub.cards import write_card
 from hf_distill.student.layer_selection import Layers
 from hf_distill.student.make_student import make_student
 from hf_distill.student.model_card import student_card
+from hf_distill.student.width.importance import WITHOUT_DATA
 
 CALIBRATION_BATCH_SIZE = 32
+WITH_LABELS = "taylor"
 
 
 def make_student_folder(
@@ -32,7 +39,9 @@ def make_student_folder(
     num_layers: int | Mapping[str, int] | None = None,
     layers: Layers | Mapping[str, Layers] | None = None,
     family: str | None = None,
+    width: str = WITHOUT_DATA,
     calibration_file: str | Path | None = None,
+    **sizes: Any,
 ) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Makes a student from a teacher, and saves it with the teacher's tokenizer or processor and a model card.
 
@@ -44,17 +53,23 @@ def make_student_folder(
         num_layers: number of layers, as in `make_student`.
         layers: which layers to keep, as in `make_student`.
         family: model family of the student, as in `make_student`.
-        calibration_file: text file with one example per line, for `layers="calibrated"` and `"influence"`.
+        width: how the units that stay are chosen, as in `make_student`.
+        calibration_file: text file with one example per line, for `layers="calibrated"` and `"influence"`, and for
+            `width="activation"` and `"taylor"`. The last one makes labels from the texts, so it needs a model for
+            masked or causal language modelling.
+        **sizes: the sizes of `make_student`, such as `intermediate_size=768`.
 
     Returns:
         The student and the teacher.
 
     Raises:
         ValueError: if `output` exists, if the teacher has no safetensors weights, is a PEFT adapter or has an unknown
-            class, or if `calibration_file` is given for a teacher that does not read text.
+            class, if `calibration_file` is given for a teacher that does not read text, if labels are needed that
+            texts do not give, or as in `make_student`.
 
     Example:
         >>> student, teacher = make_student_folder("FacebookAI/roberta-base", "student", num_layers=6)
+        >>> student, teacher = make_student_folder("FacebookAI/roberta-base", "narrow", intermediate_size=1536)
     """
     output = Path(output)
     if output.exists():
@@ -62,8 +77,18 @@ def make_student_folder(
     model = _load_teacher(teacher)
     inputs = {"model_input_names": ["input_ids", "attention_mask"]} if family == "distilbert" else {}
     processor = _load_processor(teacher, **inputs)
-    batches = None if calibration_file is None else _batches(Path(calibration_file), processor, model)
-    student = make_student(model, num_layers=num_layers, layers=layers, family=family, calibration_data=batches)
+    batches = None
+    if calibration_file is not None:
+        batches = _batches(Path(calibration_file), processor, model, with_labels=width == WITH_LABELS)
+    student = make_student(
+        model,
+        num_layers=num_layers,
+        layers=layers,
+        family=family,
+        width=width,
+        calibration_data=batches,
+        **sizes,
+    )
     name_on_hub = None if Path(teacher).is_dir() else str(teacher)
 
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -124,19 +149,42 @@ def _load_processor(name: str | Path, **options: object) -> Any:
         return AutoFeatureExtractor.from_pretrained(name, **options)
 
 
-def _batches(file: Path, tokenizer: object, teacher: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
-    """Turns the lines of a text file into batches of the teacher's inputs."""
+def _batches(
+    file: Path, tokenizer: object, teacher: PreTrainedModel, with_labels: bool
+) -> list[dict[str, torch.Tensor]]:
+    """Turns the lines of a text file into batches of the teacher's inputs, with the labels of a language model."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ValueError(
             f"--calibration-file holds text, but {type(teacher).__name__} does not read text: call make_student(..., "
-            f"layers=..., calibration_data=batches) from Python."
+            f"calibration_data=batches) from Python."
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     max_length = min(tokenizer.model_max_length, getattr(teacher.config, "max_position_embeddings", 512), 512)
     options = {"padding": True, "truncation": True, "max_length": max_length, "return_tensors": "pt"}
-    return [
+    batches = [
         dict(tokenizer(lines[start : start + CALIBRATION_BATCH_SIZE], **options))
         for start in range(0, len(lines), CALIBRATION_BATCH_SIZE)
     ]
+    return _with_labels(batches, tokenizer, teacher) if with_labels else batches
+
+
+def _with_labels(
+    batches: list[dict[str, torch.Tensor]], tokenizer: PreTrainedTokenizerBase, teacher: PreTrainedModel
+) -> list[dict[str, torch.Tensor]]:
+    """Adds the labels of a language model: the tokens themselves, or those that are masked."""
+    name = type(teacher).__name__
+    is_masked = name in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
+    if not is_masked and name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        raise ValueError(
+            f"width={WITH_LABELS!r} needs labels, and a file of texts has none for {name}: use width='activation', or "
+            f"call make_student(..., width={WITH_LABELS!r}, calibration_data=batches) from Python, with labels in the "
+            f"batches."
+        )
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm=is_masked, seed=0)
+    labelled = []
+    for batch in batches:
+        rows = [{key: values[index] for key, values in batch.items()} for index in range(len(batch["input_ids"]))]
+        labelled.append(dict(collate(rows)))
+    return labelled

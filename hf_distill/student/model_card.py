@@ -1,21 +1,23 @@
 """Model card of a student that has not been trained yet."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
-from hf_distill.hub.cards import layers_as_words, make_card
+from hf_distill.hub.cards import cut_as_words, make_card
 
 TEXT = """# {model_class} cut from {teacher}
 
-This model keeps some of the layers of `{teacher}`{revision} and all its other weights, unchanged. **It has not been
+This model keeps some of the {parts} of `{teacher}`{revision} and all its other weights, unchanged. **It has not been
 trained since**: fine-tune it or distil it from its teacher before use.
 
 | | |
 | --- | --- |
 | teacher | {teacher} |
 | revision | {revision_or_unknown} |
-| layers kept | {layers} |
-| layer selection | {method} |
+{rows}
 | parameters | {parameters:,} |
 | made with | hf_distill {version} |
 
@@ -42,9 +44,17 @@ def student_card(student: PreTrainedModel, teacher_on_hub: str | None = None) ->
         teacher=provenance["teacher"],
         revision=f" at revision `{revision}`" if revision else "",
         revision_or_unknown=revision or "unknown",
-        layers=layers_as_words(provenance["layers"]),
-        method=layers_as_words(provenance["method"]),
+        parts=_parts(provenance),
+        rows="\n".join(f"| {name} | {value} |" for name, value in cut_as_words(provenance).items()),
         parameters=student.num_parameters(),
         version=provenance["hf_distill_version"],
     )
     return make_card(data, text)
+
+
+def _parts(provenance: Mapping[str, Any]) -> str:
+    """What some of was kept."""
+    method = provenance["method"]
+    methods = set(method.values()) if isinstance(method, Mapping) else {method}
+    parts = {"layers": bool(methods - {"all"}), "units of the layers": "sizes" in provenance}
+    return " and ".join(part for part, is_cut in parts.items() if is_cut) or "weights"

@@ -19,7 +19,7 @@ from transformers import (
 from hf_distill import make_student
 from hf_distill.cli import main
 from hf_distill.student.model_card import student_card
-from tests.conftest import make_model
+from tests.conftest import make_model, make_text_tokenizer, make_texts
 from tests.training.teacher.test_live import make_tokenizer
 
 
@@ -70,6 +70,14 @@ def test_choice_of_layers(teacher, tmp_path, options, layers):
         ),
         (["--layers", "calibrated", "--calibration-file", "nowhere.txt"], "No such file or directory: 'nowhere.txt'"),
         (["--layers", "-1"], "out of range"),
+        (["--intermediate-size", "64"], "intermediate_size=64, but the teacher has intermediate_size=32"),
+        (["--hidden-size", "wide"], "--hidden-size: 'wide' is not a whole number"),
+        (["--hidden-size", "text=8"], "names 'text', but there is one for each of 'layers'"),
+        (["--num-key-value-heads", "1"], "has no number for the key-value heads"),
+        (["--num-attention-heads", "1"], "Give hidden_size= too, so that a head keeps its width"),
+        (["--width", "random"], "width='random' is unknown"),
+        (["--width", "activation"], "width='activation' would have no effect without a size"),
+        (["--width", "activation", "--hidden-size", "8"], "width='activation' needs data"),
     ],
 )
 def test_bad_choice_is_one_line_and_leaves_nothing(teacher, tmp_path, capsys, options, message):
@@ -105,6 +113,63 @@ def test_an_adapter(tmp_path, capsys):
     get_peft_model(make_model("bert", "mlm"), LoraConfig(target_modules=["query"])).save_pretrained(tmp_path / "lora")
     assert main(["make-student", str(tmp_path / "lora"), "--output", str(tmp_path / "student")]) == 2
     assert "lora is a PEFT adapter, which does not record the model's head" in capsys.readouterr().err
+
+
+def test_sizes(teacher, tmp_path, capsys):
+    options = ["--hidden-size", "8", "--num-attention-heads", "layers=1", "--intermediate-size", "16"]
+    assert main(["make-student", str(teacher), "--output", str(tmp_path / "student"), *options]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    sizes = "intermediate_size 16 (of 32), num_attention_heads 1 (of 2), hidden_size 8 (of 16)"
+    assert f"RobertaForMaskedLM with layers [0, 1, 2, 3], {sizes} of {teacher}" in line
+    student = AutoModelForMaskedLM.from_pretrained(tmp_path / "student")
+    expected = make_student(
+        AutoModelForMaskedLM.from_pretrained(teacher), hidden_size=8, num_attention_heads=1, intermediate_size=16
+    )
+    assert student.config.distilled_from == expected.config.distilled_from
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(student.state_dict()[name], weight), name
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert "keeps some of the units of the layers of `teacher`" in card
+    assert "| sizes | intermediate_size: 16 of 32; num_attention_heads: 1 of 2; hidden_size: 8 of 16 |" in card
+    assert "| unit selection | magnitude |" in card
+
+
+def test_layers_and_sizes(teacher, tmp_path):
+    options = ["--num-layers", "2", "--intermediate-size", "16"]
+    assert main(["make-student", str(teacher), "--output", str(tmp_path / "student"), *options]) == 0
+    config = AutoModelForMaskedLM.from_pretrained(tmp_path / "student").config
+    assert (config.num_hidden_layers, config.intermediate_size) == (2, 16)
+    assert "keeps some of the layers and units of the layers" in (tmp_path / "student" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("width", ["activation", "taylor"])
+def test_units_chosen_on_texts(tmp_path, width):
+    """As with `calibration_data`; a masked language model is given random masks, the same at every run."""
+    make_model("bert", "mlm").save_pretrained(tmp_path / "teacher")
+    make_text_tokenizer().save_pretrained(tmp_path / "teacher")
+    (tmp_path / "texts.txt").write_text("\n".join(make_texts(40)), encoding="utf-8")
+    options = ["--intermediate-size", "8", "--width", width, "--calibration-file", str(tmp_path / "texts.txt")]
+    students = []
+    for name in ("first", "second"):
+        assert main(["make-student", str(tmp_path / "teacher"), "--output", str(tmp_path / name), *options]) == 0
+        students.append(AutoModelForMaskedLM.from_pretrained(tmp_path / name))
+    assert students[0].config.distilled_from["width"] == width
+    by_magnitude = make_student(AutoModelForMaskedLM.from_pretrained(tmp_path / "teacher"), intermediate_size=8)
+    weights = [model.bert.encoder.layer[0].intermediate.dense.weight for model in (*students, by_magnitude)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_labels_that_texts_do_not_have(tmp_path, capsys):
+    make_model("bert", "classification").save_pretrained(tmp_path / "teacher")
+    make_text_tokenizer().save_pretrained(tmp_path / "teacher")
+    (tmp_path / "texts.txt").write_text("w5 w6")
+    options = ["--intermediate-size", "8", "--width", "taylor", "--calibration-file", str(tmp_path / "texts.txt")]
+    assert main(["make-student", str(tmp_path / "teacher"), "--output", str(tmp_path / "student"), *options]) == 2
+    assert (
+        "a file of texts has none for BertForSequenceClassification: use width='activation'" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "student").exists()
 
 
 @pytest.mark.parametrize("strategy", ["calibrated", "influence"])

@@ -16,7 +16,7 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from hf_distill.adapters import transformers_model
-from hf_distill.hub.cards import RESULTS_BEGIN, RESULTS_END, layers_as_words, make_card
+from hf_distill.hub.cards import RESULTS_BEGIN, RESULTS_END, cut_as_words, make_card
 from hf_distill.hub.push import is_on_hub, public_name
 from hf_distill.training.losses.schedules import Schedule
 from hf_distill.training.publishing.origins import Origin, in_words, mean_of_teachers, teachers_of
@@ -189,12 +189,7 @@ def _summary(
     if len(teachers) > 1:
         rows |= mean_of_teachers(trainer)
     if provenance := getattr(student.config, "distilled_from", None):
-        rows |= {"cut from": cut_from}
-        if "layers" in provenance:  # not if only the vocabulary was trimmed
-            layers, method = layers_as_words(provenance["layers"]), layers_as_words(provenance["method"])
-            rows |= {"layers kept": layers, "layer selection": method}
-        if vocabulary := provenance.get("vocabulary"):
-            rows["tokens kept"] = f"{vocabulary['kept']:,} of {vocabulary['of']:,}"
+        rows |= {"cut from": cut_from, **cut_as_words(provenance)}
     # Under ZeRO-3, parameters are empty and `ds_numel` has their size.
     sizes = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in student.parameters()]
     rows["parameters"] = f"{sum(sizes):,}"
