@@ -197,23 +197,24 @@ def _kind(
         return HEADS if is_heads and not _counts_key_values(number) else None
     if "vocab" in number:
         return VOCABULARY if 0 in places.get(_embedding_name(model), ()) else OTHER
-    if not INSIDE.search(number) and any(_is_in_most_weights(places, stack, whole) for stack in stacks.values()):
+    first_layers = [f"{stack.path}.0." for stack in stacks.values()] or [""]  # ALBERT has no stack
+    if not INSIDE.search(number) and any(_is_in_most_weights(places, prefix, whole) for prefix in first_layers):
         return HIDDEN
     if is_heads:
         return KEY_VALUE_HEADS if _counts_key_values(number) else HEADS
     return FEED_FORWARD if _is_inner(number, places, stacks) else OTHER
 
 
-def _is_in_most_weights(places: Places, stack: LayerStack, whole: Mapping[str, torch.Size]) -> bool:
+def _is_in_most_weights(places: Places, prefix: str, whole: Mapping[str, torch.Size]) -> bool:
     """Whether a number shapes most weights of a layer, and not only matrices."""
-    first = [name for name in whole if name.startswith(f"{stack.path}.0.") and whole[name]]
+    first = [name for name in whole if name.startswith(prefix) and whole[name]]
     shaped = [name for name in first if name in places]
     return len(shaped) > len(first) / 2 and any(len(whole[name]) == 1 for name in shaped)
 
 
 def _is_inner(number: str, places: Places, stacks: Mapping[str, LayerStack]) -> bool:
     """Whether a number is a width inside the layers, that one weight writes and another reads."""
-    paths = [f"{stack.path}." for stack in stacks.values()]
+    paths = [f"{stack.path}." for stack in stacks.values()] or [""]
     in_layers = all(any(name.startswith(path) for path in paths) for name in places)
     dims = [dim for of_weight in places.values() for dim in of_weight]
     is_read_and_written = len(places) > 1 and len(set(dims)) > 1

@@ -28,6 +28,7 @@ from hf_distill.student.layer_selection import (
     select_layers,
 )
 from hf_distill.student.proof import prove
+from hf_distill.student.vocabulary.weights import cut_vocabulary, prove_vocabulary
 from hf_distill.student.width.importance import WITHOUT_DATA
 from hf_distill.student.width.narrowing import check_width, narrowed
 from hf_distill.student.width.sizes import Size
@@ -47,6 +48,7 @@ def make_student(
     num_key_value_heads: Size | None = None,
     hidden_size: Size | None = None,
     width: str = WITHOUT_DATA,
+    vocabulary: Sequence[int] | None = None,
     family: str | None = None,
     calibration_data: Iterable[Mapping[str, torch.Tensor]] | None = None,
     example_inputs: Mapping[str, torch.Tensor] | None = None,
@@ -55,10 +57,11 @@ def make_student(
 
     By default the student has half of the layers, every other one from layer 0, as in DistilBERT (Sanh et al., 2019,
     https://arxiv.org/abs/1910.01108). Embeddings, pooler and head are kept complete. With a size such as
-    `intermediate_size`, the student is narrower instead, or as well if layers are given too. The teacher does not
-    change, and the student shares no memory with it. Both models are run, and an error is raised unless the student
-    computes the same as the teacher without the removed layers and with the removed units silenced. The student's
-    config records its origin under `distilled_from`.
+    `intermediate_size` or a `vocabulary`, the student is smaller in this direction instead, or as well if layers are
+    given too. The teacher does not change, and the student shares no memory with it.
+
+    Both models are run, and an error is raised unless the student computes the same as the teacher without the removed
+    layers and with the removed units silenced. The student's config records its origin under `distilled_from`.
 
     Args:
         teacher: any `AutoModelFor...` with one stack of layers, or several as in encoder-decoders. PEFT adapters are
@@ -81,6 +84,7 @@ def make_student(
         width: how the units that stay are chosen: `"magnitude"` by their weights; `"activation"` by what they add to
             the module that reads them, on `calibration_data`; `"taylor"` by the first-order change of the loss without
             them, on `calibration_data` with labels. Layers choose on their own.
+        vocabulary: the ids of the tokens that stay, `trim_vocabulary(...).kept`, which also gives their tokenizer.
         family: `"distilbert"` makes a DistilBERT from a BERT: no token types, no pooler. Default: the teacher's family.
         calibration_data: batches of the teacher's inputs, for `width="activation"` and `"taylor"` and for two
             strategies. `layers="calibrated"`
@@ -103,6 +107,8 @@ def make_student(
         >>> teacher = AutoModelForSequenceClassification.from_pretrained("textattack/bert-base-uncased-imdb")
         >>> student = make_student(teacher)                      # layers 0, 2, 4, 6, 8, 10
         >>> student = make_student(teacher, layers=[0, 5, 11])
+        >>> student = make_student(teacher, intermediate_size=1536)  # all layers, half of the feed-forward width
+        >>> student = make_student(teacher, 6, hidden_size=384, num_attention_heads=6)
         >>> student = make_student(teacher, family="distilbert")
         >>> whisper = AutoModelForSpeechSeq2Seq.from_pretrained("openai/whisper-large-v3")
         >>> student = make_student(whisper, {"decoder": 2}, "spread")  # as Distil-Whisper: layers 0 and 31
@@ -119,10 +125,10 @@ def make_student(
     is_narrower = any(size is not None for size in sizes.values())
     check_width(width, calibration_data, is_narrower)
     batches = None if calibration_data is None else list(calibration_data)
-    stacks = _stacks(base, is_narrower and num_layers is None and layers is None)
+    keeps_layers = (is_narrower or vocabulary is not None) and num_layers is None and layers is None
+    stacks = _stacks(base, may_be_none=keeps_layers)
     depths = {name: stack.num_layers for name, stack in stacks.items()}
-    if is_narrower and num_layers is None and layers is None:
-        num_layers = depths
+    num_layers = depths if keeps_layers else num_layers
     requests = requests_of_stacks(depths, num_layers, layers)
     kept = _choose(base, stacks, requests, batches, is_for_width=width != WITHOUT_DATA)
 
@@ -132,9 +138,12 @@ def make_student(
         if family is not None:
             prove(whole, base, stacks, {name: range(depth) for name, depth in depths.items()}, example_inputs)
         whole, numbers = narrowed(whole, sizes, width, batches, example_inputs or made_up_inputs(base))
-    student = cut(whole, find_layer_stacks(whole), kept) if stacks else copy.deepcopy(whole)
     if stacks:
-        prove(student, whole if is_narrower else base, stacks, kept, example_inputs)
+        own_stacks = find_layer_stacks(whole)
+        student = cut(whole, own_stacks, kept)
+        prove(student, *((whole, own_stacks) if is_narrower else (base, stacks)), kept, example_inputs)
+    else:
+        student = copy.deepcopy(whole)
     if base.can_generate():
         student.generation_config = copy.deepcopy(base.generation_config)
     student.config.distilled_from = _provenance(teacher, stacks, kept, requests)
@@ -143,6 +152,9 @@ def make_student(
             "width": width,
             "sizes": {axis.name: {"student": size, "teacher": axis.size} for axis, size in numbers.items()},
         }
+    if vocabulary is not None:
+        narrow, student = student, cut_vocabulary(student, vocabulary)
+        prove_vocabulary(student, narrow, vocabulary)
     return student.eval()
 
 

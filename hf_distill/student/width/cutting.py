@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_distill.student.architectures import skeleton
 from hf_distill.student.axes import HEADS, KEY_VALUE_HEADS, Axis, Places, axis_of, changed_places, resized, shapes_of
+from hf_distill.student.cutting import leave_out_what_is_missing
 from hf_distill.student.width.units import Place, UnitClass, canonical_names, find_units, layout_of
 
 Numbers = Mapping[Axis, int]
@@ -55,6 +56,7 @@ def plan_width(
         student = skeleton(type(teacher), config, teacher.device, teacher.dtype)
     except Exception as error:  # model code may raise anything for a config that it was not made for
         raise ValueError(f"{type(teacher).__name__} does not allow {asked}: {error}") from error
+    leave_out_what_is_missing(student, teacher, [])
     places = changed_places(shapes_of(teacher), shapes_of(student))
     if places is None:
         raise ValueError(f"{type(teacher).__name__} has other weights with {asked}, so they cannot be cut.")
@@ -175,6 +177,7 @@ def _of_key_values(teacher: PreTrainedModel, axes: Sequence[Axis]) -> Places:
         for other in (2 * axis.size, axis.size // 2):
             with suppress(Exception):  # model code may raise anything for a config that it was not made for
                 changed = skeleton(type(teacher), student_config(teacher.config, {axis: other}))
+                leave_out_what_is_missing(changed, teacher, [])
                 places |= changed_places(before, shapes_of(changed)) or {}
                 break
     return places
