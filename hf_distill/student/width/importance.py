@@ -1,7 +1,7 @@
 """Scores units: those with the highest scores stay."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import cast
 
 import torch
@@ -118,7 +118,8 @@ def _over_batches(
         if layout_of(teacher.get_submodule(name)) != (0, 0)
     }
     totals = {id(own): torch.zeros(own.num_units, dtype=torch.float64) for own in classes}
-    with evaluating(teacher), torch.set_grad_enabled(needs_labels), _kept_inputs(teacher, readers) as kept:
+    gradients = _gradients(teacher) if needs_labels else nullcontext()
+    with evaluating(teacher), gradients, _kept_inputs(teacher, readers) as kept:
         for batch in batches:
             batch = {name: values.to(teacher.device) for name, values in batch.items()}
             if not needs_labels:
@@ -147,6 +148,20 @@ def _differentiate(teacher: PreTrainedModel, output) -> None:
         )
     loss.backward()
     teacher.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _gradients(teacher: nn.Module) -> Iterator[None]:
+    """While open, gradients are computed, also for a teacher that is frozen."""
+    frozen = [parameter for parameter in teacher.parameters() if not parameter.requires_grad]
+    try:
+        with torch.enable_grad():
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+            yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 @contextmanager
