@@ -93,6 +93,7 @@ def find_axes(model: PreTrainedModel) -> list[Axis]:
         for number, value in sorted(vars(part).items(), key=lambda entry: _order(entry[0])):
             if number not in joined and (_is_size(value) or (value is None and UNSET.search(number))):
                 places, together = _governed(type(model), config, path, number, value, whole)
+                together += _derived(part, number, value)
                 joined.update(together)
                 kind = _kind(number, places, model, stacks, whole)
                 if kind is not None:
@@ -172,6 +173,13 @@ def _governed(
                 if places is not None:
                     return places, together if places else ()
     return {}, ()
+
+
+def _derived(part: PreTrainedConfig, number: str, value: int | None) -> tuple[str, ...]:
+    """Numbers that were set from this one, such as DeBERTa's `pooler_hidden_size`."""
+    return tuple(
+        name for name, other in vars(part).items() if name.endswith(f"_{number}") and other == value and _is_size(other)
+    )
 
 
 def _is_size(value: object) -> bool:
