@@ -26,7 +26,7 @@ from .hub import push_folder
 from .progress import Progress, track
 from .progress.training import show_progress
 from .quiet import quiet_libraries
-from .student import TrimmedVocabulary, describe, make_student, trim_vocabulary
+from .student import Axis, TrimmedVocabulary, describe, find_axes, make_student, trim_vocabulary
 from .tasks import (
     TextClassificationArguments,
     classify_texts,
@@ -51,6 +51,7 @@ from .training import (
 from .version import __version__
 
 __all__ = [
+    "Axis",
     "Benchmark",
     "DataCollatorForCausalLM",
     "DataCollatorForMaskedLM",
@@ -77,6 +78,7 @@ __all__ = [
     "encode_texts",
     "evaluate_text_classifier",
     "export_model",
+    "find_axes",
     "glue_metric",
     "import_teacher_targets",
     "join_teacher_targets",
