@@ -83,7 +83,9 @@ def make_student(
         hidden_size: width of the hidden states.
         width: how the units that stay are chosen: `"magnitude"` by their weights; `"activation"` by what they add to
             the module that reads them, on `calibration_data`; `"taylor"` by the first-order change of the loss without
-            them, on `calibration_data` with labels. Layers choose on their own.
+            them, on `calibration_data` with labels. Layers choose on their own. `"pca"` keeps the principal components
+            of the hidden states on `calibration_data`, as in SliceGPT, for models with RMSNorm and untied embeddings
+            such as Llama and Mistral, and chooses other units as `"activation"`.
         vocabulary: the ids of the tokens that stay, `trim_vocabulary(...).kept`, which also gives their tokenizer.
         family: `"distilbert"` makes a DistilBERT from a BERT: no token types, no pooler. Default: the teacher's family.
         calibration_data: batches of the teacher's inputs, for `width="activation"` and `"taylor"` and for two

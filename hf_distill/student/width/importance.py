@@ -119,7 +119,7 @@ def _over_batches(
     }
     totals = {id(own): torch.zeros(own.num_units, dtype=torch.float64) for own in classes}
     gradients = _gradients(teacher) if needs_labels else nullcontext()
-    with evaluating(teacher), gradients, _kept_inputs(teacher, readers) as kept:
+    with evaluating(teacher), gradients, kept_inputs(teacher, readers) as kept:
         for batch in batches:
             batch = {name: values.to(teacher.device) for name, values in batch.items()}
             if not needs_labels:
@@ -131,7 +131,7 @@ def _over_batches(
                 own, place = readers[name]
                 module = teacher.get_submodule(name)
                 for read in reads:
-                    weights = _token_weights(read, batch)
+                    weights = token_weights(read, batch)
                     totals[id(own)] += score(read, module, own.rows[place], weights)
                 reads.clear()
     if not any(total.any() for total in totals.values()):
@@ -165,7 +165,7 @@ def _gradients(teacher: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _kept_inputs(teacher: nn.Module, names: Iterable[str]) -> Iterator[dict[str, list[torch.Tensor]]]:
+def kept_inputs(teacher: nn.Module, names: Iterable[str]) -> Iterator[dict[str, list[torch.Tensor]]]:
     """While open, keeps what modules read, with its gradient if there is one."""
     kept: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     hooks = []
@@ -185,7 +185,7 @@ def _kept_inputs(teacher: nn.Module, names: Iterable[str]) -> Iterator[dict[str,
             hook.remove()
 
 
-def _token_weights(read: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def token_weights(read: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """1 for a token, 0 for padding, in the shape of what a module read without its last dimension."""
     shape = read.shape[:-1]
     for name in ("attention_mask", "decoder_attention_mask"):

@@ -1,22 +1,28 @@
 """Makes a narrower student: chooses units, cuts them out, and proves the result."""
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import torch
 from transformers import PreTrainedModel
 
 from hf_distill.student.axes import Axis, find_axes
 from hf_distill.student.proof import evaluating
-from hf_distill.student.width.cutting import choose, cut_width, plan_width
-from hf_distill.student.width.importance import WIDTHS, WITHOUT_DATA
+from hf_distill.student.width.cutting import Plan, choose, cut_width, plan_width
+from hf_distill.student.width.importance import WIDTHS, WITHOUT_DATA, Batches, by_activation
 from hf_distill.student.width.proof import prove_width
+from hf_distill.student.width.rotation import hidden_states_of, rotated
 from hf_distill.student.width.sizes import Size, sizes_by_axis
+
+PCA = "pca"
+CHOICES = (*WIDTHS, PCA)
+"""How units can be chosen."""
 
 
 def check_width(width: str, batches: Iterable[Mapping[str, torch.Tensor]] | None, is_narrower: bool) -> None:
     """Checks that the importance is known, that there is data if it needs data, and that there is a size to cut to."""
-    if width not in WIDTHS:
-        raise ValueError(f"width={width!r} is unknown: use {', '.join(map(repr, WIDTHS))}.")
+    if width not in CHOICES:
+        raise ValueError(f"width={width!r} is unknown: use {', '.join(map(repr, CHOICES))}.")
     if width != WITHOUT_DATA and not is_narrower:
         raise ValueError(f"width={width!r} would have no effect without a size: give one, such as intermediate_size=.")
     if width != WITHOUT_DATA and batches is None:
@@ -38,7 +44,7 @@ def narrowed(
     Args:
         teacher: the model to cut. It does not change.
         sizes: by argument of `make_student`, see `sizes_by_axis`.
-        width: how the units that stay are chosen, a key of `WIDTHS`.
+        width: how the units that stay are chosen, one of `CHOICES`.
         batches: data for this choice.
         inputs: a small batch, for the proof.
 
@@ -54,7 +60,29 @@ def narrowed(
         return teacher, {}
     with evaluating(teacher):
         plan = plan_width(teacher, numbers, inputs, axes)
+    if width == PCA:
+        return _by_principal_components(teacher, plan, batches or (), inputs), numbers
     kept = choose(plan, WIDTHS[width](teacher, plan.classes, batches or ()))
     student = cut_width(teacher, plan, kept)
     prove_width(student, teacher, plan.classes, kept, inputs)
     return student, numbers
+
+
+def _by_principal_components(
+    teacher: PreTrainedModel, plan: Plan, batches: Batches, inputs: Mapping[str, torch.Tensor]
+) -> PreTrainedModel:
+    """Keeps the principal components of the hidden states. Other units are chosen by activation."""
+    hidden = hidden_states_of(teacher, plan.classes)
+    index = plan.classes.index(hidden)
+    num_kept = plan.num_kept[index][0]
+    whole, scales = rotated(teacher, hidden, batches, num_kept)
+    prove_width(whole, teacher, [], [], inputs)
+    scores = by_activation(teacher, plan.classes, batches)
+    scores[index] = -torch.arange(hidden.num_units, dtype=torch.float64)
+    kept = choose(plan, scores)
+    student = cut_width(whole, plan, kept)
+    with torch.no_grad():
+        for name, scale in scales.items():
+            cast(torch.Tensor, student.get_submodule(name).weight).fill_(scale)
+    prove_width(student, whole, plan.classes, kept, inputs)
+    return student

@@ -35,11 +35,13 @@ class UnitClass:
         num_units: how many there are.
         rows: for each place, the rows of each unit. Heads that share keys and values have rows in common.
         readers: the modules that read the units, by name, and the place that reads them.
+        writers: for each of these modules, the places that write what it reads.
     """
 
     num_units: int
     rows: dict[Place, list[Rows]]
     readers: dict[str, Place] = field(default_factory=dict)
+    writers: dict[str, set[Place]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -215,7 +217,7 @@ def _units_of(reader: _Reader, weights: Mapping[str, _Weight]) -> UnitClass | No
             rows[own] = [
                 tuple(sorted(start + stride * unit for start, stride in layout)) for unit in range(reader.size)
             ]
-    return UnitClass(reader.size, rows, {reader.name: reader.place})
+    return UnitClass(reader.size, rows, {reader.name: reader.place}, {reader.name: rows.keys() - {reader.place}})
 
 
 def _rows_with_gradient(reader: _Reader, value: torch.Tensor, weights: Mapping[str, _Weight]) -> dict[Place, set[int]]:
@@ -279,7 +281,7 @@ def _heads(
             of_values = {row + (other - row) * value for row, other in singles for value in range(width)}
             of_heads.append(tuple(sorted(shared | of_values)))
         rows[own] = of_heads
-    return UnitClass(num_heads, rows, {reader.name: reader.place})
+    return UnitClass(num_heads, rows, {reader.name: reader.place}, {reader.name: rows.keys() - {reader.place}})
 
 
 def _merged(classes: list[UnitClass]) -> list[UnitClass]:
@@ -310,4 +312,9 @@ def _joined(one: UnitClass, other: UnitClass) -> UnitClass | None:
         rows = fine.rows
     if rows[shared] != coarse.rows[shared]:
         return None
-    return UnitClass(coarse.num_units, {**rows, **coarse.rows}, {**one.readers, **other.readers})
+    return UnitClass(
+        coarse.num_units,
+        {**rows, **coarse.rows},
+        {**one.readers, **other.readers},
+        {**one.writers, **other.writers},
+    )

@@ -195,7 +195,7 @@ def test_sizes_by_stack():
         ({"hidden_size": 30, "num_attention_heads": 4}, r"BertForSequenceClassification does not allow|does not fit"),
         ({"num_key_value_heads": 2}, r"no number for the key-value heads. It has: hidden_size"),
         ({"intermediate_size": {"decoder": 12}}, r"names 'decoder'.*'layers'"),
-        ({"intermediate_size": 12, "width": "random"}, r"use 'magnitude', 'activation', 'taylor'"),
+        ({"intermediate_size": 12, "width": "random"}, r"use 'magnitude', 'activation', 'taylor', 'pca'"),
         ({"intermediate_size": 12, "width": "activation"}, r"give calibration_data="),
         ({"width": "activation", "calibration_data": []}, r"no effect without a size"),
         ({"intermediate_size": 12, "width": "activation", "calibration_data": []}, r"has no batches"),
