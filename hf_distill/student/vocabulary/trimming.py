@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_distill.student.vocabulary.config_ids import vocabulary_size
+from hf_distill.student.vocabulary.kinds import Kind
 from hf_distill.student.vocabulary.rebuilding import rebuild
 from hf_distill.student.vocabulary.tokens import (
     NUM_SAMPLES,
@@ -87,48 +88,30 @@ def trim_vocabulary(
             f"pass processor.tokenizer."
         )
     state, kind = read_kind(tokenizer)
-    size = vocabulary_size(model.config)
     ids = tokenizer.get_vocab()
-    if max(ids.values()) >= size:
+    if max(ids.values()) >= (size := vocabulary_size(model.config)):
         raise ValueError(
             f"The tokenizer has the ids 0 to {max(ids.values())}, but {type(model).__name__} has only {size} tokens: "
             f"they do not belong together, or tokens were added without model.resize_token_embeddings(...)."
         )
-    if texts is not None and counts is not None:
-        raise ValueError("texts and counts are both given: pass one of them.")
-    if texts is None and counts is None and keep is None:
-        raise ValueError("Nothing says which tokens stay: pass texts, counts or keep.")
     if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool)):
         raise TypeError(f"keep must be a whole number, but is {keep!r}.")
     if keep is not None and keep > len(ids):
         raise ValueError(f"keep={keep} is higher than the {len(ids)} tokens of the tokenizer.")
+    if keep is None and texts is None and counts is None:
+        raise ValueError("Nothing says which tokens stay: pass texts, counts or keep.")
 
-    counted, sample = None, []
-    if texts is not None:
-        read = Texts(tokenizer.backend_tokenizer, texts)
-        counted, sample = read.counts, read.sample
-    elif counts is not None:
-        counted = check_counts(counts, ids)
-    if counted is not None and all(token == ids.get(kind.unknown or "") for token in counted):
-        raise ValueError(
-            f"{'texts' if counts is None else 'counts'} has no token of the vocabulary: pass text in the languages of "
-            f"the tokenizer."
-        )
-
+    counted, sample = _count(tokenizer, kind, texts, counts)
     required = required_tokens(tokenizer, state, kind) | config_ids(model)
-    rows_without_token = sorted(required - set(ids.values()))
     chosen = choose_tokens(kind, required, counted, keep)
-    # Added tokens come after all others, as in every tokenizer that is loaded.
-    added = chosen - set(kind.ids.values()) - set(rows_without_token)
-    kept = [*sorted(chosen - added - set(rows_without_token)), *sorted(added), *rows_without_token]
-    new_ids = {old: new for new, old in enumerate(kept) if old not in rows_without_token}
-
+    kept = _in_order(chosen, kind, ids)
     trimmed = cut_vocabulary(model, kept)
     prove_vocabulary(trimmed, model, kept)
-    examples = [*sample, *_decoded(tokenizer, kept)]
-    return TrimmedVocabulary(
-        trimmed, rebuild(tokenizer, state, kind, new_ids, examples), kept, _coverage(counted, kept)
-    )
+    known = set(ids.values())
+    new_ids = {old: new for new, old in enumerate(kept) if old in known}
+    smaller = rebuild(tokenizer, state, kind, new_ids, [*sample, *_decoded(tokenizer, list(new_ids))])
+    coverage = None if counted is None else sum(counted[old] for old in kept) / sum(counted.values())
+    return TrimmedVocabulary(trimmed, smaller, kept, coverage)
 
 
 def _check_model(model: object) -> None:
@@ -148,13 +131,39 @@ def _check_model(model: object) -> None:
         )
 
 
-def _decoded(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]) -> list[str]:
-    """Some of the kept tokens as texts."""
-    step = len(kept) // NUM_SAMPLES + 1
-    return [tokenizer.backend_tokenizer.decode([old]) for old in kept[::step]]
+def _count(
+    tokenizer: PreTrainedTokenizerBase,
+    kind: Kind,
+    texts: Iterable[str] | None,
+    counts: Mapping[str | int, int] | None,
+) -> tuple[Counter[int] | None, list[str]]:
+    """How often each id occurs, and the first texts."""
+    sample: list[str] = []
+    if texts is not None and counts is not None:
+        raise ValueError("texts and counts are both given: pass one of them.")
+    if texts is not None:
+        read = Texts(tokenizer.backend_tokenizer, texts)
+        counted, sample = read.counts, read.sample
+    elif counts is not None:
+        counted = check_counts(counts, tokenizer.get_vocab())
+    else:
+        return None, sample
+    if counted.keys() <= {kind.ids.get(kind.unknown or "")}:
+        raise ValueError(
+            f"{'texts' if counts is None else 'counts'} has no token of the vocabulary: pass text in the languages of "
+            f"the tokenizer."
+        )
+    return counted, sample
 
 
-def _coverage(counted: Counter[int] | None, kept: Sequence[int]) -> float | None:
-    if counted is None:
-        return None
-    return sum(counted[old] for old in kept) / sum(counted.values())
+def _in_order(chosen: set[int], kind: Kind, ids: Mapping[str, int]) -> list[int]:
+    """The old order, as in a loaded tokenizer: added tokens after all others. Rows without a token are last."""
+    tokens = chosen & set(kind.ids.values())
+    added = (chosen & set(ids.values())) - tokens
+    return [*sorted(tokens), *sorted(added), *sorted(chosen - tokens - added)]
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> list[str]:
+    """Some of the tokens as texts."""
+    step = len(tokens) // NUM_SAMPLES + 1
+    return [tokenizer.backend_tokenizer.decode([token]) for token in tokens[::step]]
