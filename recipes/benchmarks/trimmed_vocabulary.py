@@ -3,7 +3,7 @@
 MiniLM's WordPiece and MiniLM with a tied head for masked language modelling; and a byte-level BPE and a Unigram
 tokenizer with 30,000 tokens, trained on the spot, with small models of random weights. Each is trimmed to the tokens of
 10,000 film-review sentences and tweets, and to the 8,000 most frequent of them. Then all these texts go through both
-tokenizers and both models, and texts in ten scripts through the smaller ones.
+tokenizers, 2,000 of them through both models, and texts in ten scripts through the smaller ones.
 
 A second table has the sizes of published models, counted from their configs.
 """
@@ -121,8 +121,8 @@ def _model_of(tokenizer: Tokenizer) -> dict:
 
 
 @torch.inference_mode()
-def compare(whole: Pair, trimmed: TrimmedVocabulary, texts: Sequence[str]) -> dict[str, float]:
-    """Tokens and logits of both on all texts. Logits are compared where the tokens are the same."""
+def compare(whole: Pair, trimmed: TrimmedVocabulary, texts: Sequence[str], num_logit_texts: int) -> dict[str, float]:
+    """Tokens of all texts, and logits of the first texts whose tokens all stay."""
     model, tokenizer = whole
     new_ids = {old: new for new, old in enumerate(trimmed.kept)}
     before, after = (
@@ -132,12 +132,17 @@ def compare(whole: Pair, trimmed: TrimmedVocabulary, texts: Sequence[str]) -> di
     same = [index for index in stay if [new_ids[old] for old in before[index]] == after[index]]
     columns = torch.tensor(trimmed.kept)
     difference = 0.0
-    for batch in _batches(sorted(same, key=lambda index: len(before[index]))):
+    for batch in _batches(sorted(same[:num_logit_texts], key=lambda index: len(before[index]))):
         old = tokenizer.pad({"input_ids": [before[index] for index in batch]}, return_tensors="pt")
         new = trimmed.tokenizer.pad({"input_ids": [after[index] for index in batch]}, return_tensors="pt")
         expected = model(**old).logits.index_select(-1, columns)
         difference = max(difference, (trimmed.model(**new).logits - expected).abs().max().item())
-    return {"all tokens stay": len(stay), "identical tokens": len(same), "largest difference": difference}
+    return {
+        "all tokens stay": len(stay),
+        "identical tokens": len(same),
+        "compared logits": min(len(same), num_logit_texts),
+        "largest difference": difference,
+    }
 
 
 def _batches(indices: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -189,7 +194,13 @@ def _parameters(config: PreTrainedConfig) -> int:
 
 
 def run(
-    model_folder: Path, texts: Sequence[str], output: Path, num_texts: int, num_tokens: int, keep: int
+    model_folder: Path,
+    texts: Sequence[str],
+    output: Path,
+    num_texts: int,
+    num_logit_texts: int,
+    num_tokens: int,
+    keep: int,
 ) -> dict[str, dict]:
     """Prints the tables, and writes the figures."""
     versions = print_versions([*PACKAGES, "tokenizers"])
@@ -208,7 +219,7 @@ def run(
                 "parameters": [own.num_parameters() for own in (model, trimmed.model)],
                 "megabytes": [megabytes(own) for own in (model, trimmed.model)],
                 "coverage": trimmed.coverage,
-                **compare((model, tokenizer), trimmed, texts[:num_texts]),
+                **compare((model, tokenizer), trimmed, texts[:num_texts], num_logit_texts),
                 "failures in any script": failures(trimmed),
             }
             how = "all that occur" if kept is None else f"{kept:,} tokens"
@@ -217,7 +228,7 @@ def run(
             print(" | ".join(rows[-1]), file=sys.stderr)
     heading = ["kind", "kept", "tokens", "million parameters", "MB", "coverage", "texts whose tokens all stay"]
     heading += ["identical tokens", "largest difference of a logit", "failures in any script"]
-    print(f"\n{num_texts:,} texts\n\n{table(heading, rows)}\n")
+    print(f"\n{num_texts:,} texts, logits of {num_logit_texts:,} of them\n\n{table(heading, rows)}\n")
     heading = ["model", "tokens", "kept", "million parameters", "after", "share", "MB after"]
     print(table(heading, published()))
     write_json(output, {"versions": versions, "texts": num_texts, "measured": measured})
@@ -244,13 +255,14 @@ def main() -> int:
     parser = make_parser("trimmed_vocabulary", __doc__)
     add_fetched(parser)
     parser.add_argument("--texts", type=int, default=10_000, help="number of texts")
+    parser.add_argument("--logit-texts", type=int, default=2_000, help="number of texts whose logits are compared")
     parser.add_argument("--tokens", type=int, default=30_000, help="size of the tokenizers that are trained")
     parser.add_argument("--keep", type=int, default=8_000, help="number of tokens to keep")
     options = parser.parse_args()
     silence()
     model_folder, sentences = fetch(options.fetched)
     texts = read_texts(sentences, read_tweets(download(TWEETS, options.fetched / "downloads")))
-    run(model_folder, texts, options.output, options.texts, options.tokens, options.keep)
+    run(model_folder, texts, options.output, options.texts, options.logit_texts, options.tokens, options.keep)
     return 0
 
 

@@ -15,7 +15,13 @@ def test_trimmed_vocabulary(tmp_path, capsys):
     tiny_model("bert", vocab_size=len(tokenizer), max_position_embeddings=600).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     measured = trimmed_vocabulary.run(
-        tmp_path / "model", corpus(), tmp_path / "figures.json", num_texts=40, num_tokens=500, keep=330
+        tmp_path / "model",
+        corpus(),
+        tmp_path / "figures.json",
+        num_texts=40,
+        num_logit_texts=30,
+        num_tokens=500,
+        keep=330,
     )
     assert json.loads((tmp_path / "figures.json").read_text())["measured"] == measured
     assert [name.split(",")[0] for name in measured] == [
@@ -31,7 +37,7 @@ def test_trimmed_vocabulary(tmp_path, capsys):
         assert figures["failures in any script"] == []
         assert f"{figures['tokens'][0]:,} → {kept:,} |" in printed
         if kept != 330:
-            assert (figures["coverage"], figures["all tokens stay"]) == (1, 40)
+            assert (figures["coverage"], figures["all tokens stay"], figures["compared logits"]) == (1, 40, 30)
     assert "| xlm-roberta-base | 250,002 | 30,000 | 278.0 | 109.1 | 39% | 436 |" in printed
     assert "| bert-base-uncased | 30,522 | 8,000 | 109.5 | 92.2 | 84% | 369 |" in printed
 
