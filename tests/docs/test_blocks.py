@@ -12,6 +12,9 @@ from types import SimpleNamespace
 import datasets
 import pytest
 from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from hf_distill import DistillationTrainingArguments, export_model, make_student
 from hf_distill.cli import main
@@ -89,6 +92,11 @@ def given(page):
         models = {"bart": tiny_model("bart"), "whisper": tiny_model("whisper"), "clip": clip}
         batches = [collate([{"input_ids": row["input_ids"]} for row in make_rows("classification", 4)])]
         return {"teacher": make_model("bert", "classification", num_layers=6), "batches": batches} | models
+    if page == "vocabulary":
+        words = {"[PAD]": 0, "[UNK]": 1} | {f"w{index}": index for index in range(2, 9_000)}
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, "[UNK]")), unk_token="[UNK]")
+        model = tiny_model("bert", vocab_size=len(words))
+        return {"model": model, "tokenizer": tokenizer, "texts": ["w2", "w7"], "counts": {"w2": 5, 7: 3}}
     head = "mlm" if page == "pretraining" else "classification"
     teacher, rows = make_model("bert", head), make_rows(head)
     tokenizer = make_text_tokenizer()
