@@ -163,7 +163,9 @@ class Benchmark:
             "speed": self.speed,
         }
         if TEACHER not in self.students:
-            self.students[TEACHER] = {"0": self.measure(self.teacher, self.tokenizer, self.exports(TEACHER))}
+            self.students[TEACHER] = {
+                "0": self.measure(self.teacher, self.tokenizer, list(FORMATS), self.exports(TEACHER))
+            }
             write_json(output, self.measured)
 
     def trained_teacher(self, model_folder: Path, folder: Path) -> PreTrainedModel:
@@ -204,7 +206,7 @@ class Benchmark:
         trimmed = trim_vocabulary(student, self.tokenizer, texts=list(self.corpus.train["text"]), keep=VOCABULARY)
         return trimmed.model, trimmed.tokenizer
 
-    def run(self, name: str, cut: Cut, seed: int, keep: bool) -> None:
+    def run(self, name: str, cut: Cut, seed: int, kinds: Sequence[str], exports: Path | None = None) -> None:
         """Trains, exports and measures one student, unless an earlier run did."""
         own = self.students.setdefault(name, {})
         if str(seed) in own:
@@ -215,11 +217,11 @@ class Benchmark:
         if cut.trained:
             student = self.trained(student, tokenizer, cut, seed)
         seconds = time.process_time() - start
-        figures = self.measure(student, tokenizer, self.exports(name) if keep else None)
+        figures = self.measure(student, tokenizer, kinds, exports)
         own[str(seed)] = {**figures, "seconds": seconds}
         write_json(self.output, self.measured)
-        fp32, int8 = (f"{figures[kind]['accuracy']:.1%}" for kind in FORMATS)
-        print(f"{name}, seed {seed}: accuracy {fp32}, in int8 {int8}, trained in {seconds:.0f} s", flush=True)
+        accuracies = ", ".join(f"{figures[kind]['accuracy']:.1%} in {kind}" for kind in FORMATS if kind in figures)
+        print(f"{name}, seed {seed}: accuracy {accuracies}, trained in {seconds:.0f} s", flush=True)
 
     def trained(
         self, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cut: Cut, seed: int
@@ -255,13 +257,15 @@ class Benchmark:
         """The folder for the exports of a model whose speed is measured."""
         return self.folder / name.replace(", ", "-").replace(" ", "-")
 
-    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, exports: Path | None) -> dict:
-        """Quality and size of a model in fp32 and int8. Its exports stay in the folder `exports` if there is one."""
+    def measure(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kinds: Sequence[str], exports: Path | None
+    ) -> dict:
+        """Quality and size of a model. Its exports of these kinds stay in the folder `exports` if there is one."""
         texts = list(self.corpus.test["text"])
         compared = {"texts": list(self.corpus.train["text"])[:NUM_COMPARED], "min_agreement": 0.0}
         measured = {"parameters": model.num_parameters(), "fp32": self.quality(predict(model, tokenizer, texts))}
         with TemporaryDirectory() as temporary:
-            for kind in FORMATS if exports else ["int8"]:
+            for kind in kinds:
                 folder = exports / kind if exports else Path(temporary, kind)
                 shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
                 export = export_model(model, folder, FORMATS[kind], tokenizer=tokenizer, **compared)
@@ -336,8 +340,14 @@ def run(
         variants: students of which only the accuracy is measured.
     """
     benchmark = Benchmark(model_folder, corpus, output, steps)
-    for seed, (name, cut) in product(seeds, {**students, **variants}.items()):
-        benchmark.run(name, cut, seed, keep=seed == seeds[0] and name in students)
+    for seed in seeds:
+        for name, cut in students.items():
+            if seed == seeds[0]:  # its exports are kept to measure their speed
+                benchmark.run(name, cut, seed, list(FORMATS), benchmark.exports(name))
+            else:
+                benchmark.run(name, cut, seed, ["int8"])
+        for name, cut in variants.items():
+            benchmark.run(name, cut, seed, [])
     benchmark.time([TEACHER, *students])
     print_tables(benchmark, list(students), [VARIED, *variants] if variants else [])
     print_goals(benchmark, list(students))

@@ -10,6 +10,7 @@ import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -30,6 +31,7 @@ from recipes.benchmarks import (
     layer_choice,
     litserve_peer,
     memory_options,
+    narrower,
     serve_load,
     signals,
     split_invariance,
@@ -40,6 +42,7 @@ from recipes.benchmarks import (
 )
 from recipes.benchmarks._common import predict
 from recipes.benchmarks.http_load import Answer
+from recipes.benchmarks.narrower import Cut
 from recipes.benchmarks.where_distilling_pays import NO_TEACHER, SAME_LABELS, TEACHER, Training
 from recipes.quickstart.data import Corpus
 from tests.conftest import HEADS, VOCAB_SIZE, make_config, make_model, make_rows, make_text_tokenizer, make_texts
@@ -760,3 +763,55 @@ def test_litserve_peer(tmp_path):
 def test_load_is_for_this_machine_alone():
     with pytest.raises(ValueError, match=r"192\.0\.2\.1 is not this machine: load is only sent to 127\.0\.0\.1"):
         http_load.Load("192.0.2.1", 80, "/", [])
+
+
+def saved_instead(model, folder, format, *, tokenizer, texts, min_agreement):
+    """In place of an export, which takes a second."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return SimpleNamespace(num_bytes=model.num_parameters() * {"onnx": 4, "onnx-int8": 1}[format])
+
+
+def test_narrower(pretrained, film_corpus, tmp_path, capsys, monkeypatch):
+    """Students of every kind of cut are trained, exported and measured. A second run trains and measures nothing."""
+    for name, value in {"VOCABULARY": 50, "ROUNDS": 1, "TEXTS_PER_TURN": 2, "NUM_COMPARED": 4}.items():
+        monkeypatch.setattr(narrower, name, value)
+    monkeypatch.setattr(narrower, "TEACHER_OPTIONS", {"max_steps": 2})
+    monkeypatch.setattr(narrower, "export_model", saved_instead)
+    half = {"num_layers": 2, "hidden": 1 / 2, "feed_forward": 1 / 2}
+    students = {"2 layers": Cut(2), "half": Cut(**half), "half, 50 tokens": Cut(**half, trimmed=True)}
+    students["50 tokens, not trained"] = Cut(trimmed=True, trained=False)
+    variants = {
+        "taylor": Cut(**half, width="taylor"),
+        "magnitude": Cut(**half, width="magnitude"),
+        "hidden states": Cut(**half, losses=narrower.PROJECTED),
+        "relations": Cut(**half, losses={"alpha_relation": 1.0}),
+    }
+    monkeypatch.setattr(narrower, "VARIED", "half")
+    output = tmp_path / "narrower.json"
+
+    def run():
+        measured = narrower.run(pretrained, film_corpus, output, [0, 1], 2, students, variants)
+        return json.loads(json.dumps(measured)), capsys.readouterr().out
+
+    measured, printed = run()
+    assert json.loads(output.read_text()) == measured
+    assert measured["students"].keys() == {"teacher", *students, *variants}
+    assert measured["speed"].keys() == {"teacher", *students}
+    teacher = measured["students"]["teacher"]["0"]
+    assert teacher["fp32"]["agreement"] == 1
+    for name in students:
+        runs = measured["students"][name]
+        assert runs.keys() == {"0", "1"}
+        assert runs["0"]["int8"]["megabytes"] * 4 == runs["0"]["fp32"]["megabytes"] < teacher["fp32"]["megabytes"]
+        assert printed.count(f"\n| {name} | ") == (2 if name == "half" else 1)
+        assert min(measured["speed"][name].values()) > 0
+    assert all(printed.count(f"\n| {name} | ") == 1 for name in ("teacher", *variants))
+    parameters = {name: runs["0"]["parameters"] for name, runs in measured["students"].items()}
+    assert parameters["half"] - parameters["half, 50 tokens"] == (VOCAB_SIZE - 50) * 8
+    assert parameters["teacher"] - parameters["50 tokens, not trained"] == (VOCAB_SIZE - 50) * 16
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+    monkeypatch.setattr(narrower.Benchmark, "trained", None)
+    monkeypatch.setattr(narrower.Benchmark, "measure", None)
+    assert run()[0] == measured
