@@ -24,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="make a student: a copy of a teacher with fewer or narrower layers",
         description="Make a student, a copy of the teacher with fewer or narrower layers, and save it with the "
         "teacher's tokenizer and a model card that names the teacher. `hf-distill inspect` shows which layers and "
-        "sizes there are. Without options, half of the layers stay; with a size, all do.",
+        "sizes there are. Without options, half of the layers stay; with a size or a vocabulary, all do.",
     )
     parser.add_argument("teacher", metavar="TEACHER", help="a folder or a name on the Hub")
     parser.add_argument(
@@ -62,6 +62,18 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="file with one text per line, for --layers calibrated or influence and --width activation or taylor; a "
         "few hundred lines are enough",
     )
+    parser.add_argument(
+        "--vocabulary-texts",
+        metavar="FILE",
+        type=Path,
+        help="file with one text per line, such as the student will read: only tokens that occur in it stay",
+    )
+    parser.add_argument(
+        "--keep-tokens",
+        metavar="N",
+        type=int,
+        help="number of tokens to keep: the most frequent in --vocabulary-texts, or the tokenizer's own first ones",
+    )
     parser.set_defaults(run=run)
 
 
@@ -77,6 +89,8 @@ def run(options: argparse.Namespace) -> None:
         family=options.family,
         width=options.width,
         calibration_file=options.calibration_file,
+        vocabulary_texts=options.vocabulary_texts,
+        keep_tokens=options.keep_tokens,
         **{
             size.replace("-", "_"): _by_stack(f"--{size}", vars(options)[size.replace("-", "_")], _number)
             for size in SIZES
@@ -91,8 +105,10 @@ def run(options: argparse.Namespace) -> None:
 def _cut(provenance: Mapping[str, Any]) -> str:
     """What the student has of the teacher, such as `layers [0, 2], intermediate_size 768 (of 1,536)`."""
     sizes = provenance.get("sizes", {})
-    parts = [f"layers {provenance['layers']}"] if provenance["layers"] else []
+    parts = [f"layers {provenance['layers']}"] if provenance.get("layers") else []
     parts += [f"{name} {own['student']:,} (of {own['teacher']:,})" for name, own in sizes.items()]
+    if vocabulary := provenance.get("vocabulary"):
+        parts.append(f"{vocabulary['kept']:,} (of {vocabulary['of']:,}) tokens")
     return ", ".join(parts)
 
 

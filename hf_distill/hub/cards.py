@@ -96,7 +96,7 @@ def layers_as_words(value: dict | list | str) -> str:
 def cut_as_words(provenance: Mapping[str, Any]) -> dict[str, str]:
     """What was cut, as rows of a card's table, from `distilled_from` in the config of a student."""
     rows = {}
-    if provenance.get("layers"):  # ALBERT has no stack of layers
+    if provenance.get("layers"):  # not for ALBERT, which has no stack of layers, or if only the vocabulary was trimmed
         rows["layers kept"] = layers_as_words(provenance["layers"])
         rows["layer selection"] = layers_as_words(provenance["method"])
     if sizes := provenance.get("sizes"):

@@ -1,5 +1,6 @@
 """Makes a student from the name of a teacher, and saves it as a folder."""
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -26,7 +28,10 @@ from hf_distill.hub.cards import write_card
 from hf_distill.student.layer_selection import Layers
 from hf_distill.student.make_student import make_student
 from hf_distill.student.model_card import student_card
+from hf_distill.student.vocabulary import trim_vocabulary
 from hf_distill.student.width.importance import WITHOUT_DATA
+
+logger = logging.getLogger(__name__)
 
 CALIBRATION_BATCH_SIZE = 32
 WITH_LABELS = "taylor"
@@ -41,6 +46,8 @@ def make_student_folder(
     family: str | None = None,
     width: str = WITHOUT_DATA,
     calibration_file: str | Path | None = None,
+    vocabulary_texts: str | Path | None = None,
+    keep_tokens: int | None = None,
     **sizes: Any,
 ) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Makes a student from a teacher, and saves it with the teacher's tokenizer or processor and a model card.
@@ -57,15 +64,18 @@ def make_student_folder(
         calibration_file: text file with one example per line, for `layers="calibrated"` and `"influence"`, and for
             `width="activation"` and `"taylor"`. The last one makes labels from the texts, so it needs a model for
             masked or causal language modelling.
+        vocabulary_texts: text file with one text per line. Only tokens that occur in it stay, see `trim_vocabulary`.
+        keep_tokens: number of tokens to keep.
         **sizes: the sizes of `make_student`, such as `intermediate_size=768`.
 
     Returns:
         The student and the teacher.
 
     Raises:
+        TypeError: if tokens are to be removed and the teacher has no tokenizer.
         ValueError: if `output` exists, if the teacher has no safetensors weights, is a PEFT adapter or has an unknown
             class, if `calibration_file` is given for a teacher that does not read text, if labels are needed that
-            texts do not give, or as in `make_student`.
+            texts do not give, or as in `make_student` and `trim_vocabulary`.
 
     Example:
         >>> student, teacher = make_student_folder("FacebookAI/roberta-base", "student", num_layers=6)
@@ -80,15 +90,22 @@ def make_student_folder(
     batches = None
     if calibration_file is not None:
         batches = _batches(Path(calibration_file), processor, model, with_labels=width == WITH_LABELS)
-    student = make_student(
-        model,
-        num_layers=num_layers,
-        layers=layers,
-        family=family,
-        width=width,
-        calibration_data=batches,
-        **sizes,
-    )
+    trims = vocabulary_texts is not None or keep_tokens is not None
+    if trims and all(option is None for option in (num_layers, layers, family, *sizes.values())):
+        student = model
+    else:
+        student = make_student(
+            model,
+            num_layers=num_layers,
+            layers=layers,
+            family=family,
+            width=width,
+            calibration_data=batches,
+            **sizes,
+        )
+    if trims:
+        texts = None if vocabulary_texts is None else _lines(Path(vocabulary_texts))
+        student, processor = _with_fewer_tokens(student, processor, texts, keep_tokens)
     name_on_hub = None if Path(teacher).is_dir() else str(teacher)
 
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -149,6 +166,24 @@ def _load_processor(name: str | Path, **options: object) -> Any:
         return AutoFeatureExtractor.from_pretrained(name, **options)
 
 
+def _lines(file: Path) -> list[str]:
+    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _with_fewer_tokens(
+    student: PreTrainedModel, processor: Any, texts: list[str] | None, keep: int | None
+) -> tuple[PreTrainedModel, Any]:
+    """The student, and its tokenizer or processor, with only the tokens of these texts, or the most frequent ones."""
+    has_parts = isinstance(processor, ProcessorMixin)
+    trimmed = trim_vocabulary(student, processor.tokenizer if has_parts else processor, texts=texts, keep=keep)
+    if trimmed.coverage is not None:
+        logger.info("Kept %s tokens: %.2f%% of the tokens in the texts", len(trimmed.kept), 100 * trimmed.coverage)
+    if not has_parts:
+        return trimmed.model, trimmed.tokenizer
+    processor.tokenizer = trimmed.tokenizer
+    return trimmed.model, processor
+
+
 def _batches(
     file: Path, tokenizer: object, teacher: PreTrainedModel, with_labels: bool
 ) -> list[dict[str, torch.Tensor]]:
@@ -160,7 +195,7 @@ def _batches(
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = _lines(file)
     max_length = min(tokenizer.model_max_length, getattr(teacher.config, "max_position_embeddings", 512), 512)
     options = {"padding": True, "truncation": True, "max_length": max_length, "return_tensors": "pt"}
     batches = [

@@ -54,7 +54,11 @@ def student_card(student: PreTrainedModel, teacher_on_hub: str | None = None) ->
 
 def _parts(provenance: Mapping[str, Any]) -> str:
     """What some of was kept."""
-    method = provenance["method"]
+    method = provenance.get("method", "all")
     methods = set(method.values()) if isinstance(method, Mapping) else {method}
-    parts = {"layers": bool(methods - {"all"}), "units of the layers": "sizes" in provenance}
-    return " and ".join(part for part, is_cut in parts.items() if is_cut) or "weights"
+    are_cut = {
+        "layers": bool(methods - {"all"}),
+        "units of the layers": "sizes" in provenance,
+        "tokens of the vocabulary": "vocabulary" in provenance,
+    }
+    return " and ".join(part for part, is_cut in are_cut.items() if is_cut) or "weights"

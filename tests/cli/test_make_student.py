@@ -172,6 +172,51 @@ def test_labels_that_texts_do_not_have(tmp_path, capsys):
     assert not (tmp_path / "student").exists()
 
 
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_vocabulary(tmp_path, capsys, is_cut):
+    """Without other options, all layers stay."""
+    make_model("bert", "mlm").save_pretrained(tmp_path / "teacher")
+    make_text_tokenizer().save_pretrained(tmp_path / "teacher")
+    (tmp_path / "texts.txt").write_text("w5 w6 w7\n\nw5 w9\n", encoding="utf-8")
+    options = ["--vocabulary-texts", str(tmp_path / "texts.txt"), *(["--num-layers", "2"] if is_cut else [])]
+    assert main(["make-student", str(tmp_path / "teacher"), "--output", str(tmp_path / "student"), *options]) == 0
+    assert "9 (of 61) tokens of " in capsys.readouterr().out
+    student = AutoModelForMaskedLM.from_pretrained(tmp_path / "student")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "student")
+    assert student.config.vocab_size == len(tokenizer) == 9  # and five special tokens
+    teacher = make_student(AutoModelForMaskedLM.from_pretrained(tmp_path / "teacher"), num_layers=2 if is_cut else 4)
+    old = AutoTokenizer.from_pretrained(tmp_path / "teacher")
+    kept = old.convert_tokens_to_ids(tokenizer.convert_ids_to_tokens(range(9)))
+    with torch.no_grad():
+        logits = student(**tokenizer("w9 w5", return_tensors="pt")).logits
+        torch.testing.assert_close(logits, teacher(**old("w9 w5", return_tensors="pt")).logits[..., kept])
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert "| tokens kept | 9 of 61 |" in card
+    assert ("| layers kept | 0, 2 |" in card) == is_cut
+    assert f"some of the {'layers and ' if is_cut else ''}tokens of the vocabulary of `teacher`" in card
+
+
+def test_number_of_tokens(tmp_path, capsys):
+    make_model("bert", "mlm").save_pretrained(tmp_path / "teacher")
+    make_text_tokenizer().save_pretrained(tmp_path / "teacher")
+    command = ["make-student", str(tmp_path / "teacher"), "--output", str(tmp_path / "student")]
+    assert main([*command, "--keep-tokens", "62"]) == 2
+    assert "keep=62 is higher than the 61 tokens" in capsys.readouterr().err
+    assert not (tmp_path / "student").exists()
+    assert main([*command, "--keep-tokens", "20", "--hidden-size", "8", "--num-attention-heads", "1"]) == 0
+    config = AutoModelForMaskedLM.from_pretrained(tmp_path / "student").config
+    assert (config.vocab_size, config.hidden_size, config.num_hidden_layers) == (20, 8, 4)
+    assert config.distilled_from["vocabulary"] == {"kept": 20, "of": 61}
+
+
+def test_tokens_of_a_model_without_any(tmp_path, capsys):
+    make_model("vit", "image").save_pretrained(tmp_path / "teacher")
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "teacher")
+    options = ["--keep-tokens", "5", "--output", str(tmp_path / "student")]
+    assert main(["make-student", str(tmp_path / "teacher"), *options]) == 2
+    assert "tokenizer must be a tokenizer of transformers, but is a ViTImageProcessor" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("strategy", ["calibrated", "influence"])
 def test_strategies_that_read_texts(teacher, tmp_path, strategy):
     tokenizer = make_tokenizer(["[PAD]", "a", "b", "c"])
