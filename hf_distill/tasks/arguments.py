@@ -115,7 +115,8 @@ class TaskArguments:
         default=None,
         metadata={
             "help": "In a YAML file: stages that continue with the student of the stage before, each with a name and "
-            "the training options that differ, such as [{name: inner, alpha_kl: 0.0}, {name: predictions}]."
+            "the training options that differ, such as [{name: inner, alpha_kl: 0.0}, {name: predictions}]. A stage "
+            "with a cut, such as cut: {num_layers: 4, hidden_size: 256}, first makes that student smaller."
         },
     )
 

@@ -26,12 +26,17 @@ def load_trained(task: Task, name: str) -> PreTrainedModel:
 
 
 def load_model(
-    task: Task, args: TaskArguments, teacher: str | None, label_names: list[str]
+    task: Task, args: TaskArguments, teacher: str | None, label_names: list[str], is_whole: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads the model to train, in fp32: `model_name_or_path` with a head for the classes, or a cut teacher."""
+    """Loads the model to train, in fp32: `model_name_or_path` with a head for the classes, or a cut teacher.
+
+    With `is_whole`, the teacher is not cut.
+    """
     if args.model_name_or_path is None:
         assert teacher is not None  # `_check` has refused options without either model
-        model = make_student(load_trained(task, teacher), num_layers=args.num_layers, layers=_layers(args.layers))
+        model = load_trained(task, teacher)
+        if not is_whole:
+            model = make_student(model, num_layers=args.num_layers, layers=_layers(args.layers))
     else:
         model, info = task.auto_class.from_pretrained(
             args.model_name_or_path,

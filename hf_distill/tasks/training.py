@@ -22,6 +22,7 @@ from hf_distill.lengths import Truncation, length_of_rows
 from hf_distill.loading import load_config
 from hf_distill.progress.training import show_progress
 from hf_distill.tasks.arguments import TaskArguments
+from hf_distill.tasks.cuts import Cut, cut_student, split_cuts, try_cut
 from hf_distill.tasks.data import load_data, name_of_part, note_reading, noted_reading
 from hf_distill.tasks.models import load_model, lora_config, with_padding
 from hf_distill.tasks.task import Task
@@ -46,7 +47,7 @@ def train(task: Task, args: TaskArguments, training: DistillationTrainingArgumen
     """Fine-tunes a model of a task, or distils one from a teacher, saves it with its tokenizer and evaluates it.
 
     A stopped training continues from the last checkpoint in `output_dir`. With `args.stages`, the stages are trained
-    one after the other.
+    one after the other. A stage with `cut` first cuts the student of the stage before.
 
     Args:
         task: a row of `TASKS`.
@@ -61,15 +62,19 @@ def train(task: Task, args: TaskArguments, training: DistillationTrainingArgumen
             training.
         ImportError: if there is evaluation data and `task.metric_packages` are not installed.
     """
-    stages = make_stages(training, args.stages)
+    without_cuts, cuts = split_cuts(args.stages)
+    stages = make_stages(training, without_cuts)
     options = [(stage, _options_of_stage(args, stage), copy.copy(stage.args)) for stage in stages]
     for stage, own, of_stage in options:
         with errors_of(stage.name):
             _check(task, own, of_stage)
+    if cuts[0] is not None and (args.num_layers is not None or args.layers is not None):
+        raise ValueError("num_layers and layers have no effect if the first stage has a cut: set them in the cut.")
+    named_cuts = [(stage.name, cut) for stage, cut in zip(stages, cuts, strict=True)]
     trainer = None
-    for stage, own, of_stage in options:
+    for number, (stage, own, of_stage) in enumerate(options):
         trainer = None  # frees the memory of the stage before
-        trainer = _train_stage(task, own, of_stage, stage)
+        trainer = _train_stage(task, own, of_stage, stage, named_cuts[number:])
     return trainer
 
 
@@ -88,25 +93,41 @@ def _options_of_stage(args: TaskArguments, stage: Stage) -> TaskArguments:
 
 
 def _train_stage(
-    task: Task, args: TaskArguments, training: DistillationTrainingArguments, stage: Stage
+    task: Task,
+    args: TaskArguments,
+    training: DistillationTrainingArguments,
+    stage: Stage,
+    cuts: list[tuple[str | None, Cut | None]],
 ) -> DistillationTrainer | None:
-    """Trains, saves and evaluates a model, unless its folder already holds it. The options are checked."""
+    """Trains, saves and evaluates a model, unless its folder already holds it. The options are checked.
+
+    Args:
+        cuts: the cut of this stage, and those of the later stages, each with the name of its stage. None for a stage
+            without a cut.
+    """
+    (_, cut), *later_cuts = cuts
     with training.main_process_first():  # the other processes then find its datasets in the cache
         data, label_names = load_data(task, args, training.teacher_model_name_or_path)
     truncation = args.truncation or _truncation(args, training)
     args = replace(args, truncation=truncation)
-    settings = _settings(args, training, data, label_names)
+    settings = _settings(args, training, data, label_names) | {"cut": cut}
     run = TrainingRun.begin(training, settings, resume=args.resume, overwrite=args.overwrite, stage=stage)
     if run is None:
         return None
     set_seed(training.seed)  # a new head is drawn at random
-    model, tokenizer = load_model(task, args, training.teacher_model_name_or_path, label_names)
+    model, tokenizer = load_model(
+        task, args, training.teacher_model_name_or_path, label_names, is_whole=cut is not None
+    )
     max_length = _max_length(args, training, model, tokenizer)
     note_reading(task.columns_of(args), truncation, max_length, model, tokenizer)
     if _stores_targets(args, training):
         rows = _rows_with_targets(task, args, training, data, model, tokenizer, max_length)
     else:
         rows = _rows(task, args, training, data, tokenizer, max_length)
+    if cut is not None:
+        with errors_of(stage.name):
+            model = cut_student(model, cut, rows["train"], task.collator(tokenizer), is_first=stage.student is None)
+    _try_later_cuts(model, later_cuts)
     if args.lora_rank is not None:
         model = get_peft_model(model, lora_config(task, model, args.lora_rank))
     trainer = DistillationTrainer(
@@ -123,6 +144,14 @@ def _train_stage(
     _run(run, trainer, rows.get("test"))
     trainer.accelerator.wait_for_everyone()  # the next stage reads what the main process wrote
     return trainer
+
+
+def _try_later_cuts(model: PreTrainedModel, cuts: list[tuple[str | None, Cut | None]]) -> None:
+    """Raises an error if the sizes of a later stage do not fit, rather than after hours of training."""
+    for name, cut in cuts:
+        if cut is not None:
+            with errors_of(name):
+                model = try_cut(model, cut)
 
 
 class LogsOfShortTraining(TrainerCallback):
