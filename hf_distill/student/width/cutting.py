@@ -42,7 +42,7 @@ def plan_width(
     """Finds what has to be cut for these sizes.
 
     Args:
-        teacher: the model to cut, in evaluation mode. It runs once.
+        teacher: the model to cut.
         numbers: the student's sizes by axis.
         inputs: a small batch.
         axes: all axes of the teacher.

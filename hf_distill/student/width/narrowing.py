@@ -7,7 +7,6 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_distill.student.axes import Axis, find_axes
-from hf_distill.student.proof import evaluating
 from hf_distill.student.width.cutting import Plan, choose, cut_width, plan_width
 from hf_distill.student.width.importance import WIDTHS, WITHOUT_DATA, Batches, by_activation
 from hf_distill.student.width.proof import prove_width
@@ -58,8 +57,7 @@ def narrowed(
     numbers = sizes_by_axis(teacher, axes, sizes)
     if not numbers:
         return teacher, {}
-    with evaluating(teacher):
-        plan = plan_width(teacher, numbers, inputs, axes)
+    plan = plan_width(teacher, numbers, inputs, axes)
     if width == PCA:
         return _by_principal_components(teacher, plan, batches or (), inputs), numbers
     kept = choose(plan, WIDTHS[width](teacher, plan.classes, batches or ()))

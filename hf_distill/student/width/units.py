@@ -1,13 +1,15 @@
 """Finds which rows of which weights belong together: the units of a feed-forward layer, of heads, of hidden states.
 
-The model runs once, cut at the input of each module whose input width changes. A gradient of one input value then
-reaches only the weights between this module and the ones before it, and only their rows that the value is made of:
+A model of the same config runs once, cut at the input of each module whose input width changes. A gradient of one input
+value then reaches only the weights between this module and the ones before it, and only their rows that the value is
+made of:
 
 - one row of each weight that writes hidden states, at the same index;
 - two rows of a fused gate and up projection;
 - for a value that attention gives, the row of the value, and all rows of the queries and keys of its head.
 
-So heads, groups of heads that share keys, and the layout of fused projections are found without their names.
+So heads, groups of heads that share keys, and the layout of fused projections are found without their names. The
+weights are random, because trained ones may have units that do nothing, through which no gradient goes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +21,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hf_distill.student.architectures import skeleton
 from hf_distill.student.axes import Places
+from hf_distill.student.cutting import leave_out_what_is_missing
 
 Place = tuple[str, int]
 """A weight by name, and one of its dimensions."""
@@ -42,10 +46,6 @@ class UnitClass:
     rows: dict[Place, list[Rows]]
     readers: dict[str, Place] = field(default_factory=dict)
     writers: dict[str, set[Place]] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return next(iter(self.readers))
 
 
 @dataclass
@@ -106,7 +106,7 @@ def find_units(model: PreTrainedModel, places: Places, inputs: Mapping[str, torc
     """Finds the units of the changed places.
 
     Args:
-        model: the model to cut, in evaluation mode.
+        model: the model to cut. It does not change.
         places: the axes of weights that change, with their sizes.
         inputs: a small batch.
 
@@ -114,6 +114,7 @@ def find_units(model: PreTrainedModel, places: Places, inputs: Mapping[str, torc
         The classes of units. Places that no module reads are in none of them. Tied weights have the first of their
         names.
     """
+    model = _random_twin(model)
     names = canonical_names(model)
     layouts = {name: layout for name, module in model.named_modules() if (layout := layout_of(module)) is not None}
     weights: dict[str, _Weight] = {}
@@ -150,6 +151,27 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(weight), name) for name, weight in model.named_parameters(remove_duplicate=False)}
 
 
+def _random_twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same config with random weights, in evaluation mode."""
+    twin = skeleton(type(model), model.config, model.device, model.dtype)
+    leave_out_what_is_missing(twin, model, [])
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    generator = torch.Generator().manual_seed(0)
+    values: dict[tuple, torch.Tensor] = {}  # tied weights have the same values
+    weights = {}
+    for name, weight in model.state_dict().items():
+        memory = (weight.data_ptr(), weight.shape, weight.stride())
+        if memory not in values:
+            own = torch.rand(weight.shape, generator=generator) + 0.5
+            if weight.ndim > 1:
+                own = torch.randn(weight.shape, generator=generator) * weight.shape[-1] ** -0.5
+            values[memory] = own.to(weight) if name in parameters else weight.clone()
+        weights[name] = values[memory]
+    twin.load_state_dict(weights, assign=True)
+    twin.tie_weights()
+    return twin
+
+
 @contextmanager
 def _reading(
     model: PreTrainedModel,
@@ -172,10 +194,9 @@ def _reading(
 
         module = model.get_submodule(reader.name)
         hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
-    required = {weight.tensor: weight.tensor.requires_grad for weight in weights.values()}
     try:
-        for tensor in required:
-            tensor.requires_grad_(True)
+        for weight in weights.values():
+            weight.tensor.requires_grad_(True)
         try:
             model(**inputs)
         except Exception as error:
@@ -187,8 +208,6 @@ def _reading(
     finally:
         for hook in hooks:
             hook.remove()
-        for tensor, flag in required.items():
-            tensor.requires_grad_(flag)
 
 
 def _units_of(reader: _Reader, weights: Mapping[str, _Weight]) -> UnitClass | None:

@@ -64,6 +64,20 @@ def test_planted_dead_units_are_found(teacher, width, written):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+def test_dead_heads_are_found_with_the_hidden_width(teacher, width):
+    """Nothing is written to the first heads of each layer, and to most neurons, so no gradient goes through them."""
+    with torch.no_grad():
+        for layer in teacher.bert.encoder.layer:
+            for linear, rows in ((layer.attention.self.value, 16), (layer.intermediate.dense, 46)):
+                linear.weight[:rows], linear.bias[:rows] = 0.0, 0.0
+    student = make_student(
+        teacher, hidden_size=16, num_attention_heads=2, width=width, calibration_data=data_for(width)
+    )
+    kept = student.bert.encoder.layer[0].attention.self.value.bias
+    assert torch.equal(kept, teacher.bert.encoder.layer[0].attention.self.value.bias[16:])
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_planted_dead_heads_are_found(width):
     """Heads alone, in a model whose config has the width of a head. Heads in groups of 2 share keys."""
     teacher = wide_model("llama")
