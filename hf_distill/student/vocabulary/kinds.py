@@ -1,7 +1,8 @@
 """The kinds of tokenizers: which tokens depend on each other, their order, and how the vocabulary gets smaller."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -41,6 +42,10 @@ class Kind:
         """All tokens, the ones that should stay first."""
         return sorted(self.ids, key=self.ids.__getitem__)
 
+    def are_as_good(self, tokens: Sequence[str], others: Sequence[str]) -> bool:
+        """Whether a text may become either of these tokens."""
+        return tokens == others
+
     def trimmed(self, new_ids: Mapping[str, int]) -> dict[str, Any]:
         """The JSON with only these tokens."""
         return {**self.state, "vocab": dict(new_ids)}
@@ -72,6 +77,9 @@ class Unigram(Kind):
 
     If all tokens of the best split stay, it is still the best. An unknown character costs more than the lowest score of
     the vocabulary. So one token with this score stays.
+
+    If two splits have the same score, either may be chosen after a tokenizer was saved and loaded, trimmed or not: the
+    tokenizers library reads scores with an error in the last bit.
     """
 
     def _ids(self) -> dict[str, int]:
@@ -91,6 +99,11 @@ class Unigram(Kind):
     def in_order(self) -> list[str]:
         scores = dict(self.state["vocab"])
         return sorted(self.ids, key=lambda token: (-scores[token], self.ids[token]))
+
+    def are_as_good(self, tokens: Sequence[str], others: Sequence[str]) -> bool:
+        scores = dict(self.state["vocab"])
+        sums = [sum(scores.get(token, 0.0) for token in split) for split in (tokens, others)]
+        return tokens == others or ("".join(tokens) == "".join(others) and math.isclose(*sums, rel_tol=1e-12))
 
     def trimmed(self, new_ids: Mapping[str, int]) -> dict[str, Any]:
         scores = dict(self.state["vocab"])

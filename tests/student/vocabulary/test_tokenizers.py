@@ -4,9 +4,11 @@ import json
 import random
 
 import pytest
+from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
 from hf_distill import trim_vocabulary
+from hf_distill.student.vocabulary.kinds import Unigram
 from tests.student.tiny_models import tiny_model
 from tests.student.vocabulary.tiny_tokenizers import ANY_SCRIPT, TOKENIZERS, corpus
 
@@ -156,3 +158,28 @@ def test_a_generator_of_many_texts():
     tokenizer = TOKENIZERS["bert"]()
     texts = corpus() * 4  # more than are tokenized at once
     assert trim(tokenizer, texts=iter(texts)).kept == trim(tokenizer, texts=corpus()).kept
+
+
+def test_splits_with_the_same_score():
+    """Loading a Unigram tokenizer may choose another one, trimmed or not. Another score is another result."""
+    kind = Unigram({"vocab": [["<unk>", 0.0], ["ab", -1.1], ["c", -2.2], ["a", -2.2], ["bc", -1.1]], "unk_id": 0})
+    assert kind.are_as_good(["ab", "c"], ["a", "bc"])
+    assert not kind.are_as_good(["ab", "c"], ["ab", "a"])
+    assert not kind.are_as_good(["ab"], ["a", "<unk>"])
+
+
+def test_unigram_is_exact():
+    """With the same scores, bit by bit, all splits stay the best, and so do ties."""
+    draw = random.Random(0)
+    for _ in range(20):
+        scores = [-draw.uniform(5, 12) for _ in range(4)]
+        pieces = sorted({"".join(draw.choices("abc", k=draw.randint(1, 3))) for _ in range(30)} | set("abc"))
+        vocab = [("<unk>", 0.0), *((piece, draw.choice(scores)) for piece in pieces)]
+        kind = Unigram({"vocab": vocab, "unk_id": 0})
+        whole = Tokenizer(models.Unigram(vocab, unk_id=0))
+        for _ in range(20):
+            text = "".join(draw.choices("abcd", k=12))
+            tokens = whole.encode(text).tokens
+            kept = {*tokens, *kind.required()} & kind.ids.keys()
+            small = Tokenizer(models.Unigram([entry for entry in vocab if entry[0] in kept], unk_id=0))
+            assert small.encode(text).tokens == tokens
