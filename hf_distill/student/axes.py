@@ -247,6 +247,11 @@ def _only_stack(number: str, path: tuple[str, ...], places: Places, stacks: Mapp
         name
         for name, stack in stacks.items()
         if any(weight.startswith(f"{stack.path}.") for weight in places)
-        or (not places and stack.config_path == path and (name in number or len(stacks) == 1))
+        or (not places and stack.config_path == path and (name in number or _is_alone(stack, stacks)))
     ]
     return shaped[0] if len(shaped) == 1 else None
+
+
+def _is_alone(stack: LayerStack, stacks: Mapping[str, LayerStack]) -> bool:
+    """Whether no other stack has the same config."""
+    return sum(other.config_path == stack.config_path for other in stacks.values()) == 1
