@@ -44,9 +44,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "as 0 2 4. For named stacks: encoder=spread decoder=0,5",
     )
     for size, what in SIZES.items():
-        parser.add_argument(
-            f"--{size}", metavar="N", nargs="+", help=f"{what}. For named stacks: encoder=512 decoder=256"
-        )
+        parser.add_argument(f"--{size}", metavar="N", nargs="+", help=f"{what}. By stack as in --num-layers")
     parser.add_argument(
         "--width",
         metavar="HOW",

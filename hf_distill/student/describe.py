@@ -1,43 +1,39 @@
-"""Describes a model: its modules, its stacks of layers, and the students that can be made from it."""
+"""Describes a model: its modules, its stacks of layers, its sizes, and the students that can be made from it."""
 
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from fractions import Fraction
+import textwrap
+from collections.abc import Iterator, Sequence
 
+import torch
 from torch import nn
-from transformers import BertConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from hf_distill.student.architectures import LayerStack, find_layer_stacks
-from hf_distill.student.cutting import empty_student
-from hf_distill.student.distilbert import to_distilbert
-from hf_distill.student.layer_selection import select_layers
+from hf_distill.machine import machine
+from hf_distill.student.architectures import find_layer_stacks
+from hf_distill.student.axes import HEADS, HIDDEN, KEY_VALUE_HEADS, OTHER, VOCABULARY, Axis, axis_of, find_axes
+from hf_distill.student.latency import product_seconds
+from hf_distill.student.model_size import int8_bytes_of, operations_of
+from hf_distill.student.proposals import possible_students
+from hf_distill.student.width.sizes import KINDS
 
-SHARES = [Fraction(3, 4), Fraction(2, 3), Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)]
-"""Shares of the teacher's layers in the students shown."""
+WIDTH = 110
+"""Most characters in a line of the tables."""
 
-
-@dataclass(frozen=True)
-class StudentSize:
-    """A possible student: its number of layers per stack, and its computed size."""
-
-    num_layers: dict[str, int]
-    parameters: int
-    operations: int
-    """Multiplications per token: one per weight of a matrix, including experts that are not selected. Embedding
-    lookups, and attention apart from its projections, are not counted."""
-    family: str | None = None
+NUM_TOKENS = 128
 
 
-def describe(model: PreTrainedModel) -> str:
-    """Describes a model: a tree of its modules with parameter counts, its stacks of layers, and possible students.
+def describe(model: PreTrainedModel, *, latency: bool = False) -> str:
+    """Describes a model: a tree of its modules with parameter counts, its stacks of layers, the numbers of its config
+    that shape weights, and possible students.
 
     Equal consecutive layers are shown once (`0-11: BertLayer x 12`), shared weights are marked, and modules without
-    parameters are left out. The expected speed-up is the ratio of multiplications per token; the real speed-up is lower
-    at batch sizes and lengths where other work takes the time.
+    parameters are left out. For each student there are the parameters and their share, megabytes in fp32 and in int8,
+    and multiplications per token: one for each weight of a matrix, including experts that are not selected, without
+    embedding lookups and attention apart from its projections.
 
     Args:
         model: a transformers model. Weights are not read, so a model on the meta device works too.
+        latency: add the milliseconds that this machine's CPU needs for the matrix products of one text of 128 tokens.
+            They are measured with matrices of the same shapes, in about two seconds, see `product_seconds`.
 
     Returns:
         The description, several lines of text.
@@ -54,76 +50,115 @@ def describe(model: PreTrainedModel) -> str:
             f"describe needs a transformers model, but got {type(model).__name__}: load the model first, or make it "
             f"from a config with AutoModel.from_config(config)."
         )
-    return "\n\n".join(["\n".join(_tree(model)), _students_text(model)])
+    axes = find_axes(model)
+    parts = [_tree(model), _stacks(model), _sizes(axes), _students(model, axes, latency)]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-def possible_students(model: PreTrainedModel, stacks: dict[str, LayerStack]) -> list[StudentSize]:
-    """Students with some shares of the layers, deepest first. For BERT also a DistilBERT with half of the layers."""
-    students: dict[tuple[int, ...] | str, StudentSize] = {}
-    for share in SHARES:
-        num_layers = {name: max(1, int(stack.num_layers * share)) for name, stack in stacks.items()}
-        if all(num_layers[name] == stack.num_layers for name, stack in stacks.items()):
-            continue
-        kept = {name: select_layers(stack.num_layers, num_layers[name]) for name, stack in stacks.items()}
-        with suppress(ValueError):  # layers of different kinds cannot replace each other
-            student, _ = empty_student(model, stacks, kept)
-            students[tuple(num_layers.values())] = StudentSize(num_layers, *_size(student))
-            if share == Fraction(1, 2) and isinstance(model.config, BertConfig):
-                student = to_distilbert(student)  # raises for heads that DistilBERT does not have
-                students["distilbert"] = StudentSize(num_layers, *_size(student), family="distilbert")
-    return list(students.values())
-
-
-def _size(model: PreTrainedModel) -> tuple[int, int]:
-    """Number of parameters, and multiplications per token."""
-    operations = 0
-    for module in model.modules():
-        if not isinstance(module, nn.Embedding):
-            operations += sum(weight.numel() for weight in module.parameters(recurse=False) if weight.ndim > 1)
-    return model.num_parameters(), operations
-
-
-def _students_text(model: PreTrainedModel) -> str:
+def _stacks(model: PreTrainedModel) -> list[str]:
     try:
         stacks = find_layer_stacks(model)
     except ValueError as error:
-        return str(error)
-    lines = [
+        return textwrap.wrap(str(error), WIDTH)
+    return [
         f"Stack {name!r}: {stack.path}, {stack.num_layers} layers, `{'.'.join((*stack.config_path, stack.depth))}` in "
         f"its config"
         for name, stack in stacks.items()
     ]
-    parameters, operations = _size(model)
-    header = [" + ".join(stacks), "parameters", "of the teacher", "expected speed-up", "made by"]
+
+
+def _sizes(axes: Sequence[Axis]) -> list[str]:
+    """The numbers of the config that shape weights, and how each one is cut."""
+    if not axes:
+        return []
+    rows = [["in its config", "size", "kind", "made smaller by"]]
+    rows += [[axis.name, f"{axis.size:,}", axis.kind, _cut_by(axis, axes)] for axis in axes if axis.kind != OTHER]
+    lines = ["Sizes", *_table(rows, to_the_right=[1])] if len(rows) > 1 else []
+    if others := [f"{axis.name} {axis.size:,}" for axis in axis_of(axes, OTHER)]:
+        title = "  Other sizes, which stay: " if lines else "Sizes, which stay: "
+        lines += textwrap.wrap(title + ", ".join(others), WIDTH, subsequent_indent="  ")
+    return lines
+
+
+def _cut_by(axis: Axis, axes: Sequence[Axis]) -> str:
+    """What makes a size smaller."""
+    if axis.kind == VOCABULARY:
+        return "trim_vocabulary"
+    argument = next(argument for argument, kind in KINDS.items() if kind == axis.kind)
+    of_kind = axis_of(axes, axis.kind)
+    name = argument if len(of_kind) == 1 else f"{argument}, stack {axis.stack or axis.name!r}"
+    if axis.kind == HEADS and not axis.places:
+        same_config = [own for own in axis_of(axes, HIDDEN) if own.config_path == axis.config_path]
+        if not same_config:
+            return "nothing: heads would change their width"
+        return f"{name} and hidden_size: heads of {same_config[0].size // axis.size}"
+    if axis.kind == KEY_VALUE_HEADS:
+        heads = next((own for own in axis_of(axes, HEADS) if own.config_path == axis.config_path), axis)
+        return f"{name}: for {heads.size // axis.size} heads each"
+    return f"{name}, the same as {', '.join(axis.together)}" if axis.together else name
+
+
+def _students(model: PreTrainedModel, axes: Sequence[Axis], latency: bool) -> list[str]:
+    """The table of possible students, in the order of `possible_students`."""
+    try:
+        stacks = find_layer_stacks(model)
+    except ValueError:
+        stacks = {}
+    students = possible_students(model, stacks, axes)
+    if not students:
+        return []
+    models = [model, *(own.student for own in students)]
+    header = ["parameters", "share", "MB", "MB in int8", "multiplications"]
     rows = [header]
-    for student in possible_students(model, stacks):
+    for own in models:
+        parameters = own.num_parameters()
         rows.append(
             [
-                " + ".join(map(str, student.num_layers.values())),
-                f"{student.parameters:,}",
-                f"{student.parameters / parameters:.0%}",
-                f"{operations / student.operations:.2f}",
-                _call(student, stacks),
+                f"{parameters:,}",
+                f"{parameters / model.num_parameters():.0%}",
+                f"{4 * parameters / 1e6:,.1f}",
+                f"{int8_bytes_of(own) / 1e6:,.1f}",
+                f"{operations_of(own) / 1e6:,.1f} M",
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines += ["", "Students"]
+    if latency:
+        seconds = product_seconds(models, NUM_TOKENS)
+        header.append("ms")
+        for row, own_seconds in zip(rows[1:], seconds, strict=True):
+            row.append(f"{1e3 * own_seconds:,.1f}")
+    made_by = ["made by", "(the teacher)", *(own.call for own in students)]
+    for row, call in zip(rows, made_by, strict=True):
+        row.append(call)
+    lines = ["Students", *_table(rows, to_the_right=range(len(header) - 1))]
+    lines += ["", "MB: megabytes of the weights in fp32, and about in int8. Multiplications: per token, in millions."]
+    if latency:
+        lines += textwrap.wrap(
+            f"ms: the matrix products alone of one text of {NUM_TOKENS} tokens, measured with matrices of the same "
+            f"shapes in fp32 on this CPU, {machine()['cpu']}, with {_count(torch.get_num_threads(), 'thread')}. A "
+            f"forward pass takes longer.",
+            WIDTH,
+        )
+    return lines
+
+
+def _table(rows: Sequence[Sequence[str]], to_the_right: Sequence[int]) -> list[str]:
+    """The rows with aligned columns. A long last column continues on the next line, at a comma."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    lines = []
     for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
-        lines.append("  " + "   ".join([*cells, row[-1]]))
-    return "\n".join(lines)
+        cells = [
+            cell.rjust(width) if column in to_the_right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ]
+        start = "  " + "   ".join(cells) + "   "
+        last = row[-1].replace(": ", ":\xa0")  # no break between a name and its value
+        first, *rest = textwrap.wrap(last, WIDTH - len(start), break_long_words=False)
+        lines += [line.replace("\xa0", " ") for line in (start + first, *(" " * len(start) + line for line in rest))]
+    return lines
 
 
-def _call(student: StudentSize, stacks: dict[str, LayerStack]) -> str:
-    """The call of `make_student` that makes this student."""
-    halves = {name: max(1, stack.num_layers // 2) for name, stack in stacks.items()}
-    numbers = set(student.num_layers.values())
-    arguments = ["teacher"]
-    if student.num_layers != halves:
-        arguments.append(f"num_layers={numbers.pop() if len(numbers) == 1 else student.num_layers}")
-    if student.family is not None:
-        arguments.append(f"family={student.family!r}")
-    return f"make_student({', '.join(arguments)})"
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _tree(model: PreTrainedModel) -> list[str]:

@@ -1,6 +1,7 @@
 """`hf-distill inspect`"""
 
 import pytest
+import torch
 
 from hf_distill import describe
 from hf_distill.cli import main
@@ -10,10 +11,17 @@ from tests.conftest import make_config, make_model
 def test_inspect(teacher, tmp_path, capsys):
     """The command reads only the config."""
     (teacher / "model.safetensors").unlink()
-    assert main(["inspect", str(teacher)]) == 0
+    assert main(["inspect", str(teacher), "--no-latency"]) == 0
     shown = capsys.readouterr().out
     assert shown.strip() == describe(make_model("roberta", "mlm"))
     assert "0-3: RobertaLayer x 4" in shown
+
+
+def test_latency(teacher, capsys):
+    assert main(["inspect", str(teacher)]) == 0
+    shown = capsys.readouterr().out
+    assert "   ms   made by" in shown
+    assert f"thread{'' if torch.get_num_threads() == 1 else 's'}. A forward" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize("architectures", [None, ["MyModel"]])

@@ -1,29 +1,23 @@
-"""The description of a model: counts, folded layers, shared weights, possible students."""
+"""The description of a model: counts, folded layers, shared weights, sizes, and the table of students."""
 
 import re
+import sys
 
 import pytest
 import torch
-import transformers
-from transformers import BertConfig, DistilBertConfig, RobertaConfig, T5Config
+from transformers import AlbertConfig, T5Config, XLMRobertaConfig
 
 from hf_distill import describe, make_student
-from hf_distill.student.architectures import find_layer_stacks, skeleton
-from hf_distill.student.describe import possible_students
+from hf_distill.student.model_size import int8_bytes_of, operations_of
 from tests.conftest import make_config, make_model
-from tests.student.tiny_models import AUTO_CLASS_OF_TYPE, tiny_config, tiny_model
+from tests.student.test_proposals import on_meta, proposals_of
+from tests.student.tiny_models import tiny_model
+
+module_of_describe = sys.modules["hf_distill.student.describe"]
 
 
 def lines(model):
     return [re.sub(" +", " ", line.strip()) for line in describe(model).splitlines()]
-
-
-def on_meta(model_class, config):
-    with torch.device("meta"):
-        return getattr(transformers, model_class)._from_config(config)
-
-
-ROBERTA_BASE = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
 
 
 def test_tree():
@@ -71,56 +65,112 @@ def test_stacks_are_named():
     shown = lines(tiny_model("whisper"))
     assert "Stack 'encoder': model.encoder.layers, 4 layers, `encoder_layers` in its config" in shown
     assert "Stack 'decoder': model.decoder.layers, 4 layers, `decoder_layers` in its config" in shown
-    assert any(line.startswith("encoder + decoder parameters of the teacher") for line in shown)
     shown = lines(tiny_model("clip"))
     assert "Stack 'text': text_model.encoder.layers, 4 layers, `text_config.num_hidden_layers` in its config" in shown
 
 
 def test_a_model_without_a_stack():
     shown = lines(make_model("resnet", "image"))
-    assert shown[-1].startswith("ResNetForImageClassification has no stack of layers that can be cut")
+    assert any(line.startswith("ResNetForImageClassification has no stack of layers that can be cut") for line in shown)
+    assert shown[-1].startswith("Sizes, which stay: ")
 
 
-@pytest.mark.parametrize("model_type", AUTO_CLASS_OF_TYPE)
-def test_students_are_as_large_as_said(model_type):
-    teacher = tiny_model(model_type)
-    students = possible_students(teacher, find_layer_stacks(teacher))
-    assert len(students) >= 3
-    half = next(student for student in students if set(student.num_layers.values()) == {2})
-    assert half.parameters == make_student(teacher).num_parameters()
-    assert describe(teacher).count("make_student(") == len(students)
+def test_sizes():
+    shown = lines(make_model("bert", "mlm"))
+    start = shown.index("Sizes")
+    assert shown[start + 1 : start + 7] == [
+        "in its config size kind made smaller by",
+        "vocab_size 61 vocabulary trim_vocabulary",
+        "hidden_size 16 hidden width hidden_size",
+        "num_attention_heads 2 attention heads num_attention_heads and hidden_size: heads of 8",
+        "intermediate_size 32 feed-forward width intermediate_size",
+        "Other sizes, which stay: type_vocab_size 2, max_position_embeddings 40",
+    ]
 
 
-def test_students_that_cannot_be_made_are_left_out():
-    """Jamba's config has a period for its kinds of layers, which every other layer would break."""
-    config = tiny_config("jamba", attn_layer_period=4, attn_layer_offset=2, expert_layer_period=2, num_experts=2)
-    model = skeleton(transformers.JambaForCausalLM, config)
-    shown = [student.num_layers["layers"] for student in possible_students(model, find_layer_stacks(model))]
-    assert 1 <= len(shown) < 3
-    model = tiny_model("qwen2_moe")
-    assert len(possible_students(model, find_layer_stacks(model))) == 3
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        (
+            tiny_model("llama", num_attention_heads=4, num_key_value_heads=2),
+            "num_key_value_heads 2 key-value heads num_key_value_heads: for 2 heads each",
+        ),
+        (tiny_model("whisper"), "decoder_ffn_dim 32 feed-forward width intermediate_size, stack 'decoder'"),
+        (tiny_model("clip"), "attention heads num_attention_heads, stack 'text' and"),
+        (tiny_model("electra"), "hidden_size 16 hidden width hidden_size"),
+        (on_meta("AlbertModel", AlbertConfig()), "num_attention_heads 64 attention heads nothing: heads would change"),
+    ],
+)
+def test_sizes_of(model, line):
+    assert any(line in shown for shown in lines(model)), "\n".join(lines(model))
 
 
-def test_what_the_model_was_made_without():
-    whole, without = (transformers.BertModel(make_config("bert"), add_pooling_layer=with_) for with_ in (True, False))
-    sizes = [possible_students(model, find_layer_stacks(model))[0].parameters for model in (whole, without)]
-    assert sizes[0] - sizes[1] == 16 * 16 + 16
+def test_columns():
+    """The sizes of a table are those of the models that the calls make."""
+    teacher = make_model("bert", "mlm")
+    shown = describe(teacher)
+    rows = shown[shown.index("Students\n") :].split("\n\n")[0].splitlines()[1:]
+    assert re.split(" {2,}", rows[0].strip()) == [
+        "parameters",
+        "share",
+        "MB",
+        "MB in int8",
+        "multiplications",
+        "made by",
+    ]
+    parameters, share, megabytes, int8, operations, _ = re.split(" {2,}", rows[1].strip())
+    assert (int(parameters.replace(",", "")), share) == (teacher.num_parameters(), "100%")
+    assert float(megabytes) == round(4 * teacher.num_parameters() / 1e6, 1)
+    assert float(int8) == round(int8_bytes_of(teacher) / 1e6, 1)
+    assert operations == f"{operations_of(teacher) / 1e6:.1f} M"
 
 
-def test_how_a_student_is_made():
-    shown = [line for line in lines(make_model("bert", "mlm")) if "make_student(" in line]
-    for line in shown:
-        _, parameters, _, _, call = line.split(" ", maxsplit=4)
-        student = eval(call, {"make_student": make_student, "teacher": make_model("bert", "mlm")})
-        assert student.num_parameters() == int(parameters.replace(",", ""))
-    assert sum("family='distilbert'" in line for line in shown) == 1
+def test_calls():
+    """Each call of the table makes the student whose size is in its row."""
+    teacher = make_model("bert", "mlm")
+    shown = describe(teacher)
+    rows = shown[shown.index("Students\n") :].split("\n\n")[0].splitlines()[3:]
+    calls = [call for call in re.split(r"^ +(?=[\d,]+ +\d+%)", "\n".join(rows), flags=re.MULTILINE) if call]
+    names = {"make_student": make_student, "teacher": teacher}
+    for call in calls:
+        parameters, *_, made_by = re.split(" {2,}", re.sub(r"\n +", " ", call.strip()))
+        assert eval(made_by, names).num_parameters() == int(parameters.replace(",", "")), made_by
+    assert len(calls) == len(proposals_of(teacher)) == 8
+    assert sum("family='distilbert'" in call for call in calls) == 1
 
 
-def test_multiplications_are_those_that_run():
+@pytest.mark.parametrize(
+    "model",
+    [tiny_model("clip"), tiny_model("whisper"), on_meta("XLMRobertaForMaskedLM", XLMRobertaConfig(vocab_size=250002))],
+)
+def test_lines_are_not_long(model):
+    tables = describe(model).partition("\n\n")[2]
+    assert "Students" in tables
+    assert max(map(len, tables.splitlines())) <= 110
+
+
+def test_latency(monkeypatch):
+    """One more column, from one measurement for all students, and a note."""
+    seconds = []
+
+    def measured(models, num_tokens):
+        seconds.extend(model.num_parameters() / 1e5 for model in models)
+        return seconds
+
+    monkeypatch.setattr(module_of_describe, "product_seconds", measured)
+    teacher = make_model("bert", "mlm")
+    with_latency, without = describe(teacher, latency=True), describe(teacher)
+    assert len(seconds) == 1 + len(proposals_of(teacher))
+    assert f" {1e3 * seconds[0]:.1f}   (the teacher)" in with_latency
+    assert "ms: the matrix products alone of one text of 128 tokens" in with_latency
+    assert " ms " not in without
+    assert with_latency.partition("Students")[0] == without.partition("Students")[0]
+
+
+def test_operations_are_those_that_run():
     """Compared with PyTorch's count in a forward pass, without the products of queries, keys and values."""
     teacher = make_model("bert", "token_classification", width=32)
-    counted = {}
-    for model in (teacher, make_student(teacher)):
+    for model in (teacher, make_student(teacher), make_student(teacher, intermediate_size=8)):
         total = 0
 
         def count(module, args, output):
@@ -131,37 +181,16 @@ def test_multiplications_are_those_that_run():
             if isinstance(module, torch.nn.Linear):
                 module.register_forward_hook(count)
         model(input_ids=torch.ones(2, 7, dtype=torch.long))
-        counted[model.config.num_hidden_layers] = total / 14
-    (half,) = [
-        size for size in possible_students(teacher, find_layer_stacks(teacher))[:2] if size.num_layers["layers"] == 2
-    ]
-    assert half.operations == counted[2]
-    assert f"{counted[4] / counted[2]:.2f}" in describe(teacher)
+        assert operations_of(model) == total / 14
 
 
-@pytest.mark.parametrize(
-    ("model_class", "config", "teacher", "student"),
-    [
-        # Published and, as in docs/students.md, counted. Sanh et al., 2019, table 3; DistilRoBERTa's card.
-        ("BertModel", BertConfig(), (110, 109.5), (66, 66.4)),
-        ("RobertaForMaskedLM", ROBERTA_BASE, (125, 124.7), (82, 82.2)),
-    ],
-)
-def test_published_numbers(model_class, config, teacher, student):
-    """Only the configs are read."""
-    model = on_meta(model_class, config)
-    sizes = possible_students(model, find_layer_stacks(model))
-    family = "distilbert" if model_class == "BertModel" else None
-    (half,) = [size for size in sizes if size.num_layers == {"layers": 6} and size.family == family]
-    for parameters, (published, counted) in ((model.num_parameters(), teacher), (half.parameters, student)):
-        assert abs(parameters / 1e6 - published) < 0.6
-        assert round(parameters / 1e6, 1) == counted
-
-
-def test_distilbert_by_its_own_config():
-    model = on_meta("BertModel", BertConfig())
-    distilbert = next(size for size in possible_students(model, find_layer_stacks(model)) if size.family)
-    assert distilbert.parameters == skeleton(transformers.DistilBertModel, DistilBertConfig()).num_parameters()
+def test_bytes_in_int8():
+    """Shared weights count once; biases and norms stay in fp32."""
+    model = make_model("bert", "mlm")
+    embeddings = (61 + 40 + 2) * 16 * (1 + 2 / 32)
+    matrices = 4 * (4 * 16 * 16 + 2 * 16 * 32) + 16 * 16
+    vectors = sum(weight.numel() for weight in model.parameters() if weight.ndim == 1)
+    assert int8_bytes_of(model) == embeddings + matrices + 4 * vectors
 
 
 def test_nothing_is_touched():
