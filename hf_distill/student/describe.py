@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -32,8 +31,8 @@ def describe(model: PreTrainedModel, *, latency: bool = False) -> str:
 
     Args:
         model: a transformers model. Weights are not read, so a model on the meta device works too.
-        latency: add the milliseconds that this machine's CPU needs for the matrix products of one text of 128 tokens.
-            They are measured with matrices of the same shapes, in about two seconds, see `product_seconds`.
+        latency: add the milliseconds that one thread of this machine's CPU needs for the matrix products of one text
+            of 128 tokens. They are measured with matrices of the same shapes, in about two seconds.
 
     Returns:
         The description, several lines of text.
@@ -134,8 +133,7 @@ def _students(model: PreTrainedModel, axes: Sequence[Axis], latency: bool) -> li
     if latency:
         lines += textwrap.wrap(
             f"ms: the matrix products alone of one text of {NUM_TOKENS} tokens, measured with matrices of the same "
-            f"shapes in fp32 on this CPU, {machine()['cpu']}, with {_count(torch.get_num_threads(), 'thread')}. A "
-            f"forward pass takes longer.",
+            f"shapes in fp32 on one thread of this CPU, {machine()['cpu']}. The rest of a forward pass takes time too.",
             WIDTH,
         )
     return lines
@@ -155,10 +153,6 @@ def _table(rows: Sequence[Sequence[str]], to_the_right: Sequence[int]) -> list[s
         first, *rest = textwrap.wrap(last, WIDTH - len(start), break_long_words=False)
         lines += [line.replace("\xa0", " ") for line in (start + first, *(" " * len(start) + line for line in rest))]
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _tree(model: PreTrainedModel) -> list[str]:

@@ -24,7 +24,7 @@ def product_seconds(
     num_tokens: int = 128,
     measure: Callable[[Collection[Product], int], Mapping[Product, float]] | None = None,
 ) -> list[float]:
-    """Predicts the time of the matrix products in one forward, on this machine's CPU in fp32.
+    """Predicts the time of the matrix products in one forward, on one thread of this machine's CPU in fp32.
 
     Products of each shape are measured once for all models, and summed over the linear layers. All else takes time
     too: attention between tokens, convolutions, experts that share one weight, normalisations.
@@ -59,7 +59,10 @@ def products_of(model: nn.Module) -> Counter[Product]:
 def measure_products(
     products: Collection[Product], num_tokens: int, clock: Callable[[], float] = perf_counter
 ) -> dict[Product, float]:
-    """Measures the seconds of matrix products on the CPU in fp32, with the threads that torch uses.
+    """Measures the seconds of matrix products on one thread of the CPU in fp32.
+
+    Several threads wait for each other. On a busy machine, or in a container with fewer cores than torch sees, this
+    would be most of the time of a small product.
 
     In each round all products take their turn, after a first round to warm up. Other work on the machine can only make
     a product slower, so the fastest round counts. The rounds take two seconds at most, longer only for very large
@@ -75,16 +78,21 @@ def measure_products(
     memory = torch.ones(2 * largest, device="cpu", dtype=torch.float32)
     rows = {inputs: torch.ones(num_tokens, inputs, device="cpu", dtype=torch.float32) for inputs, _ in measured}
     seconds: dict[Product, list[float]] = {product: [] for product in measured}
-    begin, start = clock(), 0
-    with torch.inference_mode():
-        for number in range(MOST_ROUNDS + 1):
-            if number > FEWEST_ROUNDS and clock() - begin > SECONDS:
-                break
-            for (inputs, outputs), part in measured.items():
-                start = (start + inputs * part) % (largest + 1)
-                weight = memory[start : start + inputs * part].view(part, inputs)
-                before = clock()
-                F.linear(rows[inputs], weight)
-                if number > 0:
-                    seconds[inputs, outputs].append((clock() - before) * outputs / part)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        begin, start = clock(), 0
+        with torch.inference_mode():
+            for number in range(MOST_ROUNDS + 1):
+                if number > FEWEST_ROUNDS and clock() - begin > SECONDS:
+                    break
+                for (inputs, outputs), part in measured.items():
+                    start = (start + inputs * part) % (largest + 1)
+                    weight = memory[start : start + inputs * part].view(part, inputs)
+                    before = clock()
+                    F.linear(rows[inputs], weight)
+                    if number > 0:
+                        seconds[inputs, outputs].append((clock() - before) * outputs / part)
+    finally:
+        torch.set_num_threads(threads)
     return {product: min(times) for product, times in seconds.items()}

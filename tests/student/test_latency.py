@@ -72,8 +72,10 @@ def test_a_part_of_a_large_product_is_measured(monkeypatch):
 
 def test_on_the_cpu_of_this_machine():
     model, state = make_model("bert", "mlm"), torch.get_rng_state()
+    threads = torch.get_num_threads()
     with torch.device("meta"):
         (seconds,) = product_seconds([model])
     assert 0 < seconds < 1
     assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
     assert product_seconds([nn.ReLU()]) == [0]
