@@ -70,6 +70,7 @@ def train(task: Task, args: TaskArguments, training: DistillationTrainingArgumen
             _check(task, own, of_stage)
     if cuts[0] is not None and (args.num_layers is not None or args.layers is not None):
         raise ValueError("num_layers and layers have no effect if the first stage has a cut: set them in the cut.")
+    _check_widths(stages, cuts)
     named_cuts = [(stage.name, cut) for stage, cut in zip(stages, cuts, strict=True)]
     trainer = None
     for number, (stage, own, of_stage) in enumerate(options):
@@ -144,6 +145,18 @@ def _train_stage(
     _run(run, trainer, rows.get("test"))
     trainer.accelerator.wait_for_everyone()  # the next stage reads what the main process wrote
     return trainer
+
+
+def _check_widths(stages: list[Stage], cuts: list[Cut | None]) -> None:
+    """Raises an error if a stage compares hidden states of the teacher and of a student that an earlier cut narrows."""
+    is_narrower = False
+    for stage, cut in zip(stages, cuts, strict=True):
+        is_narrower = is_narrower or "hidden_size" in (cut or {})
+        if is_narrower and stage.args.alpha_cos and not stage.args.project_hidden_states:
+            raise ValueError(
+                f"Stage {stage.name!r}: alpha_cos={stage.args.alpha_cos} compares hidden states of the same width, but "
+                f"a cut has hidden_size: set project_hidden_states=True or alpha_cos=0."
+            )
 
 
 def _try_later_cuts(model: PreTrainedModel, cuts: list[tuple[str | None, Cut | None]]) -> None:

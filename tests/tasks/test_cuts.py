@@ -94,6 +94,11 @@ def test_another_cut_is_another_training(folder):
         ([WIDE, {**NARROW, "cut": {"intermediate_size": 25}}], {}, "Stage 'narrow': intermediate_size=25, but the"),
         ([WIDE, {**NARROW, "cut": {"num_layers": 4}}], {}, "Stage 'narrow': num_layers=4"),
         ([{**WIDE, "cut": {"hidden_size": 9}}], {}, "Stage 'inner': "),
+        (
+            [WIDE, {**NARROW, "alpha_cos": 1.0}],
+            {},
+            r"Stage 'narrow': alpha_cos=1\.0 compares hidden states",
+        ),
     ],
 )
 def test_errors_before_the_first_step(folder, stages, task, message):
