@@ -361,12 +361,12 @@ def run(
 
 def print_table(benchmark: Benchmark, student: str, mixes: Sequence[str], seeds: Sequence[int]) -> None:
     """Prints the measures of a student for each mix."""
-    of_teacher = [_cell(measure, [benchmark.teacher_figures[measure]]) for measure in MEASURES]
+    of_teacher = [cell(measure, [benchmark.teacher_figures[measure]]) for measure in MEASURES]
     lines = [["the teacher itself", "", "", *of_teacher]]
     for mix in mixes:
         trainings = [benchmark.trainings[benchmark.name(student, mix, seed)] for seed in seeds]
         seconds = statistics.mean(own["seconds"] for own in trainings)
-        cells = [_cell(measure, benchmark.values(student, mix, seeds, measure)) for measure in MEASURES]
+        cells = [cell(measure, benchmark.values(student, mix, seeds, measure)) for measure in MEASURES]
         lines.append([mix, AND.join(map(str, trainings[0]["steps"])), f"{seconds:.1f}", *cells])
     print(f"\n{student}; percent, KL in nats; mean ± standard deviation of {len(seeds)} seeds\n")
     print(table(["learns from", "steps", "seconds", *MEASURES.values()], lines))
@@ -393,7 +393,7 @@ def print_gains(benchmark: Benchmark, students: Sequence[str], mixes: Sequence[s
         print(f"Best combination on the validation sentences: {max(combined, key=on_validation)}")
 
 
-def _cell(measure: str, values: Sequence[float]) -> str:
+def cell(measure: str, values: Sequence[float]) -> str:
     return spread(values, ".3f") if measure == "kl_to_teacher" else percents(values)
 
 

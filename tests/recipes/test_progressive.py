@@ -1,5 +1,6 @@
 """The recipe on a tiny teacher and made-up reviews, with the options of the real run."""
 
+import itertools
 import json
 import re
 import shutil
@@ -9,11 +10,13 @@ from pathlib import Path
 import datasets
 import pytest
 import yaml
+from datasets import Dataset
 from transformers import AutoModelForSequenceClassification
 
 from hf_distill import DistillationTrainingArguments, TextClassificationArguments, make_student, parse_config
+from recipes.benchmarks import progressive
 from recipes.progressive import train
-from tests.conftest import make_model, make_text_tokenizer
+from tests.conftest import make_config, make_model, make_text_tokenizer, make_texts
 from tests.processes import run_python
 from tests.tasks.test_text_classification import assert_equal_weights, make_reviews, weights, write_reviews
 
@@ -133,6 +136,49 @@ def test_the_real_cuts_fit(files, num_layers, head_width):
     for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size"):
         assert 2 * getattr(student.config, name) == getattr(teacher.config, name)
     assert (training.alpha_kl, training.alpha_task, training.alpha_cos) == (5, 2, 0)
+
+
+def test_the_comparison(tmp_path, monkeypatch, capsys):
+    """All ways end with the same sizes. A second run trains nothing again."""
+    names = {"BATCH_SIZE": 8, "STEPS_TO_TIME": 2, "TIMINGS": 1, "NUM_CALIBRATION": 8}
+    for name, value in names.items():
+        monkeypatch.setattr(progressive, name, value)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    make_model("bert", "classification").base_model.save_pretrained(tmp_path / "pretrained")
+    make_text_tokenizer().save_pretrained(tmp_path / "pretrained")
+    rows = Dataset.from_dict({"text": make_texts(24, longest=8), "labels": [row % 2 for row in range(24)]})
+    sentences = dict.fromkeys(("teacher", "train", "test"), rows)
+    output, ways = tmp_path / "progressive.json", ["one cut", "2 rounds"]
+
+    def run():
+        return progressive.run(tmp_path / "pretrained", sentences, output, ways, [0, 1], seconds=0.01)
+
+    trainings = run()
+    assert list(trainings) == ["one cut, seed 0", "2 rounds, seed 0", "one cut, seed 1", "2 rounds, seed 1"]
+    assert [len(own["steps"]) for own in trainings.values()] == [1, 2, 1, 2]
+    measured = json.loads(output.read_text())
+    assert measured["trainings"] == trainings
+    assert list(measured["step_seconds"]) == ["layers 0 2, width 8", "layers 0 2 3, width 16"]
+    printed = capsys.readouterr().out
+    assert all(printed.count(f"\n| {way} | ") == 1 for way in ways)
+
+    written = output.read_bytes()
+    monkeypatch.setattr(progressive.Benchmark, "train", None)
+    assert run() == trainings
+    assert output.read_bytes() == written
+
+
+def test_the_sizes_of_the_comparison():
+    """Of MiniLM: rounds get smaller, and end with half of everything. Shares of the time add up."""
+    config = make_config("bert", num_layers=6, width=384, num_attention_heads=12, intermediate_size=1536)
+    for number in progressive.WAYS.values():
+        rounds = progressive.rounds_of(config, number)
+        kept, sizes = rounds[-1]
+        assert kept == [0, 2, 4]
+        assert sizes == {"num_attention_heads": 6, "hidden_size": 192, "intermediate_size": 768}
+        assert all(set(later) < set(before) for (before, _), (later, _) in itertools.pairwise(rounds))
+        assert all(own["hidden_size"] == 32 * own["num_attention_heads"] for _, own in rounds)
+        assert sum(progressive.shares_of(number)) == 1
 
 
 def test_the_miniature_changes_no_loss():
