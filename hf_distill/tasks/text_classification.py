@@ -60,7 +60,8 @@ def train_text_classifier(
     (`alpha_cos=0`), the teacher reads each text once and is released before training starts.
 
     With `task.stages`, such as TinyBERT's two steps (Jiao et al., 2020, https://arxiv.org/abs/1909.10351), each stage
-    continues with the student of the stage before. See `make_stages`.
+    continues with the student of the stage before. See `make_stages`. A stage with `cut`, which has arguments of
+    `make_student`, first cuts that student.
 
     `output_dir` receives the model, the tokenizer, `train_results.json`, and with validation or test data
     `eval_results.json` or `test_results.json`.
