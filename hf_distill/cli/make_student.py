@@ -50,15 +50,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="HOW",
         default="magnitude",
         help="how to choose the units that stay: magnitude (of their weights, default), or with --calibration-file "
-        "activation, or taylor for language models",
+        "activation, pca (principal components of the hidden states), or taylor for language models",
     )
     parser.add_argument("--family", metavar="NAME", help="distilbert: make a DistilBERT from a BERT")
     parser.add_argument(
         "--calibration-file",
         metavar="FILE",
         type=Path,
-        help="file with one text per line, for --layers calibrated or influence and --width activation or taylor; a "
-        "few hundred lines are enough",
+        help="file with one text per line, for --layers calibrated or influence and --width activation, pca or "
+        "taylor; a few hundred lines are enough",
     )
     parser.add_argument(
         "--vocabulary-texts",
