@@ -85,7 +85,7 @@ def write_plot(file: Path, benchmark: "Benchmark", names: Sequence[str]) -> None
         color, marker = f"C{index % 10}", MARKERS[index % len(MARKERS)]
         for kind in FORMATS:
             accuracies = [100 * value for value in benchmark.values(name, kind, "accuracy")]
-            deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+            deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else None
             sizes = [benchmark.speed[name][kind], benchmark.megabytes(name, kind), benchmark.parameters(name) / 1e6]
             for axes, size in zip(panels, sizes, strict=True):
                 axes.errorbar(
@@ -103,7 +103,8 @@ def write_plot(file: Path, benchmark: "Benchmark", names: Sequence[str]) -> None
     for axes, title in zip(panels, titles, strict=True):
         axes.set(xlabel=title, xscale="log")
         axes.grid(alpha=0.3, which="both")
-        axes.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
+        for formatted in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            formatted(lambda value, position: f"{value:g}" if f"{value:.0e}"[0] in "1235" else "")
     panels[0].set_ylabel("accuracy on test sentences (%)")
     figure.suptitle("Hollow: fp32. Filled: int8. Better models are further up and to the left.")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")

@@ -5,9 +5,9 @@ layers, a smaller vocabulary, or several of these. Each learns from the labels a
 for the same number of steps with several seeds, and is exported to ONNX in fp32 and int8. One of the students is also
 made by other ways to choose what stays, and trained on other losses.
 
-Speed is measured at the end, for one sentence at a time with tokenization, on one thread. The models take turns, so a
-machine that slows down affects all of them. Figures are written after each training, and a second run continues from
-there.
+Speed is measured at the end, for one sentence at a time with tokenization, as processor time on one thread. The models
+take turns, so a machine that slows down affects all of them. Figures are written after each training, and a second run
+continues from there.
 """
 
 import json
@@ -291,10 +291,10 @@ class Benchmark:
             for key, predictor in models.items():
                 predictor.logits(texts[:1])  # the first forward after another model is slower
                 for text in texts[first : first + TEXTS_PER_TURN]:
-                    start = time.perf_counter()
+                    start = time.process_time()  # on one thread it is the latency, without what other processes take
                     predictor.logits([text])
                     if turn:  # the first turn warms up
-                        seconds[key].append(time.perf_counter() - start)
+                        seconds[key].append(time.process_time() - start)
         for (name, kind), own in seconds.items():
             self.speed.setdefault(name, {})[kind] = 1000 * statistics.median(own)
         write_json(self.output, self.measured)
