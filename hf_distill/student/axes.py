@@ -93,9 +93,10 @@ def find_axes(model: PreTrainedModel) -> list[Axis]:
         for number, value in sorted(vars(part).items(), key=lambda entry: _order(entry[0])):
             if number not in joined and (_is_size(value) or (value is None and UNSET.search(number))):
                 places, together = _governed(type(model), config, path, number, value, whole)
-                together += _derived(part, number, value)
-                joined.update(together)
                 kind = _kind(number, places, model, stacks, whole)
+                if kind == HIDDEN:
+                    together += _derived(part, number, value)
+                joined.update(together)
                 if kind is not None:
                     stack = _only_stack(number, path, places, stacks)
                     size = value or min(size for dims in places.values() for size in dims.values())

@@ -299,7 +299,8 @@ def _heads(
             singles = list(zip(sorted(start - shared), sorted(following - shared), strict=False))
             of_values = {row + (other - row) * value for row, other in singles for value in range(width)}
             of_heads.append(tuple(sorted(shared | of_values)))
-        rows[own] = of_heads
+        if len({len(of_head) for of_head in of_heads}) == 1:
+            rows[own] = of_heads
     return UnitClass(num_heads, rows, {reader.name: reader.place}, {reader.name: rows.keys() - {reader.place}})
 
 

@@ -40,7 +40,7 @@ NO_HIDDEN = {
     "fnet": "has no number for the attention heads",
     "mamba": "has no number for the attention heads",
     "marian": "is not saved",  # positions that are computed from the width
-    "mobilebert": "unknown which units",  # its widths depend on each other
+    "mobilebert": "unknown which units",  # two widths that depend on each other
     "prophetnet": "does not fit",
     **dict.fromkeys(["gemma", "gemma2", "gemma3_text", "gemma4_text"], "does not match"),  # embeddings x sqrt(width)
     **dict.fromkeys(["m2m_100", "speech_to_text"], "does not match"),  # embeddings x sqrt(width)
