@@ -123,7 +123,7 @@ assert not {"torch", "transformers", "datasets", "onnx"} & set(sys.modules)
 
 FLOORS = (
     ("version",),
-    ("files", "adapters", "lengths", "loading", "config_files", "optional", "machine", "progress", "quiet"),
+    ("files", "adapters", "copies", "lengths", "loading", "config_files", "optional", "machine", "progress", "quiet"),
     ("data", "hub"),
     ("student",),
     ("training", "deployment"),

@@ -1,6 +1,5 @@
 """`export_model`: exports a student to ONNX or int8."""
 
-import copy
 import dataclasses
 import logging
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.copies import plain_copy
 from hf_distill.deployment.formats import FORMATS, export_formats
 from hf_distill.deployment.heads import PREDICTION_HEADS
 from hf_distill.deployment.manifest import Manifest
@@ -148,7 +148,7 @@ def _student(
     else:
         model, own_tokenizer = load_student(student)
         tokenizer, name = tokenizer or own_tokenizer, str(student)
-    model = copy.deepcopy(model).float().cpu().eval()  # in fp32, so that an fp32 export matches it exactly
+    model = plain_copy(model).float().cpu().eval()  # in fp32, so that an fp32 export matches it exactly
     return predictor_of(model, tokenizer, public_name(name), max_length), model, tokenizer
 
 

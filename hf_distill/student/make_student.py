@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_distill.adapters import merged, transformers_model
+from hf_distill.copies import plain_copy
 from hf_distill.hub.push import public_name, revision_on_hub
 from hf_distill.student.architectures import LayerStack, find_layer_stacks
 from hf_distill.student.architectures import example_inputs as made_up_inputs
@@ -145,7 +146,7 @@ def make_student(
         student = cut(whole, own_stacks, kept)
         prove(student, *((whole, own_stacks) if is_narrower else (base, stacks)), kept, example_inputs)
     else:
-        student = copy.deepcopy(whole)
+        student = plain_copy(whole)
     if base.can_generate():
         student.generation_config = copy.deepcopy(base.generation_config)
     student.config.distilled_from = _provenance(teacher, stacks, kept, requests)

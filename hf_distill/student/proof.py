@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_distill.copies import without_autocast
 from hf_distill.student.architectures import LayerStack, example_inputs
 
 
@@ -59,11 +60,11 @@ def skipping(layers: Collection[nn.Module]) -> Iterator[Counter[nn.Module]]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside this context, the model is in evaluation mode without gradients. The mode of each module is restored."""
+    """Inside this context, the model is in evaluation mode, without gradients and autocast. Its modes are restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(model):
             yield
     finally:
         for module, mode in modes:

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from hf_distill import export_model, load_predictor
 from hf_distill.deployment import onnx as onnx_export
@@ -74,6 +74,17 @@ def test_what_is_written(student, exported):
     written = b"".join(file.read_bytes() for file in exported.iterdir())
     assert str(student.parent).encode() not in written
     assert b"site-packages" not in written  # the exporter's stack traces are removed
+
+
+def test_right_after_a_training_in_bf16(tmp_path):
+    """The training leaves a forward that computes with autocast, and the export does not."""
+    model = tiny_student("bert", "sequence classification")
+    rows = [{"input_ids": [5, 6, 7], "labels": label} for label in (0, 1)]
+    args = TrainingArguments(str(tmp_path / "out"), bf16=True, use_cpu=True, max_steps=1, report_to="none")
+    Trainer(model, args, train_dataset=rows).train()
+    export = export_model(model, tmp_path / "onnx", "onnx", tokenizer=make_text_tokenizer(), texts=texts_for(""))
+    assert export.parity.largest_difference < 1e-4
+    assert "_original_forward" in vars(model)  # the model itself stays as it is
 
 
 def test_the_model_at_hand_stays_as_it_is(tmp_path):

@@ -8,7 +8,6 @@ Reference: Ashkboos et al., 2024, SliceGPT: Compress Large Language Models by De
 https://arxiv.org/abs/2401.15024; here with one rotation for all layers, so that the architecture stays the same.
 """
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_distill.copies import plain_copy
 from hf_distill.student.proof import evaluating
 from hf_distill.student.width.cutting import width_of
 from hf_distill.student.width.importance import kept_inputs, token_weights
@@ -103,7 +103,7 @@ def rotated(
     before = check_rotation(teacher, hidden)
     norms = list(dict.fromkeys(name for name in hidden.readers if name not in before))
     rotation, energies = _principal_components(teacher, norms, batches)
-    model = copy.deepcopy(teacher)
+    model = plain_copy(teacher)
     weights = dict(model.named_parameters(remove_duplicate=False))
     of_norms = {hidden.readers[name] for name in norms}
     reading: dict[Place, str] = {hidden.readers[name]: norm for name, norm in before.items()}

@@ -13,6 +13,8 @@ from transformers import (
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
 )
 
 from hf_distill import make_student
@@ -262,3 +264,16 @@ def test_find_axes_of_bert():
     }
     assert axes["num_attention_heads"].places == {}
     assert axes["vocab_size"].places == {"embeddings.word_embeddings.weight": {0: 61}}
+
+
+def test_right_after_a_training_in_bf16(teacher, tmp_path):
+    """The training leaves a forward that computes with autocast, which is not what the student is compared with."""
+    rows = [{"input_ids": [5, 6, 7], "labels": label} for label in (0, 1)]
+    args = TrainingArguments(str(tmp_path), bf16=True, use_cpu=True, max_steps=1, report_to="none")
+    Trainer(teacher, args, train_dataset=rows).train()
+    forward = teacher.forward
+    student = make_student(teacher, 2, hidden_size=16, num_attention_heads=2, vocabulary=range(40))
+    assert student(input_ids=torch.tensor([[5, 6, 7]])).logits.dtype == torch.float32
+    assert teacher.forward is forward
+    assert "_original_forward" in vars(teacher)
+    assert "forward" not in vars(student)
