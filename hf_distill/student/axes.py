@@ -211,7 +211,8 @@ def _kind(
         return HIDDEN
     if is_heads:
         return KEY_VALUE_HEADS if _counts_key_values(number) else HEADS
-    return FEED_FORWARD if _is_inner(number, places, stacks) else OTHER
+    is_inner = _is_inner(number, places, stacks) and _embedding_name(model) not in places
+    return FEED_FORWARD if is_inner else OTHER
 
 
 def _is_in_most_weights(places: Places, prefix: str, whole: Mapping[str, torch.Size]) -> bool:

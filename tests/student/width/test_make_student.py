@@ -184,7 +184,7 @@ def test_a_model_without_pooler_and_one_without_a_stack():
     assert student.pooler is None
     albert = AlbertModel(AlbertConfig(vocab_size=61, embedding_size=16, **WIDE))
     narrow = make_student(albert, intermediate_size=8)
-    assert narrow.config.intermediate_size == 8
+    assert (narrow.config.intermediate_size, narrow.config.embedding_size) == (8, 16)
     assert narrow.config.distilled_from["layers"] == {}
 
 
