@@ -130,6 +130,11 @@ def _students(model: PreTrainedModel, axes: Sequence[Axis], latency: bool) -> li
         row.append(call)
     lines = ["Students", *_table(rows, to_the_right=range(len(header) - 1))]
     lines += ["", "MB: megabytes of the weights in fp32, and about in int8. Multiplications: per token, in millions."]
+    if any(own.arguments.keys() & KINDS.keys() for own in students):
+        lines.append(
+            "Only shapes are known here: make_student checks each student, and raises an error if a width cannot be "
+            "cut."
+        )
     if latency:
         lines += textwrap.wrap(
             f"ms: the matrix products alone of one text of {NUM_TOKENS} tokens, measured with matrices of the same "

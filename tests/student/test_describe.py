@@ -8,6 +8,7 @@ import torch
 from transformers import AlbertConfig, T5Config, XLMRobertaConfig
 
 from hf_distill import describe, make_student
+from hf_distill.student.axes import HEADS, Axis
 from hf_distill.student.model_size import int8_bytes_of, operations_of
 from tests.conftest import make_config, make_model
 from tests.student.test_proposals import on_meta, proposals_of
@@ -98,11 +99,17 @@ def test_sizes():
         (tiny_model("whisper"), "decoder_ffn_dim 32 feed-forward width intermediate_size, stack 'decoder'"),
         (tiny_model("clip"), "attention heads num_attention_heads, stack 'text' and"),
         (tiny_model("electra"), "hidden_size 16 hidden width hidden_size"),
-        (on_meta("AlbertModel", AlbertConfig()), "num_attention_heads 64 attention heads nothing: heads would change"),
+        (on_meta("AlbertModel", AlbertConfig()), "16,384 feed-forward width intermediate_size"),
+        (on_meta("AlbertModel", AlbertConfig()), "Other sizes, which stay: type_vocab_size 2, embedding_size 128"),
     ],
 )
 def test_sizes_of(model, line):
     assert any(line in shown for shown in lines(model)), "\n".join(lines(model))
+
+
+def test_heads_without_a_hidden_width():
+    shown = " ".join(module_of_describe._sizes([Axis(HEADS, "n_heads", (), 4, {})]))
+    assert "nothing: heads would change their width" in shown
 
 
 def test_columns():
@@ -164,6 +171,7 @@ def test_latency(monkeypatch):
     assert f" {1e3 * seconds[0]:.1f}   (the teacher)" in with_latency
     assert "ms: the matrix products alone of one text of 128 tokens" in with_latency
     assert " ms " not in without
+    assert "make_student checks each student" in without
     assert with_latency.partition("Students")[0] == without.partition("Students")[0]
 
 
