@@ -16,7 +16,7 @@ SIZES_OF = {name: SIZES[name] for name in ("hidden_size", "intermediate_size", "
 def test_a_narrower_encoder_in_onnx(model_type, tmp_path):
     head = "sequence classification"
     tokenizer = make_text_tokenizer()
-    options = {"hidden_dim": 48} if model_type == "distilbert" else {}
+    options = {"distilbert": {"hidden_dim": 48}, "albert": {"embedding_size": 8}}.get(model_type, {})
     config = AutoConfig.for_model(model_type, **SIZES_OF, num_hidden_layers=1, pad_token_id=0, **options)
     torch.manual_seed(0)
     teacher = AutoModelForSequenceClassification.from_config(config).eval()
