@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 
 from hf_distill.student import make_student
 from hf_distill.student.layer_selection import ON_DATA
-from hf_distill.student.width.importance import WIDTHS, WITHOUT_DATA
+from hf_distill.student.width.importance import WITHOUT_DATA
+from hf_distill.student.width.narrowing import check_width
+from hf_distill.training.checkpoints.stages import errors_of
 
 CUT = "cut"
-OPTIONS = (
-    *("num_layers", "layers", "width"),
-    *("intermediate_size", "num_attention_heads", "num_key_value_heads", "hidden_size"),
-)
+SIZES = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "hidden_size")
+OPTIONS = ("num_layers", "layers", *SIZES, "width")
 """The arguments of `make_student` that a cut may have."""
 
 NUM_TEXTS, BATCH_SIZE = 256, 32
@@ -39,7 +39,7 @@ def split_cuts(
         The stages without `cut`, for `make_stages`; and the cut of each stage, None if it has none.
 
     Raises:
-        ValueError: if a cut is no mapping, or has an unknown option or an unknown `width`.
+        ValueError: if a cut is no mapping, or has an unknown option, or a `width` that is unknown or has no effect.
     """
     if stages is None:
         return None, [None]
@@ -60,9 +60,8 @@ def _check(cut: object, stage: object) -> None:
             near = get_close_matches(str(name), OPTIONS, n=1)
             meant = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(f"Stage {stage!r}: cut has no option {name}.{meant} It may have {', '.join(OPTIONS)}.")
-    if cut.get("width", WITHOUT_DATA) not in WIDTHS:
-        known = ", ".join(map(repr, WIDTHS))
-        raise ValueError(f"Stage {stage!r}: width={cut['width']!r} is unknown: use {known}.")
+    with errors_of(str(stage)):
+        check_width(cut.get("width", WITHOUT_DATA), (), is_narrower=any(size in cut for size in SIZES))
 
 
 def cut_student(model: PreTrainedModel, cut: Cut, rows: Dataset, collate: Callable, is_first: bool) -> PreTrainedModel:

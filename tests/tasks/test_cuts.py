@@ -89,6 +89,11 @@ def test_another_cut_is_another_training(folder):
         ([{**WIDE, "cut": 3}], {}, r"Stage 'inner': cut=3 must map options to values"),
         ([{**WIDE, "cut": {"num_layer": 3}}], {}, r"cut has no option num_layer\. Did you mean num_layers\?"),
         ([{**WIDE, "cut": {"hidden_size": 8, "width": "size"}}], {}, r"Stage 'inner': width='size' is unknown: use "),
+        (
+            [{**WIDE, "cut": {"num_layers": 2, "width": "taylor"}}],
+            {},
+            "Stage 'inner': width='taylor' would have no",
+        ),
         ([WIDE], {"num_layers": 2}, "num_layers and layers have no effect if the first stage has a cut"),
         ("wide", {}, "stages='wide' should be a list"),
         ([WIDE, {**NARROW, "cut": {"intermediate_size": 25}}], {}, "Stage 'narrow': intermediate_size=25, but the"),
