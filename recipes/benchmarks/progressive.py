@@ -247,7 +247,7 @@ def run(
 def main() -> int:
     parser = make_parser("progressive", __doc__)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--seconds", type=float, default=20.0, help="processor time of a training")
     add_fetched(parser)
     options = parser.parse_args()
