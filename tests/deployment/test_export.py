@@ -84,7 +84,7 @@ def test_right_after_a_training_in_bf16(tmp_path):
     Trainer(model, args, train_dataset=rows).train()
     export = export_model(model, tmp_path / "onnx", "onnx", tokenizer=make_text_tokenizer(), texts=texts_for(""))
     assert export.parity.largest_difference < 1e-4
-    assert "_original_forward" in vars(model)  # the model itself stays as it is
+    assert "_original_forward" in vars(model)  # the model itself does not change
 
 
 def test_the_model_at_hand_stays_as_it_is(tmp_path):
