@@ -362,10 +362,15 @@ def main() -> int:
     add_fetched(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds; one training each")
     parser.add_argument("--steps", type=int, default=150, help="optimizer steps of each training (default: 150)")
+    parser.add_argument(
+        "--students", nargs="+", choices=STUDENTS, metavar="NAME", help="students, by default all and their variants"
+    )
     options = parser.parse_args()
     silence()
     model_folder, sentences = fetch(options.fetched)
-    run(model_folder, load_corpus(sentences), options.output, options.seeds, options.steps)
+    students = {name: STUDENTS[name] for name in options.students or STUDENTS}
+    variants = {} if options.students else VARIANTS
+    run(model_folder, load_corpus(sentences), options.output, options.seeds, options.steps, students, variants)
     return 0
 
 
