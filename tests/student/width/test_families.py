@@ -41,7 +41,7 @@ NO_HIDDEN = {
     "mamba": "has no number for the attention heads",
     "marian": "is not saved",  # positions that are computed from the width
     "mobilebert": "unknown which units",  # two widths that depend on each other
-    "prophetnet": "does not fit",
+    "prophetnet": "unknown which units",
     **dict.fromkeys(["gemma", "gemma2", "gemma3_text", "gemma4_text"], "does not match"),  # embeddings x sqrt(width)
     **dict.fromkeys(["m2m_100", "speech_to_text"], "does not match"),  # embeddings x sqrt(width)
     "t5": "does not match",  # logits / sqrt(width)
