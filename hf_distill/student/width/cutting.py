@@ -11,7 +11,17 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_distill.student.architectures import skeleton
-from hf_distill.student.axes import HEADS, KEY_VALUE_HEADS, Axis, Places, axis_of, changed_places, resized, shapes_of
+from hf_distill.student.axes import (
+    HEADS,
+    HIDDEN,
+    KEY_VALUE_HEADS,
+    Axis,
+    Places,
+    axis_of,
+    changed_places,
+    resized,
+    shapes_of,
+)
 from hf_distill.student.cutting import leave_out_what_is_missing
 from hf_distill.student.width.units import Place, UnitClass, canonical_names, find_units, layout_of
 
@@ -55,7 +65,9 @@ def plan_width(
     try:
         student = skeleton(type(teacher), config, teacher.device, teacher.dtype)
     except Exception as error:  # model code may raise anything for a config that it was not made for
-        raise ValueError(f"{type(teacher).__name__} does not allow {asked}: {error}") from error
+        kinds = {axis.kind for axis in numbers}
+        hint = "" if HEADS in kinds or HIDDEN not in kinds else ". Give num_attention_heads= too"
+        raise ValueError(f"{type(teacher).__name__} does not allow {asked}: {error}{hint}") from error
     leave_out_what_is_missing(student, teacher, [])
     places = changed_places(shapes_of(teacher), shapes_of(student))
     if places is None:

@@ -208,6 +208,7 @@ def test_sizes_by_stack():
         ({"num_attention_heads": 2}, r"Give hidden_size= too"),
         ({"hidden_size": 16}, r"change the width of a head, which is 8.*num_attention_heads=2"),
         ({"hidden_size": 20}, r"does not fit"),
+        ({"hidden_size": 18}, r"does not allow hidden_size=18: .*\. Give num_attention_heads= too"),
         ({"hidden_size": 30, "num_attention_heads": 4}, r"BertForSequenceClassification does not allow|does not fit"),
         ({"num_key_value_heads": 2}, r"no number for the key-value heads. It has: hidden_size"),
         ({"intermediate_size": {"decoder": 12}}, r"names 'decoder'.*'layers'"),
