@@ -10,7 +10,7 @@ from hf_distill.hub.cards import cut_as_words, make_card
 
 TEXT = """# {model_class} cut from {teacher}
 
-This model keeps some of the {parts} of `{teacher}`{revision} and all its other weights, unchanged. **It has not been
+This model keeps some of the {parts} of `{teacher}`{revision}, and all its other weights, unchanged. **It has not been
 trained since**: fine-tune it or distil it from its teacher before use.
 
 | | |
@@ -58,7 +58,8 @@ def _parts(provenance: Mapping[str, Any]) -> str:
     methods = set(method.values()) if isinstance(method, Mapping) else {method}
     are_cut = {
         "layers": bool(methods - {"all"}),
-        "units of the layers": "sizes" in provenance,
-        "tokens of the vocabulary": "vocabulary" in provenance,
+        "units": "sizes" in provenance,
+        "tokens": "vocabulary" in provenance,
     }
-    return " and ".join(part for part, is_cut in are_cut.items() if is_cut) or "weights"
+    cut = [part for part, is_cut in are_cut.items() if is_cut] or ["weights"]
+    return ", ".join(cut[:-1]) + " and " + cut[-1] if len(cut) > 1 else cut[0]
