@@ -193,7 +193,7 @@ def test_vocabulary(tmp_path, capsys, is_cut):
     card = (tmp_path / "student" / "README.md").read_text()
     assert "| tokens kept | 9 of 61 |" in card
     assert ("| layers kept | 0, 2 |" in card) == is_cut
-    assert f"some of the {'layers and ' if is_cut else ''}tokens of the vocabulary of `teacher`" in card
+    assert f"some of the {'layers and ' if is_cut else ''}tokens of `teacher`" in card
 
 
 def test_number_of_tokens(tmp_path, capsys):
