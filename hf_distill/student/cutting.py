@@ -1,7 +1,7 @@
 """Makes a model with fewer layers: reduces the config and copies the weights."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -28,26 +28,50 @@ def cut(
         ValueError: if a layer does not fit at its new index, or if weights that the config ties are different.
     """
     student, sources = empty_student(teacher, stacks, kept)
-    teacher_weights = teacher.state_dict()
-    copies: dict[tuple, torch.Tensor] = {}  # tied weights are copied once
-    weights = {}
-    for name, empty in student.state_dict().items():
-        weight = teacher_weights[sources[name]]
+    weights = teacher.state_dict()
+    shapes = {name: empty.shape for name, empty in student.state_dict().items()}
+
+    def kept_part(name: str, weight: torch.Tensor) -> torch.Tensor:
+        is_whole = weight.shape == shapes[name]
+        return weight if is_whole else _blocks_of_kept_layers(weight, shapes[name], stacks, kept)
+
+    load_parts(student, {name: weights[sources[name]] for name in shapes}, kept_part, copy)
+    return student
+
+
+def load_parts(
+    student: PreTrainedModel,
+    weights: Mapping[str, torch.Tensor],
+    part_of: Callable[[str, torch.Tensor], torch.Tensor],
+    copy: bool = True,
+) -> None:
+    """Gives an empty student the kept parts of a teacher's weights. Tied weights are cut once.
+
+    Args:
+        student: the student, whose weights are on the meta device.
+        weights: the teacher's weight for each weight of the student, by the student's name.
+        part_of: gives what is kept of a weight: the weight itself, or a new tensor.
+        copy: if False, a weight that is kept whole shares the teacher's memory.
+
+    Raises:
+        ValueError: if weights that the student's config ties have different values.
+    """
+    parts: dict[tuple, torch.Tensor] = {}
+    loaded = {}
+    for name, weight in weights.items():
         memory = (weight.data_ptr(), weight.shape, weight.stride())
-        if memory not in copies:
-            if weight.shape != empty.shape:
-                weight = _blocks_of_kept_layers(weight, empty.shape, stacks, kept)
-            copies[memory] = weight.detach().to(teacher.device, copy=copy)
-        weights[name] = copies[memory]
-    student.load_state_dict(weights, assign=True)
+        if memory not in parts:
+            part = part_of(name, weight.detach())
+            parts[memory] = part.clone() if copy and part.data_ptr() == weight.data_ptr() else part
+        loaded[name] = parts[memory]
+    student.load_state_dict(loaded, assign=True)
     student.tie_weights()
     for name, weight in student.state_dict().items():
-        if weight.data_ptr() != weights[name].data_ptr() and not torch.equal(weight, weights[name]):
+        if weight.data_ptr() != loaded[name].data_ptr() and not torch.equal(weight, loaded[name]):
             raise ValueError(
-                f"The config of {type(teacher).__name__} ties {name} to other weights, but their values differ in the "
+                f"The config of {type(student).__name__} ties {name} to other weights, but their values differ in the "
                 f"teacher: set tie_word_embeddings=False in its config."
             )
-    return student
 
 
 def empty_student(

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.hub.push import public_name, revision_on_hub
 from hf_distill.student.architectures import example_inputs, skeleton
-from hf_distill.student.cutting import leave_out_what_is_missing
+from hf_distill.student.cutting import leave_out_what_is_missing, load_parts
 from hf_distill.student.proof import evaluating
 from hf_distill.student.vocabulary.config_ids import remap, token_ids, vocabulary_size, with_vocabulary
 from hf_distill.version import __version__
@@ -77,22 +77,11 @@ def cut_vocabulary(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMod
     student = skeleton(type(model), config, model.device, model.dtype)
     leave_out_what_is_missing(student, model, [])
     rows = torch.tensor(kept, device=model.device)
-    copies: dict[tuple, torch.Tensor] = {}  # tied weights are copied once
-    weights = {}
-    for name, weight in model.state_dict().items():
-        memory = (weight.data_ptr(), weight.shape, weight.stride())
-        if memory not in copies:
-            cut = weight.index_select(places[name], rows) if name in places else weight
-            copies[memory] = cut.detach().to(model.device, copy=True)
-        weights[name] = copies[memory]
-    student.load_state_dict(weights, assign=True)
-    student.tie_weights()
-    for name, weight in student.state_dict().items():
-        if weight.data_ptr() != weights[name].data_ptr() and not torch.equal(weight, weights[name]):
-            raise ValueError(
-                f"The config of {type(model).__name__} ties {name} to other weights, but their values differ: set "
-                f"tie_word_embeddings=False in its config."
-            )
+
+    def kept_rows(name: str, weight: torch.Tensor) -> torch.Tensor:
+        return weight.index_select(places[name], rows) if name in places else weight
+
+    load_parts(student, model.state_dict(), kept_rows)
     if model.can_generate():
         student.generation_config = copy.deepcopy(model.generation_config)
         remap(student.generation_config, new_ids, len(kept))

@@ -22,7 +22,7 @@ from hf_distill.student.axes import (
     resized,
     shapes_of,
 )
-from hf_distill.student.cutting import leave_out_what_is_missing
+from hf_distill.student.cutting import leave_out_what_is_missing, load_parts
 from hf_distill.student.width.units import Place, UnitClass, canonical_names, find_units, layout_of
 
 Numbers = Mapping[Axis, int]
@@ -71,7 +71,7 @@ def plan_width(
     leave_out_what_is_missing(student, teacher, [])
     places = changed_places(shapes_of(teacher), shapes_of(student))
     if places is None:
-        raise ValueError(f"{type(teacher).__name__} has other weights with {asked}, so they cannot be cut.")
+        raise ValueError(f"{type(teacher).__name__} has other weights with {asked}: leave this size as it is.")
     if not places:
         raise ValueError(_shapes_nothing(teacher, numbers))
     _check_saved(teacher, places, asked)
@@ -132,26 +132,14 @@ def cut_width(teacher: PreTrainedModel, plan: Plan, kept: Sequence[Sequence[int]
         for place, of_units in own.rows.items():
             rows[place] = torch.tensor(sorted({row for unit in units for row in of_units[unit]}))
     names = canonical_names(teacher)
-    student, weights = plan.student, {}
-    copies: dict[tuple, torch.Tensor] = {}  # tied weights are copied once
-    for name, weight in teacher.state_dict().items():
-        memory = (weight.data_ptr(), weight.shape, weight.stride())
-        if memory not in copies:
-            cut = weight.detach()
-            for dim in plan.places.get(name, ()):
-                index = rows[names.get(name, name), dim]
-                cut = cut.index_select(dim, index.to(cut.device))
-            copies[memory] = cut.clone()
-        weights[name] = copies[memory]
-    student.load_state_dict(weights, assign=True)
-    student.tie_weights()
-    for name, weight in student.state_dict().items():
-        if weight.data_ptr() != weights[name].data_ptr() and not torch.equal(weight, weights[name]):
-            raise ValueError(
-                f"The config of {type(teacher).__name__} ties {name} to other weights, but their values differ in the "
-                f"teacher: set tie_word_embeddings=False in its config."
-            )
-    return student
+
+    def kept_rows(name: str, weight: torch.Tensor) -> torch.Tensor:
+        for dim in plan.places.get(name, ()):
+            weight = weight.index_select(dim, rows[names.get(name, name), dim].to(weight.device))
+        return weight
+
+    load_parts(plan.student, teacher.state_dict(), kept_rows)
+    return plan.student
 
 
 def groups_of(own: UnitClass) -> list[list[int]]:
