@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from hf_distill.hub.push import public_name, revision_on_hub
 from hf_distill.student.architectures import example_inputs, skeleton
 from hf_distill.student.cutting import leave_out_what_is_missing, load_parts
-from hf_distill.student.proof import evaluating
+from hf_distill.student.proof import differences, evaluating, is_rounding, run, run_whole
 from hf_distill.student.vocabulary.config_ids import remap, token_ids, vocabulary_size, with_vocabulary
 from hf_distill.version import __version__
 
@@ -47,7 +47,10 @@ def vocabulary_places(model: PreTrainedModel) -> dict[str, int]:
             )
         places[name] = grown[0]
     if not places:
-        raise ValueError(f"{type(model).__name__} has no weight with one row for each of its {size} tokens.")
+        raise ValueError(
+            f"{type(model).__name__} has no weight with one row for each of its {size} tokens: leave its vocabulary as "
+            f"it is."
+        )
     return places
 
 
@@ -98,33 +101,25 @@ def prove_vocabulary(student: PreTrainedModel, model: PreTrainedModel, kept: Seq
         torch.manual_seed(0)
         inputs, student_inputs = _inputs(model, kept)
         try:
-            expected, actual = model(**inputs, return_dict=True), student(**student_inputs, return_dict=True)
-        except Exception:  # a head that needs other inputs, such as multiple choice
-            try:
-                expected = model.base_model(**inputs, return_dict=True)
-                actual = student.base_model(**student_inputs, return_dict=True)
-            except Exception as error:
-                raise ValueError(
-                    f"{type(model).__name__} does not run on {', '.join(inputs)}, so the trimmed model could not be "
-                    f"checked: {error}"
-                ) from error
+            expected, below_head = run_whole(model, inputs)
+            actual = run(student.base_model if below_head else student, student_inputs)
+        except Exception as error:
+            raise ValueError(
+                f"{type(model).__name__} does not run on {', '.join(inputs)}, so the trimmed model could not be "
+                f"checked: {error}. Leave its vocabulary as it is."
+            ) from error
     rows = torch.tensor(kept, device=model.device)
-    compared = 0
-    for name, output in expected.items():
-        own = actual.get(name)
-        if not isinstance(output, torch.Tensor) or not isinstance(own, torch.Tensor):
-            continue
-        if output.shape != own.shape:
-            output = output.index_select(-1, rows)
-        compared += 1
-        difference, norm = (own.double() - output.double()).norm(), output.double().norm()
-        if not difference <= torch.finfo(model.dtype).eps ** 0.5 * norm:
+
+    def at_kept_tokens(values: torch.Tensor, own: torch.Tensor) -> list[torch.Tensor]:
+        return [values if values.shape == own.shape else values.index_select(-1, rows)]
+
+    for name, difference in differences(expected, actual, at_kept_tokens).items():
+        if not is_rounding(difference, model.dtype):
             raise ValueError(
                 f"The {name} of the trimmed {type(model).__name__} do not match the model's (relative difference "
-                f"{difference / norm:.1e}): it uses token ids in a way that hf_distill does not support."
+                f"{difference:.1e}): it uses token ids in a way that hf_distill does not support. Leave its vocabulary "
+                f"as it is."
             )
-    if not compared:
-        raise ValueError(f"{type(model).__name__} returns no tensor, so the trimmed model could not be checked.")
 
 
 def _inputs(model: PreTrainedModel, kept: Sequence[int]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

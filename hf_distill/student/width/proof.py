@@ -1,11 +1,12 @@
 """Checks that a narrower student computes the same as its teacher with the removed units silenced."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
 
-from hf_distill.student.proof import evaluating, run
+from hf_distill.student.proof import differences, evaluating, is_rounding, run, run_whole
 from hf_distill.student.width.silence import silenced
 from hf_distill.student.width.units import UnitClass
 
@@ -31,10 +32,7 @@ def prove_width(
     """
     with evaluating(student), evaluating(teacher), torch.random.fork_rng():
         with silenced(teacher, student, classes, kept):
-            try:
-                expected, below_head = run(teacher, inputs), False
-            except Exception:  # a head that needs other inputs, such as multiple choice
-                expected, below_head = run(teacher.base_model, inputs), True
+            expected, below_head = run_whole(teacher, inputs)
         try:
             actual = run(student.base_model if below_head else student, inputs)
         except Exception as error:
@@ -42,34 +40,18 @@ def prove_width(
                 f"A {type(student).__name__} of this size does not run: {error}. Some of its sizes do not fit "
                 f"together: leave this size as it is."
             ) from error
-    compared = 0
-    for name, values in expected.items():
-        own = actual.get(name)
-        if not isinstance(values, torch.Tensor) or not isinstance(own, torch.Tensor):
-            continue
-        compared += 1
-        candidates = _in_kept_units(values, own, classes, kept)
-        differences = [_relative(own, candidate) for candidate in candidates]
-        if not min(differences, default=float("inf")) <= torch.finfo(teacher.dtype).eps ** 0.5:
+    fitting = partial(_in_kept_units, classes, kept)
+    for name, difference in differences(expected, actual, fitting).items():
+        if not is_rounding(difference, teacher.dtype):
             raise ValueError(
                 f"The student's {name} does not match {type(teacher).__name__} with the removed units silenced "
-                f"(relative difference {min(differences, default=float('inf')):.1e}): the architecture depends on its "
-                f"width in a way that cannot be cut, such as a scale computed from it. Leave this size as it is."
+                f"(relative difference {difference:.1e}): the architecture depends on its width in a way that cannot "
+                f"be cut, such as a scale computed from it. Leave this size as it is."
             )
-    if not compared:
-        raise ValueError(
-            f"{type(teacher).__name__} and its student have no output tensor in common: the teacher returns "
-            f"{', '.join(expected)}. Pass example_inputs= for which both return the same tensor."
-        )
-
-
-def _relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    difference = (actual.double() - expected.double()).norm()
-    return float(difference / expected.double().norm()) if difference else 0.0
 
 
 def _in_kept_units(
-    values: torch.Tensor, own: torch.Tensor, classes: Sequence[UnitClass], kept: Sequence[Sequence[int]]
+    classes: Sequence[UnitClass], kept: Sequence[Sequence[int]], values: torch.Tensor, own: torch.Tensor
 ) -> list[torch.Tensor]:
     """The teacher's output as the student may have it: whole, or the kept units of its last dimension."""
     if values.shape == own.shape:
