@@ -64,10 +64,17 @@ def cut_vocabulary(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedMod
         kept: the old id for each new id. It must contain every id that the configs refer to.
 
     Raises:
-        ValueError: if the vocabulary does not shape the weights row by row, if an id of the configs is missing, or if
-            weights that the config ties differ.
+        ValueError: if the vocabulary does not shape the weights row by row, if an id is unknown or repeated, if one of
+            the configs is missing, or if weights that the config ties differ.
     """
     size = vocabulary_size(model.config)
+    is_id = {token_id: isinstance(token_id, int) and 0 <= token_id < size for token_id in kept}
+    if len(is_id) < len(kept) or not all(is_id.values()):
+        wrong = [token_id for token_id, is_right in is_id.items() if not is_right] or "some id twice"
+        raise ValueError(
+            f"The tokens to keep have {wrong}, but must be different ids from 0 to {size - 1}: give "
+            f"trim_vocabulary(...).kept, which comes with the tokenizer that fits."
+        )
     if missing := config_ids(model) - set(kept):
         raise ValueError(
             f"The configs of this {type(model).__name__} refer to the tokens {sorted(missing)}: keep them."

@@ -218,6 +218,10 @@ def test_sizes_by_stack():
         ({"intermediate_size": 12, "width": "activation", "calibration_data": []}, r"has no batches"),
         ({"intermediate_size": 12, "calibration_data": [INPUTS]}, r"calibration_data is given"),
         ({"intermediate_size": 12, "width": "taylor", "calibration_data": [INPUTS]}, r"put labels into"),
+        ({"vocabulary": [0, 1, 61]}, r"have \[61\], but must be different ids from 0 to 60: give trim_vocabulary"),
+        ({"vocabulary": [0, 1, -1]}, r"have \[-1\], but must be"),
+        ({"vocabulary": [0, 1, 1]}, r"have some id twice, but must be"),
+        ({"vocabulary": ["the"]}, r"have \['the'\], but must be"),
         ({"vocabulary": range(1, 30)}, r"refer to the tokens \[0\]: keep them"),
     ],
 )
