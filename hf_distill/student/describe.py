@@ -1,13 +1,13 @@
 """Describes a model: its modules, its stacks of layers, its sizes, and the students that can be made from it."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from hf_distill.machine import machine
-from hf_distill.student.architectures import find_layer_stacks
+from hf_distill.student.architectures import LayerStack, find_layer_stacks
 from hf_distill.student.axes import HEADS, HIDDEN, KEY_VALUE_HEADS, OTHER, VOCABULARY, Axis, axis_of, find_axes
 from hf_distill.student.latency import product_seconds
 from hf_distill.student.model_size import int8_bytes_of, operations_of
@@ -49,16 +49,17 @@ def describe(model: PreTrainedModel, *, latency: bool = False) -> str:
             f"describe needs a transformers model, but got {type(model).__name__}: load the model first, or make it "
             f"from a config with AutoModel.from_config(config)."
         )
+    try:
+        stacks, why_none = find_layer_stacks(model), ""
+    except ValueError as error:
+        stacks, why_none = {}, str(error)
     axes = find_axes(model)
-    parts = [_tree(model), _stacks(model), _sizes(axes), _students(model, axes, latency)]
+    of_stacks = _stacks(stacks) or textwrap.wrap(why_none, WIDTH)
+    parts = [_tree(model), of_stacks, _sizes(axes), _students(model, stacks, axes, latency)]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-def _stacks(model: PreTrainedModel) -> list[str]:
-    try:
-        stacks = find_layer_stacks(model)
-    except ValueError as error:
-        return textwrap.wrap(str(error), WIDTH)
+def _stacks(stacks: Mapping[str, LayerStack]) -> list[str]:
     return [
         f"Stack {name!r}: {stack.path}, {stack.num_layers} layers, `{'.'.join((*stack.config_path, stack.depth))}` in "
         f"its config"
@@ -97,12 +98,10 @@ def _cut_by(axis: Axis, axes: Sequence[Axis]) -> str:
     return f"{name}, the same as {', '.join(axis.together)}" if axis.together else name
 
 
-def _students(model: PreTrainedModel, axes: Sequence[Axis], latency: bool) -> list[str]:
+def _students(
+    model: PreTrainedModel, stacks: Mapping[str, LayerStack], axes: Sequence[Axis], latency: bool
+) -> list[str]:
     """The table of possible students, in the order of `possible_students`."""
-    try:
-        stacks = find_layer_stacks(model)
-    except ValueError:
-        stacks = {}
     students = possible_students(model, stacks, axes)
     if not students:
         return []

@@ -29,12 +29,11 @@ from hf_distill.student.layer_selection import Layers
 from hf_distill.student.make_student import make_student
 from hf_distill.student.model_card import student_card
 from hf_distill.student.vocabulary import trim_vocabulary
-from hf_distill.student.width.importance import WITHOUT_DATA
+from hf_distill.student.width.importance import WITH_LABELS, WITHOUT_DATA
 
 logger = logging.getLogger(__name__)
 
 CALIBRATION_BATCH_SIZE = 32
-WITH_LABELS = "taylor"
 
 
 def make_student_folder(

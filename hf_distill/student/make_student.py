@@ -142,7 +142,7 @@ def make_student(
             prove(whole, base, stacks, {name: range(depth) for name, depth in depths.items()}, example_inputs)
         whole, numbers = narrowed(whole, sizes, width, batches, example_inputs or made_up_inputs(base))
     if stacks:
-        own_stacks = find_layer_stacks(whole)
+        own_stacks = stacks if whole is base else find_layer_stacks(whole)
         student = cut(whole, own_stacks, kept)
         prove(student, *((whole, own_stacks) if is_narrower else (base, stacks)), kept, example_inputs)
     else:

@@ -8,21 +8,20 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from hf_distill.data.labels import IGNORE_INDEX
 from hf_distill.student import make_student
 from hf_distill.student.layer_selection import ON_DATA
-from hf_distill.student.width.importance import WITHOUT_DATA
+from hf_distill.student.width.importance import WITH_LABELS, WITHOUT_DATA
 from hf_distill.student.width.narrowing import check_width
+from hf_distill.student.width.sizes import KINDS
 from hf_distill.training.checkpoints.stages import errors_of
 
 CUT = "cut"
-SIZES = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "hidden_size")
-OPTIONS = ("num_layers", "layers", *SIZES, "width")
+OPTIONS = ("num_layers", "layers", *KINDS, "width")
 """The arguments of `make_student` that a cut may have."""
 
 NUM_TEXTS, BATCH_SIZE = 256, 32
 """Training texts for choices that need data."""
-
-UNLABELLED = -100
 
 Cut = Mapping[str, Any]
 
@@ -39,7 +38,7 @@ def split_cuts(
         The stages without `cut`, for `make_stages`; and the cut of each stage, None if it has none.
 
     Raises:
-        ValueError: if a cut is no mapping, or has an unknown option, or a `width` that is unknown or has no effect.
+        ValueError: if a cut is not a mapping, has an unknown option or an unknown `width`, or has a `width` without a size.
     """
     if stages is None:
         return None, [None]
@@ -61,7 +60,7 @@ def _check(cut: object, stage: object) -> None:
             meant = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(f"Stage {stage!r}: cut has no option {name}.{meant} It may have {', '.join(OPTIONS)}.")
     with errors_of(str(stage)):
-        check_width(cut.get("width", WITHOUT_DATA), (), is_narrower=any(size in cut for size in SIZES))
+        check_width(cut.get("width", WITHOUT_DATA), (), is_narrower=any(size in cut for size in KINDS))
 
 
 def cut_student(model: PreTrainedModel, cut: Cut, rows: Dataset, collate: Callable, is_first: bool) -> PreTrainedModel:
@@ -97,11 +96,13 @@ def _batches(cut: Cut, rows: Dataset, collate: Callable) -> list[dict[str, torch
     if width == WITHOUT_DATA and not _is_on_data(cut.get("layers")):
         return None
     rows = rows.select_columns([name for name in rows.column_names if not name.startswith("teacher_")])
-    if width == "taylor":
+    if width == WITH_LABELS:
         labels = rows["labels"] if "labels" in rows.column_names else []
-        rows = rows.select([index for index, label in enumerate(labels) if label != UNLABELLED])
+        rows = rows.select([index for index, label in enumerate(labels) if label != IGNORE_INDEX])
         if not len(rows):
-            raise ValueError("width='taylor' needs labelled training texts: give train_file, or width='activation'.")
+            raise ValueError(
+                f"width={WITH_LABELS!r} needs labelled training texts: give train_file, or width='activation'."
+            )
     rows = rows.select(range(0, len(rows), max(1, len(rows) // NUM_TEXTS))).take(NUM_TEXTS)
     return [dict(collate(list(rows.skip(start).take(BATCH_SIZE)))) for start in range(0, len(rows), BATCH_SIZE)]
 

@@ -66,7 +66,7 @@ WIDTHS: dict[str, Callable[[PreTrainedModel, Sequence[UnitClass], Batches], Scor
     "activation": by_activation,
     "taylor": by_taylor,
 }
-WITHOUT_DATA = "magnitude"
+WITHOUT_DATA, WITH_LABELS = "magnitude", "taylor"
 
 
 def _squares(weight: torch.Tensor, dim: int, rows: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.student.axes import Axis, find_axes
 from hf_distill.student.width.cutting import Plan, choose, cut_width, plan_width
-from hf_distill.student.width.importance import WIDTHS, WITHOUT_DATA, Batches, by_activation
+from hf_distill.student.width.importance import WIDTHS, WITH_LABELS, WITHOUT_DATA, Batches, by_activation
 from hf_distill.student.width.proof import prove_width
 from hf_distill.student.width.rotation import hidden_states_of, rotated
 from hf_distill.student.width.sizes import Size, sizes_by_axis
@@ -27,7 +27,7 @@ def check_width(width: str, batches: Iterable[Mapping[str, torch.Tensor]] | None
     if width != WITHOUT_DATA and batches is None:
         raise ValueError(
             f"width={width!r} needs data: give calibration_data=, batches of the teacher's inputs"
-            f"{' with labels' if width == 'taylor' else ''}, or use width={WITHOUT_DATA!r}."
+            f"{' with labels' if width == WITH_LABELS else ''}, or use width={WITHOUT_DATA!r}."
         )
 
 
