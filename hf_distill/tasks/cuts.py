@@ -38,7 +38,7 @@ def split_cuts(
         The stages without `cut`, for `make_stages`; and the cut of each stage, None if it has none.
 
     Raises:
-        ValueError: if a cut is not a mapping, has an unknown option or an unknown `width`, or has a `width` without a size.
+        ValueError: if a cut is not a mapping, has an unknown option or `width`, or has a `width` without a size.
     """
     if stages is None:
         return None, [None]

@@ -56,11 +56,11 @@ from recipes.benchmarks._common import (
     write_json,
 )
 from recipes.benchmarks._narrower_figures import FORMATS, TEACHER, print_goals, print_tables, write_plot
-from recipes.benchmarks.where_distilling_pays import DISTILLATION, train
+from recipes.benchmarks.where_distilling_pays import DISTILLATION
 from recipes.quickstart.data import Corpus, load_corpus, tokenize
 from recipes.quickstart.fetch import fetch
-from recipes.quickstart.students import TEACHER_OPTIONS
-from recipes.quickstart.train import bf16_is_fast, common_options, load_pretrained
+from recipes.quickstart.students import trained_teacher
+from recipes.quickstart.train import bf16_is_fast, common_options
 
 BATCH_SIZE = 32
 
@@ -144,7 +144,9 @@ class Benchmark:
             earlier = {}
         self.students: dict[str, dict[str, dict]] = earlier.get("students", {})
         self.speed: dict[str, Figures] = earlier.get("speed", {})
-        self.teacher = self.trained_teacher(model_folder, self.folder / TEACHER)
+        self.teacher = trained_teacher(
+            self.folder / TEACHER, model_folder, tokenize(corpus.train, self.tokenizer), self.tokenizer, seed=0
+        )
         self.teacher_logits = predict(self.teacher, self.tokenizer, list(corpus.test["text"]))
         self.targets: Dataset = add_teacher_targets(
             corpus.train,
@@ -167,17 +169,6 @@ class Benchmark:
                 "0": self.measure(self.teacher, self.tokenizer, list(FORMATS), self.exports(TEACHER))
             }
             write_json(output, self.measured)
-
-    def trained_teacher(self, model_folder: Path, folder: Path) -> PreTrainedModel:
-        """Fine-tunes and saves the teacher, or loads it if an earlier run did."""
-        if not (folder / "config.json").exists():
-            set_seed(0)
-            teacher = load_pretrained(model_folder)
-            options = {**common_options(0), **TEACHER_OPTIONS, "logging_strategy": "no"}
-            train(teacher, options, tokenize(self.corpus.train, self.tokenizer), self.tokenizer)
-            self.tokenizer.save_pretrained(folder)
-            teacher.save_pretrained(folder)
-        return AutoModelForSequenceClassification.from_pretrained(folder).eval()
 
     def calibration_batches(self) -> list[dict[str, torch.Tensor]]:
         rows = self.corpus.train.select(range(min(NUM_CALIBRATION, len(self.corpus.train))))

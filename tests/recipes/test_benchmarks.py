@@ -44,6 +44,7 @@ from recipes.benchmarks._common import predict
 from recipes.benchmarks.http_load import Answer
 from recipes.benchmarks.narrower import Cut
 from recipes.benchmarks.where_distilling_pays import NO_TEACHER, SAME_LABELS, TEACHER, Training
+from recipes.quickstart import students as quickstart_students
 from recipes.quickstart.data import Corpus
 from tests.conftest import HEADS, VOCAB_SIZE, make_config, make_model, make_rows, make_text_tokenizer, make_texts
 
@@ -776,7 +777,7 @@ def test_narrower(pretrained, film_corpus, tmp_path, capsys, monkeypatch):
     """Students of every kind of cut are trained, exported and measured. A second run trains and measures nothing."""
     for name, value in {"VOCABULARY": 50, "ROUNDS": 1, "TEXTS_PER_TURN": 2, "NUM_COMPARED": 4}.items():
         monkeypatch.setattr(narrower, name, value)
-    monkeypatch.setattr(narrower, "TEACHER_OPTIONS", {"max_steps": 2})
+    monkeypatch.setattr(quickstart_students, "TEACHER_OPTIONS", {"max_steps": 2})
     monkeypatch.setattr(narrower, "export_model", saved_instead)
     half = {"num_layers": 2, "hidden": 1 / 2, "feed_forward": 1 / 2}
     students = {"2 layers": Cut(2), "half": Cut(**half), "half, 50 tokens": Cut(**half, trimmed=True)}
