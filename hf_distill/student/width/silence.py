@@ -36,7 +36,7 @@ def silenced(
 def _reads_only(rows: torch.Tensor):
     def before(module: nn.Module, args: tuple, kwargs: dict):
         def of_kept(read: torch.Tensor) -> torch.Tensor:
-            dim = -1 if isinstance(module, nn.Linear) or read.ndim < 3 or not isinstance(module, CONVOLUTIONS) else 1
+            dim = 1 if isinstance(module, CONVOLUTIONS) else -1
             mask = read.new_zeros(read.shape[dim])
             mask[rows.to(read.device)] = 1
             return read * (mask if dim == -1 else mask.reshape(-1, *[1] * (read.ndim - 2)))
