@@ -26,7 +26,7 @@ from .hub import push_folder
 from .progress import Progress, track
 from .progress.training import show_progress
 from .quiet import quiet_libraries
-from .student import Axis, TrimmedVocabulary, describe, find_axes, make_student, trim_vocabulary
+from .student import Axis, TrimmedVocabulary, describe, find_axes, make_student, product_seconds, trim_vocabulary
 from .tasks import (
     TextClassificationArguments,
     classify_texts,
@@ -94,6 +94,7 @@ __all__ = [
     "plot_calibration",
     "plot_quality_against_latency",
     "plot_training_curves",
+    "product_seconds",
     "push_folder",
     "quiet_libraries",
     "show_progress",

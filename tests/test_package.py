@@ -74,6 +74,7 @@ def test_public_names():
         "plot_calibration",
         "plot_quality_against_latency",
         "plot_training_curves",
+        "product_seconds",
         "push_folder",
         "quiet_libraries",
         "show_progress",

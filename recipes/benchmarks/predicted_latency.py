@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, PreTrainedModel
 
-from hf_distill import make_student
-from hf_distill.student.latency import product_seconds
+from hf_distill import make_student, product_seconds
 from recipes.benchmarks._common import (
     PACKAGES,
     add_fetched,
