@@ -1,15 +1,17 @@
 """Texts and labels from every kind of file, and errors for invalid ones."""
 
 import json
+import math
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets.exceptions import DatasetNotFoundError
 
 from hf_distill import load_labelled_texts, load_unlabelled_texts
-from hf_distill.data import texts as texts_module
+from hf_distill.data import reading
 
 ROWS = [("a good film", "pos"), ("a bad film", "neg"), ("drei Wörter,\nzwei Zeilen", "pos")]
 TEXTS = [text for text, _ in ROWS]
@@ -105,9 +107,7 @@ def test_class_labels_keep_their_order(tmp_path, monkeypatch):
     rows = Dataset.from_dict({"review": TEXTS, "mood": [0, 1, 0]}, features=features)
     on_hub = DatasetDict({"test": rows})
     asked = []
-    monkeypatch.setattr(
-        texts_module, "load_dataset", lambda *args, split: asked.append((*args, split)) or on_hub[split]
-    )
+    monkeypatch.setattr(reading, "load_dataset", lambda *args, split: asked.append((*args, split)) or on_hub[split])
     loaded, names = load("someone/moods", split="test", config_name="english")
     assert asked == [("someone/moods", "english", "test")]
     assert (names, loaded["labels"][:]) == (["pos", "neg"], [0, 1, 0])
@@ -119,7 +119,7 @@ def test_class_labels_keep_their_order(tmp_path, monkeypatch):
             load("someone/moods", split="test", label_names=other)
 
     hidden = Dataset.from_dict({"review": TEXTS, "mood": [-1, 1, -1]}, features=features)
-    monkeypatch.setattr(texts_module, "load_dataset", lambda *args, split: hidden)
+    monkeypatch.setattr(reading, "load_dataset", lambda *args, split: hidden)
     with pytest.raises(ValueError, match="has no label in 2 rows: 1, 3"):
         load("someone/moods")
 
@@ -183,7 +183,7 @@ def test_missing_labels(tmp_path, write, labels):
 
 
 def test_several_labels(tmp_path):
-    with pytest.raises(ValueError, match=r"row 1: \['a', 'b'\] is not a label: give one class per text"):
+    with pytest.raises(ValueError, match=r"row 1: \['a', 'b'\] is a list: give one class per text"):
         load(write_json(tmp_path, [["a", "b"], ["a"], ["b"]]))
 
 
@@ -272,7 +272,7 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
 def test_files_that_are_not_there(tmp_path, monkeypatch, source):
     """Names with a data file's suffix, or in an existing folder, are not looked up on the Hub."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(texts_module, "load_dataset", lambda *args, **options: pytest.fail("the Hub was asked"))
+    monkeypatch.setattr(reading, "load_dataset", lambda *args, **options: pytest.fail("the Hub was asked"))
     Path("here").mkdir()
     with pytest.raises(ValueError, match=f"File or folder not found: {source}"):
         load_labelled_texts(source)
@@ -284,7 +284,7 @@ def test_a_name_that_is_neither_here_nor_on_the_hub(monkeypatch):
     def load_dataset(*args, **options):
         raise DatasetNotFoundError("Dataset 'some/reviews' doesn't exist on the Hub or cannot be accessed.")
 
-    monkeypatch.setattr(texts_module, "load_dataset", load_dataset)
+    monkeypatch.setattr(reading, "load_dataset", load_dataset)
     message = "some/reviews is neither a local file or folder nor readable from the Hub: Dataset 'some/reviews' doesn't"
     with pytest.raises(ValueError, match=message):
         load_labelled_texts("some/reviews")
@@ -311,3 +311,76 @@ def test_unlabelled_without_text(tmp_path):
     Dataset.from_dict({"text": ["a", ""]}).to_parquet(tmp_path / "data.parquet")
     with pytest.raises(ValueError, match="empty texts in the column 'text', in row 2"):
         load_unlabelled_texts(tmp_path / "data.parquet")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected", "names"),
+    [
+        ([["sad", "angry"], [], ["glad"]], [[1, 0, 1], [0, 0, 0], [0, 1, 0]], ["angry", "glad", "sad"]),
+        ([[2, 0], [1], []], [[1, 0, 1], [0, 1, 0], [0, 0, 0]], ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        (["a | b", "", "b"], [[1, 1], [0, 0], [0, 1]], ["a", "b"]),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "csv"])
+def test_several_classes_for_each_text(tmp_path, labels, expected, names, suffix):
+    if suffix == "csv":
+        labels = ["|".join(map(str, own)) if isinstance(own, list) else own for own in labels]
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": labels})
+    getattr(rows, "to_json" if suffix == "jsonl" else f"to_{suffix}")(str(tmp_path / f"data.{suffix}"))
+    loaded, found = load_labelled_texts(tmp_path / f"data.{suffix}", problem_type="multi_label_classification")
+    assert list(loaded["labels"]) == expected
+    assert found == names
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["sad", None], "row 2 has no label: give a list of classes"),
+        ([["sad", "sad"], []], r"row 1: \['sad', 'sad'\] has a class twice"),
+        ([[0.5], []], "row 1: 0.5 is not a class"),
+        ([["sad"], ["sad"]], "only one class, 'sad'"),
+    ],
+)
+def test_several_classes_that_are_wrong(tmp_path, labels, message):
+    Dataset.from_dict({"text": ["a", "b"], "label": labels}).to_json(str(tmp_path / "data.jsonl"))
+    with pytest.raises(ValueError, match=message):
+        load_labelled_texts(tmp_path / "data.jsonl", problem_type="multi_label_classification")
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_labels_that_are_numbers(tmp_path, suffix):
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1.5, -2.0, 3.0]})
+    getattr(rows, f"to_{suffix}")(str(tmp_path / f"data.{suffix}"))
+    loaded, names = load_labelled_texts(tmp_path / f"data.{suffix}", problem_type="regression")
+    assert list(loaded["labels"]) == [1.5, -2.0, 3.0]
+    assert names == ["LABEL_0"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["1.5", "much"], "row 2: 'much' is not a number"),
+        (["1.5", ""], "no number in row 2"),
+        (["inf", "1"], "row 1: inf"),
+    ],
+)
+def test_labels_that_are_no_numbers(tmp_path, labels, message):
+    Dataset.from_dict({"text": ["a", "b"], "label": labels}).to_csv(str(tmp_path / "data.csv"))
+    with pytest.raises(ValueError, match=message):
+        load_labelled_texts(tmp_path / "data.csv", problem_type="regression")
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "expected"),
+    [("single_label_classification", -100), ("multi_label_classification", [-100.0] * 3), ("regression", math.nan)],
+)
+def test_unknown_labels(tmp_path, problem_type, expected):
+    (tmp_path / "texts.txt").write_text("a\nb\n")
+    rows = load_unlabelled_texts(tmp_path / "texts.txt", problem_type=problem_type, num_classes=3)
+    np.testing.assert_equal(list(rows["labels"]), [expected] * 2)
+
+
+def test_a_problem_that_is_none(tmp_path):
+    Dataset.from_dict({"text": ["a"], "label": ["b"]}).to_json(str(tmp_path / "data.jsonl"))
+    with pytest.raises(ValueError, match="problem_type='ranking' must be one of single_label_classification, multi"):
+        load_labelled_texts(tmp_path / "data.jsonl", problem_type="ranking")

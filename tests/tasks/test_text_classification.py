@@ -515,7 +515,7 @@ def test_options_that_do_not_fit(options, message):
 
 def test_a_data_set_on_the_hub(folder, monkeypatch):
     """Each split of the dataset is loaded where its option names it."""
-    from hf_distill.data import texts
+    from hf_distill.data import reading
 
     asked = []
 
@@ -524,7 +524,7 @@ def test_a_data_set_on_the_hub(folder, monkeypatch):
         rows = make_reviews(16, seed=len(asked))
         return Dataset.from_dict({"review": [text for text, _ in rows], "mood": [label for _, label in rows]})
 
-    monkeypatch.setattr(texts, "load_dataset", load_dataset)
+    monkeypatch.setattr(reading, "load_dataset", load_dataset)
     task = {"train_file": None, "model_name_or_path": str(folder / "pretrained"), "dataset_name": "some/reviews"}
     task |= {"dataset_config_name": "en", "train_split": "train", "validation_split": "dev", "test_split": "test"}
     trainer = train(folder, task | {"text_column": "review", "label_column": "mood"}, max_steps=1)
