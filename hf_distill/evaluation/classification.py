@@ -154,7 +154,7 @@ def calibration(probabilities: torch.Tensor, labels: torch.Tensor, num_bins: int
 
 def as_logits(values: ArrayLike, name: str) -> torch.Tensor:
     """Converts logits to `[rows, classes]` in float64 on the CPU, and checks them."""
-    logits = _as_tensor(values, name, "[rows, classes]").double()
+    logits = as_tensor(values, name, "[rows, classes]").double()
     if logits.ndim != 2 or logits.shape[0] < 1 or logits.shape[1] < 2:
         raise ValueError(
             f"{name} has the shape {list(logits.shape)}: it must be [rows, classes], with at least one row and two "
@@ -179,7 +179,7 @@ def as_probabilities(values: ArrayLike, name: str) -> torch.Tensor:
 
 def labelled_rows(logits: torch.Tensor, labels: ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
     """Selects the rows whose label is not -100, from `[rows, classes]` logits or probabilities and `[rows]` labels."""
-    labels = _as_tensor(labels, "labels", "[rows]")
+    labels = as_tensor(labels, "labels", "[rows]")
     num_rows, num_classes = logits.shape
     if labels.shape != (num_rows,) or labels.is_floating_point():
         raise ValueError(
@@ -203,7 +203,8 @@ def check_same_shape(student: torch.Tensor, teacher: torch.Tensor, student_name:
         )
 
 
-def _as_tensor(values: ArrayLike, name: str, shape: str) -> torch.Tensor:
+def as_tensor(values: ArrayLike, name: str, shape: str) -> torch.Tensor:
+    """Converts an array, a tensor or lists to a tensor on the CPU. `shape` is for the error."""
     if not isinstance(values, torch.Tensor):  # NumPy does not know every dtype of PyTorch
         try:
             values = torch.from_numpy(np.array(values))  # a copy: PyTorch warns about read-only arrays

@@ -12,11 +12,11 @@ from hf_distill.evaluation.classification import (
     calibration,
     check_same_shape,
     f1,
-    is_constant,
     kl_to_teacher,
     labelled_rows,
     matthews_correlation,
 )
+from hf_distill.evaluation.regression import correlation
 from hf_distill.optional import optional
 
 
@@ -89,9 +89,7 @@ class Pearsonr(_Metric):
     dtype = "float64"
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
-        stats = optional("scipy.stats", "evaluation")
-        undefined = is_constant(predictions) or is_constant(references)
-        return {"pearsonr": 0.0 if undefined else float(stats.pearsonr(references, predictions).statistic)}
+        return {"pearsonr": correlation("pearsonr", references, predictions)}
 
 
 class Spearmanr(_Metric):
@@ -105,9 +103,7 @@ class Spearmanr(_Metric):
     dtype = "float64"
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
-        stats = optional("scipy.stats", "evaluation")
-        undefined = is_constant(predictions) or is_constant(references)
-        return {"spearmanr": 0.0 if undefined else float(stats.spearmanr(references, predictions).statistic)}
+        return {"spearmanr": correlation("spearmanr", references, predictions)}
 
 
 class _BesideTeacher(evaluate.Metric):
