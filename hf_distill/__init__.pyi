@@ -28,10 +28,12 @@ from .progress.training import show_progress
 from .quiet import quiet_libraries
 from .student import Axis, TrimmedVocabulary, describe, find_axes, make_student, product_seconds, trim_vocabulary
 from .tasks import (
+    TASKS,
+    Task,
     TextClassificationArguments,
     classify_texts,
-    evaluate_text_classifier,
-    train_text_classifier,
+    evaluate_model,
+    train_model,
     write_report,
 )
 from .training import (
@@ -51,6 +53,7 @@ from .training import (
 from .version import __version__
 
 __all__ = [
+    "TASKS",
     "Axis",
     "Benchmark",
     "DataCollatorForCausalLM",
@@ -64,6 +67,7 @@ __all__ = [
     "Progress",
     "SeparateDocuments",
     "Stage",
+    "Task",
     "TextClassificationArguments",
     "TrainingRun",
     "TrimmedVocabulary",
@@ -76,7 +80,7 @@ __all__ = [
     "count_tokens",
     "describe",
     "encode_texts",
-    "evaluate_text_classifier",
+    "evaluate_model",
     "export_model",
     "find_axes",
     "glue_metric",
@@ -100,7 +104,7 @@ __all__ = [
     "show_progress",
     "suggest_weights",
     "track",
-    "train_text_classifier",
+    "train_model",
     "trim_vocabulary",
     "truncate_documents",
     "write_report",

@@ -79,6 +79,16 @@ def parse_config(
     return fields.parse_dict(values)
 
 
+def value_in_files(name: str, files: Sequence[str | Path]) -> Any:
+    """The value of one option in YAML files, of which later ones win; None if no file has it.
+
+    Raises:
+        ValueError: if a file is missing or not a mapping.
+    """
+    values = [content[name] for file in files if name in (content := _mapping(Path(file)))]
+    return values[-1] if values else None
+
+
 class _Parser(HfArgumentParser):
     """Of wrong words it says in one line what is wrong, and which option may have been meant."""
 

@@ -9,8 +9,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 UNLIMITED = 10**9
 """A tokenizer without a limit has a `model_max_length` above this number."""
 
-READING = "text_classification"
-"""Config entry of a classifier from `hf-distill train`: its text column, label column and truncation.
+READING = "task_options"
+"""Config entry of a model from `hf-distill train`: the name of its task, and how it reads data, such as its columns.
 
 The number of tokens it reads is in its tokenizer, as `model_max_length`.
 """
@@ -25,15 +25,24 @@ def length_of_rows(max_length: int | None, tokenizer: PreTrainedTokenizerBase, m
     Raises:
         ValueError: if the model has fewer positions, or if there is no default because neither has a limit.
     """
-    positions = getattr(model.config, "max_position_embeddings", None)  # also finds GPT-2's n_positions
-    limit = math.inf if positions is None else positions - first_position(model)
     if max_length is None:
-        max_length = min(limit, tokenizer.model_max_length)
+        max_length = min(most_tokens(model), tokenizer.model_max_length)
         if max_length > UNLIMITED:
             raise ValueError("Neither the tokenizer nor the model has a maximum length: set max_length.")
-    if max_length > limit:
+    check_length(max_length, model)
+    return int(max_length)
+
+
+def most_tokens(model: PreTrainedModel) -> float:
+    """The number of tokens that a model accepts, infinite if it has no limit."""
+    positions = getattr(model.config, "max_position_embeddings", None)  # also finds GPT-2's n_positions
+    return math.inf if positions is None else positions - first_position(model)
+
+
+def check_length(max_length: float, model: PreTrainedModel) -> None:
+    """Raises `ValueError` if a model accepts fewer tokens."""
+    if max_length > (limit := most_tokens(model)):
         raise ValueError(f"max_length={max_length} exceeds the model's {limit} tokens: use {limit} or less.")
-    return max_length
 
 
 def truncation_of(config: PreTrainedConfig) -> Truncation:

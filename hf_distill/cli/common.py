@@ -5,6 +5,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from hf_distill.cli.task_sources import options_of_all_tasks, options_of_task, task_arguments
+
 MODEL = "a folder or a name on the Hub"
 
 MAX_LENGTH = "tokens per text (default: the length that the model was trained with, or the most that it takes)"
@@ -14,14 +16,30 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help="labelled texts: CSV, JSON or Parquet, a folder with one folder of .txt files per class, or a dataset on "
-        "the Hub",
+        help="labelled rows, as in training: a file (CSV, JSON, Parquet), a folder, or a dataset on the Hub",
+    )
+    parser.add_argument(
+        "--task",
+        metavar="NAME",
+        help="the task (default: the one that the model was trained for): see hf-distill tasks",
     )
     parser.add_argument("--split", default="test", help="split of a dataset on the Hub (default: test)")
     parser.add_argument("--config-name", metavar="NAME", help="configuration of a dataset on the Hub")
-    for name in ("text", "label"):
-        help = f"column with the {name}s (default: the one that the model was trained on, or {name})"
-        parser.add_argument(f"--{name}-column", metavar="NAME", help=help)
+    group = parser.add_argument_group(
+        "how rows are read",
+        "Default: as in the training by hf-distill train. `hf-distill tasks NAME` shows what each option means.",
+    )
+    for name, tasks in options_of_all_tasks().items():
+        of = "all tasks" if len(tasks) == len(task_arguments()) else ", ".join(tasks)
+        option = next(option for option in options_of_task(tasks[0]) if option.name == name)
+        metavar = option.metavar if len(option.metavar) < 20 else "CHOICE"
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            metavar=metavar,
+            type=int if option.metavar == "N" else str,
+            default=argparse.SUPPRESS,
+            help=of,
+        )
 
 
 def add_measuring_options(parser: argparse.ArgumentParser) -> None:

@@ -14,12 +14,13 @@ import hf_distill.cli.make_student as make_student
 import hf_distill.cli.push as push
 import hf_distill.cli.report as report
 import hf_distill.cli.serve as serve
+import hf_distill.cli.tasks as tasks
 import hf_distill.cli.train as train
 from hf_distill.cli.parser import Parser
 from hf_distill.quiet import quiet_libraries
 from hf_distill.version import __version__
 
-COMMANDS = [inspect, make_student, train, evaluate, export, benchmark, report, serve, push, env, completion]
+COMMANDS = [tasks, inspect, make_student, train, evaluate, export, benchmark, report, serve, push, env, completion]
 """In the order of `hf-distill --help`. Each has `add_parser(commands)` and `run(options)`."""
 
 EXPECTED = (ValueError, TypeError, OSError, ImportError, FloatingPointError)

@@ -9,9 +9,9 @@ from hf_distill.cli.common import MODEL, add_data_options, add_measuring_options
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "report",
-        help="compare a text classifier and its exports with the teacher, on one page",
-        description="Compare a text classifier and its exports with the teacher: quality on labelled texts and the "
-        "share retained, agreement with the teacher and the texts on which they differ most, size and speed. Writes "
+        help="compare a model and its exports with the teacher, on one page",
+        description="Compare a model and its exports with the teacher: quality on labelled rows and the share "
+        "retained, agreement with the teacher and the rows on which they differ most, size and speed. Writes "
         "report.md, report.json and plots.",
     )
     parser.add_argument("--teacher", metavar="MODEL", required=True, help=MODEL)
@@ -35,7 +35,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         type=int,
         default=10,
-        help="number of texts to show (default: 10)",
+        help="number of rows to show (default: 10)",
     )
     add_measuring_options(parser)
     parser.set_defaults(run=run)

@@ -8,7 +8,7 @@ from hf_distill.cli.train_help import DESCRIPTION, USAGE, help_parser
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     # Importing the dataclasses of its options takes seconds, so the options stay words here, --help too.
-    help = "fine-tune or distil a text classifier, with options from YAML files"
+    help = "fine-tune or distil a model for a task, with options from YAML files"
     if "_ARGCOMPLETE" in os.environ:  # the shell asks which options there are
         commands.add_parser("train", help=help, parents=[help_parser()], add_help=False)
         return
@@ -19,20 +19,29 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     words = options.words
-    if {"-h", "--help"} & set(words):
-        help_parser().print_help()
-        raise SystemExit(0)
-    from hf_distill.config_files import parse_config
-    from hf_distill.tasks import TextClassificationArguments, train_text_classifier
-    from hf_distill.training import DistillationTrainingArguments
-
-    words = ["--help" if word in ("--help-all", "--help_all") else word for word in words]
     num_files = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
     files, rest = words[:num_files], words[num_files:]
-    task, training = parse_config(
-        [TextClassificationArguments, DistillationTrainingArguments],
+    if {"-h", "--help"} & set(words):
+        help_parser(_task_on_command_line(rest)).print_help()
+        raise SystemExit(0)
+    from hf_distill.config_files import parse_config, value_in_files
+    from hf_distill.tasks import TextClassificationArguments, train_model
+    from hf_distill.tasks.registry import task_named
+    from hf_distill.training import DistillationTrainingArguments
+
+    given = _task_on_command_line(rest) or value_in_files("task", files)
+    arguments = TextClassificationArguments if given is None else task_named(given).arguments
+    rest = ["--help" if word in ("--help-all", "--help_all") else word for word in rest]
+    args, training = parse_config(
+        [arguments, DistillationTrainingArguments],
         [*(["--config", *files] if files else []), *rest],
         description=DESCRIPTION,
         usage=USAGE,
     )
-    train_text_classifier(task, training)
+    train_model(args, training)
+
+
+def _task_on_command_line(words: list[str]) -> str | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--task")
+    return parser.parse_known_args(words)[0].task

@@ -1,57 +1,26 @@
 """The help of `hf-distill train`. It is read out of the sources, since importing them takes seconds."""
 
-import ast
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 from hf_distill.cli.parser import Parser
-
-PACKAGE = Path(__file__).parents[1]
+from hf_distill.cli.task_sources import DEFAULT_TASK, PACKAGE, Option, options_of_task, own_options
 
 USAGE = "hf-distill train [CONFIG.yaml ...] [--key value ...]"
 DESCRIPTION = (
-    "Fine-tune a text classifier, or distil one from a fine-tuned teacher, and save it to --output_dir. YAML files and "
-    "the command line have the same options; later ones win. On several devices: accelerate launch -m hf_distill.cli "
+    "Fine-tune a model for a task, or distil one from a fine-tuned teacher, and save it to --output_dir. YAML files "
+    "and the command line have the same options; later ones win. On several devices: accelerate launch -m hf_distill.cli "
     "train ..."
 )
 
 SECTIONS = {
-    "Models, data and texts": [
-        ("tasks/arguments.py", "TaskArguments"),
-        ("tasks/text_classification.py", "TextClassificationArguments"),
-    ],
+    "Models and data": [("tasks/arguments.py", "TaskArguments")],
     "Distillation": [
         ("training/losses/arguments.py", "LossTrainingArguments"),
         ("training/training_args.py", "DistillationTrainingArguments"),
     ],
 }
-"""The dataclasses whose fields are the options, by heading."""
+"""The dataclasses whose fields are the options of all tasks, by heading."""
 
 HIDDEN = ("logging_nan_inf_filter", "teacher_mean", "teacher_weights", "teacher_weights_column")
 """Options without an effect here: `hf-distill train` takes one teacher."""
-
-METAVARS = {
-    "model_name_or_path": "MODEL",
-    "teacher_model_name_or_path": "MODEL",
-    "layers": "WHICH",
-    "layer_map": "PAIRS",
-    "stages": "YAML",
-    **{f"{part}_file": "PATH" for part in ("train", "validation", "test", "unlabelled")},
-    **{f"{part}_split": "SPLIT" for part in ("train", "validation", "test", "unlabelled")},
-}
-METAVARS_OF_TYPES = {"int": "N", "float": "X", "Scheduled": "X|SCHEDULE", "str": "NAME", "bool": "[true|false]"}
-
-
-@dataclass(frozen=True)
-class Option:
-    """A field of a dataclass as an option."""
-
-    name: str
-    metavar: str
-    default: Any
-    help: str
-
 
 OF_TRAINER = [
     Option("output_dir", "DIR", "trainer_output", "Where the model, its checkpoints and its results are saved."),
@@ -77,23 +46,30 @@ OF_TRAINER = [
 """The options of TrainingArguments that most trainings set. A test compares them with transformers."""
 
 
-def help_parser() -> Parser:
+def help_parser(task: str | None = None) -> Parser:
     """A parser for the help only: the options of hf_distill, and the most common ones of transformers.
 
     `parse_config` reads the options.
+
+    Args:
+        task: the task whose options are shown. Default: text classification.
     """
+    task = task or DEFAULT_TASK
     parser = Parser(
         prog="hf-distill train",
         usage=USAGE,
         description=DESCRIPTION,
-        epilog="Every other field of transformers.TrainingArguments is an option too: `hf-distill train --help-all`.",
+        epilog="Options of another task: `hf-distill train --task NAME --help`; `hf-distill tasks` lists the tasks. "
+        "Every other field of transformers.TrainingArguments is an option too: `hf-distill train --help-all`.",
         add_help=False,
     )
     sections = {
-        heading: [option for file, name in classes for option in own_options(PACKAGE / file, name)]
+        heading: [option for file, name in classes for option in own_options(PACKAGE / file, name, HIDDEN)]
         for heading, classes in SECTIONS.items()
     }
-    for heading, options in {**sections, "Training": OF_TRAINER}.items():
+    (of_all, *rest) = sections.items()
+    of_task = {f"Data of {task}": options_of_task(task)}
+    for heading, options in {of_all[0]: of_all[1], **of_task, **dict(rest), "Training": OF_TRAINER}.items():
         group = parser.add_argument_group(heading)
         for option in options:
             group.add_argument(f"--{option.name}", metavar=option.metavar, help=_help(option))
@@ -101,34 +77,6 @@ def help_parser() -> Parser:
     general.add_argument("-h", "--help", action="store_true", help="Show these options.")
     general.add_argument("--help-all", action="store_true", help="Show all options, those of transformers too.")
     return parser
-
-
-def own_options(file: Path, class_name: str) -> list[Option]:
-    """The fields of a dataclass of ours."""
-    module = ast.parse(file.read_text(encoding="utf-8"))
-    (body,) = (node.body for node in module.body if isinstance(node, ast.ClassDef) and node.name == class_name)
-    choices = _choices(module) | _choices(ast.parse((PACKAGE / "lengths.py").read_text(encoding="utf-8")))
-    options = []
-    for node in body:
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.target.id in HIDDEN:
-            continue
-        assert isinstance(node.value, ast.Call)  # field(default=..., metadata={"help": ...})
-        given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.value.keywords}
-        kind = ast.unparse(node.annotation).removesuffix(" | None")
-        metavar = METAVARS.get(node.target.id) or choices.get(kind) or METAVARS_OF_TYPES[kind]
-        options.append(Option(node.target.id, metavar, given["default"], given["metadata"]["help"]))
-    return options
-
-
-def _choices(module: ast.Module) -> dict[str, str]:
-    """By the name of each `X = Literal["a", "b"]`, `{a,b}`."""
-    found = {}
-    for node in module.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal["):
-            assert isinstance(node.value, ast.Subscript)
-            values = ",".join(ast.literal_eval(node.value.slice))
-            found[ast.unparse(node.targets[0])] = f"{{{values}}}"
-    return found
 
 
 def _help(option: Option) -> str:

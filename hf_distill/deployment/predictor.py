@@ -1,5 +1,6 @@
 """The same `predict(texts)` for PyTorch models and for exports."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from hf_distill.deployment.text_encoder import Encoded, TextEncoder, TextInput
 from hf_distill.optional import optional
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -93,6 +95,31 @@ class Predictor:
         """
         return PREDICTION_HEADS[self.head].predict(outputs, encoding, text, self.reader, top_k)
 
+    def read_texts(self, max_length: int | None = None, truncation: str | None = None) -> None:
+        """Changes how much of a long text the model reads. None changes nothing.
+
+        Args:
+            max_length: tokens per text.
+            truncation: which part of a longer text is kept: `head`, `tail` or `head_tail`.
+
+        Raises:
+            ValueError: if the model accepts fewer tokens, or an export was made for fewer.
+        """
+        if max_length is not None and isinstance(self.backend, TorchBackend):
+            from hf_distill.lengths import check_length
+
+            check_length(max_length, self.backend.model)
+        elif max_length is not None and max_length > self.encoder.max_length:
+            raise ValueError(
+                f"{self.name} was exported for {self.encoder.max_length} tokens: use {self.encoder.max_length} or less "
+                f"for max_length, or export it again."
+            )
+        self.encoder = dataclasses.replace(
+            self.encoder,
+            max_length=max_length or self.encoder.max_length,
+            truncation=truncation or self.encoder.truncation,
+        )
+
     def logits(self, texts: Sequence[TextInput], done: Callable[[int], object] | None = None) -> np.ndarray:
         """Computes a classifier's logits, `[texts, labels]` in fp32.
 
@@ -122,7 +149,9 @@ class Predictor:
         return per_text
 
 
-def load_predictor(model: str | Path, format: str = "auto", threads: int | None = None) -> Predictor:
+def load_predictor(
+    model: str | Path, format: str = "auto", threads: int | None = None, device: "torch.device | str | None" = None
+) -> Predictor:
     """Loads a student or an export for prediction.
 
     Loading an ONNX export imports neither PyTorch nor transformers.
@@ -133,6 +162,7 @@ def load_predictor(model: str | Path, format: str = "auto", threads: int | None 
             folder; if it contains exports in subfolders, ONNX int8 is preferred over ONNX, and ONNX over PyTorch.
         threads: threads per forward pass. Default: all cores available to this process for ONNX, PyTorch's own setting
             for PyTorch. For PyTorch, a number given here applies to the whole process.
+        device: device of a PyTorch model, such as `"cuda"`. Default: the CPU. Exports run on the CPU.
 
     Returns:
         A predictor with `predict(texts)`.
@@ -158,7 +188,7 @@ def load_predictor(model: str | Path, format: str = "auto", threads: int | None 
         within = {"allow_patterns": [f"{found[wanted].name}/*"]} if is_below else {"ignore_patterns": ["*/*"]}
         _download(str(model), **within)
     if wanted == PYTORCH:
-        return _pytorch(found[wanted], str(model), threads)
+        return _pytorch(found[wanted], str(model), threads, device)
     return _export(found[wanted], threads)
 
 
@@ -221,11 +251,12 @@ def _export(folder: Path, threads: int | None) -> Predictor:
     )
 
 
-def _pytorch(folder: Path, name: str, threads: int | None) -> Predictor:
+def _pytorch(folder: Path, name: str, threads: int | None, device: "torch.device | str | None") -> Predictor:
     from hf_distill.deployment.transformers_model import load_student
 
     set_torch_threads(threads)
-    return predictor_of(*load_student(folder), name, folder=folder)
+    model, tokenizer = load_student(folder)
+    return predictor_of(model.to(device or model.device), tokenizer, name, folder=folder)
 
 
 def _formats(folder: Path, is_here: bool) -> dict[str, Path]:

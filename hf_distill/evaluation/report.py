@@ -1,28 +1,39 @@
-"""Compares a student and its exports with the teacher, and formats the comparison as a page."""
+"""Formats the comparison of a student and its exports with the teacher as a page."""
 
 import html
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 from huggingface_hub import EvalResult
-from numpy.typing import ArrayLike
 
 from hf_distill.evaluation.benchmark_tables import Json, describe_measuring, latency_table, size_table
-from hf_distill.evaluation.classification import agreement, as_logits, classification_metrics, kl_of_rows
 from hf_distill.evaluation.tables import WIDTH, models_table, paragraph
 
 TEACHER, STUDENT = "teacher", "student"
-
-QUALITY = {"accuracy": "accuracy", "f1": "F1", "matthews_correlation": "Matthews"}
-"""Metrics for which the retained share of the teacher's value is reported, with their names in tables."""
 
 LATENCY_LENGTH = 128
 """Length, in tokens, whose latency is reported where there is room for one; else the longest measured length."""
 
 SHOWN = 160
-"""Characters shown of each example text."""
+"""Characters shown of each example."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown.
+
+    Attributes:
+        title: name in tables.
+        format: format of its values.
+        higher_is_better: if True, a report also shows the share of the teacher's value that is retained.
+    """
+
+    title: str
+    format: str = ".2%"
+    higher_is_better: bool = True
+
 
 PUBLISHED = [
     {
@@ -47,140 +58,87 @@ PUBLISHED = [
 """Published figures of other students, measured by their authors on their own data and machines."""
 
 
-def compare_with_teacher(logits: Mapping[str, ArrayLike], labels: ArrayLike) -> dict[str, Json]:
-    """Computes quality and fidelity of each model.
-
-    Args:
-        logits: `[texts, classes]` by model: "teacher", "student", and exports under any name. All models have the same
-            order of classes.
-        labels: `[texts]`, class numbers.
-
-    Returns:
-        By model, `quality`: accuracy, F1, Matthews correlation and calibration error, as in `classification_metrics`.
-        For every model except the teacher also `retained`: accuracy, F1 and Matthews correlation as shares of the
-        teacher's, or None if the teacher's is not above 0; and `fidelity`: `agreement` with the teacher,
-        `kl_to_teacher`, and for exports `agreement_with_student`.
-    """
-    tensors = {name: as_logits(own, name) for name, own in logits.items()}
-    compared: dict[str, Json] = {}
-    for name, own in tensors.items():
-        compared[name] = {"quality": classification_metrics(own, labels)}
-        if name == TEACHER:
-            continue
-        best = compared[TEACHER]["quality"]
-        quality = compared[name]["quality"]
-        compared[name]["retained"] = {
-            metric: quality[metric] / best[metric] if best[metric] > 0 else None for metric in QUALITY
-        }
-        compared[name]["fidelity"] = classification_metrics(own, teacher_logits=tensors[TEACHER])
-        if name != STUDENT:
-            compared[name]["fidelity"]["agreement_with_student"] = agreement(own, tensors[STUDENT])
-    return compared
-
-
-def largest_differences(
-    logits: Mapping[str, ArrayLike],
-    labels: Sequence[int],
-    texts: Sequence[str],
-    label_names: Sequence[str],
-    number: int,
-) -> list[Json]:
-    """Finds the texts on which student and teacher differ most, by KL(teacher || student) in nats, largest first.
-
-    Args:
-        logits: as in `compare_with_teacher`.
-        labels: `[texts]`, class numbers.
-        texts: `[texts]`; only their first characters are kept.
-        label_names: class names in the order of their numbers.
-        number: number of texts to return.
-
-    Returns:
-        For each text: `row`, counted from 1, `text`, `label`, `teacher` and `student` with `label` and `score`, and
-        `kl`.
-    """
-    tensors = {name: as_logits(logits[name], name) for name in (TEACHER, STUDENT)}
-    divergence = kl_of_rows(tensors[STUDENT], tensors[TEACHER]).numpy()
-    probabilities = {name: own.softmax(-1).numpy() for name, own in tensors.items()}
-    examples = []
-    for row in np.argsort(-divergence, kind="stable")[:number].tolist():
-        said = {
-            name: {"label": label_names[own[row].argmax()], "score": float(own[row].max())}
-            for name, own in probabilities.items()
-        }
-        text = {"row": row + 1, "text": _short(texts[row]), "label": label_names[labels[row]]}
-        examples.append({**text, **said, "kl": float(divergence[row])})
-    return examples
+def retained(
+    metrics: Mapping[str, Metric], teacher: Mapping[str, float], own: Mapping[str, float]
+) -> dict[str, float | None]:
+    """The share of the teacher's value for each metric where more is better; None if the teacher's is not above 0."""
+    return {
+        name: own[name] / teacher[name] if teacher[name] > 0 else None
+        for name, metric in metrics.items()
+        if metric.higher_is_better and name in teacher
+    }
 
 
 def report_page(report: Json) -> str:
     """Formats the report as one Markdown page. It shows the plots that lie in the same folder."""
     models, data = report["models"], report["data"]
+    labels = data["labels"]
+    classes = f", {len(labels)} classes: {_listed(labels)}" if labels else ""
     parts = [
         f"# {models[STUDENT]['model']} compared with {models[TEACHER]['model']}",
         paragraph(
-            f"{data['texts']:,} texts of {data['source']}, {len(data['labels'])} classes: {_listed(data['labels'])}. "
+            f"{data['rows']:,} rows of {data['source']}{classes}. "
             + "; ".join(f"{name}: {own['model']} ({own['size_and_speed']['format']})" for name, own in models.items())
             + "."
         ),
         "## Quality",
-        quality_table(models),
-        paragraph(
-            "F1 is for the second class if there are two classes, else the mean over all classes. Retained is the "
-            "share of the teacher's figure. Calibration error is the mean distance between confidence and accuracy, in "
-            "15 bins."
-        ),
-        "![Calibration](calibration.png)",
+        quality_table(report),
+        paragraph(f"Retained is the share of the teacher's figure. {report['notes']}"),
+        *(f"![{title}]({file})" for title, file in report["plots"]),
         "## Fidelity",
-        fidelity_table(models),
-        "KL(teacher || student) is in nats at temperature 1, averaged over the texts.",
-        "### Texts on which student and teacher differ most",
-        examples_list(report["examples"]),
+        fidelity_table(report),
+        "### Rows on which student and teacher differ most",
+        examples_list(report["examples"]) or "There are none.",
         "## Size and speed",
         size_table(_speeds(models)),
         latency_table(_speeds(models)),
         describe_measuring(report["settings"], report["machine"], report["versions"]),
         "![Quality against latency](quality_against_latency.png)",
-        "## Compared with published students",
-        published_table(report),
-        "The published figures come from other tasks and other machines:\n\n"
-        + "\n".join(f"- {own['student']}: {own['source']}" for own in PUBLISHED),
     ]
+    if report["published"]:
+        parts += [
+            "## Compared with published students",
+            published_table(report),
+            "The published figures come from other tasks and other machines:\n\n"
+            + "\n".join(f"- {own['student']}: {own['source']}" for own in report["published"]),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
-def quality_table(models: Mapping[str, Json]) -> str:
-    figures = {}
-    for metric, name in QUALITY.items():
-        figures[name] = [f"{own['quality'][metric]:.2%}" for own in models.values()]
-        figures[f"{name}, retained"] = [_retained(own, metric) for own in models.values()]
-    figures["calibration error"] = [f"{own['quality']['expected_calibration_error']:.2%}" for own in models.values()]
+def quality_table(report: Json) -> str:
+    models, figures = report["models"], {}
+    for name, metric in _shown(report, "quality").items():
+        figures[metric.title] = [format(own["quality"][name], metric.format) for own in models.values()]
+        if metric.higher_is_better:
+            figures[f"{metric.title}, retained"] = [_retained(own, name) for own in models.values()]
     return models_table(list(models), figures)
 
 
-def fidelity_table(models: Mapping[str, Json]) -> str:
-    others = {name: own["fidelity"] for name, own in models.items() if name != TEACHER}
-    with_student = [f"{own['agreement_with_student']:.2%}" if name != STUDENT else "-" for name, own in others.items()]
-    return models_table(
-        list(others),
-        {
-            "agreement with the teacher": [f"{own['agreement']:.2%}" for own in others.values()],
-            "KL to the teacher": [f"{own['kl_to_teacher']:.4f}" for own in others.values()],
-            "agreement with the student": with_student,
-        },
-    )
+def fidelity_table(report: Json) -> str:
+    others = {name: own for name, own in report["models"].items() if name != TEACHER}
+    shown = _shown(report, "fidelity")
+    figures = {
+        metric.title: [format(own["fidelity"][name], metric.format) for own in others.values()]
+        for name, metric in shown.items()
+    }
+    first, metric = next(iter(shown.items()))
+    figures[metric.title.replace("teacher", "student")] = [
+        format(own["fidelity_to_student"][first], metric.format) if "fidelity_to_student" in own else "-"
+        for own in others.values()
+    ]
+    return models_table(list(others), figures)
 
 
 def examples_list(examples: Sequence[Json]) -> str:
-    """A numbered list: the label, what both models predict, the KL divergence, and below it the text."""
+    """A numbered list: the label, what both models predict, how much they differ, and below it the input."""
     return "\n\n".join(_example(number, own) for number, own in enumerate(examples, start=1))
 
 
 def _example(number: int, example: Json) -> str:
-    said = ", ".join(f"{name} {example[name]['label']} {example[name]['score']:.0%}" for name in (TEACHER, STUDENT))
-    text = re.sub(r"([\\`*_\[\]#|~])", r"\\\1", html.escape(example["text"], quote=False))
+    said = f"label {example['label']}: " + ", ".join(f"{name} {example[name]}" for name in (TEACHER, STUDENT))
     return (
-        f"{number}. KL {example['kl']:.3f}, label {example['label']}: {said}\n\n"
-        f"{textwrap.indent(textwrap.fill(text, WIDTH - 5), '   > ')}"
+        f"{number}. difference {example['difference']:.3f}, {_plain(said)}\n\n"
+        f"{textwrap.indent(textwrap.fill(_plain(example['input']), WIDTH - 5), '   > ')}"
     )
 
 
@@ -189,9 +147,10 @@ def published_table(report: Json) -> str:
     length = latency_length(report)
     speed = models[STUDENT]["size_and_speed"]["latency"][length]["times_as_fast"]["median"]
     sizes = {name: models[name]["size_and_speed"]["parameters"] for name in (TEACHER, STUDENT)}
-    own = {"parameters": sizes, "times_as_fast": speed, "retained": models[STUDENT]["retained"]["accuracy"]}
-    own |= {"student": "this student", "teacher": "its teacher", "of": "accuracy"}
-    rows = [own, *PUBLISHED]
+    metric = main_metric(report)
+    own = {"parameters": sizes, "times_as_fast": speed, "retained": models[STUDENT]["retained"][metric]}
+    own |= {"student": "this student", "teacher": "its teacher", "of": _shown(report, "quality")[metric].title}
+    rows = [own, *report["published"]]
     sizes_of = {name: [row["parameters"][name] for row in rows] for name in (TEACHER, STUDENT)}
     return models_table(
         [row["student"] for row in rows],
@@ -213,20 +172,24 @@ def comparison_table(report: Json) -> str:
     models = report["models"]
     speeds = [own["size_and_speed"] for own in models.values()]
     latencies = [speed["latency"][length] for speed in speeds]
-    agreement = [f"{own['fidelity']['agreement']:.2%}" if name != TEACHER else "-" for name, own in models.items()]
     figures = {
         "parameters": [f"{speed['parameters']:,}" for speed in speeds],
         "MB": [f"{speed['bytes_on_disk'] / 1e6:,.1f}" for speed in speeds],
         f"ms for {length} tokens": [f"{latency['p50']:.1f}" for latency in latencies],
         "times as fast": [f"{latency['times_as_fast']['median']:.2f}" for latency in latencies],
-        "accuracy": [f"{own['quality']['accuracy']:.2%}" for own in models.values()],
-        "retained": [_retained(own, "accuracy") for own in models.values()],
-        "F1": [f"{own['quality']['f1']:.2%}" for own in models.values()],
-        "agreement with the teacher": agreement,
     }
+    main = main_metric(report)
+    for name, metric in list(_shown(report, "quality").items())[:2]:
+        figures[metric.title] = [format(own["quality"][name], metric.format) for own in models.values()]
+        if name == main and metric.higher_is_better:
+            figures["retained"] = [_retained(own, name) for own in models.values()]
+    first, metric = next(iter(_shown(report, "fidelity").items()))
+    figures[metric.title] = [
+        format(own["fidelity"][first], metric.format) if "fidelity" in own else "-" for own in models.values()
+    ]
     data, threads, on = report["data"], report["settings"]["threads"], report["machine"]["cpu"]
     where = (
-        f"Measured on {data['texts']:,} texts of {data['source']}. Latency is for one text on the CPU ({on}, threads: "
+        f"Measured on {data['rows']:,} rows of {data['source']}. Latency is for one input on the CPU ({on}, threads: "
         f"{threads})."
     )
     return f"{models_table(list(models), figures)}\n\n{paragraph(where)}"
@@ -239,7 +202,7 @@ def eval_results(report: Json) -> list[EvalResult]:
         return []
     return [
         EvalResult(
-            task_type="text-classification",
+            task_type=report["pipeline_tag"],
             dataset_type=data["source"],
             dataset_name=data["source"],
             dataset_config=data["config_name"],
@@ -247,13 +210,35 @@ def eval_results(report: Json) -> list[EvalResult]:
             metric_type=metric,
             metric_value=report["models"][STUDENT]["quality"][metric],
         )
-        for metric in QUALITY
+        for metric in report["models"][STUDENT]["retained"]
     ]
 
 
 def latency_length(report: Json) -> str:
     lengths = report["settings"]["lengths"]
     return str(LATENCY_LENGTH if LATENCY_LENGTH in lengths else max(lengths))
+
+
+def main_metric(report: Json) -> str:
+    """The most important metric of the quality."""
+    return next(iter(_shown(report, "quality")))
+
+
+def metric_title(report: Json, name: str) -> str:
+    """The name of a metric of the quality in tables."""
+    return _shown(report, "quality")[name].title
+
+
+def shortened(text: str) -> str:
+    """The first characters of a text, without line breaks."""
+    words = " ".join(text.split())
+    return words if len(words) <= SHOWN else f"{words[: SHOWN - 3]}..."
+
+
+def _shown(report: Json, kind: str) -> dict[str, Metric]:
+    """The metrics of `quality` or `fidelity` that this report has, in their order."""
+    measured = report["models"][STUDENT][kind]
+    return {name: Metric(**own) for name, own in report["metrics"][kind].items() if name in measured}
 
 
 def _speeds(models: Mapping[str, Json]) -> dict[str, Json]:
@@ -268,9 +253,9 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _short(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= SHOWN else f"{words[: SHOWN - 3]}..."
+def _plain(text: str) -> str:
+    """Text that Markdown and HTML show as it is."""
+    return re.sub(r"([\\`*_\[\]#|~])", r"\\\1", html.escape(text, quote=False))
 
 
 def _listed(names: Sequence[str]) -> str:

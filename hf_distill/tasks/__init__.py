@@ -1,21 +1,19 @@
 """Tasks that can be trained, evaluated and reported from the shell. Each task is one row of `TASKS`."""
 
-from hf_distill.tasks.text_classification import (
-    TEXT_CLASSIFICATION,
-    TextClassificationArguments,
-    classify_texts,
-    evaluate_text_classifier,
-    train_text_classifier,
-    write_report,
-)
-
-TASKS = {"text-classification": TEXT_CLASSIFICATION}
+from hf_distill.tasks.classifying import classify_texts
+from hf_distill.tasks.evaluation import evaluate_model
+from hf_distill.tasks.registry import TASKS
+from hf_distill.tasks.report import write_report
+from hf_distill.tasks.task import Task
+from hf_distill.tasks.text_classification import TextClassificationArguments
+from hf_distill.tasks.training import train_model
 
 __all__ = [
     "TASKS",
+    "Task",
     "TextClassificationArguments",
     "classify_texts",
-    "evaluate_text_classifier",
-    "train_text_classifier",
+    "evaluate_model",
+    "train_model",
     "write_report",
 ]

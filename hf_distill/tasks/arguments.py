@@ -1,9 +1,6 @@
-"""The options that every task shares: model, teacher, data and text length."""
+"""The options that every task shares: model, teacher and data."""
 
 from dataclasses import dataclass, field
-from typing import get_args
-
-from hf_distill.lengths import Truncation
 
 PARTS = ("train", "validation", "test", "unlabelled")
 
@@ -12,9 +9,15 @@ PARTS = ("train", "validation", "test", "unlabelled")
 class TaskArguments:
     """Model, teacher and data of a training, for every task. `DistillationTrainingArguments` holds everything else.
 
+    The fields that a task adds say how its data is read. They are saved with the model.
+
     Raises:
         ValueError: if options contradict each other, are out of range, or would have no effect.
     """
+
+    task: str = field(
+        default="text-classification", metadata={"help": "The task: a name that `hf-distill tasks` lists."}
+    )
 
     # The model
     model_name_or_path: str | None = field(
@@ -94,22 +97,6 @@ class TaskArguments:
         },
     )
 
-    # Long texts
-    max_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Maximum number of tokens per text. Saved with the model. Default: what model and teacher were "
-            "trained with, else the most that both accept."
-        },
-    )
-    truncation: Truncation | None = field(
-        default=None,
-        metadata={
-            "help": "Which part of a longer text is kept: head, tail, or head_tail (a quarter from the head, the rest "
-            "from the tail). Saved with the model. Default: what model or teacher was trained with, else head."
-        },
-    )
-
     # Several trainings, one after the other
     stages: list[dict] | None = field(
         default=None,
@@ -155,8 +142,6 @@ class TaskArguments:
                 "teacher."
             )
         for name in ("max_length", "lora_rank"):
-            value = getattr(self, name)
+            value = getattr(self, name, None)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be 1 or more.")
-        if self.truncation not in (None, *get_args(Truncation)):
-            raise ValueError(f"truncation={self.truncation!r} must be one of {', '.join(get_args(Truncation))}.")

@@ -1,77 +1,91 @@
-"""Evaluates a model on labelled rows: the work of `hf-distill evaluate`."""
+"""`evaluate_model`: measures a model on labelled rows, as `hf-distill evaluate` does."""
 
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
+from hf_distill.deployment.predictor import Predictor, load_predictor
+from hf_distill.evaluation.benchmark import locate_model
 from hf_distill.files import write_json
-from hf_distill.lengths import Truncation, length_of_rows, truncation_of
 from hf_distill.loading import load_config
-from hf_distill.tasks.data import columns_by_name, data_columns, label_names_of
-from hf_distill.tasks.models import load_trained
-from hf_distill.tasks.task import Task
+from hf_distill.progress import Progress
+from hf_distill.tasks.classes import columns_by_name
+from hf_distill.tasks.data import MAX_LENGTH, reading_of_models
+from hf_distill.tasks.registry import check_head, task_of
 
 
-def evaluate(
-    task: Task,
-    model: str,
-    data: str,
+def evaluate_model(
+    model: str | Path,
+    data: str | Path,
     *,
-    teacher: str | None,
-    columns: Mapping[str, str | None],
-    split: str,
-    config_name: str | None,
-    max_length: int | None,
-    truncation: Truncation | None,
-    batch_size: int,
-    output: str | Path | None,
+    task: str | None = None,
+    teacher: str | Path | None = None,
+    split: str = "test",
+    config_name: str | None = None,
+    output: str | Path | None = None,
+    **reading: Any,
 ) -> dict[str, float]:
-    """Measures a model on labelled rows, and compares it with its teacher.
+    """Measures the quality of a model on labelled rows, and compares it with its teacher.
+
+    Models run through `load_predictor`, on the GPU if there is one.
 
     Args:
-        task: a row of `TASKS`.
-        model: Hub name or folder.
-        data: a source that `task.load` reads, with the model's labels.
-        teacher: Hub name or folder, or None.
-        columns: column name by option of `task.columns`; None means the column that the model was trained on.
+        model: Hub name or folder of a model, or the folder of an export.
+        data: a file, a folder or a Hub name with labelled rows, as in training. The labels are the model's classes, by
+            name or by number.
+        task: a name in `TASKS`. Default: the task that the model was trained for by `hf-distill train`, else the first
+            that fits its head.
+        teacher: Hub name or folder. It may be of another model family and use another tokenizer.
         split: split of a Hub dataset.
         config_name: configuration of a Hub dataset.
-        max_length: tokens per text; None means what each model was trained with, else the most it accepts.
-        truncation: which part of a long text is kept; None means the part that each model was trained on.
-        batch_size: rows per forward pass.
-        output: folder for `evaluation.json` and the plots of `task.plot`; None writes nothing.
+        output: folder for `evaluation.json` and plots. Default: nothing is written.
+        **reading: how rows are read: options of the task's arguments, such as `text_column`, `label_column`,
+            `max_length` or `truncation`. Default: as in the training by `hf-distill train`, else the task's defaults.
 
     Returns:
-        The metrics of `task.metrics`, and `texts`, the number of rows.
+        The metrics of the task, and `rows`, the number of rows.
 
     Raises:
-        ValueError: if data and models do not match, or if a model has no trained head for the task.
+        ValueError: if data or models are invalid or do not match, or if an option is unknown.
+        ImportError: if a package for the metrics is missing or, with `output`, matplotlib.
+
+    Example:
+        >>> evaluate_model("outputs/student", "test.csv", teacher="outputs/teacher")["accuracy"]
     """
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    names = {"model": model} | ({} if teacher is None else {"teacher": teacher})
+    names = {"model": str(model)} | ({} if teacher is None else {"teacher": str(teacher)})
     configs = {role: load_config(name) for role, name in names.items()}
+    row = task_of(configs["model"], names["model"], task)
     for role, config in configs.items():
-        if config.architectures and not task.has_head(config):
-            raise ValueError(f"{names[role]} has no head trained {task.purpose}: fine-tune it first.")
-    label_names = label_names_of(configs["model"])
-    if teacher is not None:
-        columns_by_name(label_names_of(configs["teacher"]), label_names, teacher)  # fails before any data is read
-    columns = data_columns(task, [*configs.values()], columns)
-    rows, _ = task.load(data, **columns, label_names=label_names, split=split, config_name=config_name)
-    models = {role: load_trained(task, name) for role, name in names.items()}
-    logits, read = {}, {}
-    for role, name in names.items():
-        tokenizer, own = AutoTokenizer.from_pretrained(name), models[role].to(device)
-        part = truncation or truncation_of(own.config)
-        read[role] = {"max_length": length_of_rows(max_length, tokenizer, own), "truncation": part}
-        logits[role] = task.predict(own, tokenizer, rows, **read[role], batch_size=batch_size, label_names=label_names)
-    labels = list(rows["labels"])
-    metrics = {"texts": len(labels), **task.metrics(logits["model"], labels, logits.get("teacher"))}
+        check_head(row, config, names[role])
+    how = reading_of_models(row, [*configs.values()], reading)
+    classes = row.classes_of(configs["model"])
+    if teacher is not None and classes is not None:
+        columns_by_name(row.classes_of(configs["teacher"]) or [], classes, names["teacher"])  # before data is read
+    row.check_packages(*([] if output is None else ["matplotlib.figure"]))
+    rows, _ = row.load(str(data), how, classes, split=split, config_name=config_name)
+    predictors = {role: load_reader(name, reading) for role, name in names.items()}
+    with Progress("Predicting", len(names) * len(rows), "rows", only_if_long=True) as progress:
+        predictions = {
+            role: row.predict(predictor, rows, how, classes, progress.update) for role, predictor in predictors.items()
+        }
+    metrics = {"rows": len(rows), **row.metrics(predictions["model"], rows, how, predictions.get("teacher"))}
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
-        task.plot({names[role]: own for role, own in logits.items()}, labels, Path(output))
-        settings = {"model": model, "teacher": teacher, "data": data, **columns, "read": read}
-        write_json(Path(output, "evaluation.json"), settings | {"metrics": metrics})
+        row.plot({names[role]: own for role, own in predictions.items()}, rows, how, Path(output))
+        read = {
+            role: {"max_length": own.encoder.max_length, "truncation": own.encoder.truncation}
+            for role, own in predictors.items()
+        }
+        how = {option: value for option, value in how.items() if option not in (MAX_LENGTH, "truncation")}
+        settings = {"task": row.name, "model": names["model"], "teacher": names.get("teacher"), "data": str(data)}
+        write_json(Path(output, "evaluation.json"), {**settings, **how, "read": read, "metrics": metrics})
     return metrics
+
+
+def load_reader(name: str, reading: dict[str, Any]) -> Predictor:
+    """Loads a model of any format, which reads as much of each row as it was trained on, or as `reading` says."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    predictor = load_predictor(*locate_model(name), device=device)
+    predictor.read_texts(reading.get(MAX_LENGTH), reading.get("truncation"))
+    return predictor

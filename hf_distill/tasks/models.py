@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_distill.loading import load_config, load_pretrained
 from hf_distill.student import make_student
 from hf_distill.tasks.arguments import TaskArguments
-from hf_distill.tasks.task import Task
+from hf_distill.tasks.task import Reading, Task
 
 logger = logging.get_logger(__name__)
 
@@ -26,11 +27,17 @@ def load_trained(task: Task, name: str) -> PreTrainedModel:
 
 
 def load_model(
-    task: Task, args: TaskArguments, teacher: str | None, label_names: list[str], is_whole: bool = False
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads the model to train, in fp32: `model_name_or_path` with a head for the classes, or a cut teacher.
+    task: Task,
+    args: TaskArguments,
+    reading: Reading,
+    teacher: str | None,
+    classes: list[str] | None,
+    is_whole: bool = False,
+) -> tuple[PreTrainedModel, Any]:
+    """Loads the model to train, in fp32, and its processor.
 
-    With `is_whole`, the teacher is not cut.
+    The model is `model_name_or_path`, with a head for the classes, or a cut teacher. With `is_whole`, the teacher is
+    not cut.
     """
     if args.model_name_or_path is None:
         assert teacher is not None  # `_check` has refused options without either model
@@ -40,18 +47,14 @@ def load_model(
     else:
         model, info = task.auto_class.from_pretrained(
             args.model_name_or_path,
-            id2label=dict(enumerate(label_names)),
-            label2id={name: number for number, name in enumerate(label_names)},
-            problem_type=task.problem_type,
-            ignore_mismatched_sizes=True,  # a head for another number of classes is replaced by a new one
+            **task.head_options(classes, reading),
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
         )
         _warn_of_new_weights(model, info["missing_keys"])
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path or teacher)
-    return model, with_padding(tokenizer, model)
+    return model, task.load_processor(args.model_name_or_path or str(teacher), model)
 
 
 def _warn_of_new_weights(model: PreTrainedModel, missing: Collection[str]) -> None:
@@ -74,18 +77,6 @@ def _layers(words: list[str] | None) -> str | list[int] | None:
     if len(words) > 1:
         raise ValueError(f"layers={words} must be layer indices, such as 0 2 4, or one strategy, such as alternate.")
     return words[0]
-
-
-def with_padding(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """Gives models without a padding token, such as GPT-2, the end-of-text token for padding.
-
-    The config needs it too: the classification head of such models reads the last token before the padding.
-    """
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    return tokenizer
 
 
 def lora_config(task: Task, model: PreTrainedModel, rank: int) -> LoraConfig:

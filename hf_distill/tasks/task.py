@@ -1,65 +1,249 @@
-"""The definition of a task: everything that training, evaluation and report need to know about it."""
+"""The definition of a task: everything that training, evaluation, report and the command line need to know about it."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
+from datasets import Dataset
 from peft import TaskType
-from transformers import PreTrainedConfig
+from transformers import AutoTokenizer, EvalPrediction, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.deployment.predictor import Predictor
+from hf_distill.evaluation.report import Metric
 from hf_distill.optional import optional
+from hf_distill.tasks.arguments import TaskArguments
+from hf_distill.tasks.classes import label_names_of
+from hf_distill.tasks.processors import with_padding
+
+Reading = dict[str, Any]
+"""How a model reads data, by option: the fields that a task's arguments add to `TaskArguments`."""
+
+Done = Callable[[int], object]
+"""Is called with the number of rows that were just predicted."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """A row of `TASKS`.
+class Task(ABC):
+    """A row of `TASKS`: one subclass in one file.
 
     Attributes:
+        name: key in `TASKS`, such as `"text-classification"`.
+        pipeline_tag: name of the task on the Hub.
+        summary: what its models do, in one line.
+        data: the columns and files that it reads.
+        example: a complete YAML file for `hf-distill train`.
+        arguments: dataclass of its options. The fields that it adds to `TaskArguments` say how data is read. They are
+            saved in the config of the model, so that evaluation and report read data as in training.
         auto_class: auto class that loads a model with the task's head, such as `AutoModelForSequenceClassification`.
         head: name of that head in `hf_distill.deployment`.
-        problem_type: `problem_type` in the config of a new head.
         lora_task_type: name of the task in PEFT.
-        purpose: what a model is trained to do, for error messages.
-        models: what its models are called, for error messages.
-        columns: default column name by command-line option, such as `text_column`.
-        text_columns: columns of the loaded rows that a teacher with a different tokenizer reads.
-        load: `(source, split=, config_name=, label_names=, **columns)` returns rows with a column `labels`, and the
-            names of the classes.
-        load_unlabelled: `(source, split=, config_name=, **columns)` returns the same rows with labels of -100.
-        encode: `(rows, tokenizer, max_length, truncation)` returns rows of model inputs.
-        collator: `(tokenizer)` returns the collator for those rows.
-        predict: `(model, tokenizer, rows, max_length=, truncation=, batch_size=, label_names=)` returns logits
-            `[rows, labels]` in fp32 on the CPU, with the columns in the order of `label_names`.
-        metrics: `(logits, labels, teacher_logits)` returns numbers by name; `teacher_logits` may be None.
-        metric_packages: packages of the extra `evaluation` that `metrics` imports.
-        plot: `(logits by model, labels, folder)` writes plots.
+        metric_packages: optional packages that the metrics import.
+        extra: extra of hf_distill that installs them.
+        quality: metrics of the predictions, most important first; those that `metrics` returns are shown.
+        fidelity: metrics of the comparison with the teacher.
+        notes: what a report says of these metrics.
+        has_classes: whether its models have named classes.
+        text_columns: columns of the loaded rows that a teacher with a different tokenizer reads; empty if it cannot.
+        takes_stored_targets: whether the teacher's outputs can be stored before training.
+        published: published figures of other students, for the report.
     """
 
-    auto_class: type[Any]
-    head: str
-    problem_type: str
-    lora_task_type: TaskType
-    purpose: str
-    models: str
-    columns: Mapping[str, str]
-    text_columns: list[str]
-    load: Callable
-    load_unlabelled: Callable
-    encode: Callable
-    collator: Callable
-    predict: Callable
-    metrics: Callable
-    metric_packages: tuple[str, ...]
-    plot: Callable
+    name: ClassVar[str]
+    pipeline_tag: ClassVar[str]
+    summary: ClassVar[str]
+    data: ClassVar[str]
+    example: ClassVar[str]
+    arguments: ClassVar[type[TaskArguments]]
+    auto_class: ClassVar[type[Any]]
+    head: ClassVar[str]
+    lora_task_type: ClassVar[TaskType]
+    metric_packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = "metrics"
+    quality: ClassVar[Mapping[str, Metric]]
+    fidelity: ClassVar[Mapping[str, Metric]] = {}
+    notes: ClassVar[str] = ""
+    has_classes: ClassVar[bool] = True
+    text_columns: ClassVar[tuple[str, ...]] = ()
+    takes_stored_targets: ClassVar[bool] = True
+    published: ClassVar[Sequence[Mapping[str, Any]]] = ()
 
-    def columns_of(self, arguments: object) -> dict[str, str]:
-        """Column name by option, as set in the arguments."""
-        return {option: getattr(arguments, option) for option in self.columns}
+    # How data is read
+
+    def reading_of(self, arguments: TaskArguments) -> Reading:
+        """The options that say how data is read, as set in the arguments."""
+        return {name: getattr(arguments, name) for name in self.reading_defaults()}
+
+    def reading_defaults(self) -> Reading:
+        """The options that say how data is read, with their defaults."""
+        return {own.name: own.default for own in self.reading_fields()}
+
+    def reading_fields(self) -> list[dataclasses.Field]:
+        """The fields that the task's arguments add to `TaskArguments`."""
+        common = {field.name for field in dataclasses.fields(TaskArguments)}
+        return [own for own in dataclasses.fields(self.arguments) if own.name not in common]
+
+    def complete(self, reading: Reading, configs: Sequence[PreTrainedConfig]) -> Reading:
+        """Replaces options that are None by what a model was trained with.
+
+        Args:
+            reading: the options.
+            configs: configs of the model and of its teacher, in this order, as far as they exist.
+        """
+        return reading
+
+    # Data
+
+    @abstractmethod
+    def load(
+        self,
+        source: str,
+        reading: Reading,
+        classes: Sequence[str] | None,
+        *,
+        split: str = "train",
+        config_name: str | None = None,
+    ) -> tuple[Dataset, list[str] | None]:
+        """Loads labelled rows.
+
+        Args:
+            source: a file, a folder or a Hub name.
+            reading: the options that say how.
+            classes: names of the classes, from a model, the teacher or the training data. None if they are unknown.
+            split: split of a Hub dataset.
+            config_name: configuration of a Hub dataset.
+
+        Returns:
+            The rows, and the names of the classes in the order of their numbers; None if the task has no classes.
+
+        Raises:
+            ValueError: for bad rows; it names the file and the rows.
+        """
+
+    @abstractmethod
+    def load_unlabelled(
+        self,
+        source: str,
+        reading: Reading,
+        classes: Sequence[str] | None,
+        *,
+        split: str = "train",
+        config_name: str | None = None,
+    ) -> Dataset:
+        """Loads rows with the same columns, whose labels mean that they are unknown."""
+
+    # Models
+
+    def head_options(self, classes: Sequence[str] | None, reading: Reading) -> dict[str, Any]:
+        """Options of `from_pretrained` for a model that gets a new head."""
+        if classes is None:
+            return {}
+        return {
+            "id2label": dict(enumerate(classes)),
+            "label2id": {name: number for number, name in enumerate(classes)},
+            "ignore_mismatched_sizes": True,  # a head for another number of classes is replaced by a new one
+        }
+
+    def classes_of(self, config: PreTrainedConfig) -> list[str] | None:
+        """Names of a model's classes in the order of their numbers; None if the task has no classes."""
+        return label_names_of(config) if self.has_classes else None
+
+    def load_processor(self, name: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+        """Loads what turns rows into inputs of the model."""
+        return with_padding(AutoTokenizer.from_pretrained(name), model)
 
     def has_head(self, config: PreTrainedConfig) -> bool:
         """True if the config's model class has the task's head."""
         suffix = self.auto_class.__name__.removeprefix("AutoModel")
         return any(suffix in name for name in config.architectures or [])
+
+    # Training
+
+    @abstractmethod
+    def encode(self, rows: Dataset, processor: Any, reading: Reading) -> Dataset:
+        """Turns loaded rows into inputs of the model, with labels. A long row may become several."""
+
+    @abstractmethod
+    def collator(self, processor: Any, model: PreTrainedModel) -> Callable:
+        """The collator for encoded rows."""
+
+    @abstractmethod
+    def compute_metrics(
+        self, evaluated: EvalPrediction, rows: Dataset, processor: Any, reading: Reading
+    ) -> dict[str, float]:
+        """The metrics that training logs.
+
+        Args:
+            evaluated: outputs and labels of the encoded rows, in their order.
+            rows: the loaded rows.
+            processor: what encoded them.
+            reading: the options.
+        """
+
+    # After training
+
+    @abstractmethod
+    def inputs(self, rows: Dataset) -> list:
+        """What `Predictor.predict` reads, for each row."""
+
+    @abstractmethod
+    def predict(
+        self,
+        predictor: Predictor,
+        rows: Dataset,
+        reading: Reading,
+        classes: Sequence[str] | None,
+        done: Done | None = None,
+    ) -> list:
+        """Predicts for loaded rows with a model of any format.
+
+        Args:
+            predictor: the model.
+            rows: the rows.
+            reading: the options.
+            classes: names of the classes, in the order that the predictions shall have.
+            done: is called with the number of rows after each batch.
+
+        Returns:
+            One prediction per row, as `metrics` reads it.
+        """
+
+    @abstractmethod
+    def metrics(
+        self, predictions: Sequence, rows: Dataset | None, reading: Reading, teacher: Sequence | None = None
+    ) -> dict[str, float]:
+        """Measures predictions.
+
+        Args:
+            predictions: one per row.
+            rows: the rows with their labels, for the quality; None leaves it out.
+            reading: the options.
+            teacher: the teacher's predictions, for the fidelity; None leaves it out.
+        """
+
+    def differences(self, predictions: Sequence, teacher: Sequence, reading: Reading) -> list[float]:
+        """How much each prediction differs from the teacher's: 0 means not at all."""
+        return [float(own != other) for own, other in zip(predictions, teacher, strict=True)]
+
+    def words_of_input(self, rows: Dataset, row: int) -> str:
+        """A row's input as words, for the examples of a report."""
+        return str(self.inputs(rows.select([row]))[0])
+
+    @abstractmethod
+    def words_of_label(self, rows: Dataset, row: int, reading: Reading, classes: Sequence[str] | None) -> str:
+        """A row's label as words, for the examples of a report."""
+
+    def words_of_prediction(
+        self, prediction: Any, rows: Dataset, row: int, reading: Reading, classes: Sequence[str] | None
+    ) -> str:
+        """A prediction as words, for the examples of a report."""
+        return str(prediction)
+
+    def plot(
+        self, predictions: Mapping[str, Sequence], rows: Dataset, reading: Reading, folder: Path
+    ) -> list[tuple[str, str]]:
+        """Writes plots of the predictions of several models into a folder. Returns the title and the file of each."""
+        return []
 
     def check_packages(self, *others: str) -> None:
         """Fails early if a package is missing.
@@ -67,5 +251,7 @@ class Task:
         Raises:
             ImportError: if a package that the metrics need, or one of `others`, is not installed.
         """
-        for module in (*self.metric_packages, *others):
+        for module in self.metric_packages:
+            optional(module, self.extra)
+        for module in others:
             optional(module, "evaluation")

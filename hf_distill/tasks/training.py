@@ -1,6 +1,7 @@
-"""Trains a model of a task from data: the work of `hf-distill train`."""
+"""`train_model`: trains a model of a task from data, as `hf-distill train` does."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from datasets import Dataset
 from peft import get_peft_model
 from transformers import (
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -18,14 +20,16 @@ from transformers import (
 )
 from transformers.utils import find_adapter_config_file, logging
 
-from hf_distill.lengths import Truncation, length_of_rows
+from hf_distill.lengths import check_length, length_of_rows
 from hf_distill.loading import load_config
 from hf_distill.progress.training import show_progress
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.cuts import Cut, cut_student, split_cuts, try_cut
-from hf_distill.tasks.data import load_data, name_of_part, note_reading, noted_reading
-from hf_distill.tasks.models import load_model, lora_config, with_padding
-from hf_distill.tasks.task import Task
+from hf_distill.tasks.data import MAX_LENGTH, load_data, name_of_part, note_reading
+from hf_distill.tasks.models import load_model, lora_config
+from hf_distill.tasks.processors import with_padding
+from hf_distill.tasks.registry import check_head, task_named
+from hf_distill.tasks.task import Reading, Task
 from hf_distill.training import (
     DistillationTrainer,
     DistillationTrainingArguments,
@@ -43,25 +47,49 @@ NUM_LOGS = 20
 """Of a training that is too short for the default of `logging_steps`."""
 
 
-def train(task: Task, args: TaskArguments, training: DistillationTrainingArguments) -> DistillationTrainer | None:
-    """Fine-tunes a model of a task, or distils one from a teacher, saves it with its tokenizer and evaluates it.
+def train_model(args: TaskArguments, training: DistillationTrainingArguments) -> DistillationTrainer | None:
+    """Fine-tunes a model for a task, or distils one from a fine-tuned teacher, and saves it with its tokenizer.
 
-    A stopped training continues from the last checkpoint in `output_dir`. With `args.stages`, the stages are trained
-    one after the other. A stage with `cut` first cuts the student of the stage before.
+    Without `teacher_model_name_or_path`, the model learns from the labels alone. With it, the student is either cut
+    from the teacher's layers, or is `model_name_or_path`, for example a general student that was distilled before (the
+    two steps of Sanh et al., 2019, https://arxiv.org/abs/1910.01108). If no hidden states are compared
+    (`alpha_cos=0`), the teacher reads each row once and is released before training starts.
+
+    With `args.stages`, such as TinyBERT's two steps (Jiao et al., 2020, https://arxiv.org/abs/1909.10351), each stage
+    continues with the student of the stage before. See `make_stages`. A stage with `cut`, which has arguments of
+    `make_student`, first cuts that student.
+
+    `output_dir` receives the model, the tokenizer, `train_results.json`, and with validation or test data
+    `eval_results.json` or `test_results.json`.
+
+    Progress is shown on stderr. If `logging_steps` is left at its default, a short training logs about 20 times.
+
+    A stopped training continues from the last checkpoint in `output_dir`, and a finished one is not repeated. A
+    training counts as the same if the task's options, the training arguments that affect the result, and the content
+    of models and data are the same; names, logging, saving and pushing may differ. Otherwise set `args.resume` or
+    `args.overwrite`.
 
     Args:
-        task: a row of `TASKS`.
-        args: model, teacher and data, with an option for each of `task.columns`.
-        training: everything else. The caller's object is not changed.
+        args: model, teacher and data: the arguments of one of the `TASKS`, such as `TextClassificationArguments`.
+        training: everything else. The caller's object is not changed. Without a teacher, the loss weights must be the
+            defaults, or both 0.
 
     Returns:
         The trainer with the trained model, or None if `output_dir` already holds that model.
 
     Raises:
-        ValueError: before the first step, if options, data and models do not match, or if `output_dir` holds another
-            training.
-        ImportError: if there is evaluation data and `task.metric_packages` are not installed.
+        ValueError: before the first step, if options, data and models are invalid or do not match, or if `output_dir`
+            holds another training.
+        ImportError: if there is validation or test data and a package for the metrics is missing.
+
+    Example:
+        >>> args = TextClassificationArguments(train_file="train.csv", test_file="test.csv")
+        >>> training = DistillationTrainingArguments("student", teacher_model_name_or_path="outputs/teacher")
+        >>> trainer = train_model(args, training)
     """
+    task = task_named(args.task)
+    if not isinstance(args, task.arguments):
+        raise ValueError(f"task={args.task!r} needs {task.arguments.__name__}, but got {type(args).__name__}.")
     without_cuts, cuts = split_cuts(args.stages)
     stages = make_stages(training, without_cuts)
     options = [(stage, _options_of_stage(args, stage), copy.copy(stage.args)) for stage in stages]
@@ -107,27 +135,29 @@ def _train_stage(
             without a cut.
     """
     (_, cut), *later_cuts = cuts
+    teacher = training.teacher_model_name_or_path
+    if teacher is not None and find_adapter_config_file(teacher) is None:
+        check_head(task, load_config(teacher), teacher)
+    reading = task.complete(task.reading_of(args), _configs(args, training))
     with training.main_process_first():  # the other processes then find its datasets in the cache
-        data, label_names = load_data(task, args, training.teacher_model_name_or_path)
-    truncation = args.truncation or _truncation(args, training)
-    args = replace(args, truncation=truncation)
-    settings = _settings(args, training, data, label_names) | {"cut": cut}
+        data, classes = load_data(task, args, reading, teacher)
+    settings = _settings(args, training, reading, data, classes) | {"cut": cut}
     run = TrainingRun.begin(training, settings, resume=args.resume, overwrite=args.overwrite, stage=stage)
     if run is None:
         return None
     set_seed(training.seed)  # a new head is drawn at random
-    model, tokenizer = load_model(
-        task, args, training.teacher_model_name_or_path, label_names, is_whole=cut is not None
-    )
-    max_length = _max_length(args, training, model, tokenizer)
-    note_reading(task.columns_of(args), truncation, max_length, model, tokenizer)
-    if _stores_targets(args, training):
-        rows = _rows_with_targets(task, args, training, data, model, tokenizer, max_length)
+    model, processor = load_model(task, args, reading, teacher, classes, is_whole=cut is not None)
+    if MAX_LENGTH in reading:
+        reading[MAX_LENGTH] = _max_length(reading[MAX_LENGTH], training, model, processor)
+    note_reading(task, reading, model, processor)
+    if _stores_targets(task, args, training):
+        rows = _rows_with_targets(task, training, reading, data, model, processor)
     else:
-        rows = _rows(task, args, training, data, tokenizer, max_length)
+        rows = _rows(task, training, reading, data, processor)
     if cut is not None:
         with errors_of(stage.name):
-            model = cut_student(model, cut, rows["train"], task.collator(tokenizer), is_first=stage.student is None)
+            collate = task.collator(processor, model)
+            model = cut_student(model, cut, rows["train"], collate, is_first=stage.student is None)
     _try_later_cuts(model, later_cuts)
     if args.lora_rank is not None:
         model = get_peft_model(model, lora_config(task, model, args.lora_rank))
@@ -136,13 +166,17 @@ def _train_stage(
         training,
         train_dataset=rows["train"],
         eval_dataset=rows.get("validation"),
-        data_collator=task.collator(tokenizer),
-        processing_class=tokenizer,
-        compute_metrics=lambda evaluated: task.metrics(evaluated.predictions, evaluated.label_ids),
+        data_collator=task.collator(processor, model),
+        processing_class=processor,
     )
     trainer.add_callback(LogsOfShortTraining())
     show_progress(trainer)
-    _run(run, trainer, rows.get("test"))
+
+    def evaluate_on(part: str) -> None:
+        """Sets the rows that the metrics of the next evaluations are of."""
+        trainer.compute_metrics = lambda evaluated: task.compute_metrics(evaluated, data[part], processor, reading)
+
+    _run(run, trainer, rows.get("test"), evaluate_on)
     trainer.accelerator.wait_for_everyone()  # the next stage reads what the main process wrote
     return trainer
 
@@ -223,10 +257,14 @@ def _check(task: Task, args: TaskArguments, training: DistillationTrainingArgume
         task.check_packages()  # a missing package should fail now, not after hours of training
 
 
-def _stores_targets(args: TaskArguments, training: DistillationTrainingArguments) -> bool:
+def _stores_targets(task: Task, args: TaskArguments, training: DistillationTrainingArguments) -> bool:
     if training.teacher_model_name_or_path is None or not training.reads_teacher:
         if args.store_teacher_targets is not None:
             raise ValueError("store_teacher_targets has no effect without a teacher: leave it out.")
+        return False
+    if not task.takes_stored_targets:
+        if args.store_teacher_targets:
+            raise ValueError(f"store_teacher_targets=True does not work with {task.name}: leave it out.")
         return False
     if args.store_teacher_targets is None:
         return not (training.reads_hidden_states or training.reads_layers)
@@ -238,22 +276,21 @@ def _stores_targets(args: TaskArguments, training: DistillationTrainingArguments
     return args.store_teacher_targets
 
 
-def _truncation(args: TaskArguments, training: DistillationTrainingArguments) -> Truncation:
-    """The truncation that the model, else the teacher, was trained with; else `"head"`."""
+def _configs(args: TaskArguments, training: DistillationTrainingArguments) -> list[PreTrainedConfig]:
+    """Configs of the model and of the teacher, as far as they are given. An adapter has none."""
     names = filter(None, (args.model_name_or_path, training.teacher_model_name_or_path))
-    configs = [load_config(name) for name in names if find_adapter_config_file(name) is None]
-    return noted_reading(configs).get("truncation", "head")
+    return [load_config(name) for name in names if find_adapter_config_file(name) is None]
 
 
 def _max_length(
-    args: TaskArguments,
+    given: int | None,
     training: DistillationTrainingArguments,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> int:
-    """Tokens per text. By default the most that the model, and a teacher with the same tokenizer, was trained with."""
-    max_length = length_of_rows(args.max_length, tokenizer, model)
-    if args.max_length is None and training.teacher_model_name_or_path is not None and training.reads_teacher:
+    """Tokens per row. By default the most that the model, and a teacher with the same tokenizer, was trained with."""
+    max_length = length_of_rows(given, tokenizer, model)
+    if given is None and training.teacher_model_name_or_path is not None and training.reads_teacher:
         teacher_tokenizer = AutoTokenizer.from_pretrained(training.teacher_model_name_or_path)
         if teacher_tokenizer.get_vocab() == tokenizer.get_vocab():
             max_length = min(max_length, teacher_tokenizer.model_max_length)
@@ -262,24 +299,22 @@ def _max_length(
 
 def _rows(
     task: Task,
-    args: TaskArguments,
     training: DistillationTrainingArguments,
+    reading: Reading,
     data: dict[str, Dataset],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
+    processor: Any,
 ) -> dict[str, Dataset]:
     with training.main_process_first():
-        return {part: task.encode(own, tokenizer, max_length, args.truncation) for part, own in data.items()}
+        return {part: task.encode(own, processor, reading) for part, own in data.items()}
 
 
 def _rows_with_targets(
     task: Task,
-    args: TaskArguments,
     training: DistillationTrainingArguments,
+    reading: Reading,
     data: dict[str, Dataset],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
 ) -> dict[str, Dataset]:
     """Encoded rows with stored teacher outputs. Clears the teacher from `training`, which no longer needs it."""
     name = training.teacher_model_name_or_path
@@ -293,47 +328,61 @@ def _rows_with_targets(
     batch_size = training.per_device_eval_batch_size
 
     if tokenizer.get_vocab() == teacher_tokenizer.get_vocab():
-        length_of_rows(max_length, teacher_tokenizer, teacher)  # raises if the teacher accepts fewer tokens
+        if MAX_LENGTH in reading:
+            check_length(reading[MAX_LENGTH], teacher)
         stored = {"hidden_states": training.reads_hidden_states, "batch_size": batch_size}
-        rows = _rows(task, args, training, data, tokenizer, max_length)
+        rows = _rows(task, training, reading, data, tokenizer)
         return {part: add_teacher_targets(own, teacher, tokenizer, **stored) for part, own in rows.items()}
+    if not task.text_columns:
+        raise ValueError(
+            f"The teacher {name} has a different tokenizer than the student, which {task.name} does not support: use a "
+            f"teacher and a student with the same tokenizer."
+        )
     if training.reads_hidden_states:
         raise ValueError(
             f"The teacher {name} has a different tokenizer than the student, so their hidden states belong to "
             f"different tokens: set alpha_cos=0."
         )
-    if args.truncation == "head_tail":
+    truncation = reading.get("truncation", "head")
+    if truncation == "head_tail":
         logger.warning(f"{name} uses its own tokenizer and keeps only the tail of texts that are too long for it.")
     teacher_tokenizer.model_max_length = length_of_rows(None, teacher_tokenizer, teacher)
-    teacher_tokenizer.truncation_side = "right" if args.truncation == "head" else "left"
-    stored = {"text_columns": task.text_columns, "batch_size": batch_size}
+    teacher_tokenizer.truncation_side = "right" if truncation == "head" else "left"
+    stored = {"text_columns": list(task.text_columns), "batch_size": batch_size}
     data = {part: add_teacher_targets(own, teacher, teacher_tokenizer, **stored) for part, own in data.items()}
-    return _rows(task, args, training, data, tokenizer, max_length)
+    return _rows(task, training, reading, data, tokenizer)
 
 
 def _settings(
     args: TaskArguments,
     training: DistillationTrainingArguments,
+    reading: Reading,
     data: dict[str, Dataset],
-    label_names: list[str],
+    classes: list[str] | None,
 ) -> dict[str, object]:
     """Everything, apart from the training arguments, that affects the trained model."""
-    names = ("num_layers", "layers", "lora_rank", "max_length", "truncation")
-    settings = {name: getattr(args, name) for name in names}
+    settings = {name: getattr(args, name) for name in ("task", "num_layers", "layers", "lora_rank")} | reading
     settings["model_name_or_path"] = model_identity(args.model_name_or_path)
-    settings["store_teacher_targets"] = _stores_targets(args, training)
-    settings["classes"] = label_names
+    settings["store_teacher_targets"] = _stores_targets(task_named(args.task), args, training)
+    settings["classes"] = classes
     return settings | {f"{part}_data": data_identity(name_of_part(args, part), rows) for part, rows in data.items()}
 
 
-def _run(run: TrainingRun, trainer: DistillationTrainer, test_rows: Dataset | None) -> None:
+def _run(
+    run: TrainingRun,
+    trainer: DistillationTrainer,
+    test_rows: Dataset | None,
+    evaluate_on: Callable[[str], None],
+) -> None:
     """Trains (from the last checkpoint if there is one), evaluates and saves."""
     args = trainer.args
+    evaluate_on("validation")
     trained = run.train(trainer).metrics
     metrics = {"train": trained} if trainer.steps_made else {}
     if trainer.eval_dataset is not None:
         metrics["eval"] = trainer.evaluate()
     if test_rows is not None:
+        evaluate_on("test")
         metrics["test"] = trainer.evaluate(test_rows, metric_key_prefix="test")
     if hasattr(trainer.model, "peft_config"):
         trainer.save_merged_model(args.output_dir)

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 from hf_distill import (
     DistillationTrainingArguments,
     TextClassificationArguments,
-    evaluate_text_classifier,
-    train_text_classifier,
+    evaluate_model,
+    train_model,
 )
 from recipes.benchmarks._common import (
     PACKAGES,
@@ -44,7 +44,7 @@ def fine_tuned(model_folder: Path, train_file: Path, output: Path, seed: int, op
         model_name_or_path=str(model_folder), train_file=str(train_file), max_length=WHOLE
     )
     training = {**common_options(seed), **TEACHER_OPTIONS, "disable_tqdm": True, **options}
-    train_text_classifier(task, DistillationTrainingArguments(str(output), **training))
+    train_model(task, DistillationTrainingArguments(str(output), **training))
 
 
 def run(
@@ -75,9 +75,7 @@ def run(
             fine_tuned(model_folder, Path(folder, "train.csv"), model, seed, options)
         for max_length, kind in [(WHOLE, "head"), *((length, kind) for length in lengths for kind in KINDS)]:
             cutting = {"max_length": max_length, "truncation": kind}
-            tested = [
-                evaluate_text_classifier(str(model), str(Path(folder, "test.csv")), **cutting) for model in models
-            ]
+            tested = [evaluate_model(str(model), str(Path(folder, "test.csv")), **cutting) for model in models]
             cut = statistics.mean(length > max_length for length in tokens)
             measured[f"{max_length} {kind}"] = {"cut": cut, "accuracy": [own["accuracy"] for own in tested]}
     print(table(["tokens", "kept", "truncated texts", "accuracy"], [_row(*item) for item in measured.items()]))

@@ -28,7 +28,7 @@ from hf_distill import (
     plot_calibration,
     plot_quality_against_latency,
     plot_training_curves,
-    train_text_classifier,
+    train_model,
 )
 
 MODELS = ("teacher", "student", "two_step", "baseline")
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> object:
     run = read(stage, words)  # also handles --help
     if stage not in MODELS:
         raise ValueError(f"The first word must be a stage, {', '.join(MODELS)} or compare, but is {stage!r}.")
-    return train_text_classifier(run.task, run.training)
+    return train_model(run.task, run.training)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from hf_distill import (
     TextClassificationArguments,
     make_stages,
     parse_config,
-    train_text_classifier,
+    train_model,
 )
 
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> DistillationTrainer | None:
     task, training = parse_config([TextClassificationArguments, DistillationTrainingArguments], argv, __doc__)
     if not task.stages:
         raise ValueError("There are no stages: give a YAML file with some, such as recipes/progressive/config.yaml.")
-    trainer = train_text_classifier(task, training)
+    trainer = train_model(task, training)
     if training.process_index == 0:
         print(table(folders(task, training)))
     return trainer

@@ -223,5 +223,5 @@ def test_completion(tmp_path, line, expected):
 def test_each_command_is_a_file():
     files = {file.stem for file in Path(sys.modules[main.__module__].__file__).parent.glob("*.py")}
     names = {command.__name__.rpartition(".")[2] for command in COMMANDS}
-    assert files - names == {"__init__", "__main__", "main", "common", "parser", "train_help"}
-    assert len(names) == len(COMMANDS) == 11
+    assert files - names == {"__init__", "__main__", "main", "common", "parser", "task_sources", "train_help"}
+    assert len(names) == len(COMMANDS) == 12

@@ -41,7 +41,7 @@ def test_train_and_evaluate(reviews, capsys):
     words = ["evaluate", "student", "--data", "test.csv", "--teacher", "teacher", "--output", "report"]
     assert main(words) == 0  # the columns come from the student's config
     said = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    assert said["texts"] == "16"
+    assert said["rows"] == "16"
     assert float(said["accuracy"]) == pytest.approx(tested["test_accuracy"], abs=1e-4)
     assert {"f1", "agreement", "kl_to_teacher"} <= said.keys()
     assert Path("report/calibration.png").exists()

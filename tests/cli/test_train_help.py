@@ -9,13 +9,16 @@ import pytest
 from transformers import TrainingArguments
 
 from hf_distill import DistillationTrainingArguments, TextClassificationArguments
-from hf_distill.cli.train_help import HIDDEN, OF_TRAINER, PACKAGE, SECTIONS, help_parser, own_options
+from hf_distill.cli.task_sources import PACKAGE, options_of_task, own_options
+from hf_distill.cli.train_help import HIDDEN, OF_TRAINER, SECTIONS, help_parser
 
 OWN = {
     option.name: option
-    for classes in SECTIONS.values()
-    for file, name in classes
-    for option in own_options(PACKAGE / file, name)
+    for options in (
+        options_of_task("text-classification"),
+        *(own_options(PACKAGE / file, name, HIDDEN) for classes in SECTIONS.values() for file, name in classes),
+    )
+    for option in options
 }
 
 

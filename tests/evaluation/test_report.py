@@ -1,18 +1,22 @@
-"""The comparison with the teacher, computed by hand, and the page."""
+"""The page of a report, its tables and its examples."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 
+from hf_distill.evaluation import classification_metrics
 from hf_distill.evaluation.report import (
-    compare_with_teacher,
+    PUBLISHED,
+    Metric,
     comparison_table,
     eval_results,
     examples_list,
     fidelity_table,
-    largest_differences,
     published_table,
     quality_table,
+    retained,
+    shortened,
 )
 
 LOG3, LOG9 = math.log(3), math.log(9)
@@ -22,61 +26,63 @@ LOGITS = {  # probabilities of the second class: 0.75, 0.25, 0.9, 0.5; 0.75, 0.7
     "int8": [[0.0, LOG3], [0.0, LOG3], [0.0, LOG9], [0.0, 0.0]],
 }
 LABELS = [1, 0, 1, 0]
-TEXTS = ["one", "two", "three " * 60, "four"]
-KL_2 = 0.25 * math.log(0.25 / 0.75) + 0.75 * math.log(0.75 / 0.25)
-KL_3 = 0.9 * math.log(9) + 0.1 * math.log(1 / 9)
 
 
-def test_comparison():
-    compared = compare_with_teacher(LOGITS, LABELS)
-    assert compared["teacher"]["quality"]["accuracy"] == 1
-    assert set(compared["teacher"]) == {"quality"}
-    student = compared["student"]
-    assert student["quality"]["accuracy"] == 0.5
-    assert student["quality"]["f1"] == 0.5  # one of two positives is found
-    assert student["quality"]["matthews_correlation"] == 0
-    # confidences 0.75, 0.75, 0.9 and 0.5; the second and the third are wrong
-    error = (2 * abs(0.75 - 0.5) + 0.9 + 0.5) / 4
-    assert student["quality"]["expected_calibration_error"] == pytest.approx(error)
-    assert student["retained"] == {"accuracy": 0.5, "f1": 0.5, "matthews_correlation": 0}
-    assert student["fidelity"] == pytest.approx({"agreement": 0.5, "kl_to_teacher": (KL_2 + KL_3) / 4})
-    assert compared["int8"]["fidelity"] == pytest.approx(
-        {"agreement": 0.75, "kl_to_teacher": KL_2 / 4, "agreement_with_student": 0.75}
-    )
+METRICS = {
+    "quality": {
+        "accuracy": Metric("accuracy"),
+        "f1": Metric("F1"),
+        "matthews_correlation": Metric("Matthews"),
+        "expected_calibration_error": Metric("calibration error", higher_is_better=False),
+    },
+    "fidelity": {
+        "agreement": Metric("agreement with the teacher"),
+        "kl_to_teacher": Metric("KL to the teacher", ".4f", higher_is_better=False),
+    },
+}
 
 
-def test_nothing_is_retained_of_nothing():
-    logits = {"teacher": [[1.0, 0.0], [0.0, 1.0]], "student": [[0.0, 1.0], [0.0, 1.0]]}
-    compared = compare_with_teacher(logits, [1, 0])
-    assert compared["student"]["retained"] == dict.fromkeys(("accuracy", "f1", "matthews_correlation"))
-    columns = columns_of(quality_table(compared))
-    assert columns["student"][:2] == ["50.00%", "-"]
+def compared():
+    """By model, its metrics."""
+    models = {}
+    for name, own in LOGITS.items():
+        models[name] = {"quality": classification_metrics(own, LABELS)}
+        if name != "teacher":
+            models[name]["retained"] = retained(
+                METRICS["quality"], models["teacher"]["quality"], models[name]["quality"]
+            )
+            models[name]["fidelity"] = classification_metrics(own, teacher_logits=LOGITS["teacher"])
+    models["int8"]["fidelity_to_student"] = classification_metrics(LOGITS["int8"], teacher_logits=LOGITS["student"])
+    return models
 
 
-def test_where_they_part_most():
-    examples = largest_differences(LOGITS, LABELS, TEXTS, ["no", "yes"], 3)
-    assert [example["row"] for example in examples] == [3, 2, 1]
-    first, second, third = examples
-    assert first["kl"] == pytest.approx(KL_3)
-    assert second == {
-        "row": 2,
-        "text": "two",
-        "label": "no",
-        "teacher": {"label": "no", "score": pytest.approx(0.75)},
-        "student": {"label": "yes", "score": pytest.approx(0.75)},
-        "kl": pytest.approx(KL_2),
-    }
-    assert first["teacher"] == {"label": "yes", "score": pytest.approx(0.9)}
-    assert first["text"] == ("three " * 60)[:157] + "..."
-    assert third["kl"] == pytest.approx(0, abs=1e-12)
-    assert len(largest_differences(LOGITS, LABELS, TEXTS, ["no", "yes"], 9)) == 4
+def test_what_is_retained():
+    assert compared()["student"]["retained"] == {"accuracy": 0.5, "f1": 0.5, "matthews_correlation": 0}
+
+
+def test_nothing_is_retained_of_nothing(report):
+    metrics = {"accuracy": Metric("accuracy"), "error": Metric("error", higher_is_better=False), "f2": Metric("F2")}
+    shares = retained(metrics, {"accuracy": 0.0, "error": 0.5}, {"accuracy": 0.5, "error": 0.5})
+    assert shares == {"accuracy": None}
+    report["models"]["student"]["retained"]["accuracy"] = None
+    assert columns_of(quality_table(report))["student"][:2] == ["50.00%", "-"]
+
+
+EXAMPLES = [
+    {"row": 3, "input": "x | <br /> y", "label": "yes", "teacher": "yes 90%", "student": "no 90%", "difference": 1.758},
+    {"row": 2, "input": "two", "label": "no", "teacher": "no 75%", "student": "yes *75%*", "difference": 0.549},
+]
 
 
 def test_texts_cannot_break_the_page():
-    examples = largest_differences(LOGITS, LABELS, ["a", "b", "x | <br />\ny", "c"], ["no", "yes"], 1)
-    first, _, text = examples_list(examples).splitlines()
-    assert first == "1. KL 1.758, label yes: teacher yes 90%, student no 90%"
+    first, _, text, _, second, *_ = examples_list(EXAMPLES).splitlines()
+    assert first == "1. difference 1.758, label yes: teacher yes 90%, student no 90%"
     assert text == r"   > x \| &lt;br /&gt; y"
+    assert second.endswith(r"student yes \*75%\*")
+
+
+def test_long_texts_are_shortened():
+    assert shortened("three\n" * 60) == ("three " * 60)[:157] + "..."
 
 
 @pytest.fixture
@@ -95,13 +101,12 @@ def report():
         }
 
     speeds = {"teacher": speed(1.0, 110_000_000), "student": speed(1.5, 55_000_000), "int8": speed(6.0, 55_000_000)}
-    models = {
-        name: {**own, "model": name, "size_and_speed": speeds[name]}
-        for name, own in compare_with_teacher(LOGITS, LABELS).items()
-    }
-    data = {"source": "me/reviews", "is_on_hub": True, "config_name": "en", "split": "test", "texts": 4}
+    models = {name: {**own, "model": name, "size_and_speed": speeds[name]} for name, own in compared().items()}
+    data = {"source": "me/reviews", "is_on_hub": True, "config_name": "en", "split": "test", "rows": 4}
     settings = {"lengths": [16, 128, 256], "threads": 2}
-    return {"models": models, "data": data, "settings": settings, "machine": {"cpu": "A CPU"}}
+    metrics = {kind: {name: asdict(own) for name, own in of_kind.items()} for kind, of_kind in METRICS.items()}
+    report = {"models": models, "data": data, "settings": settings, "machine": {"cpu": "A CPU"}, "metrics": metrics}
+    return report | {"pipeline_tag": "text-classification", "published": PUBLISHED}
 
 
 def cells(line):
@@ -120,7 +125,7 @@ def test_the_table_for_a_card(report):
     assert columns[""][2] == "ms for 128 tokens"
     assert columns["teacher"] == ["110,000,000", "440.0", "4.0", "1.00", "100.00%", "-", "100.00%", "-"]
     assert columns["int8"] == ["55,000,000", "220.0", "4.0", "6.00", "75.00%", "75.0%", "80.00%", "75.00%"]
-    last = "Measured on 4 texts of me/reviews. Latency is for one text on the CPU (A CPU, threads: 2)."
+    last = "Measured on 4 rows of me/reviews. Latency is for one input on the CPU (A CPU, threads: 2)."
     assert " ".join(table.splitlines()[-2:]).endswith(last)
     report["settings"]["lengths"] = [16]
     assert "ms for 16 tokens" in comparison_table(report)
@@ -135,11 +140,9 @@ def test_beside_what_is_published(report):
 
 
 def test_tables_fit_eighty_columns(report):
-    examples = largest_differences(LOGITS, LABELS, TEXTS, ["no", "yes"], 3)
-    models = report["models"]
     for shown in (
-        *(comparison_table(report), published_table(report), examples_list(examples)),
-        *(quality_table(models), fidelity_table(models)),
+        *(comparison_table(report), published_table(report), examples_list(EXAMPLES)),
+        *(quality_table(report), fidelity_table(report)),
     ):
         assert max(map(len, shown.splitlines())) <= 80
 
@@ -156,3 +159,11 @@ def test_metadata_for_a_card(report):
     }
     report["data"]["is_on_hub"] = False
     assert eval_results(report) == []
+    assert {result.task_type for result in results} == {"text-classification"}
+
+
+def test_agreement_with_the_student(report):
+    columns = columns_of(fidelity_table(report))
+    assert columns[""] == ["agreement with the teacher", "KL to the teacher", "agreement with the student"]
+    assert columns["student"][-1] == "-"
+    assert columns["int8"] == ["75.00%", f"{report['models']['int8']['fidelity']['kl_to_teacher']:.4f}", "75.00%"]

@@ -1,114 +1,85 @@
-"""A second row in `TASKS`: everything that a task must define for training and evaluation."""
+"""What every row of `TASKS` must say of itself, and which task a model is for."""
 
-import json
-from dataclasses import dataclass, replace
+import dataclasses
 
-import datasets
-import numpy as np
 import pytest
-import torch
-from datasets import ClassLabel, Dataset, load_dataset
+import yaml
+from transformers import BertConfig
 
 from hf_distill import DistillationTrainingArguments
-from hf_distill.tasks import TASKS
-from hf_distill.tasks.arguments import TaskArguments
-from hf_distill.tasks.evaluation import evaluate
-from hf_distill.tasks.training import train
-from tests.conftest import make_model, make_text_tokenizer
-from tests.tasks.test_text_classification import make_reviews
+from hf_distill.cli import main
+from hf_distill.cli.task_sources import options_of_task, task_arguments
+from hf_distill.config_files import parse_config
+from hf_distill.deployment.heads import PREDICTION_HEADS
+from hf_distill.evaluation.report import Metric
+from hf_distill.tasks.registry import TASKS, task_named, task_of
+from hf_distill.tasks.training import train_model
 
-NAMES = ["other", "same"]
-
-
-@dataclass
-class PairArguments(TaskArguments):
-    first_column: str = "first"
-    second_column: str = "second"
-    relation_column: str = "relation"
+EVERY = pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
 
 
-def load_pairs(source, first_column, second_column, relation_column, label_names=None, split=None, config_name=None):
-    rows = load_dataset("json", data_files=source, split="train")
-    rows = rows.rename_columns({first_column: "first", second_column: "second", relation_column: "labels"})
-    return rows.cast_column("labels", ClassLabel(names=NAMES)), NAMES
+@EVERY
+def test_a_row_is_complete(task):
+    assert TASKS[task.name] is task
+    assert task.head in PREDICTION_HEADS
+    assert task.arguments().task == task.name
+    assert len(task.quality) > 0
+    assert all(isinstance(own, Metric) for own in (*task.quality.values(), *task.fidelity.values()))
+    assert all("help" in field.metadata for field in task.reading_fields())
+    assert not task.summary.endswith(".")
 
 
-def encode_pairs(rows, tokenizer, max_length, truncation):
-    def encode(pairs):
-        return tokenizer(pairs["first"], pairs["second"], truncation=True, max_length=max_length)
-
-    return rows.map(encode, batched=True, remove_columns=["first", "second"])
-
-
-@torch.inference_mode()
-def predict_pairs(model, tokenizer, rows, max_length, truncation, batch_size, label_names):
-    batch = tokenizer(
-        rows["first"][:], rows["second"][:], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
-    )
-    return model(**batch.to(model.device)).logits.cpu()
+@EVERY
+def test_its_example_is_a_config(task, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"task: {task.name}\n{task.example}")
+    assert "output_dir" in yaml.safe_load(task.example)
+    args, training = parse_config([task.arguments, DistillationTrainingArguments], ["--config", str(file)])
+    assert args.task == task.name
+    assert training.output_dir
 
 
-PAIRS = replace(
-    TASKS["text-classification"],
-    purpose="to compare texts",
-    columns={"first_column": "first", "second_column": "second", "relation_column": "relation"},
-    text_columns=["first", "second"],
-    load=load_pairs,
-    encode=encode_pairs,
-    predict=predict_pairs,
-    metrics=lambda logits, labels, teacher_logits=None: {
-        "right": float((np.asarray(logits).argmax(-1) == np.asarray(labels)).mean())
-    },
-    metric_packages=(),
-    plot=lambda logits, labels, folder: (folder / "plot.txt").write_text(" ".join(logits)),
-)
+@EVERY
+def test_its_sources_say_what_its_dataclass_says(task):
+    """The command line reads the options out of the sources."""
+    assert task_arguments()[task.name] == task.arguments.__name__
+    options = {option.name: option for option in options_of_task(task.name)}
+    fields = {field.name: field for field in dataclasses.fields(task.arguments)}
+    assert list(options) == [field.name for field in task.reading_fields()]
+    for name, option in options.items():
+        assert (option.default, option.help) == (fields[name].default, fields[name].metadata["help"])
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    texts = make_reviews(64, seed=0)
-    rows = [
-        {"a": one, "b": other, "relation": NAMES[label == own]}
-        for (one, label), (other, own) in zip(texts, texts[1:] + texts[:1], strict=True)
-    ]
-    Dataset.from_list(rows).to_json("pairs.jsonl")
-    model = make_model("bert", "classification", id2label=dict(enumerate(NAMES)))
-    model.save_pretrained("teacher")
-    make_text_tokenizer().save_pretrained("teacher")
-    return tmp_path
+@EVERY
+def test_the_shell_shows_it(task, capsys):
+    assert main(["tasks"]) == main(["tasks", task.name]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(f"\n    task: {task.name}\n") == 2
+    for field in task.reading_fields():
+        assert f"\n  {field.name} " in printed
+    assert [line for line in printed.splitlines() if len(line) > 88] == []
 
 
-def test_a_second_row(folder):
-    args = PairArguments(train_file="pairs.jsonl", test_file="pairs.jsonl", first_column="a", second_column="b")
-    options = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "max_steps": 2}
-    training = DistillationTrainingArguments("student", teacher_model_name_or_path="teacher", **options)
-    trainer = train(PAIRS, args, training)
-    (one, _), (other, _) = make_reviews(64, seed=0)[:2]
-    pair = make_text_tokenizer()(one, other, truncation=True, max_length=38)
-    assert trainer.train_dataset["input_ids"][0] == pair["input_ids"]
-    tested = json.loads((folder / "student" / "test_results.json").read_text())["test_right"]
-
-    given = dict.fromkeys(PAIRS.columns)  # as the student was trained
-    options = {"columns": given, "split": "test", "config_name": None, "max_length": None, "truncation": None}
-    found = evaluate(
-        PAIRS, "student", "pairs.jsonl", teacher="teacher", batch_size=32, output=folder / "report", **options
-    )
-    assert found == {"texts": 64, "right": pytest.approx(tested)}
-    written = json.loads((folder / "report" / "evaluation.json").read_text())
-    assert {name: written[name] for name in PAIRS.columns} == {
-        "first_column": "a",
-        "second_column": "b",
-        "relation_column": "relation",
-    }
-    assert (folder / "report" / "plot.txt").read_text() == "student teacher"
+def test_an_unknown_task(capsys):
+    assert main(["tasks", "chess"]) == main(["train", "--task", "chess"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert all("task='chess' must be one of text-classification" in line for line in errors)
 
 
-def test_a_model_without_the_head(folder):
-    make_model("bert", "mlm").save_pretrained("pretrained")
-    options = {"columns": dict.fromkeys(PAIRS.columns), "split": "test", "config_name": None, "max_length": None}
-    with pytest.raises(ValueError, match="pretrained has no head trained to compare texts"):
-        evaluate(
-            PAIRS, "pretrained", "pairs.jsonl", teacher=None, truncation=None, batch_size=32, output=None, **options
-        )
+def test_the_task_of_a_model():
+    tagged = BertConfig(architectures=["BertForSequenceClassification"])
+    assert task_of(tagged, "model").name == "text-classification"
+    with pytest.raises(ValueError, match=r"model has no head of a task \(text-classification"):
+        task_of(BertConfig(architectures=["BertModel"]), "model")
+    with pytest.raises(ValueError, match="model has no head trained for text-classification: fine-tune it first"):
+        task_of(BertConfig(architectures=["BertModel"]), "model", "text-classification")
+
+
+def test_arguments_of_another_task():
+    @dataclasses.dataclass
+    class Others(task_named("text-classification").arguments.__bases__[0]):
+        pass
+
+    with pytest.raises(ValueError, match="needs TextClassificationArguments, but got Others"):
+        train_model(Others(), DistillationTrainingArguments("out"))

@@ -24,11 +24,11 @@ from hf_distill import (
     TextClassificationArguments,
     classification_metrics,
     classify_texts,
-    evaluate_text_classifier,
+    evaluate_model,
     export_model,
     load_predictor,
     make_student,
-    train_text_classifier,
+    train_model,
 )
 from hf_distill.cli import main
 from hf_distill.hub.push import check_nothing_private, files_to_push
@@ -93,7 +93,7 @@ def train(folder, task=None, **training):
         "logging_steps": 4,
     }
     training = DistillationTrainingArguments(str(folder / "out"), **{**options, **training})
-    return train_text_classifier(TextClassificationArguments(**task), training)
+    return train_model(TextClassificationArguments(**task), training)
 
 
 def distil(folder, task=None, **training):
@@ -200,7 +200,7 @@ def test_the_callers_arguments_stay_as_they_are(folder, teacher):
         report_to="none",
     )
     before = training.to_dict()
-    trainer = train_text_classifier(TextClassificationArguments(train_file=str(folder / "train.csv")), training)
+    trainer = train_model(TextClassificationArguments(train_file=str(folder / "train.csv")), training)
     assert trainer.args.teacher_model_name_or_path is None
     assert training.to_dict() == before
 
@@ -555,7 +555,7 @@ def test_evaluation(folder, teacher):
     tokenizer = make_other_tokenizer()
     other.save_pretrained(folder / "other")
     tokenizer.save_pretrained(folder / "other")
-    found = evaluate_text_classifier(
+    found = evaluate_model(
         str(teacher), str(folder / "test.csv"), teacher=str(folder / "other"), output=folder / "report"
     )
     texts, labels = zip(*make_reviews(32, seed=1), strict=True)
@@ -563,7 +563,7 @@ def test_evaluation(folder, teacher):
     logits = classify_texts(model, make_text_tokenizer(), texts)
     other_logits = classify_texts(other, tokenizer, texts)[:, [1, 0]]
     expected = classification_metrics(logits, [["neg", "pos"].index(label) for label in labels], other_logits)
-    assert found == pytest.approx({"texts": 32, **expected}, rel=1e-6)
+    assert found == pytest.approx({"rows": 32, **expected}, rel=1e-6)
     report = json.loads((folder / "report" / "evaluation.json").read_text())
     assert report["metrics"] == found
     assert (folder / "report" / "calibration.png").stat().st_size > 1000
@@ -576,7 +576,7 @@ def test_evaluation(folder, teacher):
             "pretrained",
             None,
             "test.csv",
-            "pretrained has no head trained to classify texts: fine-tune it first",
+            r"pretrained has no head of a task \(text-classification.*: fine-tune it first, with",
         ),
         ("headless", None, "test.csv", "headless has no weights for .*classifier.bias, classifier.weight, so they"),
         ("teacher", "three", "test.csv", "three has the classes LABEL_0, LABEL_1, LABEL_2, but neg, pos are needed"),
@@ -592,7 +592,7 @@ def test_evaluation_of_what_does_not_fit(folder, teacher, monkeypatch, model, te
     make_model("bert", "classification", num_labels=3).save_pretrained("three")
     make_text_tokenizer().save_pretrained("three")
     with pytest.raises(ValueError, match=message):
-        evaluate_text_classifier(model, data, teacher=teacher_name, output="report")
+        evaluate_model(model, data, teacher=teacher_name, output="report")
     assert not Path("report").exists()
 
 
@@ -607,9 +607,9 @@ def test_evaluation_of_what_does_not_fit(folder, teacher, monkeypatch, model, te
 def test_data_is_checked_before_a_model_is_loaded(folder, teacher, monkeypatch, data, message):
     monkeypatch.chdir(folder)
     write_reviews(folder / "mixed.csv", [*make_reviews(4, seed=0), ("w5", "mixed")])
-    monkeypatch.setattr(evaluation, "load_trained", lambda *given: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(evaluation, "load_predictor", lambda *given: pytest.fail("a model was loaded"))
     with pytest.raises(ValueError, match=message):
-        evaluate_text_classifier("teacher", **({"data": "test.csv", "teacher": "teacher"} | data))
+        evaluate_model("teacher", **({"data": "test.csv", "teacher": "teacher"} | data))
 
 
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
@@ -622,13 +622,13 @@ def test_a_model_is_read_as_it_was_trained(folder, truncation):
     train(folder, task | {"max_length": 9, "truncation": truncation}, save_strategy="epoch")
     tested = results(folder, "test")
     for model in (folder / "out", folder / "out" / "checkpoint-8"):
-        found = evaluate_text_classifier(str(model), str(folder / "test.csv"), output=folder / "report")
+        found = evaluate_model(str(model), str(folder / "test.csv"), output=folder / "report")
         assert found["accuracy"] == tested["test_accuracy"]
         assert found["expected_calibration_error"] == pytest.approx(tested["test_expected_calibration_error"], abs=1e-5)
     said = json.loads((folder / "report" / "evaluation.json").read_text())
     assert said["read"] == {"model": {"max_length": 9, "truncation": truncation}}
     assert (said["text_column"], said["label_column"]) == ("review", "mood")
-    other = evaluate_text_classifier(str(folder / "out"), str(folder / "test.csv"), max_length=38, truncation="head")
+    other = evaluate_model(str(folder / "out"), str(folder / "test.csv"), max_length=38, truncation="head")
     assert other["expected_calibration_error"] != pytest.approx(found["expected_calibration_error"], abs=1e-3)
 
     texts = [text for text, _ in make_reviews(16, seed=3)] + ["w5 [SEP] w6 w7", "w5"]
@@ -659,7 +659,7 @@ def test_a_student_reads_as_its_teacher_did(folder, own_model, alpha_cos):
         assert trainer.train_dataset[0]["input_ids"] == [1, *ids, 2]
         assert AutoTokenizer.from_pretrained(folder / "out").model_max_length == len(ids) + 2
         config = AutoModelForSequenceClassification.from_pretrained(folder / "out").config
-        assert config.text_classification["truncation"] == asked.get("truncation", "tail")
+        assert config.task_options["truncation"] == asked.get("truncation", "tail")
 
 
 def test_a_teacher_that_is_an_adapter(folder, teacher):
