@@ -6,8 +6,12 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hf_distill.serving.limits import Limits
+
+if TYPE_CHECKING:
+    from hf_distill.deployment.text_encoder import TextInput
 
 LATEST = 0.05
 """Weight of a full batch in the moving average of the speed; smaller batches say less and count less.
@@ -24,10 +28,10 @@ FIRST_GUESS: tuple[float, float] = 300, 1000
 
 @dataclass(eq=False)
 class QueuedText:
-    """A waiting text.
+    """A waiting text, or a waiting pair of texts.
 
     Attributes:
-        text: the text.
+        text: the text or the pair.
         top_k: number of answers wanted.
         answer: future with the worker's answer.
         arrived, taken, answered: times of arrival, of delivery to a worker and of the answer, in seconds of
@@ -35,13 +39,17 @@ class QueuedText:
         tokens: estimated number of tokens that the model will read.
     """
 
-    text: str
+    text: "TextInput"
     top_k: int
     answer: asyncio.Future
     arrived: float = field(default_factory=time.perf_counter)
     taken: float = 0.0
     answered: float = 0.0
     tokens: int = 0
+
+    @property
+    def num_characters(self) -> int:
+        return len(self.text) if isinstance(self.text, str) else sum(map(len, self.text))
 
 
 class OverloadedError(Exception):
@@ -104,7 +112,7 @@ class Queue:
         self.check_room(len(texts))
         per_character = self._seen_tokens / self._seen_characters
         for text in texts:
-            text.tokens = min(self.max_length, math.ceil(len(text.text) * per_character))  # at least 1
+            text.tokens = min(self.max_length, math.ceil(text.num_characters * per_character))  # at least 1
             self.tokens += text.tokens
         self.texts.extend(texts)
         self._arrived.set()
@@ -129,7 +137,7 @@ class Queue:
         for text, own in zip(batch, tokens, strict=True):
             if 0 < own < self.max_length:  # the length of a truncated text is unknown
                 self._seen_tokens = KEPT * self._seen_tokens + own
-                self._seen_characters = KEPT * self._seen_characters + len(text.text)
+                self._seen_characters = KEPT * self._seen_characters + text.num_characters
         weight = LATEST * min(1.0, sum(tokens) / self.limits.max_batch_tokens)
         if weight > 0:  # averages seconds per token, because these add up to a wait
             self.tokens_per_second = 1 / ((1 - weight) / self.tokens_per_second + weight * seconds / sum(tokens))

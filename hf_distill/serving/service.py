@@ -7,12 +7,16 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hf_distill.serving.batching import Queue, QueuedText
 from hf_distill.serving.limits import Limits
 from hf_distill.serving.messages import encode_message, receive_message
 from hf_distill.serving.metrics import Metrics
 from hf_distill.serving.model_info import ModelInfo
+
+if TYPE_CHECKING:
+    from hf_distill.deployment.text_encoder import TextInput
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +99,8 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def predict(self, texts: Sequence[str], top_k: int) -> Answered:
-        """Predicts for the texts of one request.
+    async def predict(self, texts: "Sequence[TextInput]", top_k: int) -> Answered:
+        """Predicts for the texts, or pairs of texts, of one request.
 
         Raises:
             OverloadedError: if the queue has no room for them.

@@ -2,7 +2,8 @@
 
 It exchanges messages (`messages.py`) over standard input and output. When the model is loaded and warm, it sends the
 `ModelInfo`, or else `{"error": ...}`. Then it answers each `{"texts": [...], "top_k": k}` with `{"answers": [...]}`,
-one entry per text, or null if the model failed. It ends with its input, so that it does not outlive the service.
+one entry per text, or null if the model failed. A text is a string, or a list of two strings for a model that reads
+pairs. The worker ends with its input, so that it does not outlive the service.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from typing import Any
 
 from hf_distill.deployment.heads import TextOutputs
 from hf_distill.deployment.predictor import Predictor, load_predictor
-from hf_distill.deployment.text_encoder import Encoded
+from hf_distill.deployment.text_encoder import Encoded, TextInput
 from hf_distill.serving.messages import encode_message, read_message
 from hf_distill.serving.model_info import model_info
 
@@ -38,19 +39,20 @@ def main() -> None:
             channel.write(encode_message({"answers": answer(predictor, **batch)}))
 
 
-def answer(predictor: Predictor, texts: list[str], top_k: int) -> list[dict[str, Any]] | None:
-    """Predicts for a batch of texts.
+def answer(predictor: Predictor, texts: list[str | list[str]], top_k: int) -> list[dict[str, Any]] | None:
+    """Predicts for a batch of texts, or of pairs of texts.
 
     Returns:
         One entry per text: the prediction, the number of tokens, and whether the text was truncated; or an error. None
         if the model failed.
     """
     try:
-        answers = [_encode(predictor, text) for text in texts]
+        inputs = [text if isinstance(text, str) else (text[0], text[1]) for text in texts]  # JSON has no tuples
+        answers = [_encode(predictor, text) for text in inputs]
         good = [number for number, own in enumerate(answers) if "error" not in own]
         encodings = [answers[number].pop("encoding") for number in good]
         for number, encoding, outputs in zip(good, encodings, predictor.run(encodings), strict=True):
-            answers[number] |= _read(predictor, outputs, encoding, texts[number], top_k)
+            answers[number] |= _read(predictor, outputs, encoding, inputs[number], top_k)
         return answers
     except Exception as error:  # any error of the model; its message is not logged, because it may quote a text
         trace = "".join(traceback.format_tb(error.__traceback__))
@@ -58,7 +60,7 @@ def answer(predictor: Predictor, texts: list[str], top_k: int) -> list[dict[str,
         return None
 
 
-def _encode(predictor: Predictor, text: str) -> dict[str, Any]:
+def _encode(predictor: Predictor, text: TextInput) -> dict[str, Any]:
     try:
         (encoding,) = predictor.encoder.encode([text])
     except ValueError as error:
@@ -66,7 +68,7 @@ def _encode(predictor: Predictor, text: str) -> dict[str, Any]:
     return {"encoding": encoding, "tokens": len(encoding), "truncated": bool(encoding.overflowing)}
 
 
-def _read(predictor: Predictor, outputs: TextOutputs, encoding: Encoded, text: str, top_k: int) -> dict[str, Any]:
+def _read(predictor: Predictor, outputs: TextOutputs, encoding: Encoded, text: TextInput, top_k: int) -> dict[str, Any]:
     try:
         read = predictor.read(outputs, encoding, text, top_k)
     except ValueError as error:  # for example a text without the mask

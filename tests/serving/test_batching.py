@@ -54,6 +54,17 @@ def test_each_text_once_in_order_and_within_bounds(lengths, workers, max_batch_t
     asyncio.run(run())
 
 
+def test_a_pair_counts_as_both_of_its_texts():
+    async def run():
+        queue = make_queue()
+        pair = QueuedText(("x" * 30, "y" * 50), 1, asyncio.get_running_loop().create_future())
+        (text,) = make_texts([7])
+        queue.put([pair, text])
+        assert (pair.tokens, text.tokens) == (80, 7)
+
+    asyncio.run(run())
+
+
 def test_texts_that_nobody_waits_for_are_left_out():
     async def run():
         queue = make_queue()

@@ -50,6 +50,13 @@ def test_masked_language_modelling():
     assert empty["error"] == "is empty."
 
 
+def test_pairs_arrive_as_lists():
+    predictor = make_predictor("question answering")
+    good, empty = answer(predictor, [["w5", "w6 w7 w8"], ["w5", " "]], 1)
+    assert good["scores"] == predictor.predict([("w5", "w6 w7 w8")])
+    assert empty["error"] == "is empty."
+
+
 def test_tokens_and_truncation_are_told():
     whole, cut = answer(make_predictor(), ["w5 w6", "w5 " * 50], 1)
     assert (whole["tokens"], whole["truncated"]) == (4, False)
