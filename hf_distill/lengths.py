@@ -1,7 +1,7 @@
 """Maximum text length of a model, and which part of a longer text it keeps."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -14,6 +14,9 @@ READING = "task_options"
 
 The number of tokens it reads is in its tokenizer, as `model_max_length`.
 """
+
+TAGGING = "token-classification"
+"""Value of `task` in the record of a model that reads long texts in windows and decides per word."""
 
 Truncation = Literal["head", "tail", "head_tail"]
 """Which part of a long text is kept: its beginning, its end, or some of both."""
@@ -48,6 +51,24 @@ def check_length(max_length: float, model: PreTrainedModel) -> None:
 def truncation_of(config: PreTrainedConfig) -> Truncation:
     """Which part of long texts a model was trained on: `head`, `tail` or `head_tail`; `head` if not recorded."""
     return (getattr(config, READING, None) or {}).get("truncation", "head")
+
+
+def reading_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """How a model of `hf-distill train` read its training data; empty for other models."""
+    return getattr(config, READING, None) or {}
+
+
+def stride_of(config: PreTrainedConfig, max_length: int) -> int | None:
+    """Tokens that neighbouring windows of a long text share; None if the model was trained on truncated texts."""
+    reading = reading_of(config)
+    if reading.get("task") != TAGGING:
+        return None
+    return default_stride(max_length) if reading.get("stride") is None else reading["stride"]
+
+
+def default_stride(max_length: int) -> int:
+    """A quarter of a window."""
+    return max_length // 4
 
 
 def first_position(model: PreTrainedModel) -> int:

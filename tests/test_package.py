@@ -125,7 +125,7 @@ assert not {"torch", "transformers", "datasets", "onnx"} & set(sys.modules)
 
 
 FLOORS = (
-    ("version",),
+    ("version", "words"),
     ("files", "adapters", "copies", "lengths", "loading", "config_files", "optional", "machine", "progress", "quiet"),
     ("data", "hub"),
     ("student",),

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from hf_distill.deployment.predictor import Predictor, load_predictor
+from hf_distill.deployment.text_encoder import windows_of
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
 
 
 def _answer(predictor: Predictor, text: str) -> None:
-    predictor.backend(predictor.encoder.pad(predictor.encoder.encode([text])))
+    predictor.backend(predictor.encoder.pad(windows_of(predictor.encoder.encode([text]))))
 
 
 def peak_memory() -> int:

@@ -17,7 +17,7 @@ from hf_distill.deployment.manifest import Manifest
 from hf_distill.deployment.parity import Parity, measure_parity
 from hf_distill.deployment.parity_texts import QUESTIONS, TEXTS
 from hf_distill.deployment.predictor import Predictor, load_predictor, predictor_of
-from hf_distill.deployment.text_encoder import TextInput
+from hf_distill.deployment.text_encoder import TextInput, windows_of
 from hf_distill.deployment.transformers_model import load_student
 from hf_distill.hub.push import public_name
 from hf_distill.version import __version__
@@ -108,7 +108,7 @@ def export_model(
         texts = _questions() if PREDICTION_HEADS[predictor.head].reads_pairs else TEXTS
     if not texts:
         raise ValueError("texts is empty: give a few dozen texts, or leave the argument out for the built-in ones.")
-    batches = [predictor.encoder.pad([encoding]) for encoding in predictor.encoder.encode(texts)]
+    batches = [predictor.encoder.pad([own]) for own in windows_of(predictor.encoder.encode(texts))]
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
@@ -173,6 +173,8 @@ def _manifest(student: Predictor, format: str, files: dict[str, int]) -> Manifes
         versions={"hf_distill": __version__, **_versions()},
         files=files,
         truncation=student.encoder.truncation,
+        stride=student.encoder.stride,
+        words=student.reader.words,
     )
 
 

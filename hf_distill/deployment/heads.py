@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from hf_distill.deployment.text_encoder import Encoded
+from hf_distill.deployment.entities import find_entities_of_words
+from hf_distill.deployment.text_encoder import Encoded, Windows
+from hf_distill.words import WordRule, split_words
 
 MAX_ANSWER_TOKENS = 30
 """Longest answer in tokens, as in the question-answering pipeline of transformers 4."""
@@ -21,6 +23,8 @@ class OutputReader:
     labels: Sequence[str] = ()
     problem_type: str | None = None
     mask_token_id: int | None = None
+    words: WordRule | None = None
+    """How a text is split into words, if a class is predicted for each word instead of for each token."""
 
 
 TextOutputs = dict[str, np.ndarray]
@@ -73,9 +77,16 @@ def next_token(outputs: TextOutputs, encoding: Encoded, text: str, reader: Outpu
 def find_entities(
     outputs: TextOutputs, encoding: Encoded, text: str, reader: OutputReader, top_k: int | None
 ) -> list[dict]:
-    """Joins neighbouring tokens of one kind into an entity with their mean score. `B-` starts one, `O` is outside."""
-    entities: list[dict] = []
+    """Joins neighbouring tokens of one kind into an entity with their mean score. `B-` starts one, `O` is outside.
+
+    A model that was trained on words decides per word, as in `find_entities_of_words`.
+    """
     probabilities = _softmax(outputs["logits"])
+    if reader.words is not None:
+        words = split_words(text, reader.words)
+        return find_entities_of_words(probabilities, encoding, text, words, reader.labels)
+    assert not isinstance(encoding, Windows)  # only models that decide per word read windows
+    entities: list[dict] = []
     previous = None
     for scores, (start, end), special in zip(
         probabilities, encoding.offsets, encoding.special_tokens_mask, strict=True

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_distill.files import MANIFEST, read_json, write_json
+from hf_distill.words import WordRule
 
 GRAPH = "model.onnx"
 OPSET = 20
@@ -35,6 +36,8 @@ class Manifest:
         files: size in bytes of each file of the model.
         parity: comparison with the student.
         truncation: which part of a longer text is kept.
+        stride: tokens in both of two neighbouring windows of a longer text; None if it is truncated.
+        words: how token classification splits a text into words, as in `split_words`; None if it decides per token.
     """
 
     format: str
@@ -53,6 +56,8 @@ class Manifest:
     files: dict[str, int]
     parity: dict[str, object] = dataclasses.field(default_factory=dict)
     truncation: str = "head"
+    stride: int | None = None
+    words: WordRule | None = None
 
     def write(self, folder: Path) -> None:
         write_json(folder / MANIFEST, dataclasses.asdict(self))

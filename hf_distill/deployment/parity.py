@@ -7,7 +7,7 @@ import numpy as np
 
 from hf_distill.deployment.heads import PREDICTION_HEADS
 from hf_distill.deployment.predictor import Predictor
-from hf_distill.deployment.text_encoder import TextInput
+from hf_distill.deployment.text_encoder import TextInput, windows_of
 
 BATCH_SIZE = 4
 
@@ -42,15 +42,16 @@ def measure_parity(student: Predictor, export: Predictor, texts: Sequence[TextIn
         raise ValueError(
             f"Cannot export {student.name}: its tokenizer gives other tokens after it is saved and loaded again."
         )
-    alone = [[encoding] for encoding in encodings]
-    mixed = [encodings[start : start + BATCH_SIZE] for start in range(0, len(encodings), BATCH_SIZE)]
+    windows = windows_of(encodings)
+    alone = [[window] for window in windows]
+    mixed = [windows[start : start + BATCH_SIZE] for start in range(0, len(windows), BATCH_SIZE)]
     differences, largest, same = [], [], []
     for batch in [*alone, *mixed]:
         inputs = student.encoder.pad(batch)
         expected, actual = student.backend(inputs), export.backend(inputs)
-        for row, encoding in enumerate(batch):
+        for row, window in enumerate(batch):
             for name in PREDICTION_HEADS[student.head].outputs:
-                length = len(encoding) if PREDICTION_HEADS[student.head].per_token else None
+                length = len(window) if PREDICTION_HEADS[student.head].per_token else None
                 one, other = expected[name][row][:length], actual[name][row][:length]
                 differences.append(np.abs(one - other).max())
                 largest.append(np.abs(one).max())

@@ -1,6 +1,7 @@
 """The same `predict(texts)` for PyTorch models and for exports."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from hf_distill.deployment.backends import Backend, TorchBackend, set_torch_thre
 from hf_distill.deployment.formats import FORMATS, PYTORCH, export_formats
 from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader, TextOutputs, head_of_class
 from hf_distill.deployment.manifest import format_of, is_export, read_manifest
-from hf_distill.deployment.text_encoder import Encoded, TextEncoder, TextInput
+from hf_distill.deployment.text_encoder import Encoded, TextEncoder, TextInput, windows_of
 from hf_distill.optional import optional
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Predictor:
         """Predicts for each text.
 
         Texts of similar length are run together; ONNX int8 models run one text at a time. Results are in the order of
-        the texts. Texts that are too long for the model are truncated as in training, by default at the end.
+        the texts. Texts that are too long for the model are read as in training: in overlapping windows, or truncated,
+        by default at the end.
 
         Args:
             texts: strings; for question answering, pairs of question and context. For masked language modelling, each
@@ -137,16 +139,32 @@ class Predictor:
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
     def run(self, encodings: Sequence[Encoded], done: Callable[[int], object] | None = None) -> list[TextOutputs]:
-        """Runs the model in batches of similar length, and returns its outputs for each text, without padding."""
-        per_text: list[TextOutputs] = [{} for _ in encodings]
-        for indices in self.encoder.batches(encodings, FORMATS[self.format].batch_size):
-            outputs = self.backend(self.encoder.pad([encodings[index] for index in indices]))
+        """Runs the model in batches of similar length, and returns its outputs for each text, without padding.
+
+        For a text in windows, the outputs of its windows follow each other.
+        """
+        windows = windows_of(encodings)
+        text_of = [text for text, encoding in enumerate(encodings) for _ in windows_of([encoding])]
+        to_do = Counter(text_of)
+        per_window: list[TextOutputs] = [{} for _ in windows]
+        for indices in self.encoder.batches(windows, FORMATS[self.format].batch_size):
+            outputs = self.backend(self.encoder.pad([windows[index] for index in indices]))
             for row, index in enumerate(indices):
-                length = len(encodings[index]) if PREDICTION_HEADS[self.head].per_token else None
-                per_text[index] = {name: array[row][:length] for name, array in outputs.items()}
+                length = len(windows[index]) if PREDICTION_HEADS[self.head].per_token else None
+                per_window[index] = {name: array[row][:length] for name, array in outputs.items()}
+            to_do.subtract(text_of[index] for index in indices)
             if done is not None:
-                done(len(indices))
-        return per_text
+                done(sum(to_do[text] == 0 for text in {text_of[index] for index in indices}))
+        of_text: list[list[TextOutputs]] = [[] for _ in encodings]
+        for text, own in zip(text_of, per_window, strict=True):
+            of_text[text].append(own)
+        return [_in_one(own) for own in of_text]
+
+
+def _in_one(windows: list[TextOutputs]) -> TextOutputs:
+    if len(windows) == 1:
+        return windows[0]
+    return {name: np.concatenate([own[name] for own in windows]) for name in windows[0]}
 
 
 def load_predictor(
@@ -237,7 +255,12 @@ def _export(folder: Path, threads: int | None) -> Predictor:
         assert format.extra is not None  # true for every format with packages
         optional(package, format.extra)
     encoder = TextEncoder.from_file(
-        folder / "tokenizer.json", manifest.inputs, manifest.max_length, manifest.pad_token_id, manifest.truncation
+        folder / "tokenizer.json",
+        manifest.inputs,
+        manifest.max_length,
+        manifest.pad_token_id,
+        manifest.truncation,
+        manifest.stride,
     )
     return Predictor(
         name=manifest.student,
@@ -246,7 +269,9 @@ def _export(folder: Path, threads: int | None) -> Predictor:
         num_parameters=manifest.num_parameters,
         encoder=encoder,
         backend=format.load(folder, manifest, threads),
-        reader=OutputReader(encoder.tokenizer, manifest.labels, manifest.problem_type, manifest.mask_token_id),
+        reader=OutputReader(
+            encoder.tokenizer, manifest.labels, manifest.problem_type, manifest.mask_token_id, manifest.words
+        ),
         folder=folder,
     )
 

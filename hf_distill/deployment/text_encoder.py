@@ -32,8 +32,35 @@ class HeadAndTail:
         return len(self.ids)
 
 
-Encoded = Encoding | HeadAndTail
+@dataclass(frozen=True)
+class Windows:
+    """A text in overlapping windows, each with the special tokens around it. Nothing is truncated."""
+
+    windows: list[Encoding]
+
+    overflowing: ClassVar[bool] = False
+
+    @property
+    def ids(self) -> list[int]:
+        return [token for window in self.windows for token in window.ids]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.windows))
+
+
+Window = Encoding | HeadAndTail
+"""Tokens that the model reads at a time: a text, or a window of it."""
+
+Encoded = Window | Windows
 """The tokens of one text."""
+
+
+def windows_of(encodings: Sequence[Encoded]) -> list[Window]:
+    """Everything that the model reads for these texts, in their order."""
+    parts: list[Window] = []
+    for encoding in encodings:
+        parts += encoding.windows if isinstance(encoding, Windows) else [encoding]
+    return parts
 
 
 @dataclass
@@ -47,6 +74,8 @@ class TextEncoder:
         pad_token_id: token that pads shorter texts of a batch on the right.
         truncation: which part of a long text is kept: `head`, `tail`, or `head_tail` (a quarter from the beginning and
             the rest from the end).
+        stride: if given, a long text is not truncated, but read in windows of `max_length` tokens; this many tokens,
+            without special tokens, are in both of two neighbouring windows. Needs `truncation="head"`.
     """
 
     tokenizer: Tokenizer
@@ -54,6 +83,7 @@ class TextEncoder:
     max_length: int
     pad_token_id: int
     truncation: str = "head"
+    stride: int | None = None
 
     def __post_init__(self):
         self.tokenizer.no_padding()
@@ -61,17 +91,23 @@ class TextEncoder:
             self.tokenizer.no_truncation()
         else:
             direction = {"head": "right", "tail": "left"}[self.truncation]
-            self.tokenizer.enable_truncation(self.max_length, direction=direction)
+            self.tokenizer.enable_truncation(self.max_length, stride=self.stride or 0, direction=direction)
 
     @classmethod
     def from_file(
-        cls, file: Path, inputs: list[str], max_length: int, pad_token_id: int, truncation: str = "head"
+        cls,
+        file: Path,
+        inputs: list[str],
+        max_length: int,
+        pad_token_id: int,
+        truncation: str = "head",
+        stride: int | None = None,
     ) -> "TextEncoder":
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # `tokenizers` raises plain Exception
             raise ValueError(f"{file} is not a valid tokenizer: {error}. Copy it again, or export again.") from error
-        return cls(tokenizer, inputs, max_length, pad_token_id, truncation)
+        return cls(tokenizer, inputs, max_length, pad_token_id, truncation, stride)
 
     def encode(self, texts: Sequence[TextInput]) -> list[Encoded]:
         """Tokenizes texts. A truncated text has a non-empty `overflowing`.
@@ -83,15 +119,18 @@ class TextEncoder:
             raise ValueError(f"texts must be a list of strings, but is one string: give [{texts[:40]!r}].")
         for number, text in enumerate(texts):
             _check(number, text)
-        encodings: list[Encoded] = [*self.tokenizer.encode_batch(list(texts))]
+        whole = self.tokenizer.encode_batch(list(texts))
+        encodings: list[Encoded] = [*whole]
         if self.truncation == "head_tail":
-            encodings = [self._head_and_tail(encoding) for encoding in encodings]
+            encodings = [self._head_and_tail(encoding) for encoding in whole]
+        if self.stride is not None:
+            encodings = [Windows([encoding, *encoding.overflowing]) for encoding in whole]
         for number, encoding in enumerate(encodings):
             if not encoding.ids:
                 raise ValueError(f"Text {number} gives no tokens: {texts[number][:40]!r}.")
         return encodings
 
-    def _head_and_tail(self, encoding: "Encoded") -> "Encoded":
+    def _head_and_tail(self, encoding: Encoding) -> Window:
         if len(encoding) <= self.max_length:
             return encoding
         num_special = self.tokenizer.num_special_tokens_to_add(False)
@@ -106,8 +145,8 @@ class TextEncoder:
             }
         )
 
-    def pad(self, encodings: Sequence[Encoded]) -> dict[str, np.ndarray]:
-        """Makes one padded batch: `[texts, tokens]` in int64 for each input of the model."""
+    def pad(self, encodings: Sequence[Window]) -> dict[str, np.ndarray]:
+        """Makes one padded batch: `[texts or windows, tokens]` in int64 for each input of the model."""
         shape = len(encodings), max(len(encoding) for encoding in encodings)
         values = {name: np.zeros(shape, np.int64) for name in self.inputs}
         if "input_ids" in values:

@@ -7,8 +7,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader, head_of_class
 from hf_distill.deployment.text_encoder import TextEncoder
-from hf_distill.lengths import length_of_rows, truncation_of
+from hf_distill.lengths import TAGGING, length_of_rows, reading_of, stride_of, truncation_of
 from hf_distill.loading import load_config, load_pretrained
+from hf_distill.words import words_read
 
 INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 
@@ -40,12 +41,14 @@ def encoder_of(
         raise ValueError(
             f"{type(tokenizer).__name__} is a slow tokenizer: use a fast tokenizer, which has a tokenizer.json."
         )
+    max_length = length_of_rows(max_length, tokenizer, model)
     return TextEncoder(
         tokenizer=type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str()),
         inputs=[name for name in INPUTS if name in tokenizer.model_input_names],
-        max_length=length_of_rows(max_length, tokenizer, model),
+        max_length=max_length,
         pad_token_id=padding_of(model, tokenizer),
         truncation=truncation_of(model.config),
+        stride=stride_of(model.config, max_length),
     )
 
 
@@ -64,4 +67,5 @@ def reader_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, head: 
         labels=[config.id2label[number] for number in range(config.num_labels)] if has_labels else [],
         problem_type=problem_type if head == "sequence classification" else None,
         mask_token_id=tokenizer.mask_token_id if head == "masked language modelling" else None,
+        words=words_read(reading_of(config)) if reading_of(config).get("task") == TAGGING else None,
     )

@@ -24,6 +24,7 @@ from hf_distill.deployment.formats import FORMATS, PYTORCH
 from hf_distill.deployment.manifest import is_export, read_manifest
 from hf_distill.deployment.parity_texts import TEXTS
 from hf_distill.deployment.predictor import Predictor, load_predictor
+from hf_distill.deployment.text_encoder import windows_of
 from hf_distill.evaluation.benchmark_tables import PERCENTILES, Json, describe_measuring, latency_table, size_table
 from hf_distill.files import write_json, write_whole
 from hf_distill.machine import machine, versions
@@ -248,7 +249,7 @@ class Runner:
         return len(texts) / _seconds(lambda: self._read(texts, batch_size))
 
     def _read(self, texts: Sequence[str], batch_size: int) -> None:
-        encodings = sorted(self.predictor.encoder.encode(texts), key=len)
+        encodings = sorted(windows_of(self.predictor.encoder.encode(texts)), key=len)
         for start in range(0, len(encodings), batch_size):
             self.predictor.backend(self.predictor.encoder.pad(encodings[start : start + batch_size]))
 
@@ -268,7 +269,7 @@ def exact_input(predictor: Predictor, texts: Sequence[str], length: int, name: s
             f"Cannot measure {name} at {length} tokens: it accepts {num_special + 1} to {encoder.max_length}, special "
             f"tokens included."
         )
-    cutting = dataclasses.replace(encoder, tokenizer=tokenizer, max_length=length)
+    cutting = dataclasses.replace(encoder, tokenizer=tokenizer, max_length=length, stride=None)
     joined = " ".join(texts)
     (encoding,) = cutting.encode([joined])
     if len(encoding) < length:
@@ -279,7 +280,7 @@ def exact_input(predictor: Predictor, texts: Sequence[str], length: int, name: s
             f"The texts give {name} {len(encoding)} tokens when {length} are needed, even when repeated: give texts "
             f"with more words."
         )
-    return encoder.pad([encoding])
+    return encoder.pad(windows_of([encoding]))
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

@@ -12,6 +12,9 @@ SERVED_HEADS = ["sequence classification", "token classification", "masked langu
 SNAPSHOTS = "snapshots"
 """Folder in the Hub cache of a model that contains one folder per commit."""
 
+UNLIMITED = 10**9
+"""Maximum number of tokens of a model that reads long texts in windows."""
+
 LONGEST_WARM_UP = 512
 """Words in the longest warm-up text. Some models would take minutes for the longest text they accept."""
 
@@ -62,7 +65,7 @@ def model_info(predictor: Predictor, model: str) -> ModelInfo:
         name=Path(model).resolve().name if Path(model).is_dir() else model,
         revision=revision_of(predictor.folder),
         format=predictor.format,
-        max_length=predictor.encoder.max_length,
+        max_length=predictor.encoder.max_length if predictor.encoder.stride is None else UNLIMITED,
         tokens_per_second=warm_up(predictor),
     )
 
