@@ -4,6 +4,8 @@ from hf_distill.data.causal import DataCollatorForCausalLM
 from hf_distill.data.corpus import load_corpus
 from hf_distill.data.masking import DataCollatorForMaskedLM, count_tokens
 from hf_distill.data.packing import SeparateDocuments, pack_documents, truncate_documents
+from hf_distill.data.pairs import encode_pairs, load_labelled_pairs, load_unlabelled_pairs
+from hf_distill.data.rankings import load_rankings, load_unlabelled_rankings
 from hf_distill.data.texts import load_labelled_texts, load_unlabelled_texts
 from hf_distill.data.truncation import encode_texts
 
@@ -12,9 +14,14 @@ __all__ = [
     "DataCollatorForMaskedLM",
     "SeparateDocuments",
     "count_tokens",
+    "encode_pairs",
     "encode_texts",
     "load_corpus",
+    "load_labelled_pairs",
     "load_labelled_texts",
+    "load_rankings",
+    "load_unlabelled_pairs",
+    "load_unlabelled_rankings",
     "load_unlabelled_texts",
     "pack_documents",
     "truncate_documents",
