@@ -25,6 +25,7 @@ from .evaluation import (
     plot_calibration,
     plot_quality_against_latency,
     plot_training_curves,
+    ranking_metrics,
 )
 from .evaluation.split_invariance import check_split_invariance
 from .hub import push_folder
@@ -111,6 +112,7 @@ __all__ = [
     "product_seconds",
     "push_folder",
     "quiet_libraries",
+    "ranking_metrics",
     "show_progress",
     "suggest_weights",
     "track",

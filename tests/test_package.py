@@ -67,6 +67,7 @@ def test_public_names():
         "join_teacher_targets",
         "load_corpus",
         "load_labelled_texts",
+        "ranking_metrics",
         "load_unlabelled_rankings",
         "load_rankings",
         "load_unlabelled_pairs",
