@@ -132,6 +132,7 @@ assert not {"torch", "transformers", "datasets", "onnx"} & set(sys.modules)
 
 FLOORS = (
     ("version", "words"),
+    ("version", "answers"),
     ("files", "adapters", "copies", "lengths", "loading", "config_files", "optional", "machine", "progress", "quiet"),
     ("data", "hub"),
     ("student",),
