@@ -15,6 +15,7 @@ METAVARS = {
     "model_name_or_path": "MODEL",
     "teacher_model_name_or_path": "MODEL",
     "layers": "WHICH",
+    "generation_config": "MODEL",
     "layer_map": "PAIRS",
     "stages": "YAML",
     **{f"{part}_file": "PATH" for part in ("train", "validation", "test", "unlabelled")},

@@ -16,10 +16,14 @@ SECTIONS = {
         ("training/losses/arguments.py", "LossTrainingArguments"),
         ("training/training_args.py", "DistillationTrainingArguments"),
     ],
+    "Evaluation by generation": [("training/losses/generation.py", "GenerationTrainingArguments")],
 }
 """The dataclasses whose fields are the options of all tasks, by heading."""
 
-HIDDEN = ("logging_nan_inf_filter", "teacher_mean", "teacher_weights", "teacher_weights_column")
+HIDDEN = (
+    *("logging_nan_inf_filter", "teacher_mean", "teacher_weights", "teacher_weights_column"),
+    "sortish_sampler",  # inherited from `Seq2SeqTrainingArguments`
+)
 """Options without an effect here: `hf-distill train` takes one teacher."""
 
 OF_TRAINER = [

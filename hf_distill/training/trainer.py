@@ -35,6 +35,7 @@ from hf_distill.training.finite import FiniteGuard
 from hf_distill.training.losses.base import Loss
 from hf_distill.training.losses.batch import BatchLosses
 from hf_distill.training.losses.evaluation import EvaluatingTrainer
+from hf_distill.training.losses.generation import check_generates
 from hf_distill.training.losses.gradient_norms import GradientNorms, check_gradient_norms
 from hf_distill.training.losses.making import GivenLosses, how_to_read_no_labels, name_of_label_reader
 from hf_distill.training.losses.parameters import check_optimizer, check_scheduler
@@ -54,7 +55,7 @@ logger = logging.get_logger(__name__)
 
 
 class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer):
-    """A drop-in replacement for `Trainer` that trains a student to imitate a frozen teacher.
+    """A drop-in replacement for `Trainer` and `Seq2SeqTrainer` that trains a student to imitate a frozen teacher.
 
     `loss = alpha_kl * L_kl + alpha_task * L_task + alpha_cos * L_cos`: the KL divergence between the softened outputs,
     the task loss on hard labels, and one minus the cosine between the last hidden states. `alpha_hidden`,
@@ -175,6 +176,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         self.head = find_head(student)
         self.head.set_problem_type(student.config)
         check_student(student, self.head, self.args)
+        check_generates(student, self.args)
 
         student_inputs = named_inputs(student)
         teacher_inputs = student_inputs if self.teacher is None else self.teacher.inputs

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
-from transformers import TrainingArguments
 
 from hf_distill.training.losses import LOSSES, Loss
 from hf_distill.training.losses.arguments import CHOICES_OF_LOSSES, LossTrainingArguments
+from hf_distill.training.losses.generation import GenerationTrainingArguments
 from hf_distill.training.losses.schedules import check_some_is_on
 
 TeacherDtype = Literal["float32", "bfloat16", "float16"]
@@ -38,8 +38,8 @@ LOWER_IS_BETTER = ("kl_to_teacher", "expected_calibration_error")
 class DistillationTrainingArguments(LossTrainingArguments):
     """`TrainingArguments` with a temperature, the weights of the losses, and a teacher.
 
-    All arguments of `TrainingArguments` work as usual. The defaults are the published DistilBERT command:
-    `loss = 5 * L_kl + 2 * L_task + 1 * L_cos` at temperature 2.
+    All arguments of `TrainingArguments` and `Seq2SeqTrainingArguments` work as usual. The defaults are the published
+    DistilBERT command: `loss = 5 * L_kl + 2 * L_task + 1 * L_cos` at temperature 2.
 
     The temperature and each weight may be a number, a schedule such as `"linear:4->1"`, or a function from the progress
     of the training, between 0 and 1, to the value.
@@ -122,7 +122,8 @@ class DistillationTrainingArguments(LossTrainingArguments):
 
     def distillation_fields(self) -> dict[str, object]:
         """The values of all fields that the losses and the teacher depend on."""
-        own = DistillationTrainingArguments.__dataclass_fields__.keys() - TrainingArguments.__dataclass_fields__.keys()
+        others = GenerationTrainingArguments.__dataclass_fields__
+        own = DistillationTrainingArguments.__dataclass_fields__.keys() - others.keys()
         return {name: getattr(self, name) for name in sorted({*own, "label_smoothing_factor"})}
 
     def check_distillation_fields(self) -> None:
@@ -139,6 +140,7 @@ class DistillationTrainingArguments(LossTrainingArguments):
             value = getattr(self, name)
             if value not in (self.__dataclass_fields__[name].default, *allowed):
                 raise ValueError(f"{name}={value!r} should be one of {', '.join(map(repr, allowed))}.")
+        self.check_generation()
         self._check_teacher_weights()
         for loss in self._losses_in_use:
             loss.check_arguments(self)

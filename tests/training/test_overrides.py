@@ -1,16 +1,15 @@
 """Subclasses, callbacks and mixins of `Trainer` work with the losses of a `DistillationTrainer`."""
 
 import copy
-import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers import TrainerCallback
 
-from hf_distill import DistillationTrainer, DistillationTrainingArguments, make_student
+from hf_distill import DistillationTrainer
 from hf_distill.training import trainer as trainer_module
 from hf_distill.training.losses import evaluation
 from tests.conftest import collate, make_model, make_rows
@@ -204,66 +203,6 @@ def test_a_prediction_step_that_asks_for_the_loss(make, warnings):
     for name in ["loss", *PARTS]:  # all rows are in one batch
         assert evaluated[f"eval_{name}"] == pytest.approx(plain[f"eval_{name}"], rel=1e-6)
     assert not warnings
-
-
-@dataclasses.dataclass
-class Arguments(DistillationTrainingArguments, Seq2SeqTrainingArguments):
-    pass
-
-
-@pytest.mark.parametrize("generates", [True, False])
-@pytest.mark.parametrize("first", ["ours", "theirs"])
-def test_beside_seq2seq_trainer(tmp_path, warnings, first, generates):
-    """As the first base class, it evaluates its losses and generates; as the second, it explains `eval_loss`."""
-    bases = (DistillationTrainer, Seq2SeqTrainer) if first == "ours" else (Seq2SeqTrainer, DistillationTrainer)
-
-    class Mixed(*bases):
-        def __init__(self, *args, teacher_model=None, **kwargs):
-            if first == "ours":
-                super().__init__(*args, teacher_model=teacher_model, **kwargs)
-            else:  # whose own __init__ takes no teacher
-                Seq2SeqTrainer.__init__(self, *args, **kwargs)
-
-    teacher = make_model("bart", "seq2seq")
-    teacher.save_pretrained(tmp_path / "teacher")
-    seen = []
-
-    def compute_metrics(prediction):
-        seen.append(prediction.predictions)
-        return {}
-
-    options = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "disable_tqdm": True}
-    rows = [row for row in make_rows("seq2seq") if row["labels"]]
-
-    def evaluate(cls, arguments):
-        return cls(
-            model=make_student(teacher, num_layers={"decoder": 2, "encoder": 2}),
-            args=arguments,
-            data_collator=collate,
-            eval_dataset=rows,
-            compute_metrics=compute_metrics,
-        ).evaluate()
-
-    name = str(tmp_path / "teacher")
-    mixed = evaluate(
-        Mixed,
-        Arguments(
-            **options,
-            teacher_model_name_or_path=name,
-            predict_with_generate=generates,
-            generation_max_length=6,
-        ),
-    )
-    plain = evaluate(DistillationTrainer, DistillationTrainingArguments(**options, teacher_model_name_or_path=name))
-    assert seen[0].ndim == (2 if generates else 3)
-    if first == "theirs" and generates:
-        assert "eval_loss_kl" not in mixed
-        assert mixed["eval_loss"] > 0
-        assert "put DistillationTrainer before it" in warnings[0]
-    else:
-        for part in ["loss", *PARTS]:
-            assert mixed[f"eval_{part}"] == pytest.approx(plain[f"eval_{part}"], rel=1e-6)
-        assert not warnings
 
 
 def test_every_row_of_an_unprepared_dataloader_is_evaluated(make):

@@ -3,14 +3,14 @@
 import dataclasses
 
 import pytest
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
 from hf_distill import DistillationTrainingArguments
 from tests.processes import run_python
 
 OWN_FIELDS = {
     *(field.name for field in dataclasses.fields(DistillationTrainingArguments)),
-} - {field.name for field in dataclasses.fields(TrainingArguments)}
+} - {field.name for field in dataclasses.fields(Seq2SeqTrainingArguments)}
 
 
 def test_defaults_are_the_published_ones():

@@ -51,6 +51,7 @@ MAY_CHANGE = {
     *("num_train_epochs", "max_steps", "save_strategy", "save_steps", "load_best_model_at_end"),
     *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size"),
     *("metric_for_best_model", "greater_is_better", "prediction_loss_only", "validation_data", "test_data"),
+    *("predict_with_generate", "generation_max_length", "generation_num_beams"),
 }
 """Settings that `resume` may change. All others are fixed by the checkpoint, or would mix two trainings."""
 

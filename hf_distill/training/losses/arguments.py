@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
-from transformers import TrainingArguments
-
 from hf_distill.training.losses import DIVERGENCES, LOSSES, Loss
+from hf_distill.training.losses.generation import GenerationTrainingArguments
 from hf_distill.training.losses.schedules import (
     Schedule,
     Scheduled,
@@ -34,7 +33,7 @@ CHOICES_OF_LOSSES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass
-class LossTrainingArguments(TrainingArguments):
+class LossTrainingArguments(GenerationTrainingArguments):
     """`TrainingArguments` with weights and options of the losses. `DistillationTrainingArguments` adds the teacher."""
 
     temperature: Scheduled = field(

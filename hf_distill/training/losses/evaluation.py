@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Seq2SeqTrainer
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
+from hf_distill.training.losses.generation import GeneratingTrainer, GenerationOptions
 from hf_distill.training.losses.schedules import END
 from hf_distill.training.losses.steps import means
-from hf_distill.training.losses.trainer import LossTrainer
+from hf_distill.training.losses.trainer import LossTrainer, LossTrainerArguments
 from hf_distill.training.scoring.inputs import count_examples
 
 logger = logging.get_logger(__name__)
@@ -73,12 +74,17 @@ class EvaluationLosses:
         return (self.weights @ losses + rest / examples.clamp(min=1)).item(), losses.tolist()
 
 
-class EvaluatingTrainer(LossTrainer):
+class EvaluationArguments(LossTrainerArguments, GenerationOptions, Protocol):
+    """The training arguments that `EvaluatingTrainer` reads."""
+
+
+class EvaluatingTrainer(GeneratingTrainer, LossTrainer):
     """A `Trainer` that evaluates through `compute_loss` and reports each loss next to the total.
 
     Scheduled weights and a scheduled temperature have their values of the end of the training.
     """
 
+    args: EvaluationArguments
     _evaluation: EvaluationLosses | None = None
     """The losses of the running evaluation."""
     _not_for_student: set[str]
@@ -90,20 +96,19 @@ class EvaluatingTrainer(LossTrainer):
         inputs: dict[str, torch.Tensor],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-        **generation_options,
+        **gen_kwargs,
     ) -> tuple[torch.Tensor | None, Tensors, Tensors]:
         """As in `Trainer`, but of the outputs returns only the logits, so no hidden states are gathered.
 
-        If this class comes before `Seq2SeqTrainer` in the bases and `predict_with_generate` is set, the generated
-        tokens are returned instead of the logits.
+        With `predict_with_generate`, the generated tokens are returned instead of the logits.
         """
         inputs = self._prepare_inputs(inputs)
-        predictions = None
-        if isinstance(self, Seq2SeqTrainer) and self.args.predict_with_generate and not prediction_loss_only:
-            _, predictions, labels = super().prediction_step(model, inputs, False, ignore_keys, **generation_options)
-        else:
-            names = self.label_names
-            labels = tuple(inputs[name] for name in names) if names and has_all(names, inputs) else None
+        names = self.label_names
+        labels = _one_or_all(tuple(inputs[name] for name in names) if names and has_all(names, inputs) else None)
+        predictions: Tensors = None
+        if self.args.predict_with_generate and not prediction_loss_only:
+            student_inputs = self._student_inputs(inputs)
+            predictions, labels = self._generate(student_inputs, inputs.get("labels"), ignore_keys, **gen_kwargs)
         logits_wanted = predictions is None and not prediction_loss_only
 
         labels_needed = self.needs_labels or (self.head.per_token and self.args.kl_positions == "labels")
@@ -123,7 +128,7 @@ class EvaluatingTrainer(LossTrainer):
             return loss, None, None
         if logits_wanted:
             predictions = self.head.predictions(outputs)
-        return loss, predictions, _one_or_all(labels)
+        return loss, predictions, labels
 
     def evaluation_loop(
         self,
@@ -138,6 +143,7 @@ class EvaluatingTrainer(LossTrainer):
             self._renew_losses()
         # Evaluations may be nested, for instance when compute_metrics calls predict.
         outer, self._evaluation = self._evaluation, EvaluationLosses(self._weights_at(END))
+        self.gather_function = self.accelerator.gather_for_metrics  # `Seq2SeqTrainer` would count repeated rows
         try:
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
@@ -156,7 +162,7 @@ class EvaluatingTrainer(LossTrainer):
         elif total in output.metrics and type(self).prediction_step is not EvaluatingTrainer.prediction_step:
             logger.warning_once(
                 f"{total} is the loss that {type(self).__name__}.prediction_step returns, not the training loss: call "
-                f"self.compute_loss there. With Seq2SeqTrainer, put DistillationTrainer before it in the bases."
+                f"self.compute_loss there."
             )
         return output
 
