@@ -6,6 +6,7 @@ from hf_distill.data.masking import DataCollatorForMaskedLM, count_tokens
 from hf_distill.data.packing import SeparateDocuments, pack_documents, truncate_documents
 from hf_distill.data.pairs import encode_pairs, load_labelled_pairs, load_unlabelled_pairs
 from hf_distill.data.rankings import load_rankings, load_unlabelled_rankings
+from hf_distill.data.text_pairs import encode_text_pairs, load_text_pairs
 from hf_distill.data.texts import load_labelled_texts, load_unlabelled_texts
 from hf_distill.data.truncation import encode_texts
 
@@ -15,6 +16,7 @@ __all__ = [
     "SeparateDocuments",
     "count_tokens",
     "encode_pairs",
+    "encode_text_pairs",
     "encode_texts",
     "load_corpus",
     "load_labelled_pairs",
@@ -22,6 +24,7 @@ __all__ = [
     "load_rankings",
     "load_unlabelled_pairs",
     "load_unlabelled_rankings",
+    "load_text_pairs",
     "load_unlabelled_texts",
     "pack_documents",
     "truncate_documents",
