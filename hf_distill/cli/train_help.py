@@ -6,8 +6,8 @@ from hf_distill.cli.task_sources import DEFAULT_TASK, PACKAGE, Option, options_o
 USAGE = "hf-distill train [CONFIG.yaml ...] [--key value ...]"
 DESCRIPTION = (
     "Fine-tune a model for a task, or distil one from a fine-tuned teacher, and save it to --output_dir. YAML files "
-    "and the command line have the same options; later ones win. On several devices: accelerate launch -m hf_distill.cli "
-    "train ..."
+    "and the command line have the same options; later ones win. On several devices: accelerate launch -m "
+    "hf_distill.cli train ..."
 )
 
 SECTIONS = {

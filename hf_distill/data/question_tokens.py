@@ -17,9 +17,9 @@ def encode_questions(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_l
 
     Each row has the whole question and a part of the context, without padding. As in Devlin et al., 2018
     (https://arxiv.org/abs/1810.04805), a row that does not contain the whole answer, or whose question has none, has
-    the first token as its answer: `[CLS]`, or whatever the tokenizer puts first. A tokenizer without special tokens puts
-    the question's first token there, which is never part of the context. If there are several answers, the first one
-    counts.
+    the first token as its answer: `[CLS]`, or whatever the tokenizer puts first. A tokenizer without special tokens
+    puts the question's first token there, which is never part of the context. If there are several answers, the first
+    one counts.
 
     Args:
         dataset: dataset of `load_questions` or `load_unlabelled_questions`.
@@ -54,9 +54,7 @@ def encode_questions(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_l
                     columns[name].append(position)
         return columns
 
-    return dataset.map(
-        encode, batched=True, with_indices=True, remove_columns=dataset.column_names, desc="Tokenising"
-    )
+    return dataset.map(encode, batched=True, with_indices=True, remove_columns=dataset.column_names, desc="Tokenising")
 
 
 class QuestionTokenizer:
@@ -79,9 +77,7 @@ class QuestionTokenizer:
         self.backend.no_padding()
         self.max_length, self.stride = max_length, stride
 
-    def __call__(
-        self, questions: Sequence[str], contexts: Sequence[str], first: int = 0
-    ) -> list[list[ContextWindow]]:
+    def __call__(self, questions: Sequence[str], contexts: Sequence[str], first: int = 0) -> list[list[ContextWindow]]:
         """Returns the windows of each question. `first` is the number of the first question, for errors."""
         windows = []
         encodings = self.backend.encode_batch(list(zip(questions, contexts, strict=True)))
@@ -93,9 +89,7 @@ class QuestionTokenizer:
         return windows
 
 
-def _labels(
-    windows: list[ContextWindow], answers: list[str] | None, starts: list[int] | None
-) -> list[tuple[int, int]]:
+def _labels(windows: list[ContextWindow], answers: list[str] | None, starts: list[int] | None) -> list[tuple[int, int]]:
     unknown = [(IGNORE_INDEX, IGNORE_INDEX)] * len(windows)
     if answers is None or starts is None:
         return unknown
