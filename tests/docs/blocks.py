@@ -10,8 +10,8 @@ from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_distill import DistillationTrainingArguments, TextClassificationArguments, parse_config
 from hf_distill.cli import main
+from hf_distill.cli.train import read_options
 
 ROOT = Path(__file__).parents[2]
 GENERATED = "gpu.md"  # which a machine with a GPU writes
@@ -106,12 +106,7 @@ def _after_launcher(program: str, words: list[str]) -> list[str]:
 
 def _check_hf_distill(words: list[str], monkeypatch) -> None:
     if words[0] == "train":  # whose options are read in a second step
-        num_files = next((index for index, word in enumerate(words[1:]) if word.startswith("-")), len(words) - 1)
-        files, options = words[1 : 1 + num_files], words[1 + num_files :]
-        parse_config(
-            [TextClassificationArguments, DistillationTrainingArguments],
-            [*(["--config", *files] if files else []), *options, "--use_cpu"],
-        )
+        read_options([*words[1:], "--use_cpu"])
     else:
         _parse_only(main, words, monkeypatch)
 
