@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-seeds test test-gpu gpu-report test-deepspeed test-browser test-families lint format dist clean docs
+.PHONY: help install quickstart quickstart-seeds test test-long test-gpu gpu-report test-deepspeed test-browser test-families lint format dist clean docs
 
 help:  ## Show what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,10 @@ quickstart-seeds: .venv/quickstart  ## Students with and without labels and teac
 	@$(BIN)/python -m recipes.quickstart.seeds
 
 test: install lint  ## Check style and types, and run the tests: no network, no GPU
-	@$(BIN)/python -m pytest -m 'not gpu and not deepspeed and not browser and not families and not docs' --numprocesses auto --dist worksteal
+	@$(BIN)/python -m pytest -m 'not gpu and not deepspeed and not browser and not families and not docs and not long' --numprocesses auto --dist worksteal
+
+test-long: install  ## Run the tests that take long, mostly of recipes and benchmarks (some minutes)
+	@$(BIN)/python -m pytest -m long --numprocesses auto --dist worksteal
 
 test-gpu: install  ## Run the tests that need a GPU
 	@$(BIN)/python -m pytest -m gpu

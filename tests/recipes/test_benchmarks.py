@@ -169,6 +169,7 @@ def test_truncation_before_the_quickstart(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith(f"{tmp_path / 'fetched' / 'minilm'} not found")
 
 
+@pytest.mark.long
 def test_int8_variants(tmp_path, capsys):
     """Each int8 variant is smaller than fp32 and has some error; fp32 equals the student."""
     make_model("bert", "classification", num_layers=2, width=64).save_pretrained(tmp_path / "student")
@@ -186,6 +187,7 @@ def test_int8_variants(tmp_path, capsys):
     assert "| onnx-int8 |" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_export_speed(tmp_path, capsys, monkeypatch):
     """The student has half of the teacher's layers, and each export is compared with it in speed and predictions."""
     own, formats = {"peak_memory": 5_000_000, "cold_start": 0.5, "imports_torch": False}, ["onnx", "onnx-int8"]
@@ -229,6 +231,7 @@ def test_export_speed_before_the_quickstart(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith(f"{tmp_path / 'fetched' / 'minilm'} not found")
 
 
+@pytest.mark.long
 def test_layer_choice(teacher_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(layer_choice, "NUM_CALIBRATION", 20)
     numbers = range(2, VOCAB_SIZE)
@@ -656,6 +659,7 @@ def served_student(tmp_path):
     return student
 
 
+@pytest.mark.long
 def test_serve_load(served_student, tmp_path, capsys):
     texts = make_texts(300)
     rivals = [serve_load.FLASK]

@@ -140,6 +140,7 @@ def test_errors_before_the_first_step(given, words, message):
         train.main([*given, *words])
 
 
+@pytest.mark.long
 def test_two_processes(given, tmp_path):
     """The recipe runs as a script outside the repository's root. The first process prints the number of processes."""
     words = [RECIPE / "train.py", *given, "--ddp_backend", "gloo"]

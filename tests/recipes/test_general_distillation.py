@@ -40,6 +40,7 @@ def run(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.long
 def test_general_distillation(run, tmp_path, capsys, monkeypatch):
     figures = run()
     printed = capsys.readouterr().out

@@ -154,6 +154,7 @@ def test_tests_marked_gpu(tests_folder):
     assert "| `tests.test_other` | nowhere_to_be_found is not installed |" in text
 
 
+@pytest.mark.long
 def test_tests_that_take_too_long(tests_folder):
     content = "import time\nimport pytest\n\n@pytest.mark.gpu\ndef test_one():\n    pass\n\n@pytest.mark.gpu\n"
     (tests_folder / "test_slow.py").write_text(content + "def test_two():\n    time.sleep(60)\n")

@@ -88,6 +88,7 @@ def run_stage_on_two_processes(folder, stage):
     assert Path("out", stage.replace("_", "-"), "test_results.json").exists(), run.stderr[-3000:]
 
 
+@pytest.mark.long
 def test_two_processes(folder):
     run_stage_on_two_processes(folder, "teacher")
     assert json.loads(Path("out/teacher/trainer_state.json").read_text())["max_steps"] == 6  # 48 / (2 * 2 * 4) * 2

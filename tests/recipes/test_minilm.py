@@ -149,6 +149,7 @@ def test_errors_before_the_first_step(given, tmp_path, student, words, message):
         train.main([*given, *words])
 
 
+@pytest.mark.long
 def test_two_processes(given, tmp_path):
     """Some weights get no gradient: those after the queries, keys and values of the last layer."""
     words = [RECIPE / "train.py", *given, "--ddp_backend", "gloo", "--packing", "documents"]

@@ -93,6 +93,7 @@ def test_the_students(words, capsys):
     assert not Path("out/stage-1-larger/test_results.json").exists()
 
 
+@pytest.mark.long
 def test_a_killed_run_continues(words, tmp_path):
     """Killed in the first round and in the second, and started again with the same command: the same weights."""
     train.main(words)

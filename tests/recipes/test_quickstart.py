@@ -196,6 +196,7 @@ def test_commands_on_windows(monkeypatch):
         assert f'"{output.parent / "my-student"}' in command or "my-teacher" in command
 
 
+@pytest.mark.long
 def test_several_seeds(outputs, capsys):
     output = outputs / "quickstart-seeds"
     assert start("recipes.quickstart.students", output, seeds=[0, 1]) == 0

@@ -17,6 +17,7 @@ def quick_processes(monkeypatch):
     monkeypatch.setattr(trl_peer, "PROCESSES", PROCESSES)
 
 
+@pytest.mark.long
 def test_trl_peer(tmp_path, monkeypatch, capsys):
     """Ours is exact however a step is split; a mean over the tokens of each batch is not."""
     output = tmp_path / "trl_peer.json"

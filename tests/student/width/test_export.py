@@ -11,8 +11,11 @@ from tests.student.width.models import SIZES
 
 SIZES_OF = {name: SIZES[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")}
 
+OTHERS = ["distilbert", "albert", "deberta-v2"]
+FAMILIES = ["bert", "modernbert", *(pytest.param(own, marks=pytest.mark.long) for own in OTHERS)]
 
-@pytest.mark.parametrize("model_type", ["bert", "distilbert", "albert", "deberta-v2", "modernbert"])
+
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_narrower_encoder_in_onnx(model_type, tmp_path):
     head = "sequence classification"
     tokenizer = make_text_tokenizer()
