@@ -78,9 +78,9 @@ def load_tagged_words(
 
     Returns:
         A dataset with the columns `text`, `starts` and `ends` (characters of each word) and `labels` (tag number of
-        each word, -100 if unknown), and the names of the tags in the order of their numbers. Given words are joined
-        by one space. `ClassLabel` names keep their order. Other names are sorted, with `O` first and both tags of a
-        kind next to each other. Plain numbers get the names `LABEL_0` and so on.
+        each word, a `ClassLabel`, -100 if unknown), and the names of the tags in the order of their numbers. Given
+        words are joined by one space. `ClassLabel` names keep their order. Other names are sorted, with `O` first and
+        both tags of a kind next to each other. Plain numbers get the names `LABEL_0` and so on.
 
     Raises:
         ValueError: if a file is missing, empty or unreadable; if a column is missing; if words and tags differ in
@@ -103,7 +103,7 @@ def load_tagged_words(
     _check_scheme(
         names, {names[number]: where for tag, where in found.items() if (number := numbers[tag]) >= 0}, source
     )
-    return _dataset(texts, [[numbers[tag] for tag in text.tags or ()] for text in texts]), names
+    return _dataset(texts, [[numbers[tag] for tag in text.tags or ()] for text in texts], names), names
 
 
 def load_untagged_words(
@@ -111,6 +111,7 @@ def load_untagged_words(
     tokens_column: str = "tokens",
     text_column: str = "text",
     spans_column: str | None = None,
+    label_names: Sequence[str] | None = None,
     split: str = "train",
     config_name: str | None = None,
 ) -> Dataset:
@@ -121,6 +122,7 @@ def load_untagged_words(
         tokens_column: column with the words of each text. If there is no such column, `text_column` is read.
         text_column: column with the texts. They are split into words.
         spans_column: as in `load_tagged_words`: if given, texts are split at every mark. The column need not exist.
+        label_names: names of the tags in the order of their numbers. Default: the labels have no names.
         split: split of a Hub dataset or of a folder that `load_dataset` reads.
         config_name: configuration of a Hub dataset.
 
@@ -149,7 +151,7 @@ def load_untagged_words(
                 f"{source} has neither a column {tokens_column!r} with words nor a column {text_column!r} with texts, "
                 f"only {', '.join(map(repr, rows.column_names))}."
             )
-    return _dataset(texts, [[IGNORE_INDEX] * len(text.words) for text in texts])
+    return _dataset(texts, [[IGNORE_INDEX] * len(text.words) for text in texts], label_names)
 
 
 def _read(
@@ -329,11 +331,14 @@ def _check_scheme(names: Sequence[str], found: Mapping[str, str], source: str | 
             )
 
 
-def _dataset(texts: Sequence[TaggedText], labels: list[list[int]]) -> Dataset:
+def _dataset(texts: Sequence[TaggedText], labels: list[list[int]], names: Sequence[str] | None) -> Dataset:
     columns = {
         "text": [text.text for text in texts],
         "starts": [[start for start, _ in text.words] for text in texts],
         "ends": [[end for _, end in text.words] for text in texts],
         "labels": labels,
     }
-    return Dataset.from_dict(columns, features=FEATURES)
+    rows = Dataset.from_dict(columns, features=FEATURES)
+    if names is None:
+        return rows
+    return rows.cast(Features({**FEATURES, "labels": List(ClassLabel(names=list(names)))}))

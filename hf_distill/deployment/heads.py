@@ -81,12 +81,12 @@ def find_entities(
 
     A model that was trained on words decides per word, as in `find_entities_of_words`.
     """
-    probabilities = _softmax(outputs["logits"])
     if reader.words is not None:
         words = split_words(text, reader.words)
-        return find_entities_of_words(probabilities, encoding, text, words, reader.labels)
+        return find_entities_of_words(outputs["logits"], encoding, text, words, reader.labels)
     assert not isinstance(encoding, Windows)  # only models that decide per word read windows
     entities: list[dict] = []
+    probabilities = _softmax(outputs["logits"])
     previous = None
     for scores, (start, end), special in zip(
         probabilities, encoding.offsets, encoding.special_tokens_mask, strict=True

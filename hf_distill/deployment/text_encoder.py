@@ -87,6 +87,11 @@ class TextEncoder:
 
     def __post_init__(self):
         self.tokenizer.no_padding()
+        room = self.max_length - self.tokenizer.num_special_tokens_to_add(False)
+        if self.stride is not None and not 0 <= self.stride < room:
+            raise ValueError(
+                f"stride={self.stride} must be at least 0 and below the {room} tokens of text in a window."
+            )
         if self.truncation == "head_tail":
             self.tokenizer.no_truncation()
         else:

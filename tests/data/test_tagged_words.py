@@ -49,7 +49,7 @@ def save_conll(folder, content, name="data.conll"):
 @pytest.mark.parametrize("name", ["data.json", "data.jsonl", "data.parquet"])
 def test_words_and_tags(tmp_path, name):
     rows, names = load_tagged_words(save(tmp_path, name, words=WORDS, tags=TAGS), "words", "tags")
-    assert names == NAMES
+    assert names == rows.features["labels"].feature.names == NAMES
     assert rows.to_dict() == CANONICAL
 
 
@@ -124,6 +124,8 @@ def test_untagged(tmp_path):
     unknown = [[-100] * len(own) for own in NUMBERS]
     words = save(tmp_path, tokens=WORDS)
     assert load_untagged_words(words).to_dict() == {**CANONICAL, "labels": unknown}
+    named = load_untagged_words(words, label_names=NAMES)
+    assert (named["labels"][:], named.features["labels"].feature.names) == (unknown, NAMES)
     texts = save(tmp_path, "texts.jsonl", text=["Jane (U.S.)", "猫 a"])
     assert load_untagged_words(texts)["ends"][:] == [[4, 6, 10, 11], [1, 3]]
     assert load_untagged_words(texts, spans_column="entities")["ends"][0] == [4, 6, 7, 8, 9, 10, 11]
