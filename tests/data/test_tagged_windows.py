@@ -59,6 +59,19 @@ def test_word_pieces():
     assert row["token_type_ids"] == [0] * 12
 
 
+def test_given_words_have_the_labels_of_the_example_script():
+    """As `tokenize_and_align_labels` of run_ner.py in transformers, which passes lists of words."""
+    words, labels = ["unhappy", "cats", ".", "he", "sat", "here"], [1, 2, 0, 3, 0, 4]
+    starts = [0, 8, 13, 15, 18, 22]
+    (row,) = encode_tagged_words(rows_of([" ".join(words)], [starts], [labels]), word_pieces(), 20, 0)
+    expected = word_pieces()([words], is_split_into_words=True)
+    of_tokens, before = [], None
+    for word in expected.word_ids(0):
+        of_tokens.append(-100 if word is None or word == before else labels[word])
+        before = word
+    assert (row["input_ids"], row["labels"]) == (expected["input_ids"][0], of_tokens)
+
+
 @pytest.mark.parametrize("trim_offsets", [True, False])
 def test_bytes(trim_offsets):
     tokenizer = bytes_with_spaces(trim_offsets)
