@@ -6,12 +6,14 @@ from hf_distill.tasks.registry import TASKS
 from hf_distill.tasks.report import write_report
 from hf_distill.tasks.task import Task
 from hf_distill.tasks.text_classification import TextClassificationArguments
+from hf_distill.tasks.token_classification import TokenClassificationArguments
 from hf_distill.tasks.training import train_model
 
 __all__ = [
     "TASKS",
     "Task",
     "TextClassificationArguments",
+    "TokenClassificationArguments",
     "classify_texts",
     "evaluate_model",
     "train_model",

@@ -16,6 +16,7 @@ from hf_distill.optional import optional
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.classes import label_names_of
 from hf_distill.tasks.processors import with_padding
+from hf_distill.training import DistillationTrainingArguments
 
 Reading = dict[str, Any]
 """How a model reads data, by option: the fields that a task's arguments add to `TaskArguments`."""
@@ -158,6 +159,14 @@ class Task(ABC):
         return any(suffix in name for name in config.architectures or [])
 
     # Training
+
+    def check(self, arguments: TaskArguments, training: DistillationTrainingArguments) -> None:
+        """Checks options of the training that the task has its own rules for, before any file is read.
+
+        Raises:
+            ValueError: if they do not suit the data that the arguments name.
+        """
+        return
 
     @abstractmethod
     def encode(self, rows: Dataset, processor: Any, reading: Reading) -> Dataset:

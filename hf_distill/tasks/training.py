@@ -223,6 +223,7 @@ def _check(task: Task, args: TaskArguments, training: DistillationTrainingArgume
             raise ValueError("Unlabelled texts need a teacher: set teacher_model_name_or_path.")
         training.leave_out_teacher()
     training.check_losses()
+    task.check(args, training)
     for name in filter(None, (args.model_name_or_path, training.teacher_model_name_or_path)):
         if Path(name).resolve() == Path(training.output_dir).resolve():
             raise ValueError(

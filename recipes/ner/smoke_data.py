@@ -3,7 +3,8 @@
     python recipes/ner/smoke_data.py [FOLDER]
 
 The paragraphs are from `pydoc_data.topics`, a module of every Python (Python Software Foundation License, version 2).
-The rule finds names of special methods (`__init__`), numbers of enhancement proposals (`PEP 484`) and versions (`3.11`).
+The rule finds names of special methods (`__init__`), numbers of enhancement proposals (`PEP 484`) and versions
+(`3.11`).
 """
 
 import json

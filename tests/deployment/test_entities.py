@@ -1,10 +1,10 @@
-"""Token classification per word: long texts in windows, in every format and in the service."""
+"""Token classification per word: long texts in windows, by the predictor and in the service."""
 
 import numpy as np
 import pytest
 import torch
 
-from hf_distill import export_model, load_predictor
+from hf_distill import load_predictor
 from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader
 from hf_distill.deployment.predictor import predictor_of
 from hf_distill.lengths import READING
@@ -76,31 +76,11 @@ def test_long_texts():
         assert len(found) > 0 or len(words) < 5
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tagger")
+def test_the_service_reads_windows(tmp_path):
     student, tokenizer = tagger()
-    student.save_pretrained(folder / "student")
-    tokenizer.save_pretrained(folder / "student")
-    for format in ("onnx", "onnx-int8"):
-        texts = make_texts(6, 0, 40)
-        export_model(folder / "student", folder / format, format, texts=texts, min_agreement=0.5)
-    return folder
-
-
-def test_exports_read_the_same_windows(folders):
-    texts = [*make_texts(3, 1, 10), *make_texts(3, 2, 60)]
-    expected = load_predictor(folders / "student").predict(texts)
-    predictor = load_predictor(folders / "onnx")
-    assert (predictor.encoder.stride, predictor.reader.words) == (4, "spaces")
-    for own, other in zip(predictor.predict(texts), expected, strict=True):
-        assert own == [{**entity, "score": pytest.approx(entity["score"], abs=1e-4)} for entity in other]
-    int8 = load_predictor(folders / "onnx-int8").predict(texts)
-    assert {entity["end"] > 40 for found in int8 for entity in found} == {True, False}
-
-
-def test_the_service_reads_windows(folders):
-    predictor = load_predictor(folders / "onnx")
+    student.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    predictor = load_predictor(tmp_path)
     texts = ["w5 w6", "w7 " * 40, *make_texts(1), " "]
     *answers, empty = answer(predictor, texts, 1)
     assert [own["entities"] for own in answers] == predictor.predict(texts[:-1])
@@ -108,7 +88,7 @@ def test_the_service_reads_windows(folders):
     assert answers[0]["tokens"] == 4
     assert answers[1]["tokens"] > 40
     assert empty["error"] == "is empty."
-    assert model_info(predictor, str(folders / "onnx")).max_length > 10**6
+    assert model_info(predictor, str(tmp_path)).max_length > 10**6
 
 
 def test_texts_are_counted_when_all_their_windows_are_done():
