@@ -1,7 +1,8 @@
 """`python -m hf_distill.deployment.cold_start FOLDER FORMAT THREADS`: a process that loads a model and uses it once.
 
-It reads a JSON list of texts from standard input, runs them one by one, and prints one line of JSON: the time of the
-first answer on a clock that all processes share, the peak memory in bytes, and whether PyTorch was imported.
+It reads a JSON list of texts or pairs of texts from standard input, runs them one by one, and prints one line of JSON:
+the time of the first answer on a clock that all processes share, the peak memory in bytes, and whether PyTorch was
+imported.
 """
 
 import json
@@ -10,12 +11,12 @@ import time
 from pathlib import Path
 
 from hf_distill.deployment.predictor import Predictor, load_predictor
-from hf_distill.deployment.text_encoder import windows_of
+from hf_distill.deployment.text_encoder import TextInput
 
 
 def main() -> None:
     folder, format, threads = sys.argv[1:]
-    texts = json.load(sys.stdin)
+    texts = [text if isinstance(text, str) else (text[0], text[1]) for text in json.load(sys.stdin)]
     predictor = load_predictor(folder, format, int(threads))
     _answer(predictor, texts[0])
     answered = time.monotonic()
@@ -24,8 +25,8 @@ def main() -> None:
     print(json.dumps({"answered": answered, "peak_memory": peak_memory(), "imports_torch": "torch" in sys.modules}))
 
 
-def _answer(predictor: Predictor, text: str) -> None:
-    predictor.backend(predictor.encoder.pad(windows_of(predictor.encoder.encode([text]))))
+def _answer(predictor: Predictor, text: TextInput) -> None:
+    predictor.backend(predictor.encoder.pad(predictor.encoder.encode([text])))
 
 
 def peak_memory() -> int:

@@ -73,8 +73,9 @@ def export_model(
         format: `"onnx"` for ONNX in fp32; `"onnx-int8"` for ONNX with int8 weights and dynamically quantized int8
             activations (ONNX Runtime); `"torch-int8"` for a transformers model quantized the same way (torchao).
         tokenizer: tokenizer of a loaded model.
-        texts: texts on which export and student are compared, a few dozen that resemble the real ones. Default:
-            built-in prose in several languages.
+        texts: texts on which export and student are compared, a few dozen that resemble the real ones, or pairs of
+            texts. Default: built-in prose in several languages; pairs of a question and that prose for a model that
+            reads pairs, as its config records.
         max_length: tokens per text. Default: the tokenizer's `model_max_length` (the training length, for models of
             `hf-distill train`), at most what the model accepts. Longer texts are truncated as in training.
         min_agreement: for int8, the share of texts (or of tokens, for a head over tokens) on which the export must
@@ -105,7 +106,8 @@ def export_model(
     logger.info("Loading %s", getattr(student, "name_or_path", student))
     predictor, model, tokenizer = _student(student, tokenizer, max_length)
     if texts is None:
-        texts = _questions() if PREDICTION_HEADS[predictor.head].reads_pairs else TEXTS
+        texts = _questions() if predictor.reads_pairs else TEXTS
+    predictor.reads_pairs = predictor.reads_pairs or not all(isinstance(text, str) for text in texts)
     if not texts:
         raise ValueError("texts is empty: give a few dozen texts, or leave the argument out for the built-in ones.")
     batches = [predictor.encoder.pad([own]) for own in windows_of(predictor.encoder.encode(texts))]
@@ -165,6 +167,7 @@ def _manifest(student: Predictor, format: str, files: dict[str, int]) -> Manifes
         outputs=PREDICTION_HEADS[student.head].outputs,
         labels=student.labels,
         problem_type=student.reader.problem_type,
+        reads_pairs=student.reads_pairs,
         max_length=student.encoder.max_length,
         pad_token_id=student.encoder.pad_token_id,
         mask_token_id=student.reader.mask_token_id,

@@ -40,7 +40,8 @@ class PredictionHead:
         mapping: name of the transformers mapping that lists the classes of such models.
         outputs: names of the exported outputs.
         per_token: True if outputs are `[texts, tokens, ...]`, False if they are `[texts, ...]`.
-        reads_pairs: True if a text is a pair of question and context.
+        reads_pairs: True if every model with this head reads pairs: of question and context. Sequence classifiers read
+            texts or pairs; `Predictor.reads_pairs` says which.
         predict: `(outputs, encoding, text, reader, top_k)` returns the prediction for one text.
     """
 

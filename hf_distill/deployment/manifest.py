@@ -35,6 +35,7 @@ class Manifest:
         versions: versions of the packages that wrote the export.
         files: size in bytes of each file of the model.
         parity: comparison with the student.
+        reads_pairs: True if the model reads pairs of texts.
         truncation: which part of a longer text is kept.
         stride: tokens in both of two neighbouring windows of a longer text; None if it is truncated.
         words: how token classification splits a text into words, as in `split_words`; None if it decides per token.
@@ -55,6 +56,7 @@ class Manifest:
     versions: dict[str, str]
     files: dict[str, int]
     parity: dict[str, object] = dataclasses.field(default_factory=dict)
+    reads_pairs: bool = False
     truncation: str = "head"
     stride: int | None = None
     words: WordRule | None = None

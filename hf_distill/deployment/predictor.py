@@ -32,6 +32,8 @@ class Predictor:
         encoder: tokenizes texts and makes batches.
         backend: runs the model.
         reader: turns outputs into predictions.
+        reads_pairs: True if the model reads pairs of texts, such as a question and its context, or a query and a
+            document.
         folder: folder it was loaded from; None for a model that was already loaded.
 
     Example:
@@ -50,9 +52,11 @@ class Predictor:
         backend: Backend,
         reader: OutputReader,
         folder: Path | None = None,
+        reads_pairs: bool = False,
     ):
         self.name, self.format, self.head, self.num_parameters = name, format, head, num_parameters
         self.encoder, self.backend, self.reader, self.folder = encoder, backend, reader, folder
+        self.reads_pairs = reads_pairs or PREDICTION_HEADS[head].reads_pairs
         self.labels = list(reader.labels)
 
     def predict(self, texts: Sequence[TextInput], top_k: int | None = 1) -> list:
@@ -63,8 +67,9 @@ class Predictor:
         by default at the end.
 
         Args:
-            texts: strings; for question answering, pairs of question and context. For masked language modelling, each
-                text contains the mask token exactly once.
+            texts: strings; if `reads_pairs`, pairs of strings, such as question and context. Of a pair that is too
+                long, the longer text is truncated first. For masked language modelling, each text contains the mask
+                token exactly once.
             top_k: number of answers per text, most likely first; None for all.
 
         Returns:
@@ -75,12 +80,15 @@ class Predictor:
             list of `{"label", "score", "text", "start", "end"}`, one per entity.
 
         Raises:
-            ValueError: if a text is empty, is not a string or is not valid Unicode.
+            ValueError: if a text is empty, is not a string or is not valid Unicode, or is one string where the model
+                reads pairs.
 
         Example:
             >>> load_predictor("outputs/student-int8").predict(["A warm, funny film."])
             [{'label': 'positive', 'score': 0.98}]
         """
+        if self.reads_pairs and (single := [number for number, text in enumerate(texts) if isinstance(text, str)]):
+            raise ValueError(f"Text {single[0]} must be a pair of texts, because {self.name} reads pairs.")
         encodings = self.encoder.encode(texts)
         return [
             self.read(outputs, encoding, text, top_k)
@@ -225,6 +233,7 @@ def predictor_of(
         ValueError: if the model's head is not in `PREDICTION_HEADS`, or if the tokenizer is not a fast tokenizer.
     """
     from hf_distill.deployment.transformers_model import encoder_of, reader_of
+    from hf_distill.lengths import reads_pairs
 
     head = head_of_class(type(model).__name__)
     encoder = encoder_of(model, tokenizer, max_length)
@@ -239,6 +248,7 @@ def predictor_of(
         backend=TorchBackend(model, PREDICTION_HEADS[head].outputs),
         reader=reader_of(model, tokenizer, head),
         folder=folder,
+        reads_pairs=head == "sequence classification" and reads_pairs(model.config),
     )
 
 
@@ -273,6 +283,7 @@ def _export(folder: Path, threads: int | None) -> Predictor:
             encoder.tokenizer, manifest.labels, manifest.problem_type, manifest.mask_token_id, manifest.words
         ),
         folder=folder,
+        reads_pairs=manifest.reads_pairs,
     )
 
 

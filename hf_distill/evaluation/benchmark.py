@@ -24,7 +24,7 @@ from hf_distill.deployment.formats import FORMATS, PYTORCH
 from hf_distill.deployment.manifest import is_export, read_manifest
 from hf_distill.deployment.parity_texts import TEXTS
 from hf_distill.deployment.predictor import Predictor, load_predictor
-from hf_distill.deployment.text_encoder import windows_of
+from hf_distill.deployment.text_encoder import TextInput
 from hf_distill.evaluation.benchmark_tables import PERCENTILES, Json, describe_measuring, latency_table, size_table
 from hf_distill.files import write_json, write_whole
 from hf_distill.machine import machine, versions
@@ -86,7 +86,7 @@ def benchmark_models(
     models: Mapping[str, str | Path],
     *,
     lengths: Sequence[int] | None = None,
-    texts: Sequence[str] = TEXTS,
+    texts: Sequence[TextInput] = TEXTS,
     threads: int | None = None,
     rounds: int = 10,
 ) -> Benchmark:
@@ -108,7 +108,7 @@ def benchmark_models(
             as that model, even if it also holds exports. The first model is the baseline.
         lengths: text lengths for the latency, in tokens, including special tokens. Default: 16, 64, 128 and 256, as
             far as all models accept them.
-        texts: real texts, joined or cut to reach a given length. Default: built-in prose.
+        texts: real texts or pairs of texts, joined or cut to reach a given length. Default: built-in prose.
         threads: threads per forward pass, the same for all models. Default: all cores available to this process.
         rounds: measured rounds. One unmeasured round before them warms up.
 
@@ -224,7 +224,7 @@ class Runner:
     def load(cls, name: str, folder: Path, format: str, threads: int) -> "Runner":
         return cls(name, folder, load_predictor(folder, format, threads))
 
-    def prepare(self, texts: Sequence[str], lengths: Sequence[int]) -> None:
+    def prepare(self, texts: Sequence[TextInput], lengths: Sequence[int]) -> None:
         self.predictor.encoder.encode(texts)  # raises for an invalid text before the long measurement
         for length in lengths:
             self.batches[length] = [
@@ -244,17 +244,17 @@ class Runner:
         # a forward pass, which slows the next model, whose own threads are still asleep.
         return [1000 * own for own in seconds[1:]]
 
-    def texts_per_second(self, texts: Sequence[str], batch_size: int) -> float:
+    def texts_per_second(self, texts: Sequence[TextInput], batch_size: int) -> float:
         self.predictor.backend(next(iter(self.batches.values()))[0])  # wakes the threads, as in `burst`
         return len(texts) / _seconds(lambda: self._read(texts, batch_size))
 
-    def _read(self, texts: Sequence[str], batch_size: int) -> None:
-        encodings = sorted(windows_of(self.predictor.encoder.encode(texts)), key=len)
+    def _read(self, texts: Sequence[TextInput], batch_size: int) -> None:
+        encodings = sorted(self.predictor.encoder.encode(texts), key=len)
         for start in range(0, len(encodings), batch_size):
             self.predictor.backend(self.predictor.encoder.pad(encodings[start : start + batch_size]))
 
 
-def exact_input(predictor: Predictor, texts: Sequence[str], length: int, name: str) -> Arrays:
+def exact_input(predictor: Predictor, texts: Sequence[TextInput], length: int, name: str) -> Arrays:
     """Model inputs of exactly `[1, length]`: real texts, joined, and truncated by the model's tokenizer.
 
     Raises:
@@ -269,8 +269,8 @@ def exact_input(predictor: Predictor, texts: Sequence[str], length: int, name: s
             f"Cannot measure {name} at {length} tokens: it accepts {num_special + 1} to {encoder.max_length}, special "
             f"tokens included."
         )
-    cutting = dataclasses.replace(encoder, tokenizer=tokenizer, max_length=length, stride=None)
-    joined = " ".join(texts)
+    cutting = dataclasses.replace(encoder, tokenizer=tokenizer, max_length=length)
+    joined = " ".join(text if isinstance(text, str) else " ".join(text) for text in texts)
     (encoding,) = cutting.encode([joined])
     if len(encoding) < length:
         per_copy = max(1, len(encoding) - num_special)
@@ -294,7 +294,7 @@ def ratio_over_rounds(numerators: Sequence[float], denominators: Sequence[float]
     return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
 
 
-def _check(models: Mapping[str, str | Path], texts: Sequence[str], threads: int, rounds: int) -> None:
+def _check(models: Mapping[str, str | Path], texts: Sequence[TextInput], threads: int, rounds: int) -> None:
     if not models:
         raise ValueError("No model to measure: give at least one.")
     if not texts:
@@ -313,12 +313,12 @@ def _lengths(runners: Mapping[str, Runner], lengths: Sequence[int] | None) -> li
     return [length for length in LENGTHS if length <= longest] or [longest]
 
 
-def _repeated(texts: Sequence[str]) -> list[str]:
+def _repeated(texts: Sequence[TextInput]) -> list[TextInput]:
     copies = math.ceil(NUM_TEXTS / len(texts))
     return (list(texts) * copies)[:NUM_TEXTS]
 
 
-def _starts(runner: Runner, texts: Sequence[str], threads: int) -> Json:
+def _starts(runner: Runner, texts: Sequence[TextInput], threads: int) -> Json:
     """Peak memory and cold start, each the median over several separate processes."""
     command = [sys.executable, "-m", "hf_distill.deployment.cold_start"]
     command += [str(runner.folder), runner.predictor.format, str(threads)]
@@ -342,7 +342,9 @@ def _start(name: str, command: list[str], texts: str) -> Json:
     return {**told, "seconds": told["answered"] - started}
 
 
-def _rounds(runners: Sequence[Runner], texts: Sequence[str], lengths: Sequence[int], rounds: int) -> dict[str, Seen]:
+def _rounds(
+    runners: Sequence[Runner], texts: Sequence[TextInput], lengths: Sequence[int], rounds: int
+) -> dict[str, Seen]:
     seen = {runner.name: Seen() for runner in runners}
     turns = [(size, runner) for size in BATCH_SIZES for runner in runners if size in runner.batch_sizes]
     num_turns = (WARM_UP_ROUNDS + rounds) * (len(lengths) * len(runners) + len(turns))
