@@ -1,5 +1,6 @@
 """The HTTP interface of the service."""
 
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
@@ -13,12 +14,15 @@ from starlette.types import Receive, Scope, Send
 
 from hf_distill.serving.limits import Limits
 from hf_distill.serving.metrics import CONTENT_TYPE_LATEST, Metrics
-from hf_distill.serving.predict import RefusedError, check_ready, check_token, predict
+from hf_distill.serving.predict import RefusedError, check_ready, check_token, predict, rerank
+from hf_distill.serving.reranking import RerankAnswer, RerankBodies
 from hf_distill.serving.schemas import Answer, Bodies, Error
 from hf_distill.serving.service import Service
 from hf_distill.version import __version__
 
 PATHS = {"student": "/predict", "teacher": "/predict/teacher"}
+RERANK_PATHS = {"student": ["/rerank", "/v1/rerank", "/v2/rerank"], "teacher": ["/rerank/teacher"]}
+"""The first path of each is documented. The others are those that clients of Cohere and Jina add to their base URL."""
 
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
@@ -78,9 +82,13 @@ class App:
         self._hot: dict[str, Endpoint] = {}
         self._add_states(services)
         self._add_descriptions(services, metrics, token)
-        bodies = Bodies(limits)
+        self._services, self._token = services, token
+        self._bodies = {reads: Bodies(limits, reads) for reads in ("text", "pair")}
+        self._rerank_bodies = RerankBodies(limits)
+        self._described: dict[str, dict[str, Any]] = {}
         for role, service in services.items():
-            self._add_predict(role, service, bodies, metrics, token)
+            self._add_predict(role, service)
+            self._add_rerank(role, service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles predictions without FastAPI, whose middleware and routing would take about as long as the rest.
@@ -93,6 +101,17 @@ class App:
         else:
             response = await endpoint(Request(scope, receive))
             await response(scope, receive, send)
+
+    def models_are_loaded(self) -> None:
+        """Describes in OpenAPI what the loaded models read."""
+        for role, service in self._services.items():
+            assert service.info is not None  # it is loaded
+            self._described[role].update(_request_body(self._bodies[service.info.reads].schema))
+            if service.info.reranks:
+                path = RERANK_PATHS[role][0]
+                schema = self._rerank_bodies.schema
+                self._describe(f"Rerank with the {role}", path, self._hot[path], schema, RerankAnswer)
+        self.interface.openapi_schema = None  # it is made again when it is asked for
 
     def _add_states(self, services: dict[str, Service]) -> None:
         @self.interface.get("/health")
@@ -126,37 +145,67 @@ class App:
 
         @self.interface.get("/models", **protected)
         async def models() -> dict[str, dict[str, str]]:
-            """Lists the models, their paths, and the headers that identify a model in each answer."""
-            return {role: {"path": PATHS[role], **service.headers} for role, service in services.items()}
+            """Lists the models, their paths, the headers that identify a model, and whether it reads texts or pairs."""
+            return {
+                role: {"path": PATHS[role], **service.headers} | ({"reads": service.info.reads} if service.info else {})
+                for role, service in services.items()
+            }
 
         @self.interface.get("/", include_in_schema=False)
         async def page() -> Response:
             content = files("hf_distill.serving").joinpath("page.html").read_text(encoding="utf-8")
             return HTMLResponse(content, headers={"content-security-policy": PAGE_POLICY})
 
-    def _add_predict(self, role: str, service: Service, bodies: Bodies, metrics: Metrics, token: str | None) -> None:
+    def _add_predict(self, role: str, service: Service) -> None:
+        async def answer(request: Request) -> Response:
+            """Predicts for one text or pair of texts, or for several in their order."""
+            return await predict(service, self._bodies, request)
+
+        self._hot[PATHS[role]] = endpoint = self._endpoint(role, service, answer)
+        schema = self._bodies["text"].schema  # until the model is loaded
+        self._described[role] = self._describe(f"Predict with the {role}", PATHS[role], endpoint, schema, Answer)
+
+    def _add_rerank(self, role: str, service: Service) -> None:
+        async def answer(request: Request) -> Response:
+            """Scores the documents of a query, and returns them in the order of their scores."""
+            return await rerank(service, self._rerank_bodies, request)
+
+        self._hot |= dict.fromkeys(RERANK_PATHS[role], self._endpoint(role, service, answer))
+
+    def _endpoint(self, role: str, service: Service, answer: Endpoint) -> Endpoint:
+        """Checks the token, turns refusals into answers, and measures how long an answer takes."""
+
+        @functools.wraps(answer)
         async def endpoint(request: Request) -> Response:
-            """Predicts for one text, or for several texts in their order."""
             started = time.perf_counter()
             try:
-                check_token(request, token)
-                response = await predict(service, bodies, request)
+                check_token(request, self._token)
+                response = await answer(request)
             except RefusedError as error:
-                metrics.errors.labels(error.kind).inc()
+                self.metrics.errors.labels(error.kind).inc()
                 response = error.response()
             response.headers.update(service.headers)
-            metrics.requests.labels(role, response.status_code).inc()
-            metrics.seconds.labels(role).observe(time.perf_counter() - started)
+            self.metrics.requests.labels(role, response.status_code).inc()
+            self.metrics.seconds.labels(role).observe(time.perf_counter() - started)
             return response
 
-        self._hot[PATHS[role]] = endpoint
+        return endpoint
+
+    def _describe(
+        self, name: str, path: str, endpoint: Endpoint, schema: dict[str, Any], answer: Any
+    ) -> dict[str, Any]:
+        """Adds a path to the interface. Returns its entries for OpenAPI, which may be changed."""
+        described = _request_body(schema)
         self.interface.post(
-            PATHS[role],
-            name=f"Predict with the {role}",
-            dependencies=[Security(HTTPBearer(auto_error=False))] if token else [],
-            response_model=Answer,
-            responses=ERRORS | (UNAUTHORIZED if token else {}),
-            openapi_extra={
-                "requestBody": {"required": True, "content": {"application/json": {"schema": bodies.schema}}}
-            },
+            path,
+            name=name,
+            dependencies=[Security(HTTPBearer(auto_error=False))] if self._token else [],
+            response_model=answer,
+            responses=ERRORS | (UNAUTHORIZED if self._token else {}),
+            openapi_extra=described,
         )(endpoint)
+        return described
+
+
+def _request_body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -17,7 +17,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         of = {"registry": self.registry, "namespace": "hf_distill"}
         ProcessCollector(registry=self.registry)
-        self.requests = Counter("requests", "Answers to /predict, by model and status.", ["model", "status"], **of)
+        self.requests = Counter(
+            "requests", "Answers to /predict and /rerank, by model and status.", ["model", "status"], **of
+        )
         self.errors = Counter("errors", "Requests that were not answered with a prediction.", ["kind"], **of)
         self.seconds = Histogram("request_seconds", "Time from request to answer.", ["model"], buckets=SECONDS, **of)
         self.batch_texts = Histogram("batch_texts", "Texts per batch.", buckets=SIZES, **of)

@@ -28,6 +28,8 @@ class ModelInfo:
         revision: commit on the Hub; for a folder, a hash of its content.
         format: format, such as `"onnx-int8"`.
         max_length: maximum number of tokens per text.
+        reads: what it reads: `"text"` or `"pair"`, a pair of texts.
+        reranks: True if it gives one score to each pair, such as a query and a document.
         tokens_per_second: speed of a worker on the longest warm-up text.
     """
 
@@ -36,6 +38,8 @@ class ModelInfo:
     format: str
     max_length: int
     tokens_per_second: float
+    reads: str = "text"
+    reranks: bool = False
 
     def headers(self) -> dict[str, str]:
         """HTTP headers that identify the model."""
@@ -53,7 +57,7 @@ def model_info(predictor: Predictor, model: str) -> ModelInfo:
         raise ValueError(
             f"{model} is for {predictor.head} and cannot be served: serve a model for one of {', '.join(SERVED_HEADS)}."
         )
-    is_number = predictor.reader.problem_type == "regression"
+    is_number = len(predictor.labels) == 1  # such as a relevance, which needs no name
     placeholders = [f"LABEL_{number}" for number in range(len(predictor.labels))]
     if predictor.head != "masked language modelling" and predictor.labels == placeholders and not is_number:
         raise ValueError(
@@ -67,6 +71,8 @@ def model_info(predictor: Predictor, model: str) -> ModelInfo:
         format=predictor.format,
         max_length=predictor.encoder.max_length if predictor.encoder.stride is None else UNLIMITED,
         tokens_per_second=warm_up(predictor),
+        reads="pair" if predictor.reads_pairs else "text",
+        reranks=predictor.reads_pairs and len(predictor.labels) == 1,
     )
 
 

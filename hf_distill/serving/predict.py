@@ -1,8 +1,9 @@
-"""Handles one request to `/predict`: checks and reads it, and answers or refuses it."""
+"""Handles one request to `/predict` or `/rerank`: checks and reads it, and answers or refuses it."""
 
 import json
 import math
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from hf_distill.serving.batching import OverloadedError
+from hf_distill.serving.model_info import ModelInfo
+from hf_distill.serving.reranking import Ranked, RerankBodies
 from hf_distill.serving.schemas import Bodies, describe
-from hf_distill.serving.service import ModelFailedError, Service, WorkerLostError
+from hf_distill.serving.service import Answered, ModelFailedError, Service, WorkerLostError
 
 
 class RefusedError(Exception):
@@ -33,10 +36,11 @@ class RefusedError(Exception):
         return JSONResponse({"detail": str(self)}, self.status, self.headers)
 
 
-def check_ready(service: Service) -> None:
-    """Raises `RefusedError` if no worker has loaded the model."""
-    if not service.is_ready:
+def check_ready(service: Service) -> ModelInfo:
+    """Describes the model. Raises `RefusedError` if no worker has loaded it."""
+    if not service.is_ready or service.info is None:
         raise RefusedError(503, "not_ready", f"The {service.role} is still loading.", _retry_after(1))
+    return service.info
 
 
 def read_token(file: Path) -> str:
@@ -61,18 +65,48 @@ def check_token(request: Request, token: str | None) -> None:
         raise RefusedError(401, "unauthorized", "The bearer token is missing or wrong.", challenge)
 
 
-async def predict(service: Service, bodies: Bodies, request: Request) -> Response:
+async def predict(service: Service, bodies: Mapping[str, Bodies], request: Request) -> Response:
     """Answers a request with the service's predictions.
+
+    Args:
+        service: the service.
+        bodies: the request bodies by what a model reads.
+        request: the request.
 
     Raises:
         RefusedError: if the request cannot be answered with predictions.
     """
-    check_ready(service)
+    info = check_ready(service)
+    body, answered = await _ask(service, bodies[info.reads], request)
+    answers = answers_of(answered.entries, body.top_k if "top_k" in body.model_fields_set else None)
+    return _response(answers[0] if body.is_one else answers, answered)
+
+
+async def rerank(service: Service, bodies: RerankBodies, request: Request) -> Response:
+    """Answers a request with the documents of a query, in the order of their scores.
+
+    Raises:
+        RefusedError: if the model gives no score to a pair of texts, or if the request cannot be answered.
+    """
+    if not check_ready(service).reranks:
+        detail = f"The {service.role} does not rerank: that needs a model with one score for a pair of texts."
+        raise RefusedError(404, "invalid", detail)
+    body, answered = await _ask(service, bodies, request)
+    if not body.query.strip():
+        raise RefusedError(422, "invalid", "query: is empty.")
+    check_entries(answered.entries, "Document")
+    scored = [
+        Ranked(index, entry["scores"][0]["score"], entry["truncated"]) for index, entry in enumerate(answered.entries)
+    ]
+    return _response(body.answer(sorted(scored, key=lambda own: -own.score)), answered)
+
+
+async def _ask(service: Service, bodies: Bodies | RerankBodies, request: Request) -> tuple[Any, Answered]:
+    """Reads the body of a request, and lets the model predict for it."""
     try:
         service.queue.check_room()  # before the body is read, so that refusing is cheap
         body = _parse(bodies, await _receive(request, bodies.limits.max_body))
-        is_one = hasattr(body, "text")
-        answered = await service.predict([body.text] if is_one else body.texts, body.top_k)
+        return body, await service.predict(body.inputs, getattr(body, "top_k", 1))
     except OverloadedError as error:
         raise RefusedError(503, "overloaded", str(error), _retry_after(error.retry_after)) from None
     except TimeoutError:
@@ -81,9 +115,11 @@ async def predict(service: Service, bodies: Bodies, request: Request) -> Respons
         raise RefusedError(503, "worker_lost", "The worker died: try again.", _retry_after(1)) from None
     except ModelFailedError:
         raise RefusedError(500, "model", "The model failed; the reason is in the log of the service.") from None
-    answers = answers_of(answered.entries, body.top_k if "top_k" in body.model_fields_set else None)
+
+
+def _response(answer: Any, answered: Answered) -> Response:
     try:
-        content = json.dumps(answers[0] if is_one else answers, ensure_ascii=False, allow_nan=False).encode()
+        content = json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()
     except ValueError:
         raise RefusedError(500, "model", "The model failed: its scores are NaN or infinite.") from None
     timing = f"queue;dur={1000 * answered.queued:.2f}, model;dur={1000 * answered.modelled:.2f}"
@@ -110,7 +146,7 @@ def _check_size(num_bytes: int, max_body: int) -> None:
         raise RefusedError(413, "too_large", f"The body is larger than {max_body:,} bytes.")
 
 
-def _parse(bodies: Bodies, body: bytes) -> Any:
+def _parse(bodies: Bodies | RerankBodies, body: bytes) -> Any:
     try:
         return bodies.read(body)
     except ValidationError as error:
@@ -124,10 +160,15 @@ def answers_of(entries: list[dict[str, Any]], top_k: int | None) -> list[dict[st
     Raises:
         RefusedError: if one of the entries is an error.
     """
+    check_entries(entries, "Text")
+    return [_answer(entry, top_k) | ({"truncated": True} if entry["truncated"] else {}) for entry in entries]
+
+
+def check_entries(entries: list[dict[str, Any]], name: str) -> None:
+    """Raises `RefusedError` if one of a worker's entries is an error; `name` is what an input is called."""
     for number, entry in enumerate(entries):
         if "error" in entry:
-            raise RefusedError(422, "invalid", f"Text {number}: {entry['error']}")
-    return [_answer(entry, top_k) | ({"truncated": True} if entry["truncated"] else {}) for entry in entries]
+            raise RefusedError(422, "invalid", f"{name} {number}: {entry['error']}")
 
 
 def _answer(entry: dict[str, Any], top_k: int | None) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Schemas of requests and answers, for pydantic and OpenAPI."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from hf_distill.serving.limits import Limits
 
 MAX_TOP_K = 1000
+NUM_SCORES = "Number of scores to return for each text or pair of texts."
 LONGEST_DETAIL = 300
 
 
@@ -43,49 +44,107 @@ class Error(BaseModel):
     detail: str
 
 
+class Body(BaseModel):
+    """A request body.
+
+    Attributes:
+        inputs: what the model reads: texts or pairs of texts.
+        is_one: True if the answer is that for the only input, instead of a list.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    inputs: ClassVar[Any]
+    is_one: ClassVar[bool] = False
+
+
 class Bodies:
-    """The request bodies of `/predict` within the limits of a service: `{"text": ...}` or `{"texts": [...]}`.
+    """The request bodies of `/predict` within the limits of a service.
+
+    For a model that reads texts: `{"text": ...}` or `{"texts": [...]}`. For one that reads pairs:
+    `{"text": ..., "text_pair": ...}` or `{"texts": [[..., ...], ...]}`.
+
+    Args:
+        limits: the limits.
+        reads: what the model reads: `"text"` or `"pair"`.
 
     Attributes:
         limits: the limits.
         schema: JSON schema for OpenAPI.
     """
 
-    def __init__(self, limits: Limits):
+    def __init__(self, limits: Limits, reads: str = "text"):
         self.limits = limits
-        not_blank = {"pattern": r"[^\s\x1c-\x1f\x85]"}  # only documented here; the tokenizer gives the clearer error
-        a_text = Annotated[str, Field(min_length=1, max_length=limits.max_characters, json_schema_extra=not_blank)]
-        some_texts = Annotated[list[a_text], Field(min_length=1, max_length=limits.max_texts)]
-        a_number = Annotated[
-            int,
-            Field(ge=1, le=MAX_TOP_K, description="Number of scores to return for each text."),
-            BeforeValidator(_whole),
-        ]
-
-        class OneText(BaseModel):
-            model_config = ConfigDict(extra="forbid", strict=True)
-            text: a_text
-            top_k: a_number = 1
-
-        class SeveralTexts(BaseModel):
-            model_config = ConfigDict(extra="forbid", strict=True)
-            texts: some_texts
-            top_k: a_number = 1
-
-        either = Annotated[OneText, Tag("text")] | Annotated[SeveralTexts, Tag("texts")]
+        one, several = {"text": _of_texts, "pair": _of_pairs}[reads](limits)
+        either = Annotated[one, Tag("text")] | Annotated[several, Tag("texts")]  # type: ignore[valid-type]
         self._adapter = TypeAdapter(Annotated[either, Discriminator(_which)])
-        self.schema: dict[str, Any] = {"oneOf": [OneText.model_json_schema(), SeveralTexts.model_json_schema()]}
+        self.schema: dict[str, Any] = {"oneOf": [one.model_json_schema(), several.model_json_schema()]}
 
-    def read(self, body: bytes) -> BaseModel:
+    def read(self, body: bytes) -> Body:
         """Parses a body. Raises `pydantic.ValidationError`, also for JSON that is nested too deeply."""
         return self._adapter.validate_json(body)
+
+
+def bounds_of_text(limits: Limits) -> Any:
+    not_blank = {"pattern": r"[^\s\x1c-\x1f\x85]"}  # only documented here; the tokenizer gives the clearer error
+    return Field(min_length=1, max_length=limits.max_characters, json_schema_extra=not_blank)
+
+
+def _of_texts(limits: Limits) -> tuple[type[Body], type[Body]]:
+    a_text = Annotated[str, bounds_of_text(limits)]
+    some_texts = Annotated[list[a_text], Field(min_length=1, max_length=limits.max_texts)]
+    a_number = Annotated[int, Field(ge=1, le=MAX_TOP_K, description=NUM_SCORES), BeforeValidator(whole)]
+
+    class OneText(Body):
+        text: a_text
+        top_k: a_number = 1
+        is_one = True
+
+        @property
+        def inputs(self) -> list[str]:
+            return [self.text]
+
+    class SeveralTexts(Body):
+        texts: some_texts
+        top_k: a_number = 1
+
+        @property
+        def inputs(self) -> list[str]:
+            return self.texts
+
+    return OneText, SeveralTexts
+
+
+def _of_pairs(limits: Limits) -> tuple[type[Body], type[Body]]:
+    a_text = Annotated[str, bounds_of_text(limits)]
+    some_pairs = Annotated[list[tuple[a_text, a_text]], Field(min_length=1, max_length=limits.max_texts)]
+    a_number = Annotated[int, Field(ge=1, le=MAX_TOP_K, description=NUM_SCORES), BeforeValidator(whole)]
+
+    class OnePair(Body):
+        text: a_text
+        text_pair: a_text
+        top_k: a_number = 1
+        is_one = True
+
+        @property
+        def inputs(self) -> list[tuple[str, str]]:
+            return [(self.text, self.text_pair)]
+
+    class SeveralPairs(Body):
+        texts: some_pairs
+        top_k: a_number = 1
+
+        @property
+        def inputs(self) -> list[tuple[str, str]]:
+            return self.texts
+
+    return OnePair, SeveralPairs
 
 
 def _which(body: Any) -> str:
     return "texts" if isinstance(body, dict) and "texts" in body else "text"
 
 
-def _whole(number: Any) -> Any:
+def whole(number: Any) -> Any:
     """Converts 12.0 to 12, which are the same number in JSON."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 

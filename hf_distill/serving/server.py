@@ -122,6 +122,7 @@ class Server(uvicorn.Server):
         except ValueError:
             self.should_exit = self.force_exit = True
             raise
+        self.app.models_are_loaded()
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         for service in services.values():

@@ -61,6 +61,7 @@ class Service:
 
     Attributes:
         headers: headers of each answer, which identify the model. Empty until `start` has loaded it.
+        info: describes the model. None until `start` has loaded it.
         queue: queue of waiting texts.
     """
 
@@ -72,6 +73,7 @@ class Service:
         self.num_workers = num_workers
         self.queue = Queue(limits)
         self.headers: dict[str, str] = {}
+        self.info: ModelInfo | None = None
         self._tasks: list[asyncio.Task] = []
         metrics.queue.labels(role).set_function(lambda: len(self.queue))
         metrics.workers.labels(role).set_function(lambda: self.queue.workers)
@@ -88,7 +90,7 @@ class Service:
         """
         process, info = await self._spawn()
         self.queue.model_is(info.max_length, info.tokens_per_second)
-        self.headers = info.headers()
+        self.headers, self.info = info.headers(), info
         self.metrics.info.labels(self.role, info.name, info.revision, info.format).set(1)
         self._tasks = [asyncio.create_task(self._keep_working(process))]
         self._tasks += [asyncio.create_task(self._keep_working(None)) for _ in range(self.num_workers - 1)]

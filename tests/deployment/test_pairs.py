@@ -84,7 +84,8 @@ def test_what_says_that_a_model_reads_pairs(tmp_path):
         model = tiny_student("bert", "sequence classification")
         setattr(model.config, record, {"activation_fn": "torch.nn.modules.linear.Identity"})
         assert predictor_of(model, tokenizer, "cross-encoder").reads_pairs
-    model = tiny_student("bert", "sequence classification")
+    model = make_classifier()
+    delattr(model.config, READING)
     export = export_model(model, tmp_path / "onnx", "onnx", tokenizer=tokenizer, texts=PAIRS)  # the given texts do
     assert load_predictor(export.folder).reads_pairs
     question_answering = tiny_student("bert", "question answering")

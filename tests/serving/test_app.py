@@ -44,8 +44,8 @@ def test_which_model_answers(service, int8):
         assert answer.headers["x-model-format"] == "onnx-int8"
     timing = service.post({"text": "w5"}).headers["server-timing"]
     assert [part.split(";")[0] for part in timing.split(", ")] == ["queue", "model"]
-    path = {"path": "/predict"}
-    assert service.get("/models").json["student"] == path | {
+    model = {"path": "/predict", "reads": "text"}
+    assert service.get("/models").json["student"] == model | {
         name: value for name, value in answer.headers.items() if name.startswith("x-model")
     }
 
@@ -198,3 +198,10 @@ def test_student_and_teacher(int8, student, tmp_path):
         (expected,) = load_predictor(student).predict(["w5"])
         assert answer.json == {"label": expected["label"], "score": pytest.approx(expected["score"], abs=1e-5)}
         assert service.get("/models").json["teacher"]["path"] == "/predict/teacher"
+
+
+def test_a_model_that_reads_single_texts_does_not_rerank(service):
+    answer = service.post({"query": "w5", "documents": ["w6"]}, "/rerank")
+    assert answer.status == 404
+    assert "The student does not rerank: that needs a model with one score for a pair of texts" in answer.json["detail"]
+    assert service.post({"text": "w5", "text_pair": "w6"}).status == 422
