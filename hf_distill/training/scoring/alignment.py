@@ -86,7 +86,9 @@ def check_alignment(student: HeadSpec, teacher: HeadSpec, tokenizer: object = No
             f"The student is a {student.model} and the teacher a {teacher.model}, which have different kinds of heads: "
             f"load both with {student.auto_class}."
         )
-    if student.distribution != teacher.distribution:
+    # A single number can be a relevance, whose sigmoid is a probability, or a plain number. Many rerankers do not say.
+    is_undecided = teacher.num_labels == student.num_labels == 1 and teacher.problem_type is None
+    if student.distribution != teacher.distribution and not is_undecided:
         raise ValueError(
             f"The student has num_labels={student.num_labels} and problem_type={student.problem_type!r}, the teacher "
             f"num_labels={teacher.num_labels} and problem_type={teacher.problem_type!r}: set the same values in both "
@@ -155,7 +157,7 @@ def _shared_vocabulary(student: HeadSpec, teacher: HeadSpec, tokenizer: object) 
 
 
 def _label_order(student: list[str], teacher: list[str]) -> list[int] | None:
-    if student == teacher:
+    if student == teacher or len(student) == len(teacher) == 1:  # a single output needs no name
         return None
     if sorted(student) == sorted(teacher):
         return [teacher.index(label) for label in student]

@@ -55,6 +55,20 @@ def test_problem_types_that_differ():
         check(student, teacher)
 
 
+def test_a_single_output_may_be_a_relevance(monkeypatch):
+    """Many rerankers do not say whether it is a relevance or a number, and name it as they like."""
+    monkeypatch.setattr(alignment.logger, "warning", lambda message: pytest.fail(message))
+
+    def reranker(problem_type, name):
+        return make_model("bert", "classification", num_labels=1, problem_type=problem_type, id2label={0: name})
+
+    student = reranker("multi_label_classification", "relevance")
+    for teacher in (reranker(None, "LABEL_0"), reranker("multi_label_classification", "score")):
+        assert check(student, teacher) is None
+    with pytest.raises(ValueError, match="problem_type='regression': set the same values in both"):
+        check(student, reranker("regression", "relevance"))
+
+
 def test_vocabularies_of_other_size(family):
     student, teacher = make_model(family, "mlm"), make_model(family, "mlm")
     teacher.resize_token_embeddings(70)
