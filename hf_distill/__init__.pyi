@@ -37,8 +37,10 @@ from .quiet import quiet_libraries
 from .student import Axis, TrimmedVocabulary, describe, find_axes, make_student, product_seconds, trim_vocabulary
 from .tasks import (
     TASKS,
+    RerankingArguments,
     Task,
     TextClassificationArguments,
+    TextPairClassificationArguments,
     TokenClassificationArguments,
     classify_texts,
     evaluate_model,
@@ -74,10 +76,12 @@ __all__ = [
     "Needs",
     "Predictor",
     "Progress",
+    "RerankingArguments",
     "SeparateDocuments",
     "Stage",
     "Task",
     "TextClassificationArguments",
+    "TextPairClassificationArguments",
     "TokenClassificationArguments",
     "TrainingRun",
     "TrimmedVocabulary",

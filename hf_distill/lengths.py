@@ -18,6 +18,9 @@ The number of tokens it reads is in its tokenizer, as `model_max_length`.
 OF_CROSS_ENCODERS = ("sentence_transformers", "sbert_ce_default_activation_function")
 """Config entries of a CrossEncoder of sentence-transformers, since version 4 and before."""
 
+TAGGING = "token-classification"
+"""Value of `task` in the record of a model that reads long texts in windows and decides per word."""
+
 Truncation = Literal["head", "tail", "head_tail"]
 """Which part of a long text is kept: its beginning, its end, or some of both."""
 
@@ -53,13 +56,30 @@ def truncation_of(config: PreTrainedConfig) -> Truncation:
     return (getattr(config, READING, None) or {}).get("truncation", "head")
 
 
+def reading_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """How a model of `hf-distill train` read its training data; empty for other models."""
+    return getattr(config, READING, None) or {}
+
+
+def stride_of(config: PreTrainedConfig, max_length: int) -> int | None:
+    """Tokens that neighbouring windows of a long text share; None if the model was trained on truncated texts."""
+    reading = reading_of(config)
+    if reading.get("task") != TAGGING:
+        return None
+    return default_stride(max_length) if reading.get("stride") is None else reading["stride"]
+
+
+def default_stride(max_length: int) -> int:
+    """A quarter of a window."""
+    return max_length // 4
+
+
 def reads_pairs(config: PreTrainedConfig) -> bool:
     """True if a sequence classifier was trained on pairs of texts, as its config records.
 
     `hf-distill train` records it, and sentence-transformers leaves its own record in the config of every CrossEncoder.
     """
-    recorded = (getattr(config, READING, None) or {}).get("reads_pairs", False)
-    return recorded or any(hasattr(config, name) for name in OF_CROSS_ENCODERS)
+    return reading_of(config).get("reads_pairs", False) or any(hasattr(config, name) for name in OF_CROSS_ENCODERS)
 
 
 def first_position(model: PreTrainedModel) -> int:

@@ -69,6 +69,8 @@ def test_public_names():
         "join_teacher_targets",
         "load_corpus",
         "load_labelled_texts",
+        "RerankingArguments",
+        "TextPairClassificationArguments",
         "ranking_metrics",
         "load_unlabelled_rankings",
         "load_rankings",

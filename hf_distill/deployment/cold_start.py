@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from hf_distill.deployment.predictor import Predictor, load_predictor
-from hf_distill.deployment.text_encoder import TextInput
+from hf_distill.deployment.text_encoder import TextInput, windows_of
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _answer(predictor: Predictor, text: TextInput) -> None:
-    predictor.backend(predictor.encoder.pad(predictor.encoder.encode([text])))
+    predictor.backend(predictor.encoder.pad(windows_of(predictor.encoder.encode([text]))))
 
 
 def peak_memory() -> int:

@@ -24,7 +24,7 @@ from hf_distill.deployment.formats import FORMATS, PYTORCH
 from hf_distill.deployment.manifest import is_export, read_manifest
 from hf_distill.deployment.parity_texts import TEXTS
 from hf_distill.deployment.predictor import Predictor, load_predictor
-from hf_distill.deployment.text_encoder import TextInput
+from hf_distill.deployment.text_encoder import TextInput, windows_of
 from hf_distill.evaluation.benchmark_tables import PERCENTILES, Json, describe_measuring, latency_table, size_table
 from hf_distill.files import write_json, write_whole
 from hf_distill.machine import machine, versions
@@ -249,7 +249,7 @@ class Runner:
         return len(texts) / _seconds(lambda: self._read(texts, batch_size))
 
     def _read(self, texts: Sequence[TextInput], batch_size: int) -> None:
-        encodings = sorted(self.predictor.encoder.encode(texts), key=len)
+        encodings = sorted(windows_of(self.predictor.encoder.encode(texts)), key=len)
         for start in range(0, len(encodings), batch_size):
             self.predictor.backend(self.predictor.encoder.pad(encodings[start : start + batch_size]))
 
@@ -269,7 +269,7 @@ def exact_input(predictor: Predictor, texts: Sequence[TextInput], length: int, n
             f"Cannot measure {name} at {length} tokens: it accepts {num_special + 1} to {encoder.max_length}, special "
             f"tokens included."
         )
-    cutting = dataclasses.replace(encoder, tokenizer=tokenizer, max_length=length)
+    cutting = dataclasses.replace(encoder, tokenizer=tokenizer, max_length=length, stride=None)
     joined = " ".join(text if isinstance(text, str) else " ".join(text) for text in texts)
     (encoding,) = cutting.encode([joined])
     if len(encoding) < length:

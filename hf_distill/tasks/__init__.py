@@ -4,15 +4,19 @@ from hf_distill.tasks.classifying import classify_texts
 from hf_distill.tasks.evaluation import evaluate_model
 from hf_distill.tasks.registry import TASKS
 from hf_distill.tasks.report import write_report
+from hf_distill.tasks.reranking import RerankingArguments
 from hf_distill.tasks.task import Task
 from hf_distill.tasks.text_classification import TextClassificationArguments
+from hf_distill.tasks.text_pair_classification import TextPairClassificationArguments
 from hf_distill.tasks.token_classification import TokenClassificationArguments
 from hf_distill.tasks.training import train_model
 
 __all__ = [
     "TASKS",
+    "RerankingArguments",
     "Task",
     "TextClassificationArguments",
+    "TextPairClassificationArguments",
     "TokenClassificationArguments",
     "classify_texts",
     "evaluate_model",

@@ -53,7 +53,7 @@ def load_data(
     if classes is None and task.has_classes:
         raise ValueError("The classes are unknown: give labelled data (train_file or train_split) or a teacher.")
     if args.validation_share is not None:
-        parts = data["train"].train_test_split(args.validation_share, seed=SPLIT_SEED)
+        parts = task.hold_out(data["train"], args.validation_share, SPLIT_SEED)
         data |= {"train": parts["train"], "validation": parts["test"]}
     if source := source_of_part(args, "unlabelled"):
         unlabelled = task.load_unlabelled(reading=reading, classes=classes, **source)

@@ -54,6 +54,7 @@ def load_model(
             output_loading_info=True,
         )
         _warn_of_new_weights(model, info["missing_keys"])
+    model.config.update(task.config_changes(reading))
     return model, task.load_processor(args.model_name_or_path or str(teacher), model)
 
 

@@ -133,6 +133,10 @@ class Task(ABC):
     ) -> Dataset:
         """Loads rows with the same columns, whose labels mean that they are unknown."""
 
+    def hold_out(self, rows: Dataset, share: float, seed: int) -> Mapping[str, Dataset]:
+        """Splits rows at random into `"train"` and `"test"`, which has this share of them."""
+        return rows.train_test_split(share, seed=seed)
+
     # Models
 
     def head_options(self, classes: Sequence[str] | None, reading: Reading) -> dict[str, Any]:
@@ -144,6 +148,10 @@ class Task(ABC):
             "label2id": {name: number for number, name in enumerate(classes)},
             "ignore_mismatched_sizes": True,  # a head for another number of classes is replaced by a new one
         }
+
+    def config_changes(self, reading: Reading) -> dict[str, Any]:
+        """What changes in the config of every model that is trained, also of a student that is cut from a teacher."""
+        return {}
 
     def classes_of(self, config: PreTrainedConfig) -> list[str] | None:
         """Names of a model's classes in the order of their numbers; None if the task has no classes."""
