@@ -27,7 +27,8 @@ from .evaluation import (
     plot_calibration,
     plot_quality_against_latency,
     plot_training_curves,
-    ranking_metrics,
+    summarization_metrics,
+    translation_metrics,
 )
 from .evaluation.split_invariance import check_split_invariance
 from .hub import push_folder
@@ -125,8 +126,10 @@ __all__ = [
     "ranking_metrics",
     "show_progress",
     "suggest_weights",
+    "summarization_metrics",
     "track",
-    "train_model",
+    "train_text_classifier",
+    "translation_metrics",
     "trim_vocabulary",
     "truncate_documents",
     "write_report",

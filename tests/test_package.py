@@ -34,6 +34,7 @@ def test_public_names():
         "Stage",
         "make_stages",
         "suggest_weights",
+        "summarization_metrics",
         "benchmark_models",
         "check_split_invariance",
         "write_report",
@@ -92,6 +93,7 @@ def test_public_names():
         "quiet_libraries",
         "show_progress",
         "track",
+        "translation_metrics",
         "trim_vocabulary",
         "truncate_documents",
     }

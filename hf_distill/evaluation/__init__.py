@@ -2,6 +2,7 @@
 
 from hf_distill.evaluation.benchmark import Benchmark, benchmark_models
 from hf_distill.evaluation.classification import classification_metrics
+from hf_distill.evaluation.generation import summarization_metrics, translation_metrics
 from hf_distill.evaluation.metrics import glue_metric
 from hf_distill.evaluation.plots import plot_calibration, plot_quality_against_latency, plot_training_curves
 from hf_distill.evaluation.ranking import ranking_metrics
@@ -14,5 +15,6 @@ __all__ = [
     "plot_calibration",
     "plot_quality_against_latency",
     "plot_training_curves",
-    "ranking_metrics",
+    "summarization_metrics",
+    "translation_metrics",
 ]
