@@ -56,6 +56,7 @@ def test_public_names():
         "find_axes",
         "__version__",
         "add_teacher_targets",
+        "add_teacher_texts",
         "classify_texts",
         "evaluate_model",
         "export_model",

@@ -39,22 +39,28 @@ def set_languages(tokenizer: PreTrainedTokenizerBase, source_lang: str | None, t
 def force_target_language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Makes a model generate in the tokenizer's target language. The generation config is saved with the model.
 
-    mBART-50 and NLLB write the language first in a target, so it is forced as the first generated token. mBART-25
-    writes it last and shifts it to the front, so the decoder starts with it.
-
     Args:
         model: the model. Nothing changes if the tokenizer has no language tokens.
         tokenizer: the tokenizer, after `set_languages`.
     """
+    for name, token in language_options(tokenizer).items():
+        setattr(model.generation_config, name, token)
+        if name in model.config.to_dict():
+            setattr(model.config, name, token)
+
+
+def language_options(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The options of `generate` for the tokenizer's target language; empty if it has no language tokens.
+
+    mBART-50 and NLLB write the language first in a target, so it is forced as the first generated token. mBART-25
+    writes it last and shifts it to the front, so the decoder starts with it.
+    """
     language = getattr(tokenizer, "tgt_lang", None)
     if language is None or not hasattr(tokenizer, "src_lang"):
-        return
+        return {}
     token = tokenizer.convert_tokens_to_ids(language)
-    if tokenizer(text_target="a")["input_ids"][0] == token:
-        model.generation_config.forced_bos_token_id = token
-    else:
-        model.generation_config.decoder_start_token_id = token
-        model.config.decoder_start_token_id = token
+    is_first = tokenizer(text_target="a")["input_ids"][0] == token
+    return {"forced_bos_token_id" if is_first else "decoder_start_token_id": token}
 
 
 def known_languages(tokenizer: PreTrainedTokenizerBase) -> list[str]:

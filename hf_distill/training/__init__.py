@@ -7,6 +7,7 @@ from hf_distill.training.losses.gradient_norms import suggest_weights
 from hf_distill.training.teacher.importing.targets import import_teacher_targets
 from hf_distill.training.teacher.joining import join_teacher_targets
 from hf_distill.training.teacher.targets import add_teacher_targets
+from hf_distill.training.teacher.texts import add_teacher_texts
 from hf_distill.training.trainer import DistillationTrainer
 from hf_distill.training.training_args import DistillationTrainingArguments
 
@@ -18,6 +19,7 @@ __all__ = [
     "Stage",
     "TrainingRun",
     "add_teacher_targets",
+    "add_teacher_texts",
     "import_teacher_targets",
     "join_teacher_targets",
     "make_stages",

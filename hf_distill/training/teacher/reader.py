@@ -30,6 +30,22 @@ Targets = dict[str, list[np.ndarray]]
 """For each column, one flat array per row."""
 
 
+@contextmanager
+def placed(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> Iterator[PreTrainedModel]:
+    """The model, or a copy in another dtype, on a device and in evaluation mode. Then its state is restored."""
+    was_training, came_from = model.training, model.device
+    is_placed = getattr(model, "hf_device_map", None) is not None
+    used = model if model.dtype == dtype else copy.deepcopy(model).to(dtype)
+    try:
+        if not is_placed:
+            used.to(device)
+        yield used.eval()
+    finally:
+        if used is model and not is_placed:
+            model.to(came_from)
+        model.train(was_training)
+
+
 class TargetReader:
     """Computes the teacher's targets for rows.
 
@@ -60,19 +76,12 @@ class TargetReader:
     @contextmanager
     def ready(self, device: torch.device) -> Iterator[None]:
         """While open, the teacher is on its device, in its dtype and in evaluation mode. Then its state is restored."""
-        model, was_training, came_from = self.model, self.model.training, self.model.device
-        is_placed = getattr(model, "hf_device_map", None) is not None
+        given = self.model
         try:
-            if model.dtype != self.dtype:
-                self.model = copy.deepcopy(model).to(self.dtype)
-            if not is_placed:
-                self.model.to(device)
-            self.model.eval()
-            yield
+            with placed(given, device, self.dtype) as self.model:
+                yield
         finally:
-            if self.model is model and not is_placed:
-                model.to(came_from)
-            self.model = model.train(was_training)
+            self.model = given
 
     def __call__(self, rows: Mapping[str, list], done: Callable[[int], object]) -> Targets:
         """Computes the targets of rows, in the order of the rows.

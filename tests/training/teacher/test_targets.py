@@ -16,6 +16,7 @@ from hf_distill import add_teacher_targets
 from hf_distill.progress import lines
 from hf_distill.training.teacher import mass as target_mass
 from hf_distill.training.teacher import reader as target_reader
+from hf_distill.training.teacher import shards
 from hf_distill.training.teacher import store as target_store
 from hf_distill.training.teacher.columns import source_of
 from tests.conftest import FAMILY_OF_HEAD, HEADS, collate, make_model, make_rows, make_text_tokenizer, make_texts
@@ -506,7 +507,7 @@ stored.to_json(f"{sys.argv[1]}/{PartialState().process_index}-of-{PartialState()
 @pytest.mark.parametrize("bars", [True, False])
 def test_progress_is_shown_unless_datasets_shows_none(bars, monkeypatch, capsys):
     monkeypatch.setattr(lines, "SECONDS_BETWEEN_LINES", -1)
-    monkeypatch.setattr(target_store, "are_progress_bars_disabled", lambda: not bars)
+    monkeypatch.setattr(shards, "are_progress_bars_disabled", lambda: not bars)
     add_teacher_targets(make_dataset("classification"), make_pair("classification")[0], TOKENIZER)
     assert ("Reading with the teacher" in capsys.readouterr().err) == bars
 
