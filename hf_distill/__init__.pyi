@@ -27,6 +27,7 @@ from .evaluation import (
     plot_calibration,
     plot_quality_against_latency,
     plot_training_curves,
+    ranking_metrics,
     summarization_metrics,
     translation_metrics,
 )
@@ -130,7 +131,7 @@ __all__ = [
     "suggest_weights",
     "summarization_metrics",
     "track",
-    "train_text_classifier",
+    "train_model",
     "translation_metrics",
     "trim_vocabulary",
     "truncate_documents",

@@ -10,6 +10,7 @@ import numpy as np
 from hf_distill.deployment.manifest import GRAPH, Manifest
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 Arrays = Mapping[str, np.ndarray]
@@ -75,9 +76,39 @@ class TorchBackend:
         import torch
 
         with torch.inference_mode():
-            tensors = {name: torch.from_numpy(array).to(self.model.device) for name, array in inputs.items()}
-            outputs = self.model(**tensors, **self.options)
+            outputs = self.model(**self._tensors(inputs), **self.options)
         return {name: outputs[name].float().cpu().numpy() for name in self.outputs}
+
+    def _tensors(self, inputs: Arrays) -> "dict[str, torch.Tensor]":
+        import torch
+
+        return {name: torch.from_numpy(array).to(self.model.device) for name, array in inputs.items()}
+
+
+class GeneratingBackend(TorchBackend):
+    """An encoder-decoder that generates a text for each input, as its generation config says."""
+
+    def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Runs a batch: inputs `[texts, tokens]`, and as `sequences` the generated tokens `[texts, tokens]`."""
+        import torch
+
+        with torch.inference_mode():
+            generated = self.model.generate(**self._tensors(inputs))
+        return {"sequences": generated.cpu().numpy()}
+
+    def next_logits(self, inputs: Arrays, sequences: np.ndarray) -> np.ndarray:
+        """The logits after each token of given sequences, `[texts, tokens - 1, vocabulary]`, in fp32."""
+        import torch
+
+        with torch.inference_mode():
+            decoder_input_ids = torch.from_numpy(sequences[:, :-1]).to(self.model.device)
+            outputs = self.model(**self._tensors(inputs), decoder_input_ids=decoder_input_ids, **self.options)
+        return outputs.logits.float().cpu().numpy()
+
+
+def torch_backend(model: "PreTrainedModel", outputs: list[str], generates: bool) -> TorchBackend:
+    """The backend of a transformers model, depending on whether its head generates text."""
+    return GeneratingBackend(model, outputs) if generates else TorchBackend(model, outputs)
 
 
 def set_torch_threads(threads: int | None) -> None:

@@ -68,7 +68,8 @@ def export_model(
 
     Args:
         student: a folder, a Hub name, or a loaded model, with a head for sequence or token classification, question
-            answering, masked or causal language modelling. It does not change; a copy in fp32 is exported.
+            answering, masked or causal language modelling. It does not change; a copy in fp32 is exported. A
+            sequence-to-sequence model can only be exported to `"torch-int8"`.
         output: a folder that does not exist yet.
         format: `"onnx"` for ONNX in fp32; `"onnx-int8"` for ONNX with int8 weights and dynamically quantized int8
             activations (ONNX Runtime); `"torch-int8"` for a transformers model quantized the same way (torchao).
@@ -105,6 +106,11 @@ def export_model(
         raise ValueError(f"{output} already exists: choose another folder, or remove it first.")
     logger.info("Loading %s", getattr(student, "name_or_path", student))
     predictor, model, tokenizer = _student(student, tokenizer, max_length)
+    if PREDICTION_HEADS[predictor.head].generates and not FORMATS[format].generates:
+        raise ValueError(
+            f"{type(model).__name__} generates text, and such models are not exported to {format}: use "
+            f"format='torch-int8', or the model itself, which load_predictor and the service read."
+        )
     if texts is None:
         texts = _questions() if predictor.reads_pairs else TEXTS
     predictor.reads_pairs = predictor.reads_pairs or not all(isinstance(text, str) for text in texts)
@@ -177,6 +183,7 @@ def _manifest(student: Predictor, format: str, files: dict[str, int]) -> Manifes
         files=files,
         truncation=student.encoder.truncation,
         stride=student.encoder.stride,
+        source_prefix=student.encoder.prefix,
         words=student.reader.words,
     )
 

@@ -33,6 +33,7 @@ class Format:
         opset: ONNX opset; None if the format is not ONNX.
         packages: optional modules that `load` needs.
         extra: extra of hf_distill that installs those modules.
+        generates: True if a model that generates text can be exported to it.
     """
 
     write: "Callable[[PreTrainedModel, list[str], list[str], Path, Sequence[Arrays]], None] | None" = None
@@ -42,6 +43,7 @@ class Format:
     opset: int | None = None
     packages: Sequence[str] = ()
     extra: str | None = None
+    generates: bool = False
 
 
 def export_formats() -> list[str]:
@@ -83,12 +85,13 @@ def _load_onnx(folder: Path, manifest: Manifest, threads: int | None) -> "Backen
 
 
 def _load_torch(folder: Path, manifest: Manifest, threads: int | None) -> "Backend":
-    from hf_distill.deployment.backends import TorchBackend, set_torch_threads
+    from hf_distill.deployment.backends import set_torch_threads, torch_backend
     from hf_distill.deployment.heads import PREDICTION_HEADS
     from hf_distill.deployment.transformers_model import load_model
 
     set_torch_threads(threads)
-    return TorchBackend(load_model(folder, PREDICTION_HEADS[manifest.head].auto_class), manifest.outputs)
+    head = PREDICTION_HEADS[manifest.head]
+    return torch_backend(load_model(folder, head.auto_class), manifest.outputs, head.generates)
 
 
 FORMATS = {
@@ -104,9 +107,9 @@ FORMATS = {
         extra="onnx",
     ),
     "onnx": Format(write=_write_onnx, load=_load_onnx, opset=OPSET, packages=["onnxruntime"], extra="onnx"),
-    PYTORCH: Format(),
+    PYTORCH: Format(generates=True),
     "torch-int8": Format(
-        write=_write_torch_int8, load=_load_torch, is_exact=False, packages=["torchao"], extra="quant"
+        write=_write_torch_int8, load=_load_torch, is_exact=False, packages=["torchao"], extra="quant", generates=True
     ),
 }
 """Formats by name, in order of preference: if a folder has several, `load_predictor` loads the first."""

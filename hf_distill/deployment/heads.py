@@ -43,6 +43,7 @@ class PredictionHead:
         reads_pairs: True if every model with this head reads pairs: of question and context. Sequence classifiers read
             texts or pairs; `Predictor.reads_pairs` says which.
         predict: `(outputs, encoding, text, reader, top_k)` returns the prediction for one text.
+        generates: True if the model generates a text, token by token.
     """
 
     auto_class: str
@@ -51,6 +52,7 @@ class PredictionHead:
     per_token: bool
     reads_pairs: bool
     predict: Callable[[TextOutputs, Any, Any, OutputReader, int | None], Any]
+    generates: bool = False
 
 
 def classify(outputs: TextOutputs, encoding: Encoded, text: str, reader: OutputReader, top_k: int | None) -> Any:
@@ -131,6 +133,11 @@ def find_answer(
     return answers[0] if top_k == 1 else answers
 
 
+def read_text(outputs: TextOutputs, encoding: Encoded, text: str, reader: OutputReader, top_k: int | None) -> dict:
+    """Decodes a generated text. There is one for each input, whatever `top_k` is."""
+    return {"text": reader.tokenizer.decode(outputs["sequences"].tolist(), skip_special_tokens=True).strip()}
+
+
 PREDICTION_HEADS = {
     "sequence classification": PredictionHead(
         auto_class="AutoModelForSequenceClassification",
@@ -155,6 +162,15 @@ PREDICTION_HEADS = {
         per_token=True,
         reads_pairs=True,
         predict=find_answer,
+    ),
+    "sequence-to-sequence": PredictionHead(  # before masked language modelling, which has BART's class too
+        auto_class="AutoModelForSeq2SeqLM",
+        mapping="MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+        outputs=["sequences"],
+        per_token=False,
+        reads_pairs=False,
+        predict=read_text,
+        generates=True,
     ),
     "masked language modelling": PredictionHead(
         auto_class="AutoModelForMaskedLM",

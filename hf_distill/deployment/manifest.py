@@ -38,6 +38,7 @@ class Manifest:
         reads_pairs: True if the model reads pairs of texts.
         truncation: which part of a longer text is kept.
         stride: tokens in both of two neighbouring windows of a longer text; None if it is truncated.
+        source_prefix: text in front of each text.
         words: how token classification splits a text into words, as in `split_words`; None if it decides per token.
     """
 
@@ -60,6 +61,7 @@ class Manifest:
     truncation: str = "head"
     stride: int | None = None
     words: WordRule | None = None
+    source_prefix: str = ""
 
     def write(self, folder: Path) -> None:
         write_json(folder / MANIFEST, dataclasses.asdict(self))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hf_distill.deployment.backends import Arrays, GeneratingBackend
 from hf_distill.deployment.heads import PREDICTION_HEADS
 from hf_distill.deployment.predictor import Predictor
 from hf_distill.deployment.text_encoder import TextInput, windows_of
@@ -18,7 +19,8 @@ class Parity:
 
     Attributes:
         texts: number of texts, each run alone and in padded batches of mixed lengths.
-        decisions: number of compared decisions: one per text, or one per token for a head over tokens.
+        decisions: number of compared decisions: one per text; one per token for a head over tokens; and one per
+            generated token for a model that generates text, each after the same tokens.
         largest_difference: largest absolute difference of two logits.
         largest_logit: largest absolute logit of the student.
         agreement: share of decisions with the same class, token or position.
@@ -48,6 +50,12 @@ def measure_parity(student: Predictor, export: Predictor, texts: Sequence[TextIn
     differences, largest, same = [], [], []
     for batch in [*alone, *mixed]:
         inputs = student.encoder.pad(batch)
+        if isinstance(student.backend, GeneratingBackend) and isinstance(export.backend, GeneratingBackend):
+            one, other = _next_logits(student.backend, export.backend, inputs, student.encoder.pad_token_id)
+            differences.append(np.abs(one - other).max())
+            largest.append(np.abs(one).max())
+            same.append(one.argmax(-1) == other.argmax(-1))
+            continue
         expected, actual = student.backend(inputs), export.backend(inputs)
         for row, window in enumerate(batch):
             for name in PREDICTION_HEADS[student.head].outputs:
@@ -64,3 +72,14 @@ def measure_parity(student: Predictor, export: Predictor, texts: Sequence[TextIn
         largest_logit=float(np.max(largest)),
         agreement=float(decisions.mean()),
     )
+
+
+def _next_logits(
+    student: GeneratingBackend, export: GeneratingBackend, inputs: Arrays, pad_token_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The logits of both, `[tokens, vocabulary]`, for the next token at each place of the student's texts."""
+    sequences = student(inputs)["sequences"]
+    is_token = sequences[:, 1:] != pad_token_id
+    is_token[:, 0] = True  # the first decision, even if it is to write nothing
+    one, other = (backend.next_logits(inputs, sequences)[is_token] for backend in (student, export))
+    return one, other

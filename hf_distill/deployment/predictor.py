@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_distill.deployment.backends import Backend, TorchBackend, set_torch_threads
+from hf_distill.deployment.backends import Backend, TorchBackend, set_torch_threads, torch_backend
 from hf_distill.deployment.formats import FORMATS, PYTORCH, export_formats
 from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader, TextOutputs, head_of_class
 from hf_distill.deployment.manifest import format_of, is_export, read_manifest
@@ -77,7 +77,8 @@ class Predictor:
             is a probability, or the number itself for regression. Masked and causal language modelling:
             `{"label", "score"}`, where the label is the masked or next token. Question answering:
             `{"answer", "score", "start", "end"}`. With `top_k` other than 1, a list of these. Token classification: a
-            list of `{"label", "score", "text", "start", "end"}`, one per entity.
+            list of `{"label", "score", "text", "start", "end"}`, one per entity. Sequence-to-sequence: `{"text"}`, the
+            generated text, as the model's generation config says.
 
         Raises:
             ValueError: if a text is empty, is not a string or is not valid Unicode, or is one string where the model
@@ -245,7 +246,7 @@ def predictor_of(
         head=head,
         num_parameters=model.num_parameters(),
         encoder=encoder,
-        backend=TorchBackend(model, PREDICTION_HEADS[head].outputs),
+        backend=torch_backend(model, PREDICTION_HEADS[head].outputs, PREDICTION_HEADS[head].generates),
         reader=reader_of(model, tokenizer, head),
         folder=folder,
         reads_pairs=head == "sequence classification" and reads_pairs(model.config),
@@ -271,6 +272,7 @@ def _export(folder: Path, threads: int | None) -> Predictor:
         manifest.pad_token_id,
         manifest.truncation,
         manifest.stride,
+        manifest.source_prefix,
     )
     return Predictor(
         name=manifest.student,

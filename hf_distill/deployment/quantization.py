@@ -139,7 +139,20 @@ def save_quantized(model: PreTrainedModel, folder: Path) -> None:
         model.save_pretrained(temporary)
         config = TorchAoConfig(torchao.Int8DynamicActivationInt8WeightConfig())
         quantized = type(model).from_pretrained(temporary, dtype=torch.float32, quantization_config=config)
+    _leave_out_zeros(quantized)
     quantized.save_pretrained(folder)
+
+
+def _leave_out_zeros(model: PreTrainedModel) -> None:
+    """Leaves out what torchao 0.18 cannot load, because its name has no dot: BART's bias of the logits, which is 0.
+
+    Raises:
+        ValueError: if it is not 0, as in Marian.
+    """
+    for name, values in list(model.named_buffers(recurse=False)):
+        if values.any():
+            raise ValueError(f"{type(model).__name__} cannot be saved in int8, because torchao cannot load its {name}.")
+        model.register_buffer(name, values, persistent=False)
 
 
 def _products(graph: "ir.Graph") -> dict["ir.Value", list["ir.Node"]]:

@@ -76,6 +76,7 @@ class TextEncoder:
             the rest from the end).
         stride: if given, a long text is not truncated, but read in windows of `max_length` tokens; this many tokens,
             without special tokens, are in both of two neighbouring windows. Needs `truncation="head"`.
+        prefix: text in front of each text.
     """
 
     tokenizer: Tokenizer
@@ -84,6 +85,7 @@ class TextEncoder:
     pad_token_id: int
     truncation: str = "head"
     stride: int | None = None
+    prefix: str = ""
 
     def __post_init__(self):
         self.tokenizer.no_padding()
@@ -107,12 +109,13 @@ class TextEncoder:
         pad_token_id: int,
         truncation: str = "head",
         stride: int | None = None,
+        prefix: str = "",
     ) -> "TextEncoder":
         try:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # `tokenizers` raises plain Exception
             raise ValueError(f"{file} is not a valid tokenizer: {error}. Copy it again, or export again.") from error
-        return cls(tokenizer, inputs, max_length, pad_token_id, truncation, stride)
+        return cls(tokenizer, inputs, max_length, pad_token_id, truncation, stride, prefix)
 
     def encode(self, texts: Sequence[TextInput]) -> list[Encoded]:
         """Tokenizes texts. A truncated text has a non-empty `overflowing`.
@@ -124,7 +127,7 @@ class TextEncoder:
             raise ValueError(f"texts must be a list of strings, but is one string: give [{texts[:40]!r}].")
         for number, text in enumerate(texts):
             _check(number, text)
-        whole = self.tokenizer.encode_batch(list(texts))
+        whole = self.tokenizer.encode_batch([f"{self.prefix}{text}" for text in texts] if self.prefix else list(texts))
         encodings: list[Encoded] = [*whole]
         if self.truncation == "head_tail":
             encodings = [self._head_and_tail(encoding) for encoding in whole]

@@ -5,6 +5,7 @@ from pathlib import Path
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.data.languages import set_languages
 from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader, head_of_class
 from hf_distill.deployment.text_encoder import TextEncoder
 from hf_distill.lengths import TAGGING, length_of_rows, reading_of, stride_of, truncation_of
@@ -42,6 +43,9 @@ def encoder_of(
             f"{type(tokenizer).__name__} is a slow tokenizer: use a fast tokenizer, which has a tokenizer.json."
         )
     max_length = length_of_rows(max_length, tokenizer, model)
+    reading = reading_of(model.config)
+    if reading.get("source_lang") is not None:
+        set_languages(tokenizer, reading["source_lang"], reading["target_lang"])
     return TextEncoder(
         tokenizer=type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str()),
         inputs=[name for name in INPUTS if name in tokenizer.model_input_names],
@@ -49,6 +53,7 @@ def encoder_of(
         pad_token_id=padding_of(model, tokenizer),
         truncation=truncation_of(model.config),
         stride=stride_of(model.config, max_length),
+        prefix=reading.get("source_prefix", ""),
     )
 
 

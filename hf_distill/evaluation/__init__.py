@@ -15,6 +15,7 @@ __all__ = [
     "plot_calibration",
     "plot_quality_against_latency",
     "plot_training_curves",
+    "ranking_metrics",
     "summarization_metrics",
     "translation_metrics",
 ]

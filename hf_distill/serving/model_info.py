@@ -8,7 +8,10 @@ from urllib.parse import quote
 
 from hf_distill.deployment.predictor import Predictor
 
-SERVED_HEADS = ["sequence classification", "token classification", "masked language modelling"]
+SERVED_HEADS = [
+    *("sequence classification", "token classification", "masked language modelling"),
+    "sequence-to-sequence",
+]
 SNAPSHOTS = "snapshots"
 """Folder in the Hub cache of a model that contains one folder per commit."""
 
@@ -59,9 +62,9 @@ def model_info(predictor: Predictor, model: str) -> ModelInfo:
         )
     is_number = len(predictor.labels) == 1  # such as a relevance, which needs no name
     placeholders = [f"LABEL_{number}" for number in range(len(predictor.labels))]
-    if predictor.head != "masked language modelling" and predictor.labels == placeholders and not is_number:
+    if predictor.labels and predictor.labels == placeholders and not is_number:
         raise ValueError(
-            f"{model} has no class names, only {', '.join(placeholders[:3]) or 'none'}: set id2label and label2id in "
+            f"{model} has no class names, only {', '.join(placeholders[:3])}: set id2label and label2id in "
             f"its config.json. If it is an export, set them in the student and export it again."
         )
     assert predictor.folder is not None  # `load_predictor` sets it

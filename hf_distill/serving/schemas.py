@@ -36,7 +36,14 @@ class Entities(BaseModel):
     truncated: bool | None = Field(None, description="True if the text was too long for the model and was truncated.")
 
 
-Answer = Prediction | Entities | list[Prediction | Entities]
+class Generated(BaseModel):
+    """Text that a sequence-to-sequence model generated, such as a summary or a translation."""
+
+    text: str
+    truncated: bool | None = Field(None, description="True if the text was too long for the model and was truncated.")
+
+
+Answer = Prediction | Entities | Generated | list[Prediction | Entities | Generated]
 """Answer for one text, or a list in the order of the texts."""
 
 
