@@ -39,6 +39,8 @@ from .quiet import quiet_libraries
 from .student import Axis, TrimmedVocabulary, describe, find_axes, make_student, product_seconds, trim_vocabulary
 from .tasks import (
     TASKS,
+    CausalLMArguments,
+    FillMaskArguments,
     RerankingArguments,
     Task,
     TextClassificationArguments,
@@ -70,11 +72,13 @@ __all__ = [
     "TASKS",
     "Axis",
     "Benchmark",
+    "CausalLMArguments",
     "DataCollatorForCausalLM",
     "DataCollatorForMaskedLM",
     "DistillationTrainer",
     "DistillationTrainingArguments",
     "Export",
+    "FillMaskArguments",
     "Loss",
     "Needs",
     "Predictor",

@@ -47,6 +47,8 @@ def test_public_names():
         "Progress",
         "SeparateDocuments",
         "TASKS",
+        "CausalLMArguments",
+        "FillMaskArguments",
         "Task",
         "TextClassificationArguments",
         "TokenClassificationArguments",

@@ -1,7 +1,9 @@
 """Tasks that can be trained, evaluated and reported from the shell. Each task is one row of `TASKS`."""
 
+from hf_distill.tasks.causal_lm import CausalLMArguments
 from hf_distill.tasks.classifying import classify_texts
 from hf_distill.tasks.evaluation import evaluate_model
+from hf_distill.tasks.fill_mask import FillMaskArguments
 from hf_distill.tasks.registry import TASKS
 from hf_distill.tasks.report import write_report
 from hf_distill.tasks.reranking import RerankingArguments
@@ -13,6 +15,8 @@ from hf_distill.tasks.training import train_model
 
 __all__ = [
     "TASKS",
+    "CausalLMArguments",
+    "FillMaskArguments",
     "RerankingArguments",
     "Task",
     "TextClassificationArguments",

@@ -14,7 +14,7 @@ from hf_distill.student.layer_selection import ON_DATA
 from hf_distill.student.width.importance import WITH_LABELS, WITHOUT_DATA
 from hf_distill.student.width.narrowing import check_width
 from hf_distill.student.width.sizes import KINDS
-from hf_distill.training.checkpoints.stages import errors_of
+from hf_distill.training.checkpoints.stages import Stage, errors_of
 
 CUT = "cut"
 OPTIONS = ("num_layers", "layers", *KINDS, "width")
@@ -84,6 +84,26 @@ def try_cut(model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
     """Makes a student of the sizes of a cut, without data: an error if the sizes do not fit."""
     of_data = {"width"} | ({"layers"} if _is_on_data(cut.get("layers")) else set())
     return make_student(model, **{name: value for name, value in cut.items() if name not in of_data})
+
+
+def check_widths(stages: Sequence[Stage], cuts: Sequence[Cut | None]) -> None:
+    """Raises an error if a stage compares hidden states of the teacher and of a student that an earlier cut narrows."""
+    is_narrower = False
+    for stage, cut in zip(stages, cuts, strict=True):
+        is_narrower = is_narrower or "hidden_size" in (cut or {})
+        if is_narrower and stage.args.alpha_cos and not stage.args.project_hidden_states:
+            raise ValueError(
+                f"Stage {stage.name!r}: alpha_cos={stage.args.alpha_cos} compares hidden states of the same width, but "
+                f"a cut has hidden_size: set project_hidden_states=True or alpha_cos=0."
+            )
+
+
+def try_later_cuts(model: PreTrainedModel, cuts: Sequence[tuple[str | None, Cut | None]]) -> None:
+    """Raises an error if the sizes of a later stage do not fit, rather than after hours of training."""
+    for name, cut in cuts:
+        if cut is not None:
+            with errors_of(name):
+                model = try_cut(model, cut)
 
 
 def _is_on_data(layers: object) -> bool:

@@ -65,6 +65,8 @@ def evaluate_model(
     row.check_packages(*([] if output is None else ["matplotlib.figure"]))
     rows, _ = row.load(str(data), how, classes, split=split, config_name=config_name)
     predictors = {role: load_reader(name, reading) for role, name in names.items()}
+    if MAX_LENGTH in how:
+        how[MAX_LENGTH] = predictors["model"].encoder.max_length
     with Progress("Predicting", len(names) * len(rows), "rows", only_if_long=True) as progress:
         predictions = {
             role: row.predict(predictor, rows, how, classes, progress.update) for role, predictor in predictors.items()

@@ -83,10 +83,14 @@ def _layers(words: list[str] | None) -> str | list[int] | None:
 def lora_config(task: Task, model: PreTrainedModel, rank: int) -> LoraConfig:
     """LoRA on all linear layers, with alpha twice the rank.
 
-    The head is trained in full. So is a pooler, which may be newly initialised like the head.
+    A head that is new for each task is trained in full. So is a pooler, which may be newly initialised like the head.
     """
     backbone = model.base_model_prefix
     children = dict(model.named_children())
+    if not task.has_own_head:
+        return LoraConfig(
+            task_type=task.lora_task_type, r=rank, lora_alpha=2 * rank, lora_dropout=0.05, target_modules="all-linear"
+        )
     head = [name for name, module in children.items() if name != backbone and list(module.parameters())]
     if getattr(model.base_model, "pooler", None) is not None:
         head.append(f"{backbone}.pooler")

@@ -3,6 +3,8 @@
 from transformers import PreTrainedConfig
 
 from hf_distill.lengths import READING
+from hf_distill.tasks.causal_lm import CausalLM
+from hf_distill.tasks.fill_mask import FillMask
 from hf_distill.tasks.reranking import Reranking
 from hf_distill.tasks.task import Task
 from hf_distill.tasks.text_classification import TextClassification
@@ -14,6 +16,8 @@ ROWS = (
     TextPairClassification(),
     Reranking(),
     TokenClassification(),
+    FillMask(),
+    CausalLM(),
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in ROWS}

@@ -113,6 +113,8 @@ def write_report(
     rows, _ = row.load(str(data), how, classes, split=split, config_name=config_name)
     inputs = row.inputs(rows)
     predictors = {name: load_predictor(*locate_model(model)) for name, model in models.items()}
+    if MAX_LENGTH in how:
+        how[MAX_LENGTH] = predictors[STUDENT].encoder.max_length
     predictors[TEACHER].encoder.encode(inputs)  # raises for an invalid input before the long measurement
 
     measured = benchmark_models(models, lengths=lengths, texts=_spread(inputs), threads=threads, rounds=rounds)

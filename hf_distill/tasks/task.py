@@ -10,13 +10,14 @@ from datasets import Dataset
 from peft import TaskType
 from transformers import AutoTokenizer, EvalPrediction, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.deployment.heads import head_of_class
 from hf_distill.deployment.predictor import Predictor
 from hf_distill.evaluation.report import Metric
 from hf_distill.optional import optional
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.classes import label_names_of
 from hf_distill.tasks.processors import with_padding
-from hf_distill.training import DistillationTrainingArguments
+from hf_distill.training import DistillationTrainer, DistillationTrainingArguments
 
 Reading = dict[str, Any]
 """How a model reads data, by option: the fields that a task's arguments add to `TaskArguments`."""
@@ -47,6 +48,8 @@ class Task(ABC):
         has_classes: whether its models have named classes.
         text_columns: columns of the loaded rows that a teacher with a different tokenizer reads; empty if it cannot.
         takes_stored_targets: whether the teacher's outputs can be stored before training.
+        has_own_head: whether the head is new for each task, so that it is trained in full next to LoRA adapters.
+        computes_metrics: whether training calls `compute_metrics`, which needs the logits of all rows in memory.
         published: published figures of other students, for the report.
     """
 
@@ -67,6 +70,8 @@ class Task(ABC):
     has_classes: ClassVar[bool] = True
     text_columns: ClassVar[tuple[str, ...]] = ()
     takes_stored_targets: ClassVar[bool] = True
+    has_own_head: ClassVar[bool] = True
+    computes_metrics: ClassVar[bool] = True
     published: ClassVar[Sequence[Mapping[str, Any]]] = ()
 
     # How data is read
@@ -164,7 +169,7 @@ class Task(ABC):
     def has_head(self, config: PreTrainedConfig) -> bool:
         """True if the config's model class has the task's head."""
         suffix = self.auto_class.__name__.removeprefix("AutoModel")
-        return any(suffix in name for name in config.architectures or [])
+        return any(suffix in name or _head_of(name) == self.head for name in config.architectures or [])
 
     # Training
 
@@ -196,6 +201,14 @@ class Task(ABC):
             processor: what encoded them.
             reading: the options.
         """
+
+    def prepare(self, trainer: DistillationTrainer, reading: Reading) -> None:
+        """Changes the trainer before the first step, now that student and teacher are known."""
+        return
+
+    def metrics_of_losses(self, losses: Mapping[str, float]) -> dict[str, float]:
+        """Metrics that follow from the losses of an evaluation, such as the perplexity."""
+        return {}
 
     # After training
 
@@ -272,3 +285,11 @@ class Task(ABC):
             optional(module, self.extra)
         for module in others:
             optional(module, "evaluation")
+
+
+def _head_of(model_class: str) -> str | None:
+    """The name of a model class's head in `hf_distill.deployment`; None if it has none there."""
+    try:
+        return head_of_class(model_class)
+    except ValueError:
+        return None

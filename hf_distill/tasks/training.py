@@ -14,8 +14,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
 from transformers.utils import find_adapter_config_file, logging
@@ -24,8 +22,9 @@ from hf_distill.lengths import check_length, length_of_rows
 from hf_distill.loading import load_config
 from hf_distill.progress.training import show_progress
 from hf_distill.tasks.arguments import TaskArguments
-from hf_distill.tasks.cuts import Cut, cut_student, split_cuts, try_cut
+from hf_distill.tasks.cuts import Cut, check_widths, cut_student, split_cuts, try_later_cuts
 from hf_distill.tasks.data import MAX_LENGTH, load_data, name_of_part, note_reading
+from hf_distill.tasks.logs import LogsOfShortTraining
 from hf_distill.tasks.models import load_model, lora_config
 from hf_distill.tasks.processors import with_padding
 from hf_distill.tasks.registry import check_head, task_named
@@ -42,9 +41,6 @@ from hf_distill.training.checkpoints.stages import Stage, errors_of, make_stages
 from hf_distill.training.teacher.loading import load_teacher
 
 logger = logging.get_logger(__name__)
-
-NUM_LOGS = 20
-"""Of a training that is too short for the default of `logging_steps`."""
 
 
 def train_model(args: TaskArguments, training: DistillationTrainingArguments) -> DistillationTrainer | None:
@@ -98,7 +94,7 @@ def train_model(args: TaskArguments, training: DistillationTrainingArguments) ->
             _check(task, own, of_stage)
     if cuts[0] is not None and (args.num_layers is not None or args.layers is not None):
         raise ValueError("num_layers and layers have no effect if the first stage has a cut: set them in the cut.")
-    _check_widths(stages, cuts)
+    check_widths(stages, cuts)
     named_cuts = [(stage.name, cut) for stage, cut in zip(stages, cuts, strict=True)]
     trainer = None
     for number, (stage, own, of_stage) in enumerate(options):
@@ -158,7 +154,7 @@ def _train_stage(
         with errors_of(stage.name):
             collate = task.collator(processor, model)
             model = cut_student(model, cut, rows["train"], collate, is_first=stage.student is None)
-    _try_later_cuts(model, later_cuts)
+    try_later_cuts(model, later_cuts)
     if args.lora_rank is not None:
         model = get_peft_model(model, lora_config(task, model, args.lora_rank))
     trainer = DistillationTrainer(
@@ -172,43 +168,16 @@ def _train_stage(
     trainer.add_callback(LogsOfShortTraining())
     show_progress(trainer)
 
+    task.prepare(trainer, reading)
+
     def evaluate_on(part: str) -> None:
         """Sets the rows that the metrics of the next evaluations are of."""
-        trainer.compute_metrics = lambda evaluated: task.compute_metrics(evaluated, data[part], processor, reading)
+        if task.computes_metrics:
+            trainer.compute_metrics = lambda evaluated: task.compute_metrics(evaluated, data[part], processor, reading)
 
-    _run(run, trainer, rows.get("test"), evaluate_on)
+    _run(task, run, trainer, rows.get("test"), evaluate_on)
     trainer.accelerator.wait_for_everyone()  # the next stage reads what the main process wrote
     return trainer
-
-
-def _check_widths(stages: list[Stage], cuts: list[Cut | None]) -> None:
-    """Raises an error if a stage compares hidden states of the teacher and of a student that an earlier cut narrows."""
-    is_narrower = False
-    for stage, cut in zip(stages, cuts, strict=True):
-        is_narrower = is_narrower or "hidden_size" in (cut or {})
-        if is_narrower and stage.args.alpha_cos and not stage.args.project_hidden_states:
-            raise ValueError(
-                f"Stage {stage.name!r}: alpha_cos={stage.args.alpha_cos} compares hidden states of the same width, but "
-                f"a cut has hidden_size: set project_hidden_states=True or alpha_cos=0."
-            )
-
-
-def _try_later_cuts(model: PreTrainedModel, cuts: list[tuple[str | None, Cut | None]]) -> None:
-    """Raises an error if the sizes of a later stage do not fit, rather than after hours of training."""
-    for name, cut in cuts:
-        if cut is not None:
-            with errors_of(name):
-                model = try_cut(model, cut)
-
-
-class LogsOfShortTraining(TrainerCallback):
-    """Logs a short training about 20 times, where `logging_steps` is left at its default."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        is_default = args.logging_strategy == "steps" and args.logging_steps == TrainingArguments.logging_steps
-        every = max(1, state.max_steps // NUM_LOGS)
-        if is_default and every < args.logging_steps and state.global_step % every == 0:
-            control.should_log = True
 
 
 def _check(task: Task, args: TaskArguments, training: DistillationTrainingArguments) -> None:
@@ -370,6 +339,7 @@ def _settings(
 
 
 def _run(
+    task: Task,
     run: TrainingRun,
     trainer: DistillationTrainer,
     test_rows: Dataset | None,
@@ -391,6 +361,8 @@ def _run(
         trainer.save_model(_internal_call=True)  # does not push: pushing comes last, after everything is saved
     trainer.save_state()
     for part, of_part in metrics.items():
+        losses = {name.removeprefix(f"{part}_"): value for name, value in of_part.items()}
+        of_part |= {f"{part}_{name}": value for name, value in task.metrics_of_losses(losses).items()}
         trainer.log_metrics(part, of_part)
         trainer.save_metrics(part, of_part)
     run.finish()

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from hf_distill.cli import main
-from hf_distill.tasks.training import LogsOfShortTraining
+from hf_distill.tasks.logs import LogsOfShortTraining
 from tests.processes import run_on_two_processes
 from tests.training.test_engines import TORCHRUN
 
