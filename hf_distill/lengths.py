@@ -63,10 +63,15 @@ def reading_of(config: PreTrainedConfig) -> dict[str, Any]:
 
 def stride_of(config: PreTrainedConfig, max_length: int) -> int | None:
     """Tokens that neighbouring windows of a long text share; None if the model was trained on truncated texts."""
-    reading = reading_of(config)
-    if reading.get("task") != TAGGING:
+    if reading_of(config).get("task") != TAGGING:
         return None
-    return default_stride(max_length) if reading.get("stride") is None else reading["stride"]
+    return noted_stride(config, max_length)
+
+
+def noted_stride(config: PreTrainedConfig, max_length: int) -> int:
+    """The recorded number of tokens that neighbouring windows share, or the default."""
+    stride = reading_of(config).get("stride")
+    return default_stride(max_length) if stride is None else stride
 
 
 def default_stride(max_length: int) -> int:

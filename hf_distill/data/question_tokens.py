@@ -17,9 +17,8 @@ def encode_questions(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_l
 
     Each row has the whole question and a part of the context, without padding. As in Devlin et al., 2018
     (https://arxiv.org/abs/1810.04805), a row that does not contain the whole answer, or whose question has none, has
-    the first token as its answer: `[CLS]`, or whatever the tokenizer puts first. A tokenizer without special tokens
-    puts the question's first token there, which is never part of the context. If there are several answers, the first
-    one counts.
+    the first token as its answer: `[CLS]`, or another special token. If the tokenizer adds no special tokens, it is the
+    question's first token, which is never part of the context. If there are several answers, the first one counts.
 
     Args:
         dataset: dataset of `load_questions` or `load_unlabelled_questions`.

@@ -185,6 +185,8 @@ def _manifest(student: Predictor, format: str, files: dict[str, int]) -> Manifes
         stride=student.encoder.stride,
         source_prefix=student.encoder.prefix,
         words=student.reader.words,
+        max_answer_tokens=student.reader.max_answer_tokens,
+        no_answer_threshold=student.reader.no_answer_threshold,
     )
 
 

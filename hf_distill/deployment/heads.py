@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from hf_distill.answers import MAX_ANSWER_TOKENS, ContextWindow, best_answers, split_context
 from hf_distill.deployment.entities import find_entities_of_words
 from hf_distill.deployment.text_encoder import Encoded, Windows
 from hf_distill.words import WordRule, split_words
-
-MAX_ANSWER_TOKENS = 30
-"""Longest answer in tokens, as in the question-answering pipeline of transformers 4."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,9 @@ class OutputReader:
     mask_token_id: int | None = None
     words: WordRule | None = None
     """How a text is split into words, if a class is predicted for each word instead of for each token."""
+    max_answer_tokens: int = MAX_ANSWER_TOKENS
+    no_answer_threshold: float | None = None
+    """How much more likely it must be that a question has no answer. None if every question has an answer."""
 
 
 TextOutputs = dict[str, np.ndarray]
@@ -117,19 +118,17 @@ def find_entities(
 
 
 def find_answer(
-    outputs: TextOutputs, encoding: Encoding, text: tuple[str, str], reader: OutputReader, top_k: int | None
+    outputs: TextOutputs, encoding: Encoded, text: tuple[str, str], reader: OutputReader, top_k: int | None
 ) -> Any:
-    """Finds the most likely span of the context, at most 30 tokens long, by P(start) * P(end)."""
-    in_context = np.array([sequence == 1 for sequence in encoding.sequence_ids])
-    if not in_context.any():
-        raise ValueError(f"The question {text[0][:40]!r} leaves no room for its context: shorten the question.")
-    starts, ends = (_softmax(np.where(in_context, outputs[name], -np.inf)) for name in ("start_logits", "end_logits"))
-    spans = np.tril(np.triu(np.outer(starts, ends)), MAX_ANSWER_TOKENS - 1)
-    best = np.argsort(-spans, axis=None, kind="stable")[: np.count_nonzero(spans)][:top_k]
-    answers = []
-    for first, last in zip(*np.unravel_index(best, spans.shape), strict=True):
-        start, end = encoding.offsets[first][0], encoding.offsets[last][1]
-        answers.append({"answer": text[1][start:end], "score": float(spans[first, last]), "start": start, "end": end})
+    """Finds the most likely answers in all windows of the context, as `hf_distill.answers.best_answers`."""
+    if isinstance(encoding, Windows):
+        windows = [window for window in encoding.windows if isinstance(window, ContextWindow)]
+    else:  # exports of earlier versions truncate long contexts
+        assert isinstance(encoding, Encoding)
+        windows = split_context(encoding, len(encoding), 0)
+    logits = outputs["start_logits"], outputs["end_logits"]
+    limits = reader.max_answer_tokens, reader.no_answer_threshold
+    answers = best_answers(windows, *logits, text[1], *limits, top_k)
     return answers[0] if top_k == 1 else answers
 
 

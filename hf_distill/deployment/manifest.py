@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from hf_distill.answers import MAX_ANSWER_TOKENS
 from hf_distill.files import MANIFEST, read_json, write_json
 from hf_distill.words import WordRule
 
@@ -38,7 +39,9 @@ class Manifest:
         reads_pairs: True if the model reads pairs of texts.
         truncation: which part of a longer text is kept.
         stride: tokens in both of two neighbouring windows of a longer text; None if it is truncated.
-        source_prefix: text in front of each text.
+        max_answer_tokens: longest answer of question answering in tokens.
+        no_answer_threshold: how much more likely it must be that a question has no answer, as in
+            `hf_distill.answers.best_answers`; None if every question has an answer.
         words: how token classification splits a text into words, as in `split_words`; None if it decides per token.
     """
 
@@ -61,7 +64,8 @@ class Manifest:
     truncation: str = "head"
     stride: int | None = None
     words: WordRule | None = None
-    source_prefix: str = ""
+    max_answer_tokens: int = MAX_ANSWER_TOKENS
+    no_answer_threshold: float | None = None
 
     def write(self, folder: Path) -> None:
         write_json(folder / MANIFEST, dataclasses.asdict(self))

@@ -76,13 +76,13 @@ class Predictor:
             One entry per text, depending on the head. Sequence classification: `{"label", "score"}`, where the score
             is a probability, or the number itself for regression. Masked and causal language modelling:
             `{"label", "score"}`, where the label is the masked or next token. Question answering:
-            `{"answer", "score", "start", "end"}`. With `top_k` other than 1, a list of these. Token classification: a
-            list of `{"label", "score", "text", "start", "end"}`, one per entity. Sequence-to-sequence: `{"text"}`, the
-            generated text, as the model's generation config says.
+            `{"answer", "score", "start", "end"}`; the answer is empty if the model was trained on questions without
+            answers and finds none. With `top_k` other than 1, a list of these. Token classification: a
+            list of `{"label", "score", "text", "start", "end"}`, one per entity.
 
         Raises:
-            ValueError: if a text is empty, is not a string or is not valid Unicode, or is one string where the model
-                reads pairs.
+            ValueError: if a text is empty, is not a string or is not valid Unicode, or if a question leaves too
+                little room for its context.
 
         Example:
             >>> load_predictor("outputs/student-int8").predict(["A warm, funny film."])
@@ -282,7 +282,13 @@ def _export(folder: Path, threads: int | None) -> Predictor:
         encoder=encoder,
         backend=format.load(folder, manifest, threads),
         reader=OutputReader(
-            encoder.tokenizer, manifest.labels, manifest.problem_type, manifest.mask_token_id, manifest.words
+            encoder.tokenizer,
+            manifest.labels,
+            manifest.problem_type,
+            manifest.mask_token_id,
+            manifest.words,
+            manifest.max_answer_tokens,
+            manifest.no_answer_threshold,
         ),
         folder=folder,
         reads_pairs=manifest.reads_pairs,

@@ -9,6 +9,8 @@ from typing import ClassVar
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from hf_distill.answers import ContextWindow, split_context
+
 TextInput = str | tuple[str, str]
 """A text, or a pair of question and context."""
 
@@ -32,11 +34,18 @@ class HeadAndTail:
         return len(self.ids)
 
 
+Window = Encoding | HeadAndTail | ContextWindow
+"""Tokens that the model reads at a time: a text, or a window of it."""
+
+
 @dataclass(frozen=True)
 class Windows:
-    """A text in overlapping windows, each with the special tokens around it. Nothing is truncated."""
+    """A text in overlapping windows, each with the special tokens around it. Nothing is truncated.
 
-    windows: list[Encoding]
+    Of a question and its context, each window has the whole question.
+    """
+
+    windows: Sequence[Window]
 
     overflowing: ClassVar[bool] = False
 
@@ -47,9 +56,6 @@ class Windows:
     def __len__(self) -> int:
         return sum(map(len, self.windows))
 
-
-Window = Encoding | HeadAndTail
-"""Tokens that the model reads at a time: a text, or a window of it."""
 
 Encoded = Window | Windows
 """The tokens of one text."""
@@ -73,10 +79,10 @@ class TextEncoder:
         max_length: tokens per text, including special tokens.
         pad_token_id: token that pads shorter texts of a batch on the right.
         truncation: which part of a long text is kept: `head`, `tail`, or `head_tail` (a quarter from the beginning and
-            the rest from the end).
+            the rest from the end). `context` is for pairs of question and context: nothing is truncated.
         stride: if given, a long text is not truncated, but read in windows of `max_length` tokens; this many tokens,
-            without special tokens, are in both of two neighbouring windows. Needs `truncation="head"`.
-        prefix: text in front of each text.
+            without special tokens, are in both of two neighbouring windows. Needs `truncation="head"`, or `"context"`
+            to split the second text of each pair.
     """
 
     tokenizer: Tokenizer
@@ -89,12 +95,7 @@ class TextEncoder:
 
     def __post_init__(self):
         self.tokenizer.no_padding()
-        room = self.max_length - self.tokenizer.num_special_tokens_to_add(False)
-        if self.stride is not None and not 0 <= self.stride < room:
-            raise ValueError(
-                f"stride={self.stride} must be at least 0 and below the {room} tokens of text in a window."
-            )
-        if self.truncation == "head_tail":
+        if self.truncation in ("head_tail", "context"):
             self.tokenizer.no_truncation()
         else:
             direction = {"head": "right", "tail": "left"}[self.truncation]
@@ -121,7 +122,8 @@ class TextEncoder:
         """Tokenizes texts. A truncated text has a non-empty `overflowing`.
 
         Raises:
-            ValueError: if a text is empty, is not a string, or is not valid Unicode; the message gives its index.
+            ValueError: if a text is empty, is not a string, or is not valid Unicode, or if a question leaves too little
+                room for its context; the message gives its index.
         """
         if isinstance(texts, str):
             raise ValueError(f"texts must be a list of strings, but is one string: give [{texts[:40]!r}].")
@@ -131,12 +133,20 @@ class TextEncoder:
         encodings: list[Encoded] = [*whole]
         if self.truncation == "head_tail":
             encodings = [self._head_and_tail(encoding) for encoding in whole]
-        if self.stride is not None:
+        if self.truncation == "context":
+            encodings = [self._context_windows(number, encoding) for number, encoding in enumerate(whole)]
+        elif self.stride is not None:
             encodings = [Windows([encoding, *encoding.overflowing]) for encoding in whole]
         for number, encoding in enumerate(encodings):
             if not encoding.ids:
                 raise ValueError(f"Text {number} gives no tokens: {texts[number][:40]!r}.")
         return encodings
+
+    def _context_windows(self, number: int, encoding: Encoding) -> Windows:
+        try:
+            return Windows(split_context(encoding, self.max_length, self.stride or 0))
+        except ValueError as error:
+            raise ValueError(f"Text {number} cannot be read. {error}") from None
 
     def _head_and_tail(self, encoding: Encoding) -> Window:
         if len(encoding) <= self.max_length:

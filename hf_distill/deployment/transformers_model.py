@@ -5,10 +5,10 @@ from pathlib import Path
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.data.languages import set_languages
+from hf_distill.answers import MAX_ANSWER_TOKENS
 from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader, head_of_class
 from hf_distill.deployment.text_encoder import TextEncoder
-from hf_distill.lengths import TAGGING, length_of_rows, reading_of, stride_of, truncation_of
+from hf_distill.lengths import TAGGING, length_of_rows, noted_stride, reading_of, stride_of, truncation_of
 from hf_distill.loading import load_config, load_pretrained
 from hf_distill.words import words_read
 
@@ -43,17 +43,14 @@ def encoder_of(
             f"{type(tokenizer).__name__} is a slow tokenizer: use a fast tokenizer, which has a tokenizer.json."
         )
     max_length = length_of_rows(max_length, tokenizer, model)
-    reading = reading_of(model.config)
-    if reading.get("source_lang") is not None:
-        set_languages(tokenizer, reading["source_lang"], reading["target_lang"])
+    is_answering = head_of_class(type(model).__name__) == "question answering"
     return TextEncoder(
         tokenizer=type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str()),
         inputs=[name for name in INPUTS if name in tokenizer.model_input_names],
         max_length=max_length,
         pad_token_id=padding_of(model, tokenizer),
-        truncation=truncation_of(model.config),
-        stride=stride_of(model.config, max_length),
-        prefix=reading.get("source_prefix", ""),
+        truncation="context" if is_answering else truncation_of(model.config),
+        stride=(noted_stride if is_answering else stride_of)(model.config, max_length),
     )
 
 
@@ -66,11 +63,14 @@ def padding_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> in
 def reader_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, head: str) -> OutputReader:
     config = model.config
     has_labels = head in ("sequence classification", "token classification")
+    reading = reading_of(config)
     problem_type = config.problem_type or ("regression" if config.num_labels == 1 else None)
     return OutputReader(
         tokenizer=tokenizer.backend_tokenizer,
         labels=[config.id2label[number] for number in range(config.num_labels)] if has_labels else [],
         problem_type=problem_type if head == "sequence classification" else None,
         mask_token_id=tokenizer.mask_token_id if head == "masked language modelling" else None,
-        words=words_read(reading_of(config)) if reading_of(config).get("task") == TAGGING else None,
+        words=words_read(reading) if reading.get("task") == TAGGING else None,
+        max_answer_tokens=reading.get("max_answer_tokens", MAX_ANSWER_TOKENS),
+        no_answer_threshold=reading.get("no_answer_threshold", 0.0) if reading.get("unanswerable") else None,
     )

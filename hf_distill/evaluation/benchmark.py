@@ -269,8 +269,9 @@ def exact_input(predictor: Predictor, texts: Sequence[TextInput], length: int, n
             f"Cannot measure {name} at {length} tokens: it accepts {num_special + 1} to {encoder.max_length}, special "
             f"tokens included."
         )
-    cutting = dataclasses.replace(encoder, tokenizer=tokenizer, max_length=length, stride=None)
-    joined = " ".join(text if isinstance(text, str) else " ".join(text) for text in texts)
+    truncation = "head" if encoder.truncation == "context" else encoder.truncation
+    cutting = dataclasses.replace(encoder, tokenizer=tokenizer, max_length=length, stride=None, truncation=truncation)
+    joined = " ".join(texts)
     (encoding,) = cutting.encode([joined])
     if len(encoding) < length:
         per_copy = max(1, len(encoding) - num_special)
