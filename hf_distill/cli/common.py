@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,22 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{name.replace('_', '-')}",
             metavar=metavar,
-            type=int if option.metavar == "N" else str,
+            type=_type_of(option.metavar),
             default=argparse.SUPPRESS,
             help=of,
         )
+
+
+def _type_of(metavar: str) -> Callable[[str], Any]:
+    if metavar == "[true|false]":
+        return _true_or_false
+    return {"N": int, "X": float}.get(metavar, str)
+
+
+def _true_or_false(word: str) -> bool:
+    if word.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{word!r} must be true or false")
+    return word.lower() == "true"
 
 
 def add_measuring_options(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_distill.answers import MAX_ANSWER_TOKENS
 from hf_distill.files import MANIFEST, read_json, write_json
 from hf_distill.words import WordRule
 
@@ -64,7 +63,7 @@ class Manifest:
     truncation: str = "head"
     stride: int | None = None
     words: WordRule | None = None
-    max_answer_tokens: int = MAX_ANSWER_TOKENS
+    max_answer_tokens: int = 30  # that of exports of earlier versions
     no_answer_threshold: float | None = None
 
     def write(self, folder: Path) -> None:

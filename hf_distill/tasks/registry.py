@@ -3,24 +3,13 @@
 from transformers import PreTrainedConfig
 
 from hf_distill.lengths import READING
-from hf_distill.tasks.causal_lm import CausalLM
-from hf_distill.tasks.fill_mask import FillMask
-from hf_distill.tasks.reranking import Reranking
+from hf_distill.tasks.question_answering import QuestionAnswering
 from hf_distill.tasks.task import Task
 from hf_distill.tasks.text_classification import TextClassification
 from hf_distill.tasks.text_pair_classification import TextPairClassification
 from hf_distill.tasks.token_classification import TokenClassification
 
-ROWS = (
-    TextClassification(),
-    TextPairClassification(),
-    Reranking(),
-    TokenClassification(),
-    FillMask(),
-    CausalLM(),
-)
-
-TASKS: dict[str, Task] = {task.name: task for task in ROWS}
+TASKS: dict[str, Task] = {task.name: task for task in (TextClassification(), QuestionAnswering())}
 """Tasks by name. Where several have the same head, a model that does not say its task has the first."""
 
 
