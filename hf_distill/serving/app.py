@@ -16,7 +16,7 @@ from hf_distill.serving.limits import Limits
 from hf_distill.serving.metrics import CONTENT_TYPE_LATEST, Metrics
 from hf_distill.serving.predict import RefusedError, check_ready, check_token, predict, rerank
 from hf_distill.serving.reranking import RerankAnswer, RerankBodies
-from hf_distill.serving.schemas import Answer, Bodies, Error
+from hf_distill.serving.schemas import READS, Answer, Bodies, Error
 from hf_distill.serving.service import Service
 from hf_distill.version import __version__
 
@@ -83,7 +83,7 @@ class App:
         self._add_states(services)
         self._add_descriptions(services, metrics, token)
         self._services, self._token = services, token
-        self._bodies = {reads: Bodies(limits, reads) for reads in ("text", "pair")}
+        self._bodies = {reads: Bodies(limits, reads) for reads in READS}
         self._rerank_bodies = RerankBodies(limits)
         self._described: dict[str, dict[str, Any]] = {}
         for role, service in services.items():
@@ -145,7 +145,7 @@ class App:
 
         @self.interface.get("/models", **protected)
         async def models() -> dict[str, dict[str, str]]:
-            """Lists the models, their paths, the headers that identify a model, and whether it reads texts or pairs."""
+            """Lists the models, their paths, the headers that identify a model, and what it reads."""
             return {
                 role: {"path": PATHS[role], **service.headers} | ({"reads": service.info.reads} if service.info else {})
                 for role, service in services.items()
@@ -158,7 +158,7 @@ class App:
 
     def _add_predict(self, role: str, service: Service) -> None:
         async def answer(request: Request) -> Response:
-            """Predicts for one text or pair of texts, or for several in their order."""
+            """Predicts for one text, pair of texts or question, or for several in their order."""
             return await predict(service, self._bodies, request)
 
         self._hot[PATHS[role]] = endpoint = self._endpoint(role, service, answer)

@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 from hf_distill.deployment.predictor import Predictor
 
-SERVED_HEADS = [
-    *("sequence classification", "token classification", "masked language modelling"),
-    "sequence-to-sequence",
-]
+SERVED_HEADS = ["sequence classification", "token classification", "question answering", "masked language modelling"]
+NAMED_CLASSES = SERVED_HEADS[:2]
+"""Heads whose classes have names."""
+
 SNAPSHOTS = "snapshots"
 """Folder in the Hub cache of a model that contains one folder per commit."""
 
@@ -31,7 +31,7 @@ class ModelInfo:
         revision: commit on the Hub; for a folder, a hash of its content.
         format: format, such as `"onnx-int8"`.
         max_length: maximum number of tokens per text.
-        reads: what it reads: `"text"` or `"pair"`, a pair of texts.
+        reads: what it reads: `"text"`; `"pair"`, a pair of texts; or `"question"`, a question and its context.
         reranks: True if it gives one score to each pair, such as a query and a document.
         tokens_per_second: speed of a worker on the longest warm-up text.
     """
@@ -62,7 +62,7 @@ def model_info(predictor: Predictor, model: str) -> ModelInfo:
         )
     is_number = len(predictor.labels) == 1  # such as a relevance, which needs no name
     placeholders = [f"LABEL_{number}" for number in range(len(predictor.labels))]
-    if predictor.labels and predictor.labels == placeholders and not is_number:
+    if predictor.head in NAMED_CLASSES and predictor.labels == placeholders and not is_number:
         raise ValueError(
             f"{model} has no class names, only {', '.join(placeholders[:3])}: set id2label and label2id in "
             f"its config.json. If it is an export, set them in the student and export it again."
@@ -74,9 +74,15 @@ def model_info(predictor: Predictor, model: str) -> ModelInfo:
         format=predictor.format,
         max_length=predictor.encoder.max_length if predictor.encoder.stride is None else UNLIMITED,
         tokens_per_second=warm_up(predictor),
-        reads="pair" if predictor.reads_pairs else "text",
+        reads=_reads(predictor),
         reranks=predictor.reads_pairs and len(predictor.labels) == 1,
     )
+
+
+def _reads(predictor: Predictor) -> str:
+    if predictor.head == "question answering":
+        return "question"
+    return "pair" if predictor.reads_pairs else "text"
 
 
 def warm_up(predictor: Predictor) -> float:
@@ -88,7 +94,8 @@ def warm_up(predictor: Predictor) -> float:
     longest = min(predictor.encoder.max_length, LONGEST_WARM_UP)
     for length in [*(2**power for power in range(longest.bit_length() - 1)), longest]:
         started = time.perf_counter()
-        encodings = predictor.encoder.encode(["a " * length])
+        text = "a " * length
+        encodings = predictor.encoder.encode([("a", text) if predictor.reads_pairs else text])
         predictor.run(encodings)
     return len(encodings[0]) / (time.perf_counter() - started)
 

@@ -8,6 +8,7 @@ from hf_distill.serving.limits import Limits
 
 MAX_TOP_K = 1000
 NUM_SCORES = "Number of scores to return for each text or pair of texts."
+NUM_ANSWERS = "Number of answers to return for each question."
 LONGEST_DETAIL = 300
 
 
@@ -36,14 +37,22 @@ class Entities(BaseModel):
     truncated: bool | None = Field(None, description="True if the text was too long for the model and was truncated.")
 
 
-class Generated(BaseModel):
-    """Text that a sequence-to-sequence model generated, such as a summary or a translation."""
+class FoundAnswer(BaseModel):
+    answer: str = Field(description="A part of the context; empty if the model finds that there is no answer.")
+    score: float
+    start: int = Field(description="Position of the answer in the context, in characters.")
+    end: int
 
-    text: str
-    truncated: bool | None = Field(None, description="True if the text was too long for the model and was truncated.")
+
+class QuestionAnswer(FoundAnswer):
+    """Answer to one question by a question answering model."""
+
+    answers: list[FoundAnswer] | None = Field(
+        None, description="With `top_k`: that many answers, most likely first, or fewer if there are not as many."
+    )
 
 
-Answer = Prediction | Entities | Generated | list[Prediction | Entities | Generated]
+Answer = Prediction | Entities | QuestionAnswer | list[Prediction | Entities | QuestionAnswer]
 """Answer for one text, or a list in the order of the texts."""
 
 
@@ -68,11 +77,12 @@ class Bodies:
     """The request bodies of `/predict` within the limits of a service.
 
     For a model that reads texts: `{"text": ...}` or `{"texts": [...]}`. For one that reads pairs:
-    `{"text": ..., "text_pair": ...}` or `{"texts": [[..., ...], ...]}`.
+    `{"text": ..., "text_pair": ...}` or `{"texts": [[..., ...], ...]}`. For question answering:
+    `{"question": ..., "context": ...}` or `{"questions": [{"question": ..., "context": ...}, ...]}`.
 
     Args:
         limits: the limits.
-        reads: what the model reads: `"text"` or `"pair"`.
+        reads: what the model reads: a name in `READS`.
 
     Attributes:
         limits: the limits.
@@ -81,10 +91,10 @@ class Bodies:
 
     def __init__(self, limits: Limits, reads: str = "text"):
         self.limits = limits
-        one, several = {"text": _of_texts, "pair": _of_pairs}[reads](limits)
+        one, several = READS[reads](limits)
         either = Annotated[one, Tag("text")] | Annotated[several, Tag("texts")]  # type: ignore[valid-type]
         self._adapter = TypeAdapter(Annotated[either, Discriminator(_which)])
-        self.schema: dict[str, Any] = {"oneOf": [one.model_json_schema(), several.model_json_schema()]}
+        self.schema: dict[str, Any] = {"oneOf": [_schema(one), _schema(several)]}
 
     def read(self, body: bytes) -> Body:
         """Parses a body. Raises `pydantic.ValidationError`, also for JSON that is nested too deeply."""
@@ -147,8 +157,52 @@ def _of_pairs(limits: Limits) -> tuple[type[Body], type[Body]]:
     return OnePair, SeveralPairs
 
 
+def _of_questions(limits: Limits) -> tuple[type[Body], type[Body]]:
+    a_text = Annotated[str, bounds_of_text(limits)]
+    a_number = Annotated[int, Field(ge=1, le=MAX_TOP_K, description=NUM_ANSWERS), BeforeValidator(whole)]
+
+    class Question(BaseModel):
+        model_config = ConfigDict(extra="forbid", strict=True)
+        question: a_text
+        context: a_text
+
+    class OneQuestion(Body):
+        question: a_text
+        context: a_text
+        top_k: a_number = 1
+        is_one = True
+
+        @property
+        def inputs(self) -> list[tuple[str, str]]:
+            return [(self.question, self.context)]
+
+    class SeveralQuestions(Body):
+        questions: Annotated[list[Question], Field(min_length=1, max_length=limits.max_texts)]
+        top_k: a_number = 1
+
+        @property
+        def inputs(self) -> list[tuple[str, str]]:
+            return [(own.question, own.context) for own in self.questions]
+
+    return OneQuestion, SeveralQuestions
+
+
+READS = {"text": _of_texts, "pair": _of_pairs, "question": _of_questions}
+"""The bodies for one input and for several, by what a model reads."""
+
+
+def _schema(body: type[Body]) -> dict[str, Any]:
+    """The JSON schema of a body, without references, which would not be found within OpenAPI."""
+    schema = body.model_json_schema()
+    for definition in schema.pop("$defs", {}).values():
+        for own in schema["properties"].values():
+            if "$ref" in own.get("items", {}):
+                own["items"] = definition
+    return schema
+
+
 def _which(body: Any) -> str:
-    return "texts" if isinstance(body, dict) and "texts" in body else "text"
+    return "texts" if isinstance(body, dict) and ("texts" in body or "questions" in body) else "text"
 
 
 def whole(number: Any) -> Any:

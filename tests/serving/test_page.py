@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from hf_distill import load_predictor
+from tests.question_answering import answering_student, make_question_tokenizer
 from tests.serving.running import RunningService
 
 pytestmark = pytest.mark.browser
@@ -89,6 +90,26 @@ def test_student_and_teacher_side_by_side(browser, int8, student, tmp_path):
         left, right = (panel.rect for panel in panels)
         assert left["y"] == right["y"]
         assert left["x"] + left["width"] <= right["x"]
+        assert errors_in(browser) == []
+
+
+def test_a_question_and_its_context(browser, tmp_path):
+    student = answering_student(unanswerable=True, no_answer_threshold=-100.0)  # always: no answer
+    student.save_pretrained(tmp_path / "answering")
+    make_question_tokenizer().save_pretrained(tmp_path / "answering")
+    with RunningService(tmp_path, tmp_path / "answering", "--workers", "1") as service:
+        service.wait_until(service.is_ready)
+        browser.get(f"http://127.0.0.1:{service.port}/")
+        (context,) = wait_for(browser, "#pair:not([hidden])")
+        assert browser.find_element("id", "text").get_attribute("placeholder") == "Question"
+        browser.find_element("id", "text").send_keys("w5")
+        context.send_keys("w6 w7")
+        browser.find_element("id", "ask").click()
+        (panel,) = wait_for(browser, ".model:has(.latency)")
+        assert panel.find_element("css selector", ".label").text == "(no answer)"
+        shown = [row.text.rsplit(maxsplit=1)[0] for row in panel.find_elements("css selector", ".score")]
+        assert shown[0] == "(no answer)"
+        assert set(shown[1:]) == {"w6", "w7", "w6 w7"}
         assert errors_in(browser) == []
 
 

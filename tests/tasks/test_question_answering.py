@@ -66,7 +66,7 @@ def answers_of(predictor, rows=TEST):
 def answers_of_worker(predictor, rows=TEST):
     """What a worker of the service answers to a batch of requests."""
     entries = answer(predictor, [[row["question"], row["context"]] for row in rows], 1)
-    return [entry["scores"][0] for entry in entries]
+    return [entry["answers"][0] for entry in entries]
 
 
 METRICS = {"f1", "exact_match", "answerable_f1", "answerable_exact_match", "unanswerable_accuracy"}
