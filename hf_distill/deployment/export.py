@@ -15,7 +15,7 @@ from hf_distill.deployment.formats import FORMATS, export_formats
 from hf_distill.deployment.heads import PREDICTION_HEADS
 from hf_distill.deployment.manifest import Manifest
 from hf_distill.deployment.parity import Parity, measure_parity
-from hf_distill.deployment.parity_texts import QUESTIONS, TEXTS
+from hf_distill.deployment.parity_texts import TEXTS, with_questions
 from hf_distill.deployment.predictor import Predictor, load_predictor, predictor_of
 from hf_distill.deployment.text_encoder import TextInput, windows_of
 from hf_distill.deployment.transformers_model import load_student
@@ -112,7 +112,7 @@ def export_model(
             f"format='torch-int8', or the model itself, which load_predictor and the service read."
         )
     if texts is None:
-        texts = _questions() if predictor.reads_pairs else TEXTS
+        texts = with_questions(TEXTS) if predictor.reads_pairs else TEXTS
     predictor.reads_pairs = predictor.reads_pairs or not all(isinstance(text, str) for text in texts)
     if not texts:
         raise ValueError("texts is empty: give a few dozen texts, or leave the argument out for the built-in ones.")
@@ -158,10 +158,6 @@ def _student(
         tokenizer, name = tokenizer or own_tokenizer, str(student)
     model = plain_copy(model).float().cpu().eval()  # in fp32, so that an fp32 export matches it exactly
     return predictor_of(model, tokenizer, public_name(name), max_length), model, tokenizer
-
-
-def _questions() -> list[TextInput]:
-    return [(QUESTIONS[number % len(QUESTIONS)], text) for number, text in enumerate(TEXTS)]
 
 
 def _manifest(student: Predictor, format: str, files: dict[str, int]) -> Manifest:

@@ -1,5 +1,7 @@
 """Default texts for comparing models: old and new prose of 1 to 90 words in several languages."""
 
+from collections.abc import Sequence
+
 TEXTS = [
     "Call me Ishmael.",
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness.",
@@ -47,3 +49,11 @@ QUESTIONS = [
     "What is this about?",
     "When and where does it happen?",
 ]
+
+
+def with_questions(texts: Sequence[str | tuple[str, str]]) -> list[str | tuple[str, str]]:
+    """Puts a question before each text that is not a pair, for models that read pairs."""
+    return [
+        (QUESTIONS[number % len(QUESTIONS)], text) if isinstance(text, str) else text
+        for number, text in enumerate(texts)
+    ]

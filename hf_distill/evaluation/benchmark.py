@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from hf_distill.deployment.backends import Arrays, available_cores
 from hf_distill.deployment.formats import FORMATS, PYTORCH
 from hf_distill.deployment.manifest import is_export, read_manifest
-from hf_distill.deployment.parity_texts import TEXTS
+from hf_distill.deployment.parity_texts import TEXTS, with_questions
 from hf_distill.deployment.predictor import Predictor, load_predictor
 from hf_distill.deployment.text_encoder import TextInput, windows_of
 from hf_distill.evaluation.benchmark_tables import PERCENTILES, Json, describe_measuring, latency_table, size_table
@@ -108,7 +108,8 @@ def benchmark_models(
             as that model, even if it also holds exports. The first model is the baseline.
         lengths: text lengths for the latency, in tokens, including special tokens. Default: 16, 64, 128 and 256, as
             far as all models accept them.
-        texts: real texts or pairs of texts, joined or cut to reach a given length. Default: built-in prose.
+        texts: real texts or pairs of texts, joined or cut to reach a given length. If all models read pairs, a text
+            gets a question. Default: built-in prose.
         threads: threads per forward pass, the same for all models. Default: all cores available to this process.
         rounds: measured rounds. One unmeasured round before them warms up.
 
@@ -130,6 +131,8 @@ def benchmark_models(
     try:
         runners = {name: Runner.load(name, *locate_model(model), threads) for name, model in models.items()}
         lengths = _lengths(runners, lengths)
+        if all(runner.predictor.reads_pairs for runner in runners.values()):
+            texts = with_questions(texts)
         texts = _repeated(texts)
         for runner in runners.values():
             runner.prepare(texts, lengths)

@@ -133,7 +133,10 @@ output_dir: outputs/student
         "answerable_exact_match": Metric("exact match, answerable"),
         "unanswerable_accuracy": Metric("accuracy, unanswerable"),
     }
-    fidelity: ClassVar = {"agreement": Metric("same answer"), "f1_to_teacher": Metric("F1 to teacher")}
+    fidelity: ClassVar = {
+        "agreement": Metric("agreement with the teacher"),
+        "f1_to_teacher": Metric("F1 to the teacher"),
+    }
     notes = (
         "Exact match and F1 are those of SQuAD 2.0: case, punctuation and articles do not count, and F1 compares "
         "words. The correct answer to a question without an answer is an empty one."

@@ -11,8 +11,10 @@ from hf_distill import export_model, load_predictor
 from hf_distill.answers import best_answers
 from hf_distill.data.question_tokens import encode_questions
 from hf_distill.data.questions import FEATURES
+from hf_distill.deployment.parity_texts import with_questions
 from hf_distill.deployment.predictor import predictor_of
 from hf_distill.deployment.text_encoder import windows_of
+from hf_distill.evaluation.benchmark import exact_input
 from tests.question_answering import answering_student, make_question_rows, make_question_tokenizer
 
 READING = {"stride": 5, "unanswerable": True, "no_answer_threshold": -7.5, "max_answer_tokens": 8}
@@ -106,5 +108,13 @@ def test_bad_inputs():
     assert predictor.predict([("w5 " * 12, "w6 w7")])[0]["answer"]  # it fits
     with pytest.raises(ValueError, match="Text 0 is empty"):
         predictor.predict([("w5", " ")])
-    with pytest.raises(ValueError, match=r"Text 0 cannot be read. The context gives no tokens"):
+    with pytest.raises(ValueError, match="Text 0 must be a pair of texts, because student reads pairs"):
         predictor.predict(["w5"])
+
+
+def test_inputs_of_a_benchmark():
+    """Texts get a question. Inputs of an exact length are one text, as the windows of a context have their own."""
+    predictor = predictor_of(answering_student(), make_question_tokenizer(), "student")
+    pairs = with_questions(["w5", ("w6", "w7")])
+    assert pairs == [("Who is speaking?", "w5"), ("w6", "w7")]
+    assert exact_input(predictor, pairs, 12, "student")["input_ids"].shape == (1, 12)
