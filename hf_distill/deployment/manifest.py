@@ -41,6 +41,7 @@ class Manifest:
         max_answer_tokens: longest answer of question answering in tokens.
         no_answer_threshold: how much more likely it must be that a question has no answer, as in
             `hf_distill.answers.best_answers`; None if every question has an answer.
+        source_prefix: text in front of each text.
         words: how token classification splits a text into words, as in `split_words`; None if it decides per token.
     """
 
@@ -65,6 +66,7 @@ class Manifest:
     words: WordRule | None = None
     max_answer_tokens: int = 30  # that of exports of earlier versions
     no_answer_threshold: float | None = None
+    source_prefix: str = ""
 
     def write(self, folder: Path) -> None:
         write_json(folder / MANIFEST, dataclasses.asdict(self))

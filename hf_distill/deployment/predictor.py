@@ -77,12 +77,13 @@ class Predictor:
             is a probability, or the number itself for regression. Masked and causal language modelling:
             `{"label", "score"}`, where the label is the masked or next token. Question answering:
             `{"answer", "score", "start", "end"}`; the answer is empty if the model was trained on questions without
-            answers and finds none. With `top_k` other than 1, a list of these. Token classification: a
-            list of `{"label", "score", "text", "start", "end"}`, one per entity.
+            answers and finds none. With `top_k` other than 1, a list of these. Token classification: a list of
+            `{"label", "score", "text", "start", "end"}`, one per entity. Sequence-to-sequence: `{"text"}`, the
+            generated text, as the model's generation config says.
 
         Raises:
-            ValueError: if a text is empty, is not a string or is not valid Unicode, or if a question leaves too
-                little room for its context.
+            ValueError: if a text is empty, is not a string or is not valid Unicode, or is one string where the model
+                reads pairs; or if a question leaves too little room for its context.
 
         Example:
             >>> load_predictor("outputs/student-int8").predict(["A warm, funny film."])

@@ -83,6 +83,7 @@ class TextEncoder:
         stride: if given, a long text is not truncated, but read in windows of `max_length` tokens; this many tokens,
             without special tokens, are in both of two neighbouring windows. Needs `truncation="head"`, or `"context"`
             to split the second text of each pair.
+        prefix: text in front of each text.
     """
 
     tokenizer: Tokenizer
@@ -95,6 +96,11 @@ class TextEncoder:
 
     def __post_init__(self):
         self.tokenizer.no_padding()
+        room = self.max_length - self.tokenizer.num_special_tokens_to_add(False)
+        if self.truncation != "context" and self.stride is not None and not 0 <= self.stride < room:
+            raise ValueError(
+                f"stride={self.stride} must be at least 0 and below the {room} tokens of text in a window."
+            )
         if self.truncation in ("head_tail", "context"):
             self.tokenizer.no_truncation()
         else:
@@ -141,6 +147,12 @@ class TextEncoder:
             if not encoding.ids:
                 raise ValueError(f"Text {number} gives no tokens: {texts[number][:40]!r}.")
         return encodings
+
+    def cut_to(self, max_length: int) -> "TextEncoder":
+        """A copy that truncates single texts to `max_length` tokens, for inputs of an exact length."""
+        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())  # a tokenizer object holds only one truncation length
+        truncation = "head" if self.truncation == "context" else self.truncation
+        return dataclasses.replace(self, tokenizer=tokenizer, max_length=max_length, truncation=truncation, stride=None)
 
     def _context_windows(self, number: int, encoding: Encoding) -> Windows:
         try:

@@ -6,6 +6,7 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.answers import MAX_ANSWER_TOKENS
+from hf_distill.data.languages import set_languages
 from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader, head_of_class
 from hf_distill.deployment.text_encoder import TextEncoder
 from hf_distill.lengths import TAGGING, length_of_rows, noted_stride, reading_of, stride_of, truncation_of
@@ -44,6 +45,9 @@ def encoder_of(
         )
     max_length = length_of_rows(max_length, tokenizer, model)
     is_answering = head_of_class(type(model).__name__) == "question answering"
+    reading = reading_of(model.config)
+    if reading.get("source_lang") is not None:
+        set_languages(tokenizer, reading["source_lang"], reading["target_lang"])
     return TextEncoder(
         tokenizer=type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str()),
         inputs=[name for name in INPUTS if name in tokenizer.model_input_names],
@@ -51,6 +55,7 @@ def encoder_of(
         pad_token_id=padding_of(model, tokenizer),
         truncation="context" if is_answering else truncation_of(model.config),
         stride=(noted_stride if is_answering else stride_of)(model.config, max_length),
+        prefix=reading.get("source_prefix", ""),
     )
 
 

@@ -17,7 +17,6 @@ from time import perf_counter
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
-from tokenizers import Tokenizer
 
 from hf_distill.deployment.backends import Arrays, available_cores
 from hf_distill.deployment.formats import FORMATS, PYTORCH
@@ -264,17 +263,14 @@ def exact_input(predictor: Predictor, texts: Sequence[TextInput], length: int, n
         ValueError: if the model accepts fewer tokens, or if the texts cannot fill that length.
     """
     encoder = predictor.encoder
-    # A copy, because a tokenizer object holds only one truncation length.
-    tokenizer = Tokenizer.from_str(encoder.tokenizer.to_str())
-    num_special = tokenizer.num_special_tokens_to_add(False)
+    num_special = encoder.tokenizer.num_special_tokens_to_add(False)
     if not num_special < length <= encoder.max_length:
         raise ValueError(
             f"Cannot measure {name} at {length} tokens: it accepts {num_special + 1} to {encoder.max_length}, special "
             f"tokens included."
         )
-    truncation = "head" if encoder.truncation == "context" else encoder.truncation
-    cutting = dataclasses.replace(encoder, tokenizer=tokenizer, max_length=length, stride=None, truncation=truncation)
-    joined = " ".join(texts)
+    cutting = encoder.cut_to(length)
+    joined = " ".join(text if isinstance(text, str) else " ".join(text) for text in texts)
     (encoding,) = cutting.encode([joined])
     if len(encoding) < length:
         per_copy = max(1, len(encoding) - num_special)

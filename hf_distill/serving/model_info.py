@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 from hf_distill.deployment.predictor import Predictor
 
-SERVED_HEADS = ["sequence classification", "token classification", "question answering", "masked language modelling"]
-NAMED_CLASSES = SERVED_HEADS[:2]
-"""Heads whose classes have names."""
-
+SERVED_HEADS = [
+    *("sequence classification", "token classification", "question answering"),
+    *("masked language modelling", "sequence-to-sequence"),
+]
 SNAPSHOTS = "snapshots"
 """Folder in the Hub cache of a model that contains one folder per commit."""
 
@@ -62,7 +62,7 @@ def model_info(predictor: Predictor, model: str) -> ModelInfo:
         )
     is_number = len(predictor.labels) == 1  # such as a relevance, which needs no name
     placeholders = [f"LABEL_{number}" for number in range(len(predictor.labels))]
-    if predictor.head in NAMED_CLASSES and predictor.labels == placeholders and not is_number:
+    if predictor.labels and predictor.labels == placeholders and not is_number:
         raise ValueError(
             f"{model} has no class names, only {', '.join(placeholders[:3])}: set id2label and label2id in "
             f"its config.json. If it is an export, set them in the student and export it again."

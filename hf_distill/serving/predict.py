@@ -174,6 +174,8 @@ def check_entries(entries: list[dict[str, Any]], name: str) -> None:
 def _answer(entry: dict[str, Any], top_k: int | None) -> dict[str, Any]:
     if "entities" in entry:
         return {"entities": entry["entities"]}
+    if "generated" in entry:
+        return entry["generated"]
     name = "answers" if "answers" in entry else "scores"
     found = entry[name]  # may be more than wanted: the largest `top_k` in the batch
     return found[0] if top_k is None else {**found[0], name: found[:top_k]}

@@ -52,7 +52,16 @@ class QuestionAnswer(FoundAnswer):
     )
 
 
-Answer = Prediction | Entities | QuestionAnswer | list[Prediction | Entities | QuestionAnswer]
+class Generated(BaseModel):
+    """Text that a sequence-to-sequence model generated, such as a summary or a translation."""
+
+    text: str
+    truncated: bool | None = Field(None, description="True if the text was too long for the model and was truncated.")
+
+
+AnyAnswer = Prediction | Entities | QuestionAnswer | Generated
+
+Answer = AnyAnswer | list[AnyAnswer]
 """Answer for one text, or a list in the order of the texts."""
 
 

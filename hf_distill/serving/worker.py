@@ -75,6 +75,8 @@ def _read(predictor: Predictor, outputs: TextOutputs, encoding: Encoded, text: T
         return {"error": str(error)}
     if predictor.head == "token classification":
         return {"entities": read}
+    if predictor.head == "sequence-to-sequence":
+        return {"generated": read}
     name = "answers" if predictor.head == "question answering" else "scores"
     return {name: read if isinstance(read, list) else [read]}  # `read` is not a list with top_k=1
 

@@ -3,13 +3,26 @@
 from transformers import PreTrainedConfig
 
 from hf_distill.lengths import READING
+from hf_distill.tasks.causal_lm import CausalLM
+from hf_distill.tasks.fill_mask import FillMask
 from hf_distill.tasks.question_answering import QuestionAnswering
+from hf_distill.tasks.reranking import Reranking
 from hf_distill.tasks.task import Task
 from hf_distill.tasks.text_classification import TextClassification
 from hf_distill.tasks.text_pair_classification import TextPairClassification
 from hf_distill.tasks.token_classification import TokenClassification
 
-TASKS: dict[str, Task] = {task.name: task for task in (TextClassification(), QuestionAnswering())}
+ROWS = (
+    TextClassification(),
+    TextPairClassification(),
+    Reranking(),
+    TokenClassification(),
+    QuestionAnswering(),
+    FillMask(),
+    CausalLM(),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in ROWS}
 """Tasks by name. Where several have the same head, a model that does not say its task has the first."""
 
 
