@@ -21,7 +21,7 @@ def load_rankings(
     source: str | Path,
     query_column: str = "query",
     positive_column: str = "positive",
-    negatives_column: str = "negatives",
+    negative_column: str = "negative",
     documents_column: str | None = None,
     scores_column: str | None = None,
     split: str = "train",
@@ -38,7 +38,7 @@ def load_rankings(
         query_column: column with the queries.
         positive_column: column with the relevant documents: one text or a list of texts. Not used with
             `documents_column`.
-        negatives_column: column with the documents that are not relevant: one text or a list of texts. Not used with
+        negative_column: column with the documents that are not relevant: one text or a list of texts. Not used with
             `documents_column`.
         documents_column: column with one document or a list of documents. A dot reads a field of a nested column, such
             as `passages.passage_text`.
@@ -59,7 +59,7 @@ def load_rankings(
             counted from 1, without the header.
 
     Example:
-        >>> rows = load_rankings("queries.jsonl")  # {"query": "...", "positive": "...", "negatives": ["...", "..."]}
+        >>> rows = load_rankings("queries.jsonl")  # {"query": "...", "positive": "...", "negative": ["...", "..."]}
         >>> rows[0]
         {'text': 'what is rba', 'text_pair': 'Since 2007, the RBA ...', 'group': 0, 'labels': 1.0}
         >>> judged = load_rankings("judged.jsonl", documents_column="results", scores_column="relevance")
@@ -82,13 +82,13 @@ def load_rankings(
             groups.add(number, query, zip(texts, relevances, strict=True))
         groups.check_relevant()
         return groups.dataset()
-    columns = [query_column, positive_column, negatives_column]
+    columns = [query_column, positive_column, negative_column]
     for number, query, positive, negatives in _read(source, columns, split, config_name):
         where = f"{source}, row {number}"
         groups.add(number, query, ((text, 1.0) for text in _texts(positive, positive_column, where)))
-        groups.add(number, query, ((text, 0.0) for text in _texts(negatives, negatives_column, where)))
+        groups.add(number, query, ((text, 0.0) for text in _texts(negatives, negative_column, where)))
     groups.check_relevant()
-    groups.check_negatives(negatives_column)
+    groups.check_negatives(negative_column)
     return groups.dataset()
 
 
@@ -96,7 +96,7 @@ def load_unlabelled_rankings(
     source: str | Path,
     query_column: str = "query",
     positive_column: str = "positive",
-    negatives_column: str = "negatives",
+    negative_column: str = "negative",
     documents_column: str | None = None,
     split: str = "train",
     config_name: str | None = None,
@@ -107,7 +107,7 @@ def load_unlabelled_rankings(
         source: as in `load_rankings`.
         query_column: column with the queries.
         positive_column: column with one document or a list of documents. Not used with `documents_column`.
-        negatives_column: column with more documents. Not used with `documents_column`.
+        negative_column: column with more documents. Not used with `documents_column`.
         documents_column: column with one document or a list of documents.
         split: split of a Hub dataset or of a folder that `load_dataset` reads.
         config_name: configuration of a Hub dataset.
@@ -123,7 +123,7 @@ def load_unlabelled_rankings(
         >>> rows = load_unlabelled_rankings("microsoft/ms_marco", **columns)
     """
     if documents_column is None:
-        columns = [query_column, positive_column, negatives_column]
+        columns = [query_column, positive_column, negative_column]
     else:
         columns = [query_column, documents_column]
     groups = _Groups(str(source))

@@ -43,15 +43,15 @@ class RerankingArguments(TaskArguments):
     positive_column: str = field(
         default="positive", metadata={"help": "Column with the relevant documents of a query: one text or a list."}
     )
-    negatives_column: str = field(
-        default="negatives",
+    negative_column: str = field(
+        default="negative",
         metadata={"help": "Column with documents that are not relevant to the query: one text or a list."},
     )
     documents_column: str | None = field(
         default=None,
         metadata={
             "help": "Column with one document or a list of documents, in place of positive_column and "
-            "negatives_column. A dot reads a field of a nested column, such as passages.passage_text."
+            "negative_column. A dot reads a field of a nested column, such as passages.passage_text."
         },
     )
     scores_column: str | None = field(
@@ -82,13 +82,12 @@ class Reranking(Task):
     name = "reranking"
     pipeline_tag = "text-ranking"
     summary = "a score for each query and document, which orders the documents of a query"
-    data = "query, positive, negatives; or query, documents, scores"
+    data = "query, positive, negative; or query, documents, scores"
     example = """\
 teacher_model_name_or_path: cross-encoder/ms-marco-MiniLM-L12-v2
 dataset_name: sentence-transformers/msmarco-msmarco-distilbert-base-tas-b
 dataset_config_name: triplet
 train_split: train[:100000]
-negatives_column: negative
 validation_share: 0.02
 output_dir: outputs/student
 """

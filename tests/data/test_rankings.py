@@ -10,8 +10,8 @@ from datasets import Dataset
 from hf_distill import load_rankings, load_unlabelled_rankings
 
 TRIPLES = [
-    {"query": "q", "positive": ["a"], "negatives": ["b", "c"]},
-    {"query": "r", "positive": ["d", "e"], "negatives": ["a"]},
+    {"query": "q", "positive": ["a"], "negative": ["b", "c"]},
+    {"query": "r", "positive": ["d", "e"], "negative": ["a"]},
 ]
 EXPECTED = {
     "text": ["q", "q", "q", "r", "r", "r"],
@@ -54,7 +54,7 @@ def test_one_triple_per_row(tmp_path, suffix):
     """Rows with the same query form a group, in which each document is once."""
     triples = [("q", "a", "b"), ("q", "a", "c"), ("r", "d", "a"), ("r", "e", "a")]
     rows = [dict(zip(("query", "positive", "negative"), triple, strict=True)) for triple in triples]
-    loaded = load_rankings(write(tmp_path, rows, suffix), negatives_column="negative").to_dict()
+    loaded = load_rankings(write(tmp_path, rows, suffix)).to_dict()
     assert loaded == {name: [values[i] for i in (0, 1, 2, 3, 5, 4)] for name, values in EXPECTED.items()}
 
 
@@ -112,11 +112,11 @@ def bad(row, message, **options):
             {"positive": []}, "queries without a relevant document, in row 2: add one, remove these rows, or give them"
         ),
         bad({"positive": None}, "queries without a relevant document, in row 2"),
-        bad({"negatives": []}, "queries without a document in the column 'negatives', in row 2: ranking needs"),
-        bad({"negatives": None}, "queries without a document in the column 'negatives', in row 2"),
-        bad({"negatives": ["b", ""]}, "row 2 has an empty text in the column 'negatives': remove it"),
-        bad({"negatives": ["b", None]}, "row 2: None in the column 'negatives' must be a string, but is NoneType"),
-        bad({"negatives": ["x"]}, "row 2: the document 'x' has the relevance 0, but had 1 before, for the same query"),
+        bad({"negative": []}, "queries without a document in the column 'negative', in row 2: ranking needs"),
+        bad({"negative": None}, "queries without a document in the column 'negative', in row 2"),
+        bad({"negative": ["b", ""]}, "row 2 has an empty text in the column 'negative': remove it"),
+        bad({"negative": ["b", None]}, "row 2: None in the column 'negative' must be a string, but is NoneType"),
+        bad({"negative": ["x"]}, "row 2: the document 'x' has the relevance 0, but had 1 before, for the same query"),
         bad({"documents": []}, "row 2 has 0 documents but 2 scores: give one score per document", **SCORED),
         bad({"scores": [1]}, "row 2 has 2 documents but 1 scores: give one score per document", **SCORED),
         bad({"scores": [0, 0]}, "queries without a relevant document, in row 2", **SCORED),
@@ -126,7 +126,7 @@ def bad(row, message, **options):
     ],
 )
 def test_bad_rows(tmp_path, row, options, message):
-    good = {"query": "q", "positive": ["x"], "negatives": ["y"], "documents": ["x", "y"], "scores": [1, 0]}
+    good = {"query": "q", "positive": ["x"], "negative": ["y"], "documents": ["x", "y"], "scores": [1, 0]}
     file = write(tmp_path, [good, {**good, "query": "r", **row}])
     with pytest.raises(ValueError, match=rf"data\.jsonl.*{message}"):
         load_rankings(file, **options)

@@ -36,7 +36,7 @@ def make_queries(num_queries, seed):
         return " ".join(f"w{word}" for word in generator.choices(words, k=generator.randint(1, most)))
 
     return [
-        {"query": f"w{5 + n} w{6 + n}", "positive": [text(GOOD)], "negatives": [text(BAD) for _ in range(3)]}
+        {"query": f"w{5 + n} w{6 + n}", "positive": [text(GOOD)], "negative": [text(BAD) for _ in range(3)]}
         for n in range(num_queries)
     ]
 
@@ -122,7 +122,7 @@ def test_the_same_predictions_from_training_to_service(folder, fine_tuned, tmp_p
 def test_from_a_teacher_alone(folder, tmp_path):
     """Without labels, from a teacher that does not say its problem type. Its logits are stored or computed live."""
     unlabelled = write(
-        tmp_path / "log.jsonl", [{"query": row["query"], "found": row["negatives"]} for row in make_queries(20, 2)]
+        tmp_path / "log.jsonl", [{"query": row["query"], "found": row["negative"]} for row in make_queries(20, 2)]
     )
     data = {"unlabelled_file": unlabelled, "documents_column": "found"}
     trained = {}
@@ -138,7 +138,7 @@ def test_from_a_teacher_alone(folder, tmp_path):
 def test_labels_and_teacher(folder, fine_tuned):
     """A relevance above 1 counts as 1. Queries are held out whole."""
     rows = [
-        {"query": own["query"], "documents": [*own["positive"], *own["negatives"]], "scores": [3, 0.5, 0, 0]}
+        {"query": own["query"], "documents": [*own["positive"], *own["negative"]], "scores": [3, 0.5, 0, 0]}
         for own in make_queries(20, 3)
     ]
     trainer = train(
