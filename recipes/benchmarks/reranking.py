@@ -1,25 +1,28 @@
 """Compares rerankers on the documentation of NumPy, SciPy and scikit-learn: a teacher, and students of half its layers.
 
-MiniLM with all six layers is fine-tuned on the labels. Students have every other layer of the pretrained MiniLM, or of that
-teacher. They are trained on the labels alone, or on labels and teacher, with several seeds. Each is measured on test
-queries with 16 documents, one of them relevant.
+MiniLM with all six layers is fine-tuned on the labels. Students have every other layer of the pretrained MiniLM, or of
+that teacher. They are trained on the labels alone, or on labels and teacher, with several seeds. Each is measured on
+test queries with 16 documents, one of them relevant. The data are those of `recipes/rerank/smoke_data.py`.
 
     python -m recipes.benchmarks.reranking --seeds 3
 
-Takes about an hour on two cores.
+Figures are written after each training, and a second run continues from there. Takes about an hour on two cores.
 """
 
-import shutil
+import argparse
+import json
 from pathlib import Path
 
 import torch
+from transformers import AutoModel, AutoTokenizer
 
 from hf_distill import (
     DistillationTrainingArguments,
     RerankingArguments,
-    evaluate_model,
+    load_predictor,
+    load_rankings,
     make_student,
-    quiet_libraries,
+    ranking_metrics,
     train_model,
 )
 from recipes.benchmarks._common import (
@@ -36,15 +39,24 @@ from recipes.benchmarks._common import (
 )
 from recipes.quickstart.fetch import fetch
 from recipes.quickstart.train import bf16_is_fast
-from recipes.rerank.data import write
+from recipes.rerank.smoke_data import write_data
 
-METRICS = ("ndcg@10", "mrr@10", "agreement", "spearmanr_to_teacher")
+COLUMNS = {
+    "ndcg@10": "NDCG@10",
+    "mrr@10": "MRR@10",
+    "agreement": "same first document as the teacher",
+    "spearmanr_to_teacher": "Spearman with the teacher",
+}
+TEACHER = "6 layers, labels alone: the teacher"
 
 STUDENTS = {
-    "3 layers of the pretrained model, labels alone": {"start": "pretrained", "teacher": False},
-    "3 layers of the pretrained model, labels and teacher": {"start": "pretrained", "teacher": True},
-    "3 layers of the teacher, labels and teacher": {"start": "teacher", "teacher": True},
+    "3 layers of the pretrained model, labels alone": ("pretrained", False),
+    "3 layers of the pretrained model, labels and teacher": ("pretrained", True),
+    "3 layers of the teacher, labels and teacher": ("teacher", True),
 }
+"""Where a student's layers are from, and whether it has a teacher."""
+
+SETTINGS = ("queries", "test_queries", "max_length", "epochs", "learning_rate")
 
 
 @explains_fetch_errors
@@ -52,74 +64,82 @@ def main() -> int:
     parser = make_parser("reranking", __doc__)
     add_fetched(parser)
     parser.add_argument("--seeds", type=int, default=3, help="number of trainings of each student")
-    parser.add_argument("--queries", type=int, help="number of training queries; default: all")
-    parser.add_argument("--test-queries", type=int, default=250, help="number of test queries")
-    parser.add_argument("--max-length", type=int, default=64, help="tokens per query and document")
+    parser.add_argument("--queries", type=int, default=1000, help="number of training queries, with 4 documents each")
+    parser.add_argument("--test-queries", type=int, default=200, help="number of test queries, with 16 documents each")
+    parser.add_argument("--max-length", type=int, default=48, help="tokens per query and document")
     parser.add_argument("--epochs", type=float, default=3, help="epochs of each training")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="learning rate of each training")
     options = parser.parse_args()
     silence()
-    quiet_libraries()
     pretrained, _ = fetch(options.fetched)
     folder = options.output.with_suffix("")
-    write(folder, options.queries, options.test_queries)
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    measured: dict[str, list] = {name: [] for name in (TEACHER, *STUDENTS)}
+    if options.output.exists() and (earlier := json.loads(options.output.read_text()))["settings"] == settings:
+        measured = earlier["measured"]
+    else:
+        write_data(folder, options.queries, options.test_queries)
+        make_student(AutoModel.from_pretrained(pretrained)).save_pretrained(folder / "pretrained")
+        AutoTokenizer.from_pretrained(pretrained).save_pretrained(folder / "pretrained")
     on, versions = print_machine("device", "threads", "training"), print_versions(PACKAGES)
-    shortened(pretrained, folder / "pretrained")
-    train(folder, options, "teacher", {"model_name_or_path": str(pretrained)}, seed=0)
-    measured = {"MiniLM, 6 layers: the teacher": [measure(folder, "teacher")]}
-    for name, student in STUDENTS.items():
-        measured[name] = []
-        for seed in range(options.seeds):
-            given = {"model_name_or_path": str(folder / "pretrained")} if student["start"] == "pretrained" else {}
-            teacher = str(folder / "teacher") if student["teacher"] else None
-            train(folder, options, "student", given, seed, teacher)
-            measured[name].append(measure(folder, "student"))
-            print(f"{name}, seed {seed}: " + ", ".join(f"{own} {measured[name][-1][own]:.3f}" for own in METRICS))
+
+    def keep(name: str, model: Path) -> None:
+        measured[name].append(measure(folder, model))
+        print(f"{name}: " + ", ".join(f"{own} {measured[name][-1][own]:.3f}" for own in COLUMNS), flush=True)
+        content = {"measured": measured, "settings": settings, "machine": on, "versions": versions}
+        write_json(options.output, content)
+
+    if not measured[TEACHER]:
+        train(options, folder / "teacher", 0, model_name_or_path=str(pretrained))
+        keep(TEACHER, folder / "teacher")
+    for seed in range(options.seeds):
+        for name, (start, has_teacher) in STUDENTS.items():
+            if len(measured[name]) == seed:
+                given = {"model_name_or_path": str(folder / "pretrained")} if start == "pretrained" else {}
+                train(options, folder / "student", seed, has_teacher, **given)
+                keep(name, folder / "student")
     print(f"\n{table_of(measured)}")
-    settings = {name: getattr(options, name) for name in ("seeds", "queries", "test_queries", "max_length", "epochs")}
-    write_json(options.output, {"measured": measured, "settings": settings, "machine": on, "versions": versions})
     return 0
 
 
-def shortened(pretrained: Path, folder: Path) -> None:
-    """Saves every other layer of the pretrained model, with its tokenizer."""
-    from transformers import AutoModel, AutoTokenizer
-
-    make_student(AutoModel.from_pretrained(pretrained)).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(pretrained).save_pretrained(folder)
-
-
-def train(folder: Path, options, output: str, given: dict, seed: int, teacher: str | None = None) -> None:
-    args = RerankingArguments(
-        train_file=str(folder / "train.jsonl"), max_length=options.max_length, overwrite=True, **given
-    )
-    losses = {} if teacher is None else {"alpha_cos": 0.0}
+def train(options: argparse.Namespace, output: Path, seed: int, has_teacher: bool = False, **model: str) -> None:
+    losses = {"teacher_model_name_or_path": str(output.parent / "teacher"), "alpha_cos": 0.0} if has_teacher else {}
     training = DistillationTrainingArguments(
-        str(folder / output),
-        teacher_model_name_or_path=teacher,
-        learning_rate=2e-4,
+        str(output),
+        learning_rate=options.learning_rate,
         warmup_steps=0.1,
-        per_device_train_batch_size=32,
+        per_device_train_batch_size=16,
         num_train_epochs=options.epochs,
         seed=seed,
+        bf16=bf16_is_fast(),
+        use_cpu=not torch.accelerator.is_available(),
+        logging_strategy="epoch",
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        bf16=bf16_is_fast(),
-        use_cpu=not torch.accelerator.is_available(),
         **losses,
     )
-    train_model(args, training)
+    data = {"train_file": str(output.parent / "train.jsonl"), "max_length": options.max_length}
+    train_model(RerankingArguments(overwrite=True, **data, **model), training)
 
 
-def measure(folder: Path, model: str) -> dict[str, float]:
-    return evaluate_model(folder / model, folder / "test.jsonl", teacher=folder / "teacher")
+def measure(folder: Path, model: Path) -> dict[str, float]:
+    """Compares a model with labels and teacher. The teacher's scores are computed once."""
+    rows, file = load_rankings(folder / "test.jsonl"), folder / "teacher_scores.json"
+    pairs = list(zip(rows["text"], rows["text_pair"], strict=True))
+    scores = load_predictor(model).logits(pairs)[:, 0].tolist()
+    if model.name == "teacher":
+        write_json(file, scores)
+    return ranking_metrics(scores, rows["group"][:], rows["labels"][:], json.loads(file.read_text()))
 
 
 def table_of(measured: dict[str, list[dict[str, float]]]) -> str:
     rows = [
-        [name, *(spread([own[metric] for own in runs], ".3f") for metric in METRICS)] for name, runs in measured.items()
+        [name, *(spread([own[metric] for own in runs], ".3f") for metric in COLUMNS)]
+        for name, runs in measured.items()
+        if runs
     ]
-    return table(["", "NDCG@10", "MRR@10", "same first document", "Spearman with the teacher"], rows)
+    return table(["", *COLUMNS.values()], rows)
 
 
 if __name__ == "__main__":
