@@ -4,6 +4,7 @@ A block is marked for the reader too, by a title: "Needs the Hub", "Takes half a
 running it: Python is compiled, and commands are read by the real parsers.
 """
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -63,6 +64,10 @@ def folder(tmp_path_factory):
     numbered = [f"{text},{index % 2}" for index, text in enumerate(make_texts(12))]
     for name in ("train.csv", "held_out.csv", "stanfordnlp/imdb/train.csv", "stanfordnlp/imdb/test.csv"):
         (folder / name).write_text("\n".join(["text,label", *numbered]))
+    pairs = zip(make_texts(12, 1), make_texts(12, 2), ["no", "yes"] * 6, strict=True)
+    (folder / "pairs.csv").write_text("\n".join(["question,answer,fits", *map(",".join, pairs)]))
+    queries = [{"query": f"w{n}", "positive": f"w{n} w{n}", "negative": make_texts(2, n)} for n in range(5, 13)]
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
     (folder / "texts").mkdir()
     (folder / "texts/some.txt").write_text("\n".join(make_texts(40)))
     return folder
