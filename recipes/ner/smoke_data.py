@@ -20,9 +20,9 @@ EVERY = 5
 
 
 def paragraphs() -> list[str]:
-    """Paragraphs of 60 to 600 characters, each once: all that have entities, and as many others."""
+    """Paragraphs of 60 to 300 characters, each once: all that have entities, and as many others."""
     parts = [re.sub(r"\s+", " ", part).strip() for topic in topics.values() for part in topic.split("\n\n")]
-    texts = [text for text in dict.fromkeys(parts) if 60 < len(text) < 600]
+    texts = [text for text in dict.fromkeys(parts) if 60 < len(text) < 300]
     with_entities = [text for text in texts if entities_of(text)]
     others = [text for text in texts if not entities_of(text)][: len(with_entities)]
     return [text for pair in zip(with_entities, others, strict=True) for text in pair]
