@@ -4,7 +4,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_distill.words import deciding_tokens, group_words, labels_at, split_words, token_of_word, words_read
@@ -32,6 +32,7 @@ def test_words_end_at_boundaries():
     assert split_words(text, boundaries=[15, 5, 0, 5, 11]) == [(0, 5), (5, 10), (11, 15)]
 
 
+@settings(max_examples=40)
 @given(text=st.text(), rule=st.sampled_from(["marks", "spaces"]), boundaries=st.lists(st.integers(0, 20)))
 def test_words_cover_everything_but_spaces(text, rule, boundaries):
     words = split_words(text, rule, boundaries)

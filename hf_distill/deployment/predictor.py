@@ -111,7 +111,8 @@ class Predictor:
         """Changes how much of a long text the model reads. None changes nothing.
 
         Args:
-            max_length: tokens per text.
+            max_length: tokens per text. If the model reads long texts in windows, this is the length of a window, and
+                neighbouring windows share at most a quarter of it.
             truncation: which part of a longer text is kept: `head`, `tail` or `head_tail`.
 
         Raises:
@@ -126,10 +127,14 @@ class Predictor:
                 f"{self.name} was exported for {self.encoder.max_length} tokens: use {self.encoder.max_length} or less "
                 f"for max_length, or export it again."
             )
+        stride = self.encoder.stride
+        if stride is not None and max_length is not None:
+            stride = min(stride, max_length // 4)
         self.encoder = dataclasses.replace(
             self.encoder,
             max_length=max_length or self.encoder.max_length,
             truncation=truncation or self.encoder.truncation,
+            stride=stride,
         )
 
     def logits(self, texts: Sequence[TextInput], done: Callable[[int], object] | None = None) -> np.ndarray:

@@ -100,6 +100,14 @@ def test_texts_are_counted_when_all_their_windows_are_done():
     assert [len(own["logits"]) for own in outputs] == [len(own) for own in encodings]
 
 
+def test_shorter_windows_share_less():
+    predictor = predictor_of(*tagger(), "tagger")
+    predictor.read_texts(8)
+    (encoding,) = predictor.encoder.encode(["w5 " * 20])
+    assert predictor.encoder.stride == 2
+    assert [len(window) for window in encoding.windows] == [8, 8, 8, 8, 6]
+
+
 def test_models_without_a_record_decide_per_token():
     student, tokenizer = tagger()
     delattr(student.config, READING)
