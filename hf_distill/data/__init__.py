@@ -6,6 +6,8 @@ from hf_distill.data.masking import DataCollatorForMaskedLM, count_tokens
 from hf_distill.data.packing import SeparateDocuments, pack_documents, truncate_documents
 from hf_distill.data.pairs import encode_pairs, load_labelled_pairs, load_unlabelled_pairs
 from hf_distill.data.rankings import load_rankings, load_unlabelled_rankings
+from hf_distill.data.tagged_windows import encode_tagged_words
+from hf_distill.data.tagged_words import load_tagged_words, load_untagged_words
 from hf_distill.data.text_pairs import encode_text_pairs, load_text_pairs
 from hf_distill.data.texts import load_labelled_texts, load_unlabelled_texts
 from hf_distill.data.truncation import encode_texts
@@ -16,16 +18,19 @@ __all__ = [
     "SeparateDocuments",
     "count_tokens",
     "encode_pairs",
+    "encode_tagged_words",
     "encode_text_pairs",
     "encode_texts",
     "load_corpus",
     "load_labelled_pairs",
     "load_labelled_texts",
     "load_rankings",
+    "load_tagged_words",
     "load_text_pairs",
     "load_unlabelled_pairs",
     "load_unlabelled_rankings",
     "load_unlabelled_texts",
+    "load_untagged_words",
     "pack_documents",
     "truncate_documents",
 ]

@@ -6,6 +6,7 @@ from hf_distill.evaluation.generation import summarization_metrics, translation_
 from hf_distill.evaluation.metrics import glue_metric
 from hf_distill.evaluation.plots import plot_calibration, plot_quality_against_latency, plot_training_curves
 from hf_distill.evaluation.ranking import ranking_metrics
+from hf_distill.evaluation.tagging import tagging_metrics
 
 __all__ = [
     "Benchmark",
@@ -17,5 +18,6 @@ __all__ = [
     "plot_training_curves",
     "ranking_metrics",
     "summarization_metrics",
+    "tagging_metrics",
     "translation_metrics",
 ]
