@@ -7,9 +7,10 @@ The rule finds names of special methods (`__init__`), numbers of enhancement pro
 (`3.11`).
 """
 
+import argparse
 import json
 import re
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -37,13 +38,16 @@ def entities_of(text: str) -> list[dict[str, Any]]:
     ]
 
 
-def main(folder: str = ".") -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("."), help="for train.jsonl and test.jsonl")
+    folder = parser.parse_args(argv).folder
     rows = [json.dumps({"text": text, "entities": entities_of(text)}) for text in paragraphs()]
     parts = {"test": rows[::EVERY], "train": [row for number, row in enumerate(rows) if number % EVERY]}
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for part, own in parts.items():
-        Path(folder, f"{part}.jsonl").write_text("\n".join(own) + "\n", encoding="utf-8")
+        (folder / f"{part}.jsonl").write_text("\n".join(own) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

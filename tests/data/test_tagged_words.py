@@ -98,6 +98,13 @@ def test_spans(tmp_path):
     assert rows.to_dict() == CANONICAL
 
 
+def test_spans_as_a_dict_of_lists(tmp_path):
+    """As older versions of `datasets` save a sequence of dicts."""
+    spans = [{key: [own[key] for own in row] for key in ("start", "end", "label")} for row in SPANS]
+    file = save(tmp_path, "data.parquet", text=TEXTS, entities=spans)
+    assert load_tagged_words(file, spans_column="entities")[0].to_dict() == CANONICAL
+
+
 def test_words_of_texts_with_spans(tmp_path):
     """Words end at marks and at the edges of spans, also inside a run of letters and around spaces."""
     spans = [[{"start": 0, "end": 4, "label": "CITY"}, {"start": 10, "end": 18, "label": "ORG"}]]

@@ -41,7 +41,7 @@ def results(folder):
 def test_smoke(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    smoke_data.main()
+    smoke_data.main([])
     save_pretrained("pretrained")
     configs = ["train", str(CONFIG), str(SMOKE), *SHORTER]
     as_teacher = {"model_name_or_path": "pretrained", "output_dir": "out/teacher"}
