@@ -1,7 +1,8 @@
-"""Loads texts, and turns them into rows of tokens and batches."""
+"""Loads texts and images, and turns them into rows and batches."""
 
 from hf_distill.data.causal import DataCollatorForCausalLM
 from hf_distill.data.corpus import load_corpus
+from hf_distill.data.images import encode_images, load_labelled_images, load_unlabelled_images
 from hf_distill.data.masking import DataCollatorForMaskedLM, count_tokens
 from hf_distill.data.packing import SeparateDocuments, pack_documents, truncate_documents
 from hf_distill.data.pairs import encode_pairs, load_labelled_pairs, load_unlabelled_pairs
@@ -17,16 +18,19 @@ __all__ = [
     "DataCollatorForMaskedLM",
     "SeparateDocuments",
     "count_tokens",
+    "encode_images",
     "encode_pairs",
     "encode_tagged_words",
     "encode_text_pairs",
     "encode_texts",
     "load_corpus",
+    "load_labelled_images",
     "load_labelled_pairs",
     "load_labelled_texts",
     "load_rankings",
     "load_tagged_words",
     "load_text_pairs",
+    "load_unlabelled_images",
     "load_unlabelled_pairs",
     "load_unlabelled_rankings",
     "load_unlabelled_texts",

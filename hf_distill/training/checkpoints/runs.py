@@ -236,7 +236,7 @@ def data_identity(name: str, rows: Dataset) -> dict[str, str]:
     """Identifies a dataset for `TrainingRun`: by its name, its number of rows and a digest of the rows."""
     digest = hashlib.sha256()
     for batch in rows.iter(1000):
-        digest.update(json.dumps(batch).encode())
+        digest.update(json.dumps(batch, default=bytes.hex).encode())
     return {"name": f"{name} ({len(rows):,} rows)", "sha256": digest.hexdigest()}
 
 
