@@ -7,20 +7,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from hf_distill.copies import plain_copy
+from hf_distill.data.image_processors import preprocessing_of
 from hf_distill.deployment.formats import FORMATS, export_formats
 from hf_distill.deployment.heads import PREDICTION_HEADS
+from hf_distill.deployment.image_encoder import ImageEncoder
 from hf_distill.deployment.manifest import Manifest
 from hf_distill.deployment.parity import Parity, measure_parity
-from hf_distill.deployment.parity_texts import TEXTS, with_questions
+from hf_distill.deployment.parity_images import make_images
+from hf_distill.deployment.parity_texts import QUESTIONS, TEXTS
 from hf_distill.deployment.predictor import Predictor, load_predictor, predictor_of
-from hf_distill.deployment.text_encoder import TextInput, windows_of
-from hf_distill.deployment.transformers_model import load_student
+from hf_distill.deployment.text_encoder import windows_of
+from hf_distill.deployment.transformers_model import load_student, num_channels_of
 from hf_distill.hub.push import public_name
+from hf_distill.images import Preprocessing
 from hf_distill.version import __version__
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +63,8 @@ def export_model(
     output: str | Path,
     format: str = "onnx-int8",
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    texts: Sequence[TextInput] | None = None,
+    tokenizer: "PreTrainedTokenizerBase | BaseImageProcessor | None" = None,
+    texts: Sequence[Any] | None = None,
     max_length: int | None = None,
     min_agreement: float = 0.95,
 ) -> Export:
@@ -68,15 +76,16 @@ def export_model(
 
     Args:
         student: a folder, a Hub name, or a loaded model, with a head for sequence or token classification, question
-            answering, masked or causal language modelling. It does not change; a copy in fp32 is exported. A
-            sequence-to-sequence model can only be exported to `"torch-int8"`.
+            answering, masked or causal language modelling, or image classification. It does not change; a copy in
+            fp32 is exported. A sequence-to-sequence model can only be exported to `"torch-int8"`.
         output: a folder that does not exist yet.
         format: `"onnx"` for ONNX in fp32; `"onnx-int8"` for ONNX with int8 weights and dynamically quantized int8
             activations (ONNX Runtime); `"torch-int8"` for a transformers model quantized the same way (torchao).
-        tokenizer: tokenizer of a loaded model.
+        tokenizer: tokenizer or image processor of a loaded model.
         texts: texts on which export and student are compared, a few dozen that resemble the real ones, or pairs of
             texts. Default: built-in prose in several languages; pairs of a question and that prose for a model that
-            reads pairs, as its config records.
+            reads pairs, as its config records. For an image classifier, images as in `Predictor.predict`; by default
+            drawn ones.
         max_length: tokens per text. Default: the tokenizer's `model_max_length` (the training length, for models of
             `hf-distill train`), at most what the model accepts. Longer texts are truncated as in training.
         min_agreement: for int8, the share of texts (or of tokens, for a head over tokens) on which the export must
@@ -89,7 +98,8 @@ def export_model(
     Raises:
         TypeError: if `student` is neither a transformers model nor the name of one.
         ValueError: if the student does not exist, has another head or no fast tokenizer; if `output` exists; or if the
-            export differs too much from the student, in which case nothing is written.
+            export differs too much from the student, in which case nothing is written; or if an export cannot prepare
+            images as the image processor does.
         ImportError: if the packages of `hf_distill[onnx]` or, for `"torch-int8"`, `hf_distill[quant]` are missing.
 
     Example:
@@ -112,8 +122,9 @@ def export_model(
             f"format='torch-int8', or the model itself, which load_predictor and the service read."
         )
     if texts is None:
-        texts = with_questions(TEXTS) if predictor.reads_pairs else TEXTS
-    predictor.reads_pairs = predictor.reads_pairs or not all(isinstance(text, str) for text in texts)
+        texts = built_in_inputs(predictor.reads)
+    if predictor.reads == "text":
+        predictor.reads_pairs = not all(isinstance(text, str) for text in texts)
     if not texts:
         raise ValueError("texts is empty: give a few dozen texts, or leave the argument out for the built-in ones.")
     batches = [predictor.encoder.pad([own]) for own in windows_of(predictor.encoder.encode(texts))]
@@ -142,11 +153,11 @@ def export_model(
 
 
 def _student(
-    student: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, max_length: int | None
-) -> tuple[Predictor, PreTrainedModel, PreTrainedTokenizerBase]:
+    student: str | Path | PreTrainedModel, tokenizer: Any, max_length: int | None
+) -> tuple[Predictor, PreTrainedModel, Any]:
     if isinstance(student, PreTrainedModel):
         if tokenizer is None:
-            raise ValueError("A loaded model comes without a tokenizer: pass tokenizer=.")
+            raise ValueError("A loaded model comes without a tokenizer or image processor: pass tokenizer=.")
         model, name = student, student.name_or_path
     elif not isinstance(student, str | Path):
         raise TypeError(
@@ -157,7 +168,19 @@ def _student(
         model, own_tokenizer = load_student(student)
         tokenizer, name = tokenizer or own_tokenizer, str(student)
     model = plain_copy(model).float().cpu().eval()  # in fp32, so that an fp32 export matches it exactly
-    return predictor_of(model, tokenizer, public_name(name), max_length), model, tokenizer
+    predictor = predictor_of(model, tokenizer, public_name(name), max_length)
+    if predictor.reads == "image":
+        preprocessing_of(tokenizer, num_channels_of(model.config))  # raises if an export cannot repeat it
+    return predictor, model, tokenizer
+
+
+def built_in_inputs(reads: str) -> Sequence[Any]:
+    """Inputs for a model that reads texts, pairs of texts or images."""
+    if reads == "image":
+        return make_images()
+    return (
+        TEXTS if reads == "text" else [(QUESTIONS[number % len(QUESTIONS)], text) for number, text in enumerate(TEXTS)]
+    )
 
 
 def _manifest(student: Predictor, format: str, files: dict[str, int]) -> Manifest:
@@ -180,10 +203,18 @@ def _manifest(student: Predictor, format: str, files: dict[str, int]) -> Manifes
         truncation=student.encoder.truncation,
         stride=student.encoder.stride,
         source_prefix=student.encoder.prefix,
+        preprocessing=_preprocessing(student),
         words=student.reader.words,
         max_answer_tokens=student.reader.max_answer_tokens,
         no_answer_threshold=student.reader.no_answer_threshold,
     )
+
+
+def _preprocessing(student: Predictor) -> dict[str, Any] | None:
+    if not isinstance(student.encoder, ImageEncoder):
+        return None
+    assert isinstance(student.encoder.reader, Preprocessing)  # `_student` has refused other readers
+    return dataclasses.asdict(student.encoder.reader)
 
 
 def _versions() -> dict[str, str]:

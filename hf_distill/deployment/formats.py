@@ -56,7 +56,7 @@ def _write_onnx(
 ) -> None:
     from hf_distill.deployment.onnx import write_graph
 
-    write_graph(model, inputs, outputs, folder / GRAPH)
+    write_graph(model, inputs, outputs, folder / GRAPH, _example(batches))
 
 
 def _write_onnx_int8(
@@ -66,8 +66,13 @@ def _write_onnx_int8(
     from hf_distill.deployment.quantization import quantize_graph
 
     with TemporaryDirectory(dir=folder) as temporary:
-        write_graph(model, inputs, outputs, Path(temporary, GRAPH))
+        write_graph(model, inputs, outputs, Path(temporary, GRAPH), _example(batches))
         quantize_graph(Path(temporary, GRAPH), folder / GRAPH, batches)
+
+
+def _example(batches: "Sequence[Arrays]") -> "Arrays | None":
+    """Inputs of a model that does not read tokens; None for one that does."""
+    return None if "input_ids" in batches[0] else batches[0]
 
 
 def _write_torch_int8(

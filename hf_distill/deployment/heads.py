@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from hf_distill.answers import MAX_ANSWER_TOKENS, ContextWindow, best_answers, split_context
 from hf_distill.deployment.entities import find_entities_of_words
@@ -17,7 +17,8 @@ from hf_distill.words import WordRule, split_words
 class OutputReader:
     """Everything, apart from the model's outputs, that a prediction is made from."""
 
-    tokenizer: Tokenizer
+    tokenizer: Any
+    """A `Tokenizer`; None for a model that does not read text."""
     labels: Sequence[str] = ()
     problem_type: str | None = None
     mask_token_id: int | None = None
@@ -45,6 +46,7 @@ class PredictionHead:
             texts or pairs; `Predictor.reads_pairs` says which.
         predict: `(outputs, encoding, text, reader, top_k)` returns the prediction for one text.
         generates: True if the model generates a text, token by token.
+        reads: what the model reads: `"text"` or `"image"`.
     """
 
     auto_class: str
@@ -54,6 +56,7 @@ class PredictionHead:
     reads_pairs: bool
     predict: Callable[[TextOutputs, Any, Any, OutputReader, int | None], Any]
     generates: bool = False
+    reads: str = "text"
 
 
 def classify(outputs: TextOutputs, encoding: Encoded, text: str, reader: OutputReader, top_k: int | None) -> Any:
@@ -146,6 +149,15 @@ PREDICTION_HEADS = {
         reads_pairs=False,
         predict=classify,
     ),
+    "image classification": PredictionHead(
+        auto_class="AutoModelForImageClassification",
+        mapping="MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+        outputs=["logits"],
+        per_token=False,
+        reads_pairs=False,
+        predict=classify,
+        reads="image",
+    ),
     "token classification": PredictionHead(
         auto_class="AutoModelForTokenClassification",
         mapping="MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
@@ -190,6 +202,10 @@ PREDICTION_HEADS = {
 }
 
 
+CLASSIFIERS = ("sequence classification", "image classification")
+"""The heads that give logits over classes for each input."""
+
+
 def head_of_class(model_class: str) -> str:
     """Returns the name of the head of a model class, such as `BertForSequenceClassification`.
 
@@ -199,7 +215,8 @@ def head_of_class(model_class: str) -> str:
     from transformers.models.auto import modeling_auto
 
     for name, head in PREDICTION_HEADS.items():
-        if model_class in getattr(modeling_auto, head.mapping).values():
+        listed = getattr(modeling_auto, head.mapping).values()
+        if any(model_class in ([own] if isinstance(own, str) else own) for own in listed):  # DeiT has two classes
             return name
     raise ValueError(f"{model_class} cannot be exported: it needs a head for one of {', '.join(PREDICTION_HEADS)}.")
 

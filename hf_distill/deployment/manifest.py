@@ -6,6 +6,7 @@ Reading it needs neither PyTorch nor transformers.
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hf_distill.files import MANIFEST, read_json, write_json
 from hf_distill.words import WordRule
@@ -42,6 +43,8 @@ class Manifest:
         no_answer_threshold: how much more likely it must be that a question has no answer, as in
             `hf_distill.answers.best_answers`; None if every question has an answer.
         source_prefix: text in front of each text.
+        preprocessing: how images are prepared: the arguments of `hf_distill.images.Preprocessing`, complete enough to
+            repeat it with NumPy and Pillow; None for a model that reads text.
         words: how token classification splits a text into words, as in `split_words`; None if it decides per token.
     """
 
@@ -67,6 +70,7 @@ class Manifest:
     max_answer_tokens: int = 30  # that of exports of earlier versions
     no_answer_threshold: float | None = None
     source_prefix: str = ""
+    preprocessing: dict[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
         write_json(folder / MANIFEST, dataclasses.asdict(self))

@@ -3,10 +3,12 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_distill.deployment.backends import Arrays
 from hf_distill.deployment.first_token import compute_first_token_alone
 from hf_distill.deployment.manifest import OPSET
 from hf_distill.deployment.quiet import quiet
@@ -29,14 +31,18 @@ class Exportable(nn.Module):
         return tuple(given[name] for name in self.outputs)
 
 
-def write_graph(model: PreTrainedModel, inputs: list[str], outputs: list[str], file: Path) -> None:
-    """Writes a model as an ONNX graph for any number of texts and tokens.
+def write_graph(
+    model: PreTrainedModel, inputs: list[str], outputs: list[str], file: Path, example: Arrays | None = None
+) -> None:
+    """Writes a model as an ONNX graph for any number of texts and tokens, or any number of images of one size.
 
     Args:
         model: model in evaluation mode, in fp32 and on the CPU. It does not change.
-        inputs: names of its inputs, each `[texts, tokens]` in int64.
+        inputs: names of its inputs, each `[texts, tokens]` in int64 if there is no example.
         outputs: names of the outputs to export.
         file: output file. Weights that do not fit into it are saved as `<file>.data`.
+        example: inputs of a model that does not read tokens, with any number of rows. The rows of the graph's inputs
+            have the same size.
 
     Raises:
         ImportError: if onnx or onnxscript is missing.
@@ -46,13 +52,16 @@ def write_graph(model: PreTrainedModel, inputs: list[str], outputs: list[str], f
     optional("onnxscript", "onnx")
     model = copy.deepcopy(model)
     model.set_attn_implementation("eager")  # faster in ONNX Runtime's int8 than the many operators of SDPA
-    example = [torch.full((2, 8), int(name != "token_type_ids"), dtype=torch.int64) for name in inputs]
-    any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    if example is None:
+        tensors = [torch.full((2, 8), int(name != "token_type_ids"), dtype=torch.int64) for name in inputs]
+    else:
+        tensors = [torch.from_numpy(np.repeat(example[name][:1], 2, axis=0)) for name in inputs]
+    any_size = dict.fromkeys(range(2 if example is None else 1), torch.export.Dim.DYNAMIC)
     with quiet():
         try:
             program = torch.onnx.export(
                 Exportable(model, inputs, outputs).eval(),
-                tuple(example),
+                tuple(tensors),
                 dynamic_shapes={"tensors": (any_size,) * len(inputs)},
                 input_names=inputs,
                 output_names=outputs,

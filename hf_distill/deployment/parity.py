@@ -42,7 +42,8 @@ def measure_parity(student: Predictor, export: Predictor, texts: Sequence[TextIn
     encodings = student.encoder.encode(texts)
     if [own.ids for own in export.encoder.encode(texts)] != [own.ids for own in encodings]:
         raise ValueError(
-            f"Cannot export {student.name}: its tokenizer gives other tokens after it is saved and loaded again."
+            f"Cannot export {student.name}: its tokenizer or image processor gives other inputs after it is saved and "
+            f"loaded again."
         )
     windows = windows_of(encodings)
     alone = [[window] for window in windows]

@@ -10,18 +10,20 @@ import numpy as np
 
 from hf_distill.deployment.backends import Backend, TorchBackend, set_torch_threads, torch_backend
 from hf_distill.deployment.formats import FORMATS, PYTORCH, export_formats
-from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader, TextOutputs, head_of_class
-from hf_distill.deployment.manifest import format_of, is_export, read_manifest
-from hf_distill.deployment.text_encoder import Encoded, TextEncoder, TextInput, windows_of
+from hf_distill.deployment.heads import CLASSIFIERS, PREDICTION_HEADS, OutputReader, TextOutputs, head_of_class
+from hf_distill.deployment.image_encoder import ImageEncoder
+from hf_distill.deployment.manifest import Manifest, format_of, is_export, read_manifest
+from hf_distill.deployment.text_encoder import Encoded, TextEncoder, windows_of
+from hf_distill.images import Preprocessing
 from hf_distill.optional import optional
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 class Predictor:
-    """Makes predictions from texts. Created by `load_predictor`.
+    """Makes predictions from texts or images. Created by `load_predictor`.
 
     Attributes:
         name: name of the model.
@@ -29,7 +31,7 @@ class Predictor:
         head: a name in `PREDICTION_HEADS`, such as `"sequence classification"`.
         labels: class names in the order of their numbers; empty for a head over the vocabulary or over positions.
         num_parameters: number of parameters of the model, before export.
-        encoder: tokenizes texts and makes batches.
+        encoder: tokenizes texts, or decodes images, and makes batches.
         backend: runs the model.
         reader: turns outputs into predictions.
         reads_pairs: True if the model reads pairs of texts, such as a question and its context, or a query and a
@@ -48,7 +50,7 @@ class Predictor:
         format: str,
         head: str,
         num_parameters: int,
-        encoder: TextEncoder,
+        encoder: TextEncoder | ImageEncoder,
         backend: Backend,
         reader: OutputReader,
         folder: Path | None = None,
@@ -59,8 +61,13 @@ class Predictor:
         self.reads_pairs = reads_pairs or PREDICTION_HEADS[head].reads_pairs
         self.labels = list(reader.labels)
 
-    def predict(self, texts: Sequence[TextInput], top_k: int | None = 1) -> list:
-        """Predicts for each text.
+    @property
+    def reads(self) -> str:
+        """What the model reads: `"text"`, `"pair"` (of texts) or `"image"`."""
+        return "pair" if self.reads_pairs else PREDICTION_HEADS[self.head].reads
+
+    def predict(self, texts: Sequence[Any], top_k: int | None = 1) -> list:
+        """Predicts for each text or image.
 
         Texts of similar length are run together; ONNX int8 models run one text at a time. Results are in the order of
         the texts. Texts that are too long for the model are read as in training: in overlapping windows, or truncated,
@@ -69,12 +76,13 @@ class Predictor:
         Args:
             texts: strings; if `reads_pairs`, pairs of strings, such as question and context. Of a pair that is too
                 long, the longer text is truncated first. For masked language modelling, each text contains the mask
-                token exactly once.
+                token exactly once. For image classification, images: file names, bytes of files, images of Pillow, or
+                uint8 arrays `[height, width, 3]`.
             top_k: number of answers per text, most likely first; None for all.
 
         Returns:
-            One entry per text, depending on the head. Sequence classification: `{"label", "score"}`, where the score
-            is a probability, or the number itself for regression. Masked and causal language modelling:
+            One entry per text, depending on the head. Sequence and image classification: `{"label", "score"}`, where
+            the score is a probability, or the number itself for regression. Masked and causal language modelling:
             `{"label", "score"}`, where the label is the masked or next token. Question answering:
             `{"answer", "score", "start", "end"}`; the answer is empty if the model was trained on questions without
             answers and finds none. With `top_k` other than 1, a list of these. Token classification: a list of
@@ -83,7 +91,7 @@ class Predictor:
 
         Raises:
             ValueError: if a text is empty, is not a string or is not valid Unicode, or is one string where the model
-                reads pairs; or if a question leaves too little room for its context.
+                reads pairs; or if an image cannot be decoded.
 
         Example:
             >>> load_predictor("outputs/student-int8").predict(["A warm, funny film."])
@@ -91,15 +99,13 @@ class Predictor:
         """
         if self.reads_pairs and (single := [number for number, text in enumerate(texts) if isinstance(text, str)]):
             raise ValueError(f"Text {single[0]} must be a pair of texts, because {self.name} reads pairs.")
-        encodings = self.encoder.encode(texts)
         return [
             self.read(outputs, encoding, text, top_k)
-            for outputs, encoding, text in zip(self.run(encodings), encodings, texts, strict=True)
+            for start, encodings in self.encoder.in_parts(texts)
+            for outputs, encoding, text in zip(self.run(encodings), encodings, texts[start:], strict=False)
         ]
 
-    def read(
-        self, outputs: TextOutputs, encoding: Encoded, text: TextInput, top_k: int | None = 1
-    ) -> dict | list[dict]:
+    def read(self, outputs: TextOutputs, encoding: Any, text: Any, top_k: int | None = 1) -> dict | list[dict]:
         """Turns the outputs of `run` for one text into its prediction.
 
         Raises:
@@ -108,7 +114,7 @@ class Predictor:
         return PREDICTION_HEADS[self.head].predict(outputs, encoding, text, self.reader, top_k)
 
     def read_texts(self, max_length: int | None = None, truncation: str | None = None) -> None:
-        """Changes how much of a long text the model reads. None changes nothing.
+        """Changes how much of a long text the model reads. None changes nothing, and images are read in full.
 
         Args:
             max_length: tokens per text. If the model reads long texts in windows, this is the length of a window, and
@@ -118,6 +124,8 @@ class Predictor:
         Raises:
             ValueError: if the model accepts fewer tokens, or an export was made for fewer.
         """
+        if not isinstance(self.encoder, TextEncoder):
+            return
         if max_length is not None and isinstance(self.backend, TorchBackend):
             from hf_distill.lengths import check_length
 
@@ -137,20 +145,21 @@ class Predictor:
             stride=stride,
         )
 
-    def logits(self, texts: Sequence[TextInput], done: Callable[[int], object] | None = None) -> np.ndarray:
+    def logits(self, texts: Sequence[Any], done: Callable[[int], object] | None = None) -> np.ndarray:
         """Computes a classifier's logits, `[texts, labels]` in fp32.
 
         Args:
-            texts: the texts.
+            texts: the texts or images.
             done: is called with the number of texts after each batch.
 
         Raises:
-            ValueError: if the model is not for sequence classification, or if a text is empty, is not a string or is
-                not valid Unicode.
+            ValueError: if the model is not for classification, or if a text is empty, is not a string or is not valid
+                Unicode, or if an image cannot be decoded.
         """
-        if self.head != "sequence classification":
-            raise ValueError(f"{self.name} is for {self.head}: only sequence classification has logits per text.")
-        rows = [outputs["logits"] for outputs in self.run(self.encoder.encode(texts), done)]
+        if self.head not in CLASSIFIERS:
+            raise ValueError(f"{self.name} is for {self.head}: only {' and '.join(CLASSIFIERS)} have logits per input.")
+        parts = (self.run(encodings, done) for _, encodings in self.encoder.in_parts(texts))
+        rows = [outputs["logits"] for part in parts for outputs in part]
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
     def run(self, encodings: Sequence[Encoded], done: Callable[[int], object] | None = None) -> list[TextOutputs]:
@@ -227,12 +236,14 @@ def load_predictor(
 
 def predictor_of(
     model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: Any,
     name: str,
     max_length: int | None = None,
     folder: Path | None = None,
 ) -> Predictor:
-    """Makes a predictor from a loaded transformers model, with at most `max_length` tokens per text.
+    """Makes a predictor from a loaded transformers model and its tokenizer or image processor.
+
+    It reads at most `max_length` tokens per text.
 
     If the model's config has no padding token, it is set, because GPT-2's classifiers look for it.
 
@@ -244,7 +255,7 @@ def predictor_of(
 
     head = head_of_class(type(model).__name__)
     encoder = encoder_of(model, tokenizer, max_length)
-    if model.config.pad_token_id is None:
+    if isinstance(encoder, TextEncoder) and model.config.pad_token_id is None:
         model.config.pad_token_id = encoder.pad_token_id
     return Predictor(
         name=name,
@@ -271,15 +282,7 @@ def _export(folder: Path, threads: int | None) -> Predictor:
     for package in format.packages:
         assert format.extra is not None  # true for every format with packages
         optional(package, format.extra)
-    encoder = TextEncoder.from_file(
-        folder / "tokenizer.json",
-        manifest.inputs,
-        manifest.max_length,
-        manifest.pad_token_id,
-        manifest.truncation,
-        manifest.stride,
-        manifest.source_prefix,
-    )
+    encoder = _encoder(folder, manifest)
     return Predictor(
         name=manifest.student,
         format=manifest.format,
@@ -288,16 +291,28 @@ def _export(folder: Path, threads: int | None) -> Predictor:
         encoder=encoder,
         backend=format.load(folder, manifest, threads),
         reader=OutputReader(
-            encoder.tokenizer,
+            encoder.tokenizer if isinstance(encoder, TextEncoder) else None,
             manifest.labels,
             manifest.problem_type,
             manifest.mask_token_id,
             manifest.words,
-            manifest.max_answer_tokens,
-            manifest.no_answer_threshold,
         ),
         folder=folder,
         reads_pairs=manifest.reads_pairs,
+    )
+
+
+def _encoder(folder: Path, manifest: Manifest) -> TextEncoder | ImageEncoder:
+    if manifest.preprocessing is not None:
+        return ImageEncoder(Preprocessing(**manifest.preprocessing), manifest.inputs)
+    return TextEncoder.from_file(
+        folder / "tokenizer.json",
+        manifest.inputs,
+        manifest.max_length,
+        manifest.pad_token_id,
+        manifest.truncation,
+        manifest.stride,
+        manifest.source_prefix,
     )
 
 

@@ -1,13 +1,15 @@
 """Reads everything that deployment needs from a transformers model and its tokenizer."""
 
 from pathlib import Path
+from typing import Any
 
 import transformers
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.answers import MAX_ANSWER_TOKENS
+from hf_distill.data.image_processors import image_reader, load_image_processor
 from hf_distill.data.languages import set_languages
-from hf_distill.deployment.heads import PREDICTION_HEADS, OutputReader, head_of_class
+from hf_distill.deployment.heads import CLASSIFIERS, PREDICTION_HEADS, OutputReader, head_of_class
+from hf_distill.deployment.image_encoder import ImageEncoder
 from hf_distill.deployment.text_encoder import TextEncoder
 from hf_distill.lengths import TAGGING, length_of_rows, noted_stride, reading_of, stride_of, truncation_of
 from hf_distill.loading import load_config, load_pretrained
@@ -16,14 +18,17 @@ from hf_distill.words import words_read
 INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 
 
-def load_student(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads a model and its tokenizer from a folder or the Hub.
+def load_student(name: str | Path) -> tuple[PreTrainedModel, Any]:
+    """Loads a model and its tokenizer or image processor from a folder or the Hub.
 
     Raises:
         ValueError: if the model does not exist, has a head without predictions, or lacks weights.
     """
     architecture = (load_config(name).architectures or ["A model whose config names no class"])[0]
-    model = load_model(name, PREDICTION_HEADS[head_of_class(architecture)].auto_class)
+    head = PREDICTION_HEADS[head_of_class(architecture)]
+    model = load_model(name, head.auto_class)
+    if head.reads == "image":
+        return model, load_image_processor(str(name))
     return model, AutoTokenizer.from_pretrained(name)
 
 
@@ -31,14 +36,16 @@ def load_model(name: str | Path, auto_class: str) -> PreTrainedModel:
     return load_pretrained(getattr(transformers, auto_class), name)
 
 
-def encoder_of(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
-) -> TextEncoder:
-    """Makes an encoder that gives the same inputs as the model's tokenizer.
+def encoder_of(model: PreTrainedModel, tokenizer: Any, max_length: int | None = None) -> TextEncoder | ImageEncoder:
+    """Makes an encoder that gives the same inputs as the model's tokenizer or image processor.
 
     Raises:
         ValueError: if the tokenizer is not a fast tokenizer, or if `max_length` exceeds the model's limit.
     """
+    if PREDICTION_HEADS[head_of_class(type(model).__name__)].reads == "image":
+        if max_length is not None:
+            raise ValueError(f"max_length={max_length} has no effect on images: leave it out.")
+        return ImageEncoder(image_reader(tokenizer, num_channels_of(model.config)))
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} is a slow tokenizer: use a fast tokenizer, which has a tokenizer.json."
@@ -59,21 +66,27 @@ def encoder_of(
     )
 
 
+def num_channels_of(config: PreTrainedConfig) -> int:
+    """How many channels of an image a model reads; 3 if its config does not say."""
+    vision = getattr(config, "vision_config", None)
+    return getattr(config, "num_channels", None) or getattr(vision, "num_channels", None) or 3
+
+
 def padding_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """The padding token. The model's own comes first: classifiers such as GPT-2's read the last token before it."""
     known = (model.config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(token for token in known if token is not None)
 
 
-def reader_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, head: str) -> OutputReader:
+def reader_of(model: PreTrainedModel, tokenizer: Any, head: str) -> OutputReader:
     config = model.config
-    has_labels = head in ("sequence classification", "token classification")
-    reading = reading_of(config)
+    has_labels = head in (*CLASSIFIERS, "token classification")
+    reads_text = PREDICTION_HEADS[head].reads == "text"
     problem_type = config.problem_type or ("regression" if config.num_labels == 1 else None)
     return OutputReader(
-        tokenizer=tokenizer.backend_tokenizer,
+        tokenizer=tokenizer.backend_tokenizer if reads_text else None,
         labels=[config.id2label[number] for number in range(config.num_labels)] if has_labels else [],
-        problem_type=problem_type if head == "sequence classification" else None,
+        problem_type=problem_type if head in CLASSIFIERS else None,
         mask_token_id=tokenizer.mask_token_id if head == "masked language modelling" else None,
         words=words_read(reading) if reading.get("task") == TAGGING else None,
         max_answer_tokens=reading.get("max_answer_tokens", MAX_ANSWER_TOKENS),

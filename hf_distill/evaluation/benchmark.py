@@ -23,7 +23,7 @@ from hf_distill.deployment.formats import FORMATS, PYTORCH
 from hf_distill.deployment.manifest import is_export, read_manifest
 from hf_distill.deployment.parity_texts import TEXTS, with_questions
 from hf_distill.deployment.predictor import Predictor, load_predictor
-from hf_distill.deployment.text_encoder import TextInput, windows_of
+from hf_distill.deployment.text_encoder import TextEncoder, TextInput, windows_of
 from hf_distill.evaluation.benchmark_tables import PERCENTILES, Json, describe_measuring, latency_table, size_table
 from hf_distill.files import write_json, write_whole
 from hf_distill.machine import machine, versions
@@ -263,7 +263,10 @@ def exact_input(predictor: Predictor, texts: Sequence[TextInput], length: int, n
         ValueError: if the model accepts fewer tokens, or if the texts cannot fill that length.
     """
     encoder = predictor.encoder
-    num_special = encoder.tokenizer.num_special_tokens_to_add(False)
+    # A copy, because a tokenizer object holds only one truncation length.
+    assert isinstance(encoder, TextEncoder)
+    tokenizer = Tokenizer.from_str(encoder.tokenizer.to_str())
+    num_special = tokenizer.num_special_tokens_to_add(False)
     if not num_special < length <= encoder.max_length:
         raise ValueError(
             f"Cannot measure {name} at {length} tokens: it accepts {num_special + 1} to {encoder.max_length}, special "
