@@ -14,6 +14,7 @@ from hf_distill.training.checkpoints.folders import (
     whole_checkpoint,
     write_distillation_state,
 )
+from hf_distill.training.checkpoints.renamed import is_renamed, load_renamed
 from hf_distill.training.publishing.trainer import PublishingTrainer
 
 
@@ -58,6 +59,26 @@ class CheckpointingTrainer(PublishingTrainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """As in `Trainer`, but also loads weights that the checkpoint has under other names."""
+        target = self.model if model is None else model
+        if self._has_own_format or not is_renamed(target, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_renamed(target, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        """As in `Trainer`, but also loads weights that the checkpoint has under other names."""
+        if self._has_own_format or not is_renamed(self.model, self.state.best_model_checkpoint):
+            super()._load_best_model()
+        else:
+            load_renamed(self.model, self.state.best_model_checkpoint)
+
+    @property
+    def _has_own_format(self) -> bool:
+        """Whether an engine writes and reads the weights."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _get_output_dir(self, trial) -> str:
         return self._unfinished_run_dir or super()._get_output_dir(trial)
