@@ -8,7 +8,7 @@ import transformers
 from PIL import Image
 
 from hf_distill import images
-from hf_distill.data.image_processors import ProcessorReader, image_reader, preprocessing_of
+from hf_distill.data.image_processors import ProcessorReader, check_channels, image_reader, preprocessing_of
 from hf_distill.images import Preprocessing, open_image
 from tests.images import make_image, make_processor
 
@@ -97,11 +97,12 @@ def test_the_same_pixels_as_its_processor(name):
 
 def test_one_channel():
     processor = transformers.ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.25])
-    preprocessing = preprocessing_of(processor, num_channels=1)
+    preprocessing = preprocessing_of(processor)
     values = preprocessing.values(preprocessing.pixels(open_image(make_image("red"), "L")))
     assert values.shape == (1, 8, 8)
-    with pytest.raises(ValueError, match="The model reads images with 4 channels, but images have 1 or 3"):
-        preprocessing_of(processor, num_channels=4)
+    check_channels(processor, transformers.ViTConfig(num_channels=1))
+    with pytest.raises(ValueError, match="The model reads images with 3 channels, but its ViTImageProcessorPil"):
+        check_channels(processor, transformers.ViTConfig())
 
 
 def test_a_batch_is_its_images():

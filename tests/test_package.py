@@ -52,6 +52,7 @@ def test_public_names():
         "Task",
         "TextClassificationArguments",
         "TokenClassificationArguments",
+        "ImageClassificationArguments",
         "TrainingRun",
         "Axis",
         "TrimmedVocabulary",
@@ -148,8 +149,7 @@ assert not {"torch", "transformers", "datasets", "onnx"} & set(sys.modules)
 
 
 FLOORS = (
-    ("version", "words"),
-    ("version", "answers", "optional"),
+    ("version", "answers", "words", "optional"),
     ("images", "files", "adapters", "copies", "lengths", "loading", "config_files", "machine", "progress", "quiet"),
     ("data", "hub"),
     ("student",),

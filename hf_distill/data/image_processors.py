@@ -5,7 +5,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, PreTrainedConfig
 
 from hf_distill.images import ImageReader, Preprocessing, open_image
 
@@ -31,25 +31,21 @@ def load_image_processor(name: str) -> Any:
         raise ValueError(f"{name} has no image processor (preprocessor_config.json): {error}") from error
 
 
-def image_reader(processor: Any, num_channels: int = 3) -> ImageReader:
+def image_reader(processor: Any) -> ImageReader:
     """What prepares images as the processor does: `Preprocessing` if that can, else the processor itself."""
     try:
-        return preprocessing_of(processor, num_channels)
+        return preprocessing_of(processor)
     except ValueError:
-        return ProcessorReader(processor, mode_of(num_channels))
+        return ProcessorReader(processor, mode_of(processor))
 
 
-def preprocessing_of(processor: Any, num_channels: int = 3) -> Preprocessing:
+def preprocessing_of(processor: Any) -> Preprocessing:
     """Describes an image processor, and checks that the description gives the same result on a few images.
-
-    Args:
-        processor: an image processor of transformers.
-        num_channels: number of channels that the model reads.
 
     Raises:
         ValueError: if the processor does more than resize, crop, rescale and normalize images.
     """
-    name, mode = type(processor).__name__, mode_of(num_channels)
+    name, mode = type(processor).__name__, mode_of(processor)
     try:
         preprocessing = _described(processor, mode)
         for pixels in _probes():
@@ -66,15 +62,22 @@ def preprocessing_of(processor: Any, num_channels: int = 3) -> Preprocessing:
     return preprocessing
 
 
-def mode_of(num_channels: int) -> str:
-    """Mode of Pillow for images with this number of channels.
+def mode_of(processor: Any) -> str:
+    """Mode of Pillow: greyscale if the processor has one mean for all of a pixel, else with three channels."""
+    mean = getattr(processor, "image_mean", None)
+    return MODES[1 if isinstance(mean, list | tuple) and len(mean) == 1 else 3]
 
-    Raises:
-        ValueError: if images have 1 or 3 channels, but the model reads another number.
-    """
-    if num_channels not in MODES:
-        raise ValueError(f"The model reads images with {num_channels} channels, but images have 1 or 3.")
-    return MODES[num_channels]
+
+def check_channels(processor: Any, config: PreTrainedConfig) -> None:
+    """Raises `ValueError` if a model reads another number of channels than its image processor gives."""
+    vision = getattr(config, "vision_config", None)
+    wanted = getattr(config, "num_channels", None) or getattr(vision, "num_channels", None) or 3
+    given = len(mode_of(processor))
+    if wanted != given:
+        raise ValueError(
+            f"The model reads images with {wanted} channels, but its {type(processor).__name__} gives {given}, as its "
+            f"image_mean says: use its own image processor."
+        )
 
 
 @dataclass(frozen=True)

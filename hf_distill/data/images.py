@@ -111,20 +111,16 @@ def load_unlabelled_images(
     return checked_images(rows, source).add_column("labels", [unknown_label(problem_type, num_classes)] * len(rows))
 
 
-def encode_images(rows: Dataset, processor: Any, num_channels: int = 3) -> Dataset:
+def encode_images(rows: Dataset, processor: Any) -> Dataset:
     """Makes the images of a dataset ready for a model. Each image is decoded and prepared only when its row is read.
 
     Args:
         rows: rows from `load_labelled_images`, perhaps with stored targets.
         processor: the model's image processor.
-        num_channels: number of channels that the model reads, 1 or 3.
 
     Returns:
         The rows, with the column `pixel_values` instead of `image`. Reading a row gives its `pixel_values` as an array
         `[channels, height, width]` in fp32. The prepared images are not stored: in fp32, 224 x 224 pixels take 600 kB.
-
-    Raises:
-        ValueError: if the processor gives arrays of different sizes.
 
     Example:
         >>> rows = encode_images(train, AutoImageProcessor.from_pretrained("google/vit-base-patch16-224"))
@@ -133,7 +129,7 @@ def encode_images(rows: Dataset, processor: Any, num_channels: int = 3) -> Datas
     """
     kept = [name for name in rows.column_names if name != "sha256"]
     encoded = rows.select_columns(kept).rename_column("image", PIXELS)
-    return encoded.with_transform(Decoding(image_reader(processor, num_channels)))
+    return encoded.with_transform(Decoding(image_reader(processor)))
 
 
 @dataclass(frozen=True)

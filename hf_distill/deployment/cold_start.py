@@ -1,32 +1,34 @@
 """`python -m hf_distill.deployment.cold_start FOLDER FORMAT THREADS`: a process that loads a model and uses it once.
 
-It reads a JSON list of texts or pairs of texts from standard input, runs them one by one, and prints one line of JSON:
-the time of the first answer on a clock that all processes share, the peak memory in bytes, and whether PyTorch was
-imported.
+It reads a JSON list of texts, pairs of texts or images from standard input, runs them one by one, and prints one line
+of JSON: the time of the first answer on a clock that all processes share, the peak memory in bytes, and whether PyTorch
+was imported.
 """
 
 import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+from hf_distill.deployment.image_encoder import from_json
 from hf_distill.deployment.predictor import Predictor, load_predictor
-from hf_distill.deployment.text_encoder import TextInput, windows_of
+from hf_distill.deployment.text_encoder import windows_of
 
 
 def main() -> None:
     folder, format, threads = sys.argv[1:]
-    texts = [text if isinstance(text, str) else (text[0], text[1]) for text in json.load(sys.stdin)]
+    inputs = [from_json(value) for value in json.load(sys.stdin)]
     predictor = load_predictor(folder, format, int(threads))
-    _answer(predictor, texts[0])
+    _answer(predictor, inputs[0])
     answered = time.monotonic()
-    for text in texts[1:]:
-        _answer(predictor, text)
+    for own in inputs[1:]:
+        _answer(predictor, own)
     print(json.dumps({"answered": answered, "peak_memory": peak_memory(), "imports_torch": "torch" in sys.modules}))
 
 
-def _answer(predictor: Predictor, text: TextInput) -> None:
-    predictor.backend(predictor.encoder.pad(windows_of(predictor.encoder.encode([text]))))
+def _answer(predictor: Predictor, given: Any) -> None:
+    predictor.backend(predictor.encoder.pad(windows_of(predictor.encoder.encode([given]))))
 
 
 def peak_memory() -> int:

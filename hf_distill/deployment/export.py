@@ -18,11 +18,10 @@ from hf_distill.deployment.heads import PREDICTION_HEADS
 from hf_distill.deployment.image_encoder import ImageEncoder
 from hf_distill.deployment.manifest import Manifest
 from hf_distill.deployment.parity import Parity, measure_parity
-from hf_distill.deployment.parity_images import make_images
-from hf_distill.deployment.parity_texts import QUESTIONS, TEXTS
+from hf_distill.deployment.parity_inputs import built_in_inputs
 from hf_distill.deployment.predictor import Predictor, load_predictor, predictor_of
 from hf_distill.deployment.text_encoder import windows_of
-from hf_distill.deployment.transformers_model import load_student, num_channels_of
+from hf_distill.deployment.transformers_model import load_student
 from hf_distill.hub.push import public_name
 from hf_distill.images import Preprocessing
 from hf_distill.version import __version__
@@ -170,17 +169,8 @@ def _student(
     model = plain_copy(model).float().cpu().eval()  # in fp32, so that an fp32 export matches it exactly
     predictor = predictor_of(model, tokenizer, public_name(name), max_length)
     if predictor.reads == "image":
-        preprocessing_of(tokenizer, num_channels_of(model.config))  # raises if an export cannot repeat it
+        preprocessing_of(tokenizer)  # raises if an export cannot repeat it
     return predictor, model, tokenizer
-
-
-def built_in_inputs(reads: str) -> Sequence[Any]:
-    """Inputs for a model that reads texts, pairs of texts or images."""
-    if reads == "image":
-        return make_images()
-    return (
-        TEXTS if reads == "text" else [(QUESTIONS[number % len(QUESTIONS)], text) for number, text in enumerate(TEXTS)]
-    )
 
 
 def _manifest(student: Predictor, format: str, files: dict[str, int]) -> Manifest:

@@ -107,6 +107,8 @@ def to_json(image: "ImageInput") -> str | dict[str, str]:
     return {"base64": base64.b64encode(image).decode()}
 
 
-def from_json(image: str | dict[str, str]) -> str | bytes:
-    """The image that `to_json` turned into a value in JSON."""
-    return image if isinstance(image, str) else base64.b64decode(image["base64"])
+def from_json(value: Any) -> Any:
+    """The text, the pair of texts or the image of a value in JSON, which has no tuples and no bytes."""
+    if isinstance(value, dict):
+        return base64.b64decode(value["base64"])
+    return tuple(value) if isinstance(value, list) else value

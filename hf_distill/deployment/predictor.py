@@ -57,7 +57,8 @@ class Predictor:
         reads_pairs: bool = False,
     ):
         self.name, self.format, self.head, self.num_parameters = name, format, head, num_parameters
-        self.encoder, self.backend, self.reader, self.folder = encoder, backend, reader, folder
+        self.encoder: Any = encoder  # of which kind depends on the head
+        self.backend, self.reader, self.folder = backend, reader, folder
         self.reads_pairs = reads_pairs or PREDICTION_HEADS[head].reads_pairs
         self.labels = list(reader.labels)
 
@@ -91,7 +92,7 @@ class Predictor:
 
         Raises:
             ValueError: if a text is empty, is not a string or is not valid Unicode, or is one string where the model
-                reads pairs; or if an image cannot be decoded.
+                reads pairs; if a question leaves too little room for its context; or if an image cannot be decoded.
 
         Example:
             >>> load_predictor("outputs/student-int8").predict(["A warm, funny film."])
@@ -296,6 +297,8 @@ def _export(folder: Path, threads: int | None) -> Predictor:
             manifest.problem_type,
             manifest.mask_token_id,
             manifest.words,
+            manifest.max_answer_tokens,
+            manifest.no_answer_threshold,
         ),
         folder=folder,
         reads_pairs=manifest.reads_pairs,

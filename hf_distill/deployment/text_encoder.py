@@ -152,6 +152,18 @@ class TextEncoder:
         """Encodes texts in parts that fit into memory, all at once: the index of the first text, and the tokens."""
         yield 0, self.encode(texts)
 
+    def cut_to(self, max_length: int) -> "TextEncoder":
+        """A copy that truncates single texts to `max_length` tokens, for inputs of an exact length."""
+        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())  # a tokenizer object holds only one truncation length
+        truncation = "head" if self.truncation == "context" else self.truncation
+        return dataclasses.replace(self, tokenizer=tokenizer, max_length=max_length, truncation=truncation, stride=None)
+
+    def _context_windows(self, number: int, encoding: Encoding) -> Windows:
+        try:
+            return Windows(split_context(encoding, self.max_length, self.stride or 0))
+        except ValueError as error:
+            raise ValueError(f"Text {number} cannot be read. {error}") from None
+
     def _head_and_tail(self, encoding: Encoding) -> Window:
         if len(encoding) <= self.max_length:
             return encoding

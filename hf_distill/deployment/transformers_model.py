@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.data.image_processors import image_reader, load_image_processor
+from hf_distill.answers import MAX_ANSWER_TOKENS
+from hf_distill.data.image_processors import check_channels, image_reader, load_image_processor
 from hf_distill.data.languages import set_languages
 from hf_distill.deployment.heads import CLASSIFIERS, PREDICTION_HEADS, OutputReader, head_of_class
 from hf_distill.deployment.image_encoder import ImageEncoder
@@ -45,7 +46,8 @@ def encoder_of(model: PreTrainedModel, tokenizer: Any, max_length: int | None = 
     if PREDICTION_HEADS[head_of_class(type(model).__name__)].reads == "image":
         if max_length is not None:
             raise ValueError(f"max_length={max_length} has no effect on images: leave it out.")
-        return ImageEncoder(image_reader(tokenizer, num_channels_of(model.config)))
+        check_channels(tokenizer, model.config)
+        return ImageEncoder(image_reader(tokenizer))
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} is a slow tokenizer: use a fast tokenizer, which has a tokenizer.json."
@@ -66,12 +68,6 @@ def encoder_of(model: PreTrainedModel, tokenizer: Any, max_length: int | None = 
     )
 
 
-def num_channels_of(config: PreTrainedConfig) -> int:
-    """How many channels of an image a model reads; 3 if its config does not say."""
-    vision = getattr(config, "vision_config", None)
-    return getattr(config, "num_channels", None) or getattr(vision, "num_channels", None) or 3
-
-
 def padding_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """The padding token. The model's own comes first: classifiers such as GPT-2's read the last token before it."""
     known = (model.config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
@@ -82,6 +78,7 @@ def reader_of(model: PreTrainedModel, tokenizer: Any, head: str) -> OutputReader
     config = model.config
     has_labels = head in (*CLASSIFIERS, "token classification")
     reads_text = PREDICTION_HEADS[head].reads == "text"
+    reading = reading_of(config)
     problem_type = config.problem_type or ("regression" if config.num_labels == 1 else None)
     return OutputReader(
         tokenizer=tokenizer.backend_tokenizer if reads_text else None,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,22 +20,26 @@ from huggingface_hub import snapshot_download
 
 from hf_distill.deployment.backends import Arrays, available_cores
 from hf_distill.deployment.formats import FORMATS, PYTORCH
+from hf_distill.deployment.image_encoder import to_json
 from hf_distill.deployment.manifest import is_export, read_manifest
-from hf_distill.deployment.parity_texts import TEXTS, with_questions
+from hf_distill.deployment.parity_inputs import built_in_inputs
+from hf_distill.deployment.parity_texts import with_questions
 from hf_distill.deployment.predictor import Predictor, load_predictor
-from hf_distill.deployment.text_encoder import TextEncoder, TextInput, windows_of
+from hf_distill.deployment.text_encoder import windows_of
+from hf_distill.evaluation.benchmark_inputs import (
+    IMAGE,
+    Length,
+    exact_input,
+    lengths_to_measure,
+    reads_of,
+    repeated,
+)
 from hf_distill.evaluation.benchmark_tables import PERCENTILES, Json, describe_measuring, latency_table, size_table
 from hf_distill.files import write_json, write_whole
 from hf_distill.machine import machine, versions
 from hf_distill.progress import Progress, track
 
-LENGTHS = (16, 64, 128, 256)
-"""Text lengths, in tokens, at which latency is measured by default."""
-
 BATCH_SIZES = (1, 4, 8, 16, 32)
-NUM_TEXTS = 32
-"""Number of texts for throughput: enough to fill the largest batch."""
-
 BURST = 10
 """Measured forward passes of a model in a row."""
 
@@ -85,7 +89,7 @@ def benchmark_models(
     models: Mapping[str, str | Path],
     *,
     lengths: Sequence[int] | None = None,
-    texts: Sequence[TextInput] = TEXTS,
+    texts: Sequence[Any] | None = None,
     threads: int | None = None,
     rounds: int = 10,
 ) -> Benchmark:
@@ -106,9 +110,9 @@ def benchmark_models(
         models: by the name for the tables, anything that `load_predictor` accepts. A folder that holds a model counts
             as that model, even if it also holds exports. The first model is the baseline.
         lengths: text lengths for the latency, in tokens, including special tokens. Default: 16, 64, 128 and 256, as
-            far as all models accept them.
-        texts: real texts or pairs of texts, joined or cut to reach a given length. If all models read pairs, a text
-            gets a question. Default: built-in prose.
+            far as all models accept them. Images have one size, so leave it out for models that read images.
+        texts: real texts or pairs of texts, joined or cut to reach a given length; if all models read pairs, a text
+            gets a question. Or images, as in `Predictor.predict`. Default: built-in prose, or drawn images.
         threads: threads per forward pass, the same for all models. Default: all cores available to this process.
         rounds: measured rounds. One unmeasured round before them warms up.
 
@@ -129,15 +133,17 @@ def benchmark_models(
     torch_threads = torch.get_num_threads()
     try:
         runners = {name: Runner.load(name, *locate_model(model), threads) for name, model in models.items()}
-        lengths = _lengths(runners, lengths)
-        if all(runner.predictor.reads_pairs for runner in runners.values()):
+        predictors = {name: runner.predictor for name, runner in runners.items()}
+        measured_lengths = lengths_to_measure(predictors, lengths)
+        texts = built_in_inputs(reads_of(predictors)) if texts is None else texts
+        if all(predictor.reads_pairs for predictor in predictors.values()):
             texts = with_questions(texts)
-        texts = _repeated(texts)
+        texts = repeated(texts)
         for runner in runners.values():
-            runner.prepare(texts, lengths)
+            runner.prepare(texts, measured_lengths)
         in_turn = track(list(runners.values()), "Starting processes", "models", only_if_long=True)
         starts = {runner.name: _starts(runner, texts, threads) for runner in in_turn}
-        seen = _rounds(list(runners.values()), texts, lengths, rounds)
+        seen = _rounds(list(runners.values()), texts, measured_lengths, rounds)
     finally:
         torch.set_num_threads(torch_threads)
     first = next(iter(runners))
@@ -158,7 +164,7 @@ def benchmark_models(
         "warm_up_rounds": WARM_UP_ROUNDS,
         "forwards_per_round": BURST,
         "starts": STARTS,
-        "lengths": list(lengths),
+        "lengths": list(measured_lengths),
         "texts": len(texts),
     }
     return Benchmark(measured, settings, machine(), versions())
@@ -205,7 +211,7 @@ def bytes_on_disk(folder: Path) -> int:
 class Seen:
     """Timings of a model by round: milliseconds by length, and texts per second by batch size."""
 
-    latencies: dict[int, list[list[float]]] = field(default_factory=dict)
+    latencies: dict[Length, list[list[float]]] = field(default_factory=dict)
     throughputs: dict[int, list[float]] = field(default_factory=dict)
 
 
@@ -220,15 +226,19 @@ class Runner:
     name: str
     folder: Path
     predictor: Predictor
-    batches: dict[int, list[Arrays]] = field(default_factory=dict)
+    batches: dict[Length, list[Arrays]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, name: str, folder: Path, format: str, threads: int) -> "Runner":
         return cls(name, folder, load_predictor(folder, format, threads))
 
-    def prepare(self, texts: Sequence[TextInput], lengths: Sequence[int]) -> None:
-        self.predictor.encoder.encode(texts)  # raises for an invalid text before the long measurement
+    def prepare(self, texts: Sequence[Any], lengths: Sequence[Length]) -> None:
+        encodings = self.predictor.encoder.encode(texts)  # raises for an invalid text before the long measurement
         for length in lengths:
+            if length == IMAGE:
+                self.batches[length] = [self.predictor.encoder.pad([own]) for own in encodings[: BURST + 1]]
+                continue
+            assert isinstance(length, int)
             self.batches[length] = [
                 exact_input(self.predictor, [*texts[number:], *texts[:number]], length, self.name)
                 for number in range(BURST + 1)
@@ -239,51 +249,21 @@ class Runner:
         """The batch sizes to measure: up to the one that the predictor uses."""
         return [size for size in BATCH_SIZES if size <= FORMATS[self.predictor.format].batch_size]
 
-    def burst(self, length: int) -> list[float]:
+    def burst(self, length: Length) -> list[float]:
         """Milliseconds of each of `BURST` forward passes of one text."""
         seconds = [_seconds(partial(self.predictor.backend, batch)) for batch in self.batches[length]]
         # The first pass is not measured: the worker threads of PyTorch and ONNX Runtime keep spinning for a while after
         # a forward pass, which slows the next model, whose own threads are still asleep.
         return [1000 * own for own in seconds[1:]]
 
-    def texts_per_second(self, texts: Sequence[TextInput], batch_size: int) -> float:
+    def texts_per_second(self, texts: Sequence[Any], batch_size: int) -> float:
         self.predictor.backend(next(iter(self.batches.values()))[0])  # wakes the threads, as in `burst`
         return len(texts) / _seconds(lambda: self._read(texts, batch_size))
 
-    def _read(self, texts: Sequence[TextInput], batch_size: int) -> None:
+    def _read(self, texts: Sequence[Any], batch_size: int) -> None:
         encodings = sorted(windows_of(self.predictor.encoder.encode(texts)), key=len)
         for start in range(0, len(encodings), batch_size):
             self.predictor.backend(self.predictor.encoder.pad(encodings[start : start + batch_size]))
-
-
-def exact_input(predictor: Predictor, texts: Sequence[TextInput], length: int, name: str) -> Arrays:
-    """Model inputs of exactly `[1, length]`: real texts, joined, and truncated by the model's tokenizer.
-
-    Raises:
-        ValueError: if the model accepts fewer tokens, or if the texts cannot fill that length.
-    """
-    encoder = predictor.encoder
-    # A copy, because a tokenizer object holds only one truncation length.
-    assert isinstance(encoder, TextEncoder)
-    tokenizer = Tokenizer.from_str(encoder.tokenizer.to_str())
-    num_special = tokenizer.num_special_tokens_to_add(False)
-    if not num_special < length <= encoder.max_length:
-        raise ValueError(
-            f"Cannot measure {name} at {length} tokens: it accepts {num_special + 1} to {encoder.max_length}, special "
-            f"tokens included."
-        )
-    cutting = encoder.cut_to(length)
-    joined = " ".join(text if isinstance(text, str) else " ".join(text) for text in texts)
-    (encoding,) = cutting.encode([joined])
-    if len(encoding) < length:
-        per_copy = max(1, len(encoding) - num_special)
-        (encoding,) = cutting.encode([" ".join([joined] * math.ceil(length / per_copy + 1))])
-    if len(encoding) != length:
-        raise ValueError(
-            f"The texts give {name} {len(encoding)} tokens when {length} are needed, even when repeated: give texts "
-            f"with more words."
-        )
-    return encoder.pad(windows_of([encoding]))
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -297,35 +277,22 @@ def ratio_over_rounds(numerators: Sequence[float], denominators: Sequence[float]
     return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
 
 
-def _check(models: Mapping[str, str | Path], texts: Sequence[TextInput], threads: int, rounds: int) -> None:
+def _check(models: Mapping[str, str | Path], texts: Sequence[Any] | None, threads: int, rounds: int) -> None:
     if not models:
         raise ValueError("No model to measure: give at least one.")
-    if not texts:
+    if texts is not None and not len(texts):
         raise ValueError("texts is empty: give a few dozen texts, or leave the argument out for the built-in ones.")
     for name, value in {"threads": threads, "rounds": rounds}.items():
         if value < 1:
             raise ValueError(f"{name}={value} must be 1 or more.")
 
 
-def _lengths(runners: Mapping[str, Runner], lengths: Sequence[int] | None) -> list[int]:
-    if lengths is not None:
-        if not lengths:
-            raise ValueError("lengths is empty: give some numbers of tokens, or leave it out for the default.")
-        return sorted(set(lengths))
-    longest = min(runner.predictor.encoder.max_length for runner in runners.values())
-    return [length for length in LENGTHS if length <= longest] or [longest]
-
-
-def _repeated(texts: Sequence[TextInput]) -> list[TextInput]:
-    copies = math.ceil(NUM_TEXTS / len(texts))
-    return (list(texts) * copies)[:NUM_TEXTS]
-
-
-def _starts(runner: Runner, texts: Sequence[TextInput], threads: int) -> Json:
+def _starts(runner: Runner, texts: Sequence[Any], threads: int) -> Json:
     """Peak memory and cold start, each the median over several separate processes."""
     command = [sys.executable, "-m", "hf_distill.deployment.cold_start"]
     command += [str(runner.folder), runner.predictor.format, str(threads)]
-    starts = [_start(runner.name, command, json.dumps(texts)) for _ in range(STARTS + 1)][1:]
+    given = json.dumps([to_json(own) for own in texts] if runner.predictor.reads == "image" else texts)
+    starts = [_start(runner.name, command, given) for _ in range(STARTS + 1)][1:]
     return {
         "peak_memory": int(statistics.median(start["peak_memory"] for start in starts)),
         "cold_start": statistics.median(start["seconds"] for start in starts),
@@ -345,9 +312,7 @@ def _start(name: str, command: list[str], texts: str) -> Json:
     return {**told, "seconds": told["answered"] - started}
 
 
-def _rounds(
-    runners: Sequence[Runner], texts: Sequence[TextInput], lengths: Sequence[int], rounds: int
-) -> dict[str, Seen]:
+def _rounds(runners: Sequence[Runner], texts: Sequence[Any], lengths: Sequence[Length], rounds: int) -> dict[str, Seen]:
     seen = {runner.name: Seen() for runner in runners}
     turns = [(size, runner) for size in BATCH_SIZES for runner in runners if size in runner.batch_sizes]
     num_turns = (WARM_UP_ROUNDS + rounds) * (len(lengths) * len(runners) + len(turns))

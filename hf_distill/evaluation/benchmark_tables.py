@@ -16,6 +16,7 @@ def size_table(models: Mapping[str, Json]) -> str:
     first = next(iter(models.values()))
     measured = list(models.values())
     speedups = [own["throughput"]["times_as_fast"] for own in measured]
+    inputs = "images" if "image" in first["latency"] else "texts"
     return models_table(
         list(models),
         {
@@ -25,7 +26,7 @@ def size_table(models: Mapping[str, Json]) -> str:
             "share of the first": [f"{own['bytes_on_disk'] / first['bytes_on_disk']:.2f}" for own in measured],
             "peak memory, MB": [f"{own['peak_memory'] / 1e6:,.0f}" for own in measured],
             "cold start, s": [f"{own['cold_start']:.2f}" for own in measured],
-            "texts per second": [f"{own['throughput']['texts_per_second']:,.1f}" for own in measured],
+            f"{inputs} per second": [f"{own['throughput']['texts_per_second']:,.1f}" for own in measured],
             "in batches of": [str(own["throughput"]["batch_size"]) for own in measured],
             "times as fast": [f"{ratio['median']:.2f}" for ratio in speedups],
             "lowest to highest": [f"{ratio['lowest']:.2f}-{ratio['highest']:.2f}" for ratio in speedups],
@@ -35,7 +36,7 @@ def size_table(models: Mapping[str, Json]) -> str:
 
 def latency_table(models: Mapping[str, Json]) -> str:
     """One row per length and model, ordered so that the models of one length can be compared."""
-    header = ["ms for one text", "tokens", *(f"p{percent}" for percent in PERCENTILES), "times as fast"]
+    header = ["ms for one input", "tokens", *(f"p{percent}" for percent in PERCENTILES), "times as fast"]
     return markdown_table(
         header,
         [
@@ -57,7 +58,7 @@ def describe_measuring(settings: Json, on: Json, versions: Mapping[str, str]) ->
     how = (
         f"Measured on the CPU with {threads} per model; rounds: {settings['rounds']}, after "
         f"{settings['warm_up_rounds']} for warm-up. In each round the models take turns, with "
-        f"{settings['forwards_per_round']} forward passes of one text per length, and {settings['texts']} texts in "
+        f"{settings['forwards_per_round']} forward passes of one input per length, and {settings['texts']} inputs in "
         f'batches. "Times as fast" compares with the first model: the median over the rounds, with the lowest and the '
         f"highest. Peak memory and cold start are medians over {settings['starts']} separate processes."
     )

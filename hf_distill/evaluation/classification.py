@@ -73,6 +73,22 @@ def _label_metrics(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, floa
     }
 
 
+def top_k_accuracy(logits: ArrayLike, labels: ArrayLike, k: int) -> float:
+    """Share of rows whose label is among the `k` classes with the largest logits.
+
+    Args:
+        logits: `[rows, classes]`, with more than `k` classes.
+        labels: `[rows]`, the correct class numbers; -100 marks a row without a label.
+
+    Raises:
+        ImportError: if scikit-learn is missing.
+    """
+    metrics = optional("sklearn.metrics", "evaluation")
+    student, correct = labelled_rows(as_logits(logits, "logits"), labels)
+    classes = range(student.shape[1])
+    return float(metrics.top_k_accuracy_score(correct.tolist(), student.numpy(), k=k, labels=list(classes)))
+
+
 def f1(predictions: Sequence[int], references: Sequence[int], average: str = "binary") -> float:
     metrics = optional("sklearn.metrics", "evaluation")
     score = metrics.f1_score(references, predictions, average=average, zero_division=0)

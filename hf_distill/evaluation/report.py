@@ -175,7 +175,7 @@ def comparison_table(report: Json) -> str:
     figures = {
         "parameters": [f"{speed['parameters']:,}" for speed in speeds],
         "MB": [f"{speed['bytes_on_disk'] / 1e6:,.1f}" for speed in speeds],
-        f"ms for {length} tokens": [f"{latency['p50']:.1f}" for latency in latencies],
+        f"ms for {input_of_length(length)}": [f"{latency['p50']:.1f}" for latency in latencies],
         "times as fast": [f"{latency['times_as_fast']['median']:.2f}" for latency in latencies],
     }
     main = main_metric(report)
@@ -217,6 +217,11 @@ def eval_results(report: Json) -> list[EvalResult]:
 def latency_length(report: Json) -> str:
     lengths = report["settings"]["lengths"]
     return str(LATENCY_LENGTH if LATENCY_LENGTH in lengths else max(lengths))
+
+
+def input_of_length(length: str) -> str:
+    """What the latency is of: a text of this many tokens, or an image."""
+    return "one image" if length == "image" else f"{length} tokens"
 
 
 def main_metric(report: Json) -> str:

@@ -75,14 +75,18 @@ def evaluate_model(
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
         row.plot({names[role]: own for role, own in predictions.items()}, rows, how, Path(output))
-        read = {
-            role: {"max_length": own.encoder.max_length, "truncation": own.encoder.truncation}
-            for role, own in predictors.items()
-        }
+        read = {role: read_by(own) for role, own in predictors.items()}
         how = {option: value for option, value in how.items() if option not in (MAX_LENGTH, "truncation")}
         settings = {"task": row.name, "model": names["model"], "teacher": names.get("teacher"), "data": str(data)}
         write_json(Path(output, "evaluation.json"), {**settings, **how, "read": read, "metrics": metrics})
     return metrics
+
+
+def read_by(predictor: Predictor) -> dict[str, Any]:
+    """How much of a text a model reads; images are read in full."""
+    if predictor.reads == "image":
+        return {}
+    return {"max_length": predictor.encoder.max_length, "truncation": predictor.encoder.truncation}
 
 
 def load_reader(name: str, reading: dict[str, Any]) -> Predictor:

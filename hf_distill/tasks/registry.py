@@ -5,6 +5,7 @@ from transformers import PreTrainedConfig
 from hf_distill.lengths import READING
 from hf_distill.tasks.causal_lm import CausalLM
 from hf_distill.tasks.fill_mask import FillMask
+from hf_distill.tasks.image_classification import ImageClassification
 from hf_distill.tasks.question_answering import QuestionAnswering
 from hf_distill.tasks.reranking import Reranking
 from hf_distill.tasks.task import Task
@@ -20,6 +21,7 @@ ROWS = (
     QuestionAnswering(),
     FillMask(),
     CausalLM(),
+    ImageClassification(),
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in ROWS}

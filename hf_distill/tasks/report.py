@@ -8,7 +8,8 @@ from typing import Any
 from datasets import Dataset
 
 from hf_distill.deployment.predictor import load_predictor
-from hf_distill.evaluation.benchmark import NUM_TEXTS, benchmark_models, locate_model
+from hf_distill.evaluation.benchmark import benchmark_models, locate_model
+from hf_distill.evaluation.benchmark_inputs import NUM_TEXTS
 from hf_distill.evaluation.benchmark_tables import Json
 from hf_distill.evaluation.plots import plot_quality_against_latency
 from hf_distill.evaluation.report import (
@@ -16,6 +17,7 @@ from hf_distill.evaluation.report import (
     TEACHER,
     comparison_table,
     eval_results,
+    input_of_length,
     latency_length,
     main_metric,
     metric_title,
@@ -29,6 +31,7 @@ from hf_distill.loading import load_config
 from hf_distill.progress import Progress
 from hf_distill.tasks.classes import columns_by_name
 from hf_distill.tasks.data import MAX_LENGTH, reading_of_models
+from hf_distill.tasks.evaluation import read_by
 from hf_distill.tasks.registry import check_head, task_of
 from hf_distill.tasks.task import Reading, Task
 
@@ -115,7 +118,8 @@ def write_report(
     predictors = {name: load_predictor(*locate_model(model)) for name, model in models.items()}
     if MAX_LENGTH in how:
         how[MAX_LENGTH] = predictors[STUDENT].encoder.max_length
-    predictors[TEACHER].encoder.encode(inputs)  # raises for an invalid input before the long measurement
+    if row.reads_text:
+        predictors[TEACHER].encoder.encode(inputs)  # raises for an invalid input before the long measurement
 
     measured = benchmark_models(models, lengths=lengths, texts=_spread(inputs), threads=threads, rounds=rounds)
     with Progress("Predicting", len(predictors) * len(rows), "rows", only_if_long=True) as progress:
@@ -140,8 +144,7 @@ def write_report(
         "models": {
             name: {
                 "model": _own_name(model),
-                "max_length": predictors[name].encoder.max_length,
-                "truncation": predictors[name].encoder.truncation,
+                **read_by(predictors[name]),
                 "quality": quality[name],
                 **({} if name == TEACHER else {"retained": retained(row.quality, quality[TEACHER], quality[name])}),
                 **({} if name == TEACHER else {"fidelity": fidelity[name]}),
@@ -232,5 +235,5 @@ def _plot_quality_against_latency(report: Json, output: Path) -> None:
         points,
         output / "quality_against_latency.png",
         metric_title(report, metric),
-        f"milliseconds for one input of {length} tokens",
+        f"milliseconds for {input_of_length(length)}",
     )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from datasets import Dataset
 from peft import TaskType
-from transformers import AutoTokenizer, EvalPrediction, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, EvalPrediction, PreTrainedConfig, PreTrainedModel
 
 from hf_distill.deployment.heads import head_of_class
 from hf_distill.deployment.predictor import Predictor
@@ -39,7 +39,7 @@ class Task(ABC):
             saved in the config of the model, so that evaluation and report read data as in training.
         auto_class: auto class that loads a model with the task's head, such as `AutoModelForSequenceClassification`.
         head: name of that head in `hf_distill.deployment`.
-        lora_task_type: name of the task in PEFT.
+        lora_task_type: name of the task in PEFT; None if it has none.
         metric_packages: optional packages that the metrics import.
         extra: extra of hf_distill that installs them.
         quality: metrics of the predictions, most important first; those that `metrics` returns are shown.
@@ -48,6 +48,8 @@ class Task(ABC):
         has_classes: whether its models have named classes.
         text_columns: columns of the loaded rows that a teacher with a different tokenizer reads; empty if it cannot.
         takes_stored_targets: whether the teacher's outputs can be stored before training.
+        reads_text: whether its models read texts, with a tokenizer. Otherwise a teacher whose outputs are stored may
+            prepare its inputs in its own way.
         has_own_head: whether the head is new for each task, so that it is trained in full next to LoRA adapters.
         computes_metrics: whether training calls `compute_metrics`, which needs the logits of all rows in memory.
         published: published figures of other students, for the report.
@@ -61,7 +63,7 @@ class Task(ABC):
     arguments: ClassVar[type[TaskArguments]]
     auto_class: ClassVar[type[Any]]
     head: ClassVar[str]
-    lora_task_type: ClassVar[TaskType]
+    lora_task_type: ClassVar[TaskType | None]
     metric_packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = "metrics"
     quality: ClassVar[Mapping[str, Metric]]
@@ -70,6 +72,7 @@ class Task(ABC):
     has_classes: ClassVar[bool] = True
     text_columns: ClassVar[tuple[str, ...]] = ()
     takes_stored_targets: ClassVar[bool] = True
+    reads_text: ClassVar[bool] = True
     has_own_head: ClassVar[bool] = True
     computes_metrics: ClassVar[bool] = True
     published: ClassVar[Sequence[Mapping[str, Any]]] = ()
@@ -162,14 +165,26 @@ class Task(ABC):
         """Names of a model's classes in the order of their numbers; None if the task has no classes."""
         return label_names_of(config) if self.has_classes else None
 
-    def load_processor(self, name: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-        """Loads what turns rows into inputs of the model."""
+    def load_processor(self, name: str, model: PreTrainedModel) -> Any:
+        """Loads what turns rows into inputs of the model: a tokenizer, or an image processor."""
         return with_padding(AutoTokenizer.from_pretrained(name), model)
+
+    def gives_same_inputs(self, processor: Any, other: Any) -> bool:
+        """Whether two processors turn a row into the same inputs of a model."""
+        return processor.get_vocab() == other.get_vocab()
 
     def has_head(self, config: PreTrainedConfig) -> bool:
         """True if the config's model class has the task's head."""
         suffix = self.auto_class.__name__.removeprefix("AutoModel")
         return any(suffix in name or _head_of(name) == self.head for name in config.architectures or [])
+
+    def check_live_teacher(self, processor: Any, teacher: str) -> None:
+        """Checks that a teacher that runs in every step can read the student's inputs.
+
+        Raises:
+            ValueError: if it prepares inputs in another way.
+        """
+        return
 
     # Training
 

@@ -154,7 +154,6 @@ output_dir: outputs/student
         done: Done | None = None,
     ) -> list[list[str | None]]:
         names = _names_in_words_of(classes or predictor.labels, predictor)
-        assert isinstance(predictor.encoder, TextEncoder)
         encodings = _in_windows(predictor.encoder, reading["stride"]).encode(self.inputs(rows))
         return [
             classify_words(outputs["logits"], encoding, words, names)[0]

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import get_peft_model
 from transformers import (
@@ -18,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import find_adapter_config_file, logging
 
-from hf_distill.lengths import check_length, length_of_rows
+from hf_distill.lengths import length_of_rows
 from hf_distill.loading import load_config
 from hf_distill.progress.training import show_progress
 from hf_distill.tasks.arguments import TaskArguments
@@ -26,19 +25,17 @@ from hf_distill.tasks.cuts import Cut, check_widths, cut_student, split_cuts, tr
 from hf_distill.tasks.data import MAX_LENGTH, load_data, name_of_part, note_reading
 from hf_distill.tasks.logs import LogsOfShortTraining
 from hf_distill.tasks.models import load_model, lora_config
-from hf_distill.tasks.processors import with_padding
 from hf_distill.tasks.registry import check_head, task_named
+from hf_distill.tasks.rows import encoded_rows, rows_with_targets
 from hf_distill.tasks.task import Reading, Task
 from hf_distill.training import (
     DistillationTrainer,
     DistillationTrainingArguments,
     TrainingRun,
-    add_teacher_targets,
     model_identity,
 )
 from hf_distill.training.checkpoints.runs import data_identity
 from hf_distill.training.checkpoints.stages import Stage, errors_of, make_stages
-from hf_distill.training.teacher.loading import load_teacher
 
 logger = logging.get_logger(__name__)
 
@@ -147,9 +144,11 @@ def _train_stage(
         reading[MAX_LENGTH] = _max_length(reading[MAX_LENGTH], training, model, processor)
     note_reading(task, reading, model, processor)
     if _stores_targets(task, args, training):
-        rows = _rows_with_targets(task, training, reading, data, model, processor)
+        rows = rows_with_targets(task, training, reading, data, model, processor)
     else:
-        rows = _rows(task, training, reading, data, processor)
+        if teacher is not None and training.reads_teacher:
+            task.check_live_teacher(processor, teacher)
+        rows = encoded_rows(task, training, reading, data, processor)
     if cut is not None:
         with errors_of(stage.name):
             collate = task.collator(processor, model)
@@ -265,62 +264,6 @@ def _max_length(
         if teacher_tokenizer.get_vocab() == tokenizer.get_vocab():
             max_length = min(max_length, teacher_tokenizer.model_max_length)
     return max_length
-
-
-def _rows(
-    task: Task,
-    training: DistillationTrainingArguments,
-    reading: Reading,
-    data: dict[str, Dataset],
-    processor: Any,
-) -> dict[str, Dataset]:
-    with training.main_process_first():
-        return {part: task.encode(own, processor, reading) for part, own in data.items()}
-
-
-def _rows_with_targets(
-    task: Task,
-    training: DistillationTrainingArguments,
-    reading: Reading,
-    data: dict[str, Dataset],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-) -> dict[str, Dataset]:
-    """Encoded rows with stored teacher outputs. Clears the teacher from `training`, which no longer needs it."""
-    name = training.teacher_model_name_or_path
-    assert name is not None  # `_stores_targets` is False without a teacher
-    dtype = "auto" if training.teacher_dtype is None else getattr(torch, training.teacher_dtype)
-    options = (dtype, training.teacher_quantization, training.teacher_device_map)
-    teacher = load_teacher(name, model, None, *options)
-    teacher_tokenizer = with_padding(AutoTokenizer.from_pretrained(name), teacher)
-    training.teacher_model_name_or_path = training.teacher_dtype = None
-    training.teacher_quantization = training.teacher_device_map = None
-    batch_size = training.per_device_eval_batch_size
-
-    if tokenizer.get_vocab() == teacher_tokenizer.get_vocab():
-        if MAX_LENGTH in reading:
-            check_length(reading[MAX_LENGTH], teacher)
-        stored = {"hidden_states": training.reads_hidden_states, "batch_size": batch_size}
-        rows = _rows(task, training, reading, data, tokenizer)
-        return {part: add_teacher_targets(own, teacher, tokenizer, **stored) for part, own in rows.items()}
-    if not task.text_columns:
-        raise ValueError(
-            f"The teacher {name} has a different tokenizer than the student, which {task.name} does not support: use a "
-            f"teacher and a student with the same tokenizer."
-        )
-    if training.reads_hidden_states:
-        raise ValueError(
-            f"The teacher {name} has a different tokenizer than the student, so their hidden states belong to "
-            f"different tokens: set alpha_cos=0."
-        )
-    truncation = reading.get("truncation", "head")
-    if truncation == "head_tail":
-        logger.warning(f"{name} uses its own tokenizer and keeps only the tail of texts that are too long for it.")
-    teacher_tokenizer.model_max_length = length_of_rows(None, teacher_tokenizer, teacher)
-    teacher_tokenizer.truncation_side = "right" if truncation == "head" else "left"
-    stored = {"text_columns": list(task.text_columns), "batch_size": batch_size}
-    data = {part: add_teacher_targets(own, teacher, teacher_tokenizer, **stored) for part, own in data.items()}
-    return _rows(task, training, reading, data, tokenizer)
 
 
 def _settings(

@@ -10,7 +10,7 @@ from datasets import Dataset
 from hf_distill import encode_pairs, export_model, load_predictor
 from hf_distill.deployment.parity_texts import QUESTIONS
 from hf_distill.deployment.predictor import predictor_of
-from hf_distill.evaluation.benchmark import exact_input
+from hf_distill.evaluation.benchmark_inputs import exact_input
 from hf_distill.lengths import READING
 from tests.conftest import make_texts
 from tests.data.pair_tokenizer import make_pair_tokenizer

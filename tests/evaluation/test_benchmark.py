@@ -13,7 +13,8 @@ from hf_distill import benchmark_models, export_model, load_predictor, push_fold
 from hf_distill.cli import main
 from hf_distill.deployment.text_encoder import TextEncoder
 from hf_distill.evaluation import benchmark
-from hf_distill.evaluation.benchmark import exact_input, percentiles, ratio_over_rounds
+from hf_distill.evaluation.benchmark import percentiles, ratio_over_rounds
+from hf_distill.evaluation.benchmark_inputs import exact_input
 from hf_distill.evaluation.benchmark_tables import latency_table
 from tests.conftest import make_model, make_text_tokenizer, make_texts
 

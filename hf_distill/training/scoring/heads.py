@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     default_data_collator,
 )
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
@@ -162,7 +163,8 @@ class Head:
 
     def padding_collator(self, processing_class: object) -> Callable[[Sequence], Mapping[str, torch.Tensor]]:
         """The collator that makes a teacher's batches from rows without labels."""
-        return DataCollatorWithPadding(processing_class) if hasattr(processing_class, "pad") else default_data_collator
+        is_padding = hasattr(processing_class, "pad") and not isinstance(processing_class, ImageProcessingMixin)
+        return DataCollatorWithPadding(processing_class) if is_padding else default_data_collator
 
     def named(self, output: ModelOutput | Mapping | tuple | torch.Tensor) -> ModelOutput:
         """Converts the model's output (a tuple, a tensor or a dict) to an output class with named entries."""

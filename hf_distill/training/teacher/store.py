@@ -42,7 +42,7 @@ class TargetStore(ShardStore):
             "options": {name: getattr(source, name) for name in ("hidden_states", "top_k", "temperature")},
         }
         rows_per_shard = max(ROWS_PER_SHARD, -(-len(dataset) // MOST_SHARDS))
-        if source.has_targets_per_token:
+        if source.has_targets_per_token or dataset.format["type"] == "custom":  # decoded images are large too
             rows_per_shard = ROWS_PER_SHARD // 4
         super().__init__(folder, dataset, manifest, rows_per_shard)
 

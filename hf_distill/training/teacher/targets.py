@@ -159,6 +159,11 @@ def with_columns(dataset: Dataset, targets: Dataset) -> Dataset:
     return both
 
 
+def targets_of(dataset: Dataset) -> Dataset:
+    """Only the columns of a dataset that store a teacher's targets."""
+    return dataset.with_format(None).select_columns([name for name in TARGET_COLUMNS if name in dataset.column_names])
+
+
 def _check_columns(dataset: Dataset, model: PreTrainedModel, text_columns: list[str], processing_class: object) -> None:
     if there := [name for name in TARGET_COLUMNS if name in dataset.column_names]:
         raise ValueError(f"The dataset already has targets: to compute new ones, call remove_columns({there}) first.")

@@ -1,0 +1,149 @@
+"""Image classification: a class, several classes or a number for each image."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, get_args
+
+import numpy as np
+from datasets import Dataset
+from transformers import AutoModelForImageClassification, EvalPrediction, PreTrainedModel, default_data_collator
+
+from hf_distill.data import encode_images, load_labelled_images, load_unlabelled_images
+from hf_distill.data.class_labels import SINGLE, ProblemType
+from hf_distill.data.image_processors import ProcessorReader, check_channels, image_reader, load_image_processor
+from hf_distill.data.images import input_of
+from hf_distill.evaluation.classification import top_k_accuracy
+from hf_distill.tasks.arguments import TaskArguments
+from hf_distill.tasks.classification import ClassificationTask
+from hf_distill.tasks.task import Metric, Reading
+
+TOP = 5
+
+
+@dataclass
+class ImageClassificationArguments(TaskArguments):
+    """Model, teacher and data of an image classification training.
+
+    `DistillationTrainingArguments` holds everything else: loss weights, learning rate, epochs, output folder.
+
+    Raises:
+        ValueError: if options contradict each other, are out of range, or would have no effect.
+
+    Example:
+        >>> ImageClassificationArguments(train_file="photos/train", test_file="photos/test", num_layers=6)
+    """
+
+    task: str = field(
+        default="image-classification", metadata={"help": "The task: a name that `hf-distill tasks` lists."}
+    )
+    image_column: str = field(
+        default="image",
+        metadata={
+            "help": "Column with the images: names of files, relative to the folder of the table; bytes of files; or "
+            "an Image column of a dataset on the Hub. Not used for a folder with one subfolder per class."
+        },
+    )
+    label_column: str = field(
+        default="label", metadata={"help": "Column with the labels: class names, or class numbers from 0."}
+    )
+    problem_type: ProblemType | None = field(
+        default=None,
+        metadata={
+            "help": "What a label is: single_label_classification, one class; multi_label_classification, a list of "
+            "classes, or names separated by | in one cell; regression, a number. Default: what model or teacher was "
+            "trained for, else one class."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.problem_type not in (None, *get_args(ProblemType)):
+            choices = ", ".join(get_args(ProblemType))
+            raise ValueError(f"problem_type={self.problem_type!r} must be one of {choices}.")
+
+
+class ImageClassification(ClassificationTask):
+    name = "image-classification"
+    pipeline_tag = "image-classification"
+    summary = "a class, several classes or a number for each image"
+    data = "a folder with one subfolder of images per class; or image, label"
+    example = """\
+teacher_model_name_or_path: nateraw/food
+dataset_name: ethz/food101
+train_split: train
+test_split: validation
+alpha_cos: 0.0
+dataloader_num_workers: 8
+output_dir: outputs/student
+"""
+    arguments = ImageClassificationArguments
+    auto_class = AutoModelForImageClassification
+    head = "image classification"
+    lora_task_type = None
+    reads_text = False
+    quality: ClassVar[Mapping[str, Metric]] = {
+        "accuracy": ClassificationTask.quality["accuracy"],
+        f"top_{TOP}_accuracy": Metric(f"top-{TOP} accuracy"),
+        **ClassificationTask.quality,
+    }
+    notes = (
+        f"Top-{TOP} accuracy is the share of images whose class is among the {TOP} most likely ones; it is given for "
+        f"more than {TOP} classes. F1 is for the second class if there are two, else the mean over all classes. "
+        f"Calibration error is the mean distance between confidence and accuracy, in 15 bins. KL(teacher || student) "
+        f"is in nats at temperature 1, averaged over the images."
+    )
+
+    def load(self, source, reading, classes, *, split="train", config_name=None):
+        columns, problem_type = (reading["image_column"], reading["label_column"]), reading["problem_type"]
+        return load_labelled_images(source, *columns, classes, split, config_name, problem_type)
+
+    def load_unlabelled(self, source, reading, classes, *, split="train", config_name=None):
+        num_classes = None if classes is None else len(classes)
+        return load_unlabelled_images(
+            source, reading["image_column"], split, config_name, reading["problem_type"], num_classes
+        )
+
+    def load_processor(self, name: str, model: PreTrainedModel) -> Any:
+        processor = load_image_processor(name)
+        check_channels(processor, model.config)
+        return processor
+
+    def gives_same_inputs(self, processor: Any, other: Any) -> bool:
+        one, two = image_reader(processor), image_reader(other)
+        if isinstance(one, ProcessorReader) and isinstance(two, ProcessorReader):
+            return processor.to_dict() == other.to_dict()
+        return one == two
+
+    def check_live_teacher(self, processor: Any, teacher: str) -> None:
+        if not self.gives_same_inputs(processor, load_image_processor(teacher)):
+            raise ValueError(
+                f"The teacher {teacher} prepares images in another way than the student, for example in another size: "
+                f"set store_teacher_targets=True and alpha_cos=0, so that each reads images in its own way."
+            )
+
+    def encode(self, rows: Dataset, processor: Any, reading: Reading) -> Dataset:
+        return encode_images(rows, processor)
+
+    def collator(self, processor: Any, model: Any) -> Callable:
+        return default_data_collator
+
+    def inputs(self, rows: Dataset) -> list:
+        return [input_of(image) for image in rows["image"]]
+
+    def compute_metrics(self, evaluated: EvalPrediction, rows, processor, reading) -> dict[str, float]:
+        found = super().compute_metrics(evaluated, rows, processor, reading)
+        return found | _top(evaluated.predictions, evaluated.label_ids, reading)
+
+    def metrics(self, predictions, rows, reading, teacher=None) -> dict[str, float]:
+        found = super().metrics(predictions, rows, reading, teacher)
+        return found if rows is None else found | _top(np.stack(predictions), list(rows["labels"]), reading)
+
+    def words_of_input(self, rows: Dataset, row: int) -> str:
+        image = rows[row]["image"]
+        return image["path"] or f"row {row + 1}"
+
+
+def _top(logits: Any, labels: Any, reading: Reading) -> dict[str, float]:
+    if reading.get("problem_type", SINGLE) != SINGLE or logits.shape[1] <= TOP:
+        return {}
+    return {f"top_{TOP}_accuracy": top_k_accuracy(logits, labels, TOP)}
