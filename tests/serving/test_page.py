@@ -5,7 +5,9 @@ import shutil
 import pytest
 
 from hf_distill import load_predictor
-from tests.question_answering import answering_student, make_question_tokenizer
+from hf_distill.lengths import READING
+from tests.data.pair_tokenizer import make_pair_tokenizer
+from tests.deployment.conftest import tiny_student
 from tests.serving.running import RunningService
 
 pytestmark = pytest.mark.browser
@@ -65,6 +67,27 @@ def test_label_scores_and_latency(browser, service, int8):
     assert shown == [[own["label"], f"{own['score']:.3f}"] for own in expected]
     assert panel.find_element("css selector", ".latency").text.endswith(" ms")
     assert errors_in(browser) == []
+
+
+def test_a_pair_has_two_fields(browser, service, tmp_path):
+    """The second field is shown for a model that reads pairs, and only for one."""
+    browser.get(f"http://127.0.0.1:{service.port}/")
+    assert not browser.find_element("id", "pair").is_displayed()
+    model = tiny_student("bert", "sequence classification", id2label={0: "relevance"})
+    setattr(model.config, READING, {"reads_pairs": True})
+    model.save_pretrained(tmp_path / "reranker")
+    make_pair_tokenizer().save_pretrained(tmp_path / "reranker")
+    (expected,) = load_predictor(tmp_path / "reranker").predict([("w5 w6", "w7")])
+    with RunningService(tmp_path, tmp_path / "reranker", "--workers", "1") as of_pairs:
+        browser.get(f"http://127.0.0.1:{of_pairs.port}/")
+        wait_for(browser, "#pair:not([hidden])")
+        browser.find_element("id", "text").send_keys("w5 w6")
+        browser.find_element("id", "pair").send_keys("w7")
+        browser.find_element("id", "ask").click()
+        (panel,) = wait_for(browser, ".model:has(.latency)")
+        assert panel.find_element("css selector", ".label").text == "relevance"
+        assert panel.find_element("css selector", ".number").text == f"{expected['score']:.3f}"
+        assert errors_in(browser) == []
 
 
 def test_a_text_is_shown_as_text(browser, service):
