@@ -21,7 +21,7 @@ class Limits:
     # per request
     max_body: int = _bound(1 << 20, "BYTES", "largest request body")
     max_texts: int = _bound(64, "N", "most texts per request")
-    max_documents: int = _bound(256, "N", "most documents per request to /rerank")
+    max_documents: int = _bound(256, "N", "most documents per request to /rerank; at most max_queue")
     max_characters: int = _bound(100_000, "N", "most characters per text; the model truncates texts that are too long")
     receive_timeout: float = _bound(10.0, "SECONDS", "longest time for a client to send its request")
     timeout: float = _bound(30.0, "SECONDS", "longest time for an answer, and for one batch in a worker")
@@ -37,11 +37,10 @@ class Limits:
             value = getattr(self, bound.name)
             if value < 0 or (value == 0 and bound.name != "max_delay"):
                 raise ValueError(f"{bound.name} is {value}: it must be above 0.")
-        for name in ("max_texts", "max_documents"):
-            if self.max_queue < (most := getattr(self, name)):
-                raise ValueError(
-                    f"max_queue is {self.max_queue}: it must be at least {name}={most}, to hold one request."
-                )
+        if self.max_queue < self.max_texts:
+            raise ValueError(
+                f"max_queue is {self.max_queue}: it must be at least max_texts={self.max_texts}, to hold one request."
+            )
 
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:

@@ -70,7 +70,8 @@ class RerankBodies:
     def __init__(self, limits: Limits):
         self.limits = limits
         a_text = Annotated[str, bounds_of_text(limits)]
-        some_texts = Annotated[list[a_text], Field(min_length=1, max_length=limits.max_documents)]
+        most = min(limits.max_documents, limits.max_queue)
+        some_texts = Annotated[list[a_text], Field(min_length=1, max_length=most)]
         a_number = Annotated[int, Field(ge=1, description=NUM_RESULTS), BeforeValidator(whole)]
 
         class Documents(Body):
