@@ -1,8 +1,11 @@
-"""Compares rerankers on the documentation of NumPy, SciPy and scikit-learn: a teacher, and students of half its layers.
+"""Compares rerankers of opinions: a teacher, and students of half its layers with and without it.
 
-MiniLM with all six layers is fine-tuned on the labels. Students have every other layer of the pretrained MiniLM, or of
-that teacher. They are trained on the labels alone, or on labels and teacher, with several seeds. Each is measured on
-test queries with 16 documents, one of them relevant. The data are those of `recipes/rerank/smoke_data.py`.
+A query asks for praise or for criticism of a film, and its documents are ten sentences of film reviews. The relevance
+of a sentence is the strength of its opinion, rated by people (Hutto and Gilbert, 2014), if it has the direction that
+the query asks for, else 0. No sentence of a test query is in a training query.
+
+MiniLM with all six layers is fine-tuned on the relevance: the teacher. A student has every other layer of the
+pretrained MiniLM and learns from the relevance alone, or has every other layer of the teacher and learns from both.
 
     python -m recipes.benchmarks.reranking --seeds 3
 
@@ -11,6 +14,7 @@ Figures are written after each training, and a second run continues from there. 
 
 import argparse
 import json
+import random
 from pathlib import Path
 
 import torch
@@ -37,9 +41,9 @@ from recipes.benchmarks._common import (
     table,
     write_json,
 )
+from recipes.quickstart.data import read_ratings
 from recipes.quickstart.fetch import fetch
 from recipes.quickstart.train import bf16_is_fast
-from recipes.rerank.smoke_data import write_data
 
 COLUMNS = {
     "ndcg@10": "NDCG@10",
@@ -49,13 +53,22 @@ COLUMNS = {
 }
 TEACHER = "6 layers, labels alone: the teacher"
 
-STUDENTS = {
-    "3 layers of the pretrained model, labels alone": ("pretrained", False),
-    "3 layers of the pretrained model, labels and teacher": ("pretrained", True),
-    "3 layers of the teacher, labels and teacher": ("teacher", True),
-}
-"""Where a student's layers are from, and whether it has a teacher."""
+WITH, WITHOUT = "3 layers of the teacher, labels and teacher", "3 layers of the pretrained model, labels alone"
+STUDENTS = {WITHOUT: False, WITH: True}
+"""Whether a student has a teacher."""
 
+QUERIES = {
+    1: ["a film that people praise", "enthusiastic about the film", "positive opinion", "recommends it warmly"],
+    -1: ["a film that people pan", "disappointed by the film", "negative opinion", "advises against it"],
+}
+"""Wordings of a query, by the sign of the ratings that it asks for."""
+
+DOCUMENTS = 10
+"""Documents of a query."""
+STRONGEST = 4
+"""The largest rating."""
+
+SCORED = {"documents_column": "documents", "scores_column": "scores"}
 SETTINGS = ("queries", "test_queries", "max_length", "epochs", "learning_rate")
 
 
@@ -64,21 +77,21 @@ def main() -> int:
     parser = make_parser("reranking", __doc__)
     add_fetched(parser)
     parser.add_argument("--seeds", type=int, default=3, help="number of trainings of each student")
-    parser.add_argument("--queries", type=int, default=1000, help="number of training queries, with 4 documents each")
-    parser.add_argument("--test-queries", type=int, default=200, help="number of test queries, with 16 documents each")
+    parser.add_argument("--queries", type=int, default=400, help="number of training queries")
+    parser.add_argument("--test-queries", type=int, default=200, help="number of test queries")
     parser.add_argument("--max-length", type=int, default=48, help="tokens per query and document")
     parser.add_argument("--epochs", type=float, default=3, help="epochs of each training")
-    parser.add_argument("--learning-rate", type=float, default=2e-4, help="learning rate of each training")
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="learning rate of each training")
     options = parser.parse_args()
     silence()
-    pretrained, _ = fetch(options.fetched)
+    pretrained, sentences = fetch(options.fetched)
     folder = options.output.with_suffix("")
     settings = {name: getattr(options, name) for name in SETTINGS}
     measured: dict[str, list] = {name: [] for name in (TEACHER, *STUDENTS)}
     if options.output.exists() and (earlier := json.loads(options.output.read_text()))["settings"] == settings:
         measured = earlier["measured"]
     else:
-        write_data(folder, options.queries, options.test_queries)
+        write_data(folder, sentences, options.queries, options.test_queries)
         make_student(AutoModel.from_pretrained(pretrained)).save_pretrained(folder / "pretrained")
         AutoTokenizer.from_pretrained(pretrained).save_pretrained(folder / "pretrained")
     on, versions = print_machine("device", "threads", "training"), print_versions(PACKAGES)
@@ -93,13 +106,36 @@ def main() -> int:
         train(options, folder / "teacher", 0, model_name_or_path=str(pretrained))
         keep(TEACHER, folder / "teacher")
     for seed in range(options.seeds):
-        for name, (start, has_teacher) in STUDENTS.items():
+        for name, has_teacher in STUDENTS.items():
             if len(measured[name]) == seed:
-                given = {"model_name_or_path": str(folder / "pretrained")} if start == "pretrained" else {}
+                given = {} if has_teacher else {"model_name_or_path": str(folder / "pretrained")}
                 train(options, folder / "student", seed, has_teacher, **given)
                 keep(name, folder / "student")
     print(f"\n{table_of(measured)}")
     return 0
+
+
+def write_data(folder: Path, sentences: Path, num_train: int, num_test: int) -> None:
+    """Writes `train.jsonl` and `test.jsonl`: queries with documents and scores."""
+    generator = random.Random(0)
+    rated = read_ratings(sentences / "movieReviewSnippets_GroundTruth.txt")
+    generator.shuffle(rated)
+    half = len(rated) // 2
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, own, number in (("train", rated[:half], num_train), ("test", rated[half:], num_test)):
+        lines = []
+        for index in range(number):
+            sign = (-1) ** index
+            documents = generator.sample(own, DOCUMENTS)
+            while not any(rating * sign > 0 for _, rating in documents):
+                documents = generator.sample(own, DOCUMENTS)
+            row = {
+                "query": f"{generator.choice(QUERIES[sign])}, no. {index}",  # rows with the same query are one group
+                "documents": [text for text, _ in documents],
+                "scores": [max(0.0, rating * sign) / STRONGEST for _, rating in documents],
+            }
+            lines.append(f"{json.dumps(row)}\n")
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def train(options: argparse.Namespace, output: Path, seed: int, has_teacher: bool = False, **model: str) -> None:
@@ -119,13 +155,13 @@ def train(options: argparse.Namespace, output: Path, seed: int, has_teacher: boo
         disable_tqdm=True,
         **losses,
     )
-    data = {"train_file": str(output.parent / "train.jsonl"), "max_length": options.max_length}
+    data = {"train_file": str(output.parent / "train.jsonl"), "max_length": options.max_length, **SCORED}
     train_model(RerankingArguments(overwrite=True, **data, **model), training)
 
 
 def measure(folder: Path, model: Path) -> dict[str, float]:
     """Compares a model with labels and teacher. The teacher's scores are computed once."""
-    rows, file = load_rankings(folder / "test.jsonl"), folder / "teacher_scores.json"
+    rows, file = load_rankings(folder / "test.jsonl", **SCORED), folder / "teacher_scores.json"
     pairs = list(zip(rows["text"], rows["text_pair"], strict=True))
     scores = load_predictor(model).logits(pairs)[:, 0].tolist()
     if model.name == "teacher":

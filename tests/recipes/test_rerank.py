@@ -1,7 +1,6 @@
 """The recipe on its small real data, with tiny models, and the benchmark of rerankers."""
 
 import json
-import shutil
 from pathlib import Path
 
 import datasets
@@ -12,7 +11,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from hf_distill import load_predictor
+from hf_distill import load_predictor, load_rankings
 from hf_distill.cli import main
 from recipes.benchmarks import reranking
 from recipes.rerank import smoke_data
@@ -85,17 +84,22 @@ def test_smoke(here):
 @pytest.mark.long
 def test_the_benchmark(here, data, monkeypatch, capsys):
     """A second run continues after what was measured."""
-    monkeypatch.setattr(reranking, "fetch", lambda folder: (data / "pretrained", None))
-    monkeypatch.setattr(reranking, "write_data", lambda folder, *numbers: shutil.copytree(data / "data", folder))
-    options = ["--epochs", "1", "--max-length", "16", "--output", "out/reranking.json"]
-    for seeds, trainings in (("1", 4), ("2", 3)):
+    monkeypatch.setattr(reranking, "fetch", lambda folder: (data / "pretrained", data))
+    lines = [f"{n}\t{n % 9 - 4}.0\tsentence {n}" for n in range(60)]
+    (data / "movieReviewSnippets_GroundTruth.txt").write_text("\n".join(lines))
+    options = ["--queries", "8", "--test-queries", "6", "--epochs", "1", "--max-length", "16"]
+    options += ["--output", "out/reranking.json"]
+    for seeds, trainings in (("1", 3), ("2", 2)):
         monkeypatch.setattr("sys.argv", ["reranking", *options, "--seeds", seeds])
         assert reranking.main() == 0
         lines = capsys.readouterr().out.strip().splitlines()
         assert len([line for line in lines if ": ndcg@10" in line]) == trainings
     rows = lines[-len(reranking.STUDENTS) - 1 :]
     assert [row.split("|")[1].strip() for row in rows] == [reranking.TEACHER, *reranking.STUDENTS]
-    assert [row.count("±") for row in rows] == [0, 4, 4, 4]
+    assert [row.count("±") for row in rows] == [0, 4, 4]
     measured = json.loads(Path("out/reranking.json").read_text())["measured"]
-    assert [len(runs) for runs in measured.values()] == [1, 2, 2, 2]
+    assert [len(runs) for runs in measured.values()] == [1, 2, 2]
     assert measured[reranking.TEACHER][0]["agreement"] == 1.0
+    train, test = (load_rankings(f"out/reranking/{part}.jsonl", **reranking.SCORED) for part in ("train", "test"))
+    assert (len(train), len(test)) == (80, 60)
+    assert not set(train["text_pair"]) & set(test["text_pair"])

@@ -8,6 +8,7 @@ from hf_distill import load_predictor
 from hf_distill.lengths import READING
 from tests.data.pair_tokenizer import make_pair_tokenizer
 from tests.deployment.conftest import tiny_student
+from tests.question_answering import answering_student, make_question_tokenizer
 from tests.serving.running import RunningService
 
 pytestmark = pytest.mark.browser
