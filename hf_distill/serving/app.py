@@ -12,11 +12,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.types import Receive, Scope, Send
 
+from hf_distill.serving.files import NUM_SCORES, FileBodies
 from hf_distill.serving.limits import Limits
 from hf_distill.serving.metrics import CONTENT_TYPE_LATEST, Metrics
 from hf_distill.serving.predict import RefusedError, check_ready, check_token, predict, rerank
 from hf_distill.serving.reranking import RerankAnswer, RerankBodies
-from hf_distill.serving.schemas import READS, Answer, Bodies, Error
+from hf_distill.serving.schemas import MAX_TOP_K, READS, Answer, Bodies, Error
 from hf_distill.serving.service import Service
 from hf_distill.version import __version__
 
@@ -44,8 +45,8 @@ ERRORS = _errors(
         400: "The body is not valid JSON or is incomplete.",
         408: "The request took too long to arrive.",
         413: "The body is too large.",
-        415: "The Content-Type is not application/json.",
-        422: "The body does not match the schema, or the model cannot read a text.",
+        415: "The Content-Type is not application/json, nor that of an image for a model that reads images.",
+        422: "The body does not match the schema, or the model cannot read a text or an image.",
         500: "The model failed.",
         503: "The queue is full, no worker is ready, or the worker died. Try again after the seconds in `Retry-After`.",
         504: "The model did not answer in time.",
@@ -76,14 +77,15 @@ class App:
         self.interface = FastAPIOffline(
             title="hf_distill",
             version=__version__,
-            description="Predictions of a distilled model for texts.",
+            description="Predictions of a distilled model.",
             redoc_url=None,
         )
         self._hot: dict[str, Endpoint] = {}
         self._add_states(services)
         self._add_descriptions(services, metrics, token)
         self._services, self._token = services, token
-        self._bodies = {reads: Bodies(limits, reads) for reads in READS}
+        self._bodies: dict[str, Bodies | FileBodies] = {reads: Bodies(limits, reads) for reads in READS}
+        self._bodies["image"] = FileBodies(limits, "image")
         self._rerank_bodies = RerankBodies(limits)
         self._described: dict[str, dict[str, Any]] = {}
         for role, service in services.items():
@@ -106,7 +108,9 @@ class App:
         """Describes in OpenAPI what the loaded models read."""
         for role, service in self._services.items():
             assert service.info is not None  # it is loaded
-            self._described[role].update(_request_body(self._bodies[service.info.reads].schema))
+            bodies = self._bodies[service.info.reads]
+            kind = bodies.kind if isinstance(bodies, FileBodies) else None
+            self._described[role].update(_request_body(bodies.schema, kind))
             if service.info.reranks:
                 path = RERANK_PATHS[role][0]
                 schema = self._rerank_bodies.schema
@@ -207,5 +211,12 @@ class App:
         return described
 
 
-def _request_body(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+def _request_body(schema: dict[str, Any], kind: str | None = None) -> dict[str, Any]:
+    """The entries of OpenAPI for a body of JSON; with `kind`, also for a body that is a file, such as an image."""
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    if kind is None:
+        return {"requestBody": {"required": True, "content": content}}
+    content[f"{kind}/*"] = {"schema": {"type": "string", "format": "binary"}}
+    top_k = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 1}
+    described = {"name": "top_k", "in": "query", "schema": top_k, "description": f"{NUM_SCORES} For a body of a file."}
+    return {"requestBody": {"required": True, "content": content}, "parameters": [described]}

@@ -28,10 +28,10 @@ FIRST_GUESS: tuple[float, float] = 300, 1000
 
 @dataclass(eq=False)
 class QueuedText:
-    """A waiting text, or a waiting pair of texts.
+    """A waiting text, pair of texts, or file.
 
     Attributes:
-        text: the text or the pair.
+        text: the text, the pair, or the file as `{"base64": ...}`.
         top_k: number of answers wanted.
         answer: future with the worker's answer.
         arrived, taken, answered: times of arrival, of delivery to a worker and of the answer, in seconds of
@@ -39,7 +39,7 @@ class QueuedText:
         tokens: estimated number of tokens that the model will read.
     """
 
-    text: "TextInput"
+    text: "TextInput | dict[str, str]"
     top_k: int
     answer: asyncio.Future
     arrived: float = field(default_factory=time.perf_counter)
@@ -49,6 +49,8 @@ class QueuedText:
 
     @property
     def num_characters(self) -> int:
+        if isinstance(self.text, dict):  # a file: it counts as the most that the model reads
+            return sys.maxsize
         return len(self.text) if isinstance(self.text, str) else sum(map(len, self.text))
 
 

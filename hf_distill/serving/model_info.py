@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from hf_distill.deployment.parity_images import make_images
 from hf_distill.deployment.predictor import Predictor
 
 SERVED_HEADS = [
     *("sequence classification", "token classification", "question answering"),
-    *("masked language modelling", "sequence-to-sequence"),
+    *("masked language modelling", "sequence-to-sequence", "image classification"),
 ]
 SNAPSHOTS = "snapshots"
 """Folder in the Hub cache of a model that contains one folder per commit."""
@@ -31,7 +32,8 @@ class ModelInfo:
         revision: commit on the Hub; for a folder, a hash of its content.
         format: format, such as `"onnx-int8"`.
         max_length: maximum number of tokens per text.
-        reads: what it reads: `"text"`; `"pair"`, a pair of texts; or `"question"`, a question and its context.
+        reads: what it reads: `"text"`; `"pair"`, a pair of texts; `"question"`, a question and its context; or
+            `"image"`.
         reranks: True if it gives one score to each pair, such as a query and a document.
         tokens_per_second: speed of a worker on the longest warm-up text.
     """
@@ -82,7 +84,7 @@ def model_info(predictor: Predictor, model: str) -> ModelInfo:
 def _reads(predictor: Predictor) -> str:
     if predictor.head == "question answering":
         return "question"
-    return "pair" if predictor.reads_pairs else "text"
+    return predictor.reads
 
 
 def warm_up(predictor: Predictor) -> float:
@@ -91,11 +93,21 @@ def warm_up(predictor: Predictor) -> float:
     Returns:
         Tokens per second on the longest text.
     """
+    if predictor.reads == "image":
+        return _warm_up_on_images(predictor)
     longest = min(predictor.encoder.max_length, LONGEST_WARM_UP)
     for length in [*(2**power for power in range(longest.bit_length() - 1)), longest]:
         started = time.perf_counter()
         text = "a " * length
         encodings = predictor.encoder.encode([("a", text) if predictor.reads_pairs else text])
+        predictor.run(encodings)
+    return len(encodings[0]) / (time.perf_counter() - started)
+
+
+def _warm_up_on_images(predictor: Predictor) -> float:
+    for image in make_images()[:3]:
+        started = time.perf_counter()
+        encodings = predictor.encoder.encode([image])
         predictor.run(encodings)
     return len(encodings[0]) / (time.perf_counter() - started)
 

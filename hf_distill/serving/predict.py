@@ -3,7 +3,7 @@
 import json
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from hf_distill.serving.batching import OverloadedError
+from hf_distill.serving.files import FileBodies
 from hf_distill.serving.model_info import ModelInfo
 from hf_distill.serving.reranking import Ranked, RerankBodies
 from hf_distill.serving.schemas import Bodies, describe
 from hf_distill.serving.service import Answered, ModelFailedError, Service, WorkerLostError
+
+AnyBodies = Bodies | RerankBodies | FileBodies
 
 
 class RefusedError(Exception):
@@ -65,7 +68,7 @@ def check_token(request: Request, token: str | None) -> None:
         raise RefusedError(401, "unauthorized", "The bearer token is missing or wrong.", challenge)
 
 
-async def predict(service: Service, bodies: Mapping[str, Bodies], request: Request) -> Response:
+async def predict(service: Service, bodies: Mapping[str, Bodies | FileBodies], request: Request) -> Response:
     """Answers a request with the service's predictions.
 
     Args:
@@ -78,7 +81,8 @@ async def predict(service: Service, bodies: Mapping[str, Bodies], request: Reque
     """
     info = check_ready(service)
     body, answered = await _ask(service, bodies[info.reads], request)
-    answers = answers_of(answered.entries, body.top_k if "top_k" in body.model_fields_set else None)
+    top_k = body.top_k if "top_k" in body.model_fields_set else None
+    answers = answers_of(answered.entries, top_k, "Image" if info.reads == "image" else "Text")
     return _response(answers[0] if body.is_one else answers, answered)
 
 
@@ -101,11 +105,11 @@ async def rerank(service: Service, bodies: RerankBodies, request: Request) -> Re
     return _response(body.answer(sorted(scored, key=lambda own: -own.score)), answered)
 
 
-async def _ask(service: Service, bodies: Bodies | RerankBodies, request: Request) -> tuple[Any, Answered]:
+async def _ask(service: Service, bodies: AnyBodies, request: Request) -> tuple[Any, Answered]:
     """Reads the body of a request, and lets the model predict for it."""
     try:
         service.queue.check_room()  # before the body is read, so that refusing is cheap
-        body = _parse(bodies, await _receive(request, bodies.limits.max_body))
+        body = await _body(request, bodies)
         return body, await service.predict(body.inputs, getattr(body, "top_k", 1))
     except OverloadedError as error:
         raise RefusedError(503, "overloaded", str(error), _retry_after(error.retry_after)) from None
@@ -126,10 +130,19 @@ def _response(answer: Any, answered: Answered) -> Response:
     return Response(content, media_type="application/json", headers={"server-timing": timing})
 
 
+async def _body(request: Request, bodies: AnyBodies) -> Any:
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if isinstance(bodies, FileBodies) and bodies.takes(content_type):
+        file = await _receive(request, bodies.limits.max_body)
+        return _parsed(lambda: bodies.read_file(file, request.query_params.get("top_k")))
+    if content_type != "application/json":
+        other = f" or {bodies.kind}/..., such as {bodies.example}" if isinstance(bodies, FileBodies) else ""
+        raise RefusedError(415, "invalid", f"The Content-Type must be application/json{other}.")
+    content = await _receive(request, bodies.limits.max_body)
+    return _parsed(lambda: bodies.read(content))
+
+
 async def _receive(request: Request, max_body: int) -> bytes:
-    content_type, _, _ = request.headers.get("content-type", "").partition(";")
-    if content_type.strip().lower() != "application/json":
-        raise RefusedError(415, "invalid", "The Content-Type must be application/json.")
     _check_size(int(request.headers.get("content-length", 0)), max_body)
     body = bytearray()
     try:
@@ -146,21 +159,21 @@ def _check_size(num_bytes: int, max_body: int) -> None:
         raise RefusedError(413, "too_large", f"The body is larger than {max_body:,} bytes.")
 
 
-def _parse(bodies: Bodies | RerankBodies, body: bytes) -> Any:
+def _parsed(read: Callable[[], Any]) -> Any:
     try:
-        return bodies.read(body)
+        return read()
     except ValidationError as error:
         is_json = error.errors(include_input=False)[0]["type"] != "json_invalid"
         raise RefusedError(422 if is_json else 400, "invalid", describe(error)) from None
 
 
-def answers_of(entries: list[dict[str, Any]], top_k: int | None) -> list[dict[str, Any]]:
+def answers_of(entries: list[dict[str, Any]], top_k: int | None, name: str = "Text") -> list[dict[str, Any]]:
     """Turns a worker's entries, one per text, into answers as in `schemas.Answer`.
 
     Raises:
         RefusedError: if one of the entries is an error.
     """
-    check_entries(entries, "Text")
+    check_entries(entries, name)
     return [_answer(entry, top_k) | ({"truncated": True} if entry["truncated"] else {}) for entry in entries]
 
 

@@ -101,8 +101,8 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def predict(self, texts: "Sequence[TextInput]", top_k: int) -> Answered:
-        """Predicts for the texts, or pairs of texts, of one request.
+    async def predict(self, texts: "Sequence[TextInput | dict[str, str]]", top_k: int) -> Answered:
+        """Predicts for the texts, pairs of texts or files of one request.
 
         Raises:
             OverloadedError: if the queue has no room for them.

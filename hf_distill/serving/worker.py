@@ -15,8 +15,9 @@ import traceback
 from typing import Any
 
 from hf_distill.deployment.heads import TextOutputs
+from hf_distill.deployment.image_encoder import from_json
 from hf_distill.deployment.predictor import Predictor, load_predictor
-from hf_distill.deployment.text_encoder import Encoded, TextInput
+from hf_distill.deployment.text_encoder import Encoded
 from hf_distill.serving.messages import encode_message, read_message
 from hf_distill.serving.model_info import model_info
 
@@ -39,15 +40,15 @@ def main() -> None:
             channel.write(encode_message({"answers": answer(predictor, **batch)}))
 
 
-def answer(predictor: Predictor, texts: list[str | list[str]], top_k: int) -> list[dict[str, Any]] | None:
-    """Predicts for a batch of texts, or of pairs of texts.
+def answer(predictor: Predictor, texts: list[Any], top_k: int) -> list[dict[str, Any]] | None:
+    """Predicts for a batch of texts, pairs of texts or images, as values in JSON.
 
     Returns:
         One entry per text: the prediction, the number of tokens, and whether the text was truncated; or an error. None
         if the model failed.
     """
     try:
-        inputs = [text if isinstance(text, str) else (text[0], text[1]) for text in texts]  # JSON has no tuples
+        inputs = [from_json(text) for text in texts]
         answers = [_encode(predictor, text) for text in inputs]
         good = [number for number, own in enumerate(answers) if "error" not in own]
         encodings = [answers[number].pop("encoding") for number in good]
@@ -60,15 +61,15 @@ def answer(predictor: Predictor, texts: list[str | list[str]], top_k: int) -> li
         return None
 
 
-def _encode(predictor: Predictor, text: TextInput) -> dict[str, Any]:
+def _encode(predictor: Predictor, text: Any) -> dict[str, Any]:
     try:
         (encoding,) = predictor.encoder.encode([text])
     except ValueError as error:
-        return {"error": str(error).removeprefix("Text 0 "), "tokens": 0}
+        return {"error": str(error).removeprefix("Text 0 ").removeprefix("Image 0 "), "tokens": 0}
     return {"encoding": encoding, "tokens": len(encoding), "truncated": bool(encoding.overflowing)}
 
 
-def _read(predictor: Predictor, outputs: TextOutputs, encoding: Encoded, text: TextInput, top_k: int) -> dict[str, Any]:
+def _read(predictor: Predictor, outputs: TextOutputs, encoding: Encoded, text: Any, top_k: int) -> dict[str, Any]:
     try:
         read = predictor.read(outputs, encoding, text, top_k)
     except ValueError as error:  # for example a text without the mask

@@ -1,6 +1,7 @@
 """Image classifiers from data to service, on tiny models and images."""
 
 import json
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -22,6 +23,7 @@ from hf_distill.evaluation.classification import top_k_accuracy
 from hf_distill.tasks.registry import TASKS
 from hf_distill.tasks.training import LogsOfShortTraining
 from tests.images import COLOURS, make_processor, make_vit, write_images
+from tests.serving.running import RunningService
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def of_teacher(teacher, **losses):
     return {"teacher_model_name_or_path": str(teacher), **losses}
 
 
-def test_the_same_predictions_from_training_to_export(folder, teacher, tmp_path, capsys):
+def test_the_same_predictions_from_training_to_service(folder, teacher, tmp_path, capsys):
     results = json.loads((teacher / "test_results.json").read_text())
     assert results["test_accuracy"] > 0.9
     config = AutoModelForImageClassification.from_pretrained(teacher).config
@@ -87,6 +89,11 @@ def test_the_same_predictions_from_training_to_export(folder, teacher, tmp_path,
         logits = load_predictor(export.folder).logits(files)
         np.testing.assert_allclose(logits, expected, atol=1e-4 if format == "onnx" else 0.5)
         assert evaluate_model(export.folder, folder / "test")["accuracy"] == pytest.approx(accuracy, abs=0.1)
+
+    with RunningService(tmp_path, tmp_path / "onnx-int8", "--workers", "1") as service:
+        contents = [Path(file).read_bytes() for file in files[:4]]
+        answers = [service.post(content, **{"content-type": "image/png"}).json for content in contents]
+        assert answers == load_predictor(tmp_path / "onnx-int8", threads=1).predict(contents)
 
 
 @pytest.mark.parametrize("stores", [True, False])
