@@ -62,14 +62,14 @@ def split_context(encoding: Encoding, max_length: int, stride: int) -> list[Cont
             tokens in a window overlap.
 
     Raises:
-        ValueError: if the context has no tokens; or if it needs several windows, and the question takes more than half
-            of each.
+        ValueError: if the context has no tokens; or if it needs several windows, and the question takes more than
+            three quarters of each.
     """
     context = [token for token, sequence in enumerate(encoding.sequence_ids) if sequence == 1]
     if not context:
         raise ValueError("The context gives no tokens.")
     room = min(len(context), max_length - len(encoding) + len(context))
-    if room < len(context) and 2 * room < max_length:
+    if room < len(context) and 4 * room < max_length:
         raise ValueError(
             f"The question takes {len(encoding) - len(context)} of {max_length} tokens with its special tokens and "
             f"leaves too little room for its context: shorten the question."

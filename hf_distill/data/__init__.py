@@ -6,6 +6,8 @@ from hf_distill.data.images import encode_images, load_labelled_images, load_unl
 from hf_distill.data.masking import DataCollatorForMaskedLM, count_tokens
 from hf_distill.data.packing import SeparateDocuments, pack_documents, truncate_documents
 from hf_distill.data.pairs import encode_pairs, load_labelled_pairs, load_unlabelled_pairs
+from hf_distill.data.question_tokens import encode_questions
+from hf_distill.data.questions import load_questions, load_unlabelled_questions
 from hf_distill.data.rankings import load_rankings, load_unlabelled_rankings
 from hf_distill.data.tagged_windows import encode_tagged_words
 from hf_distill.data.tagged_words import load_tagged_words, load_untagged_words
@@ -20,6 +22,7 @@ __all__ = [
     "count_tokens",
     "encode_images",
     "encode_pairs",
+    "encode_questions",
     "encode_tagged_words",
     "encode_text_pairs",
     "encode_texts",
@@ -27,11 +30,13 @@ __all__ = [
     "load_labelled_images",
     "load_labelled_pairs",
     "load_labelled_texts",
+    "load_questions",
     "load_rankings",
     "load_tagged_words",
     "load_text_pairs",
     "load_unlabelled_images",
     "load_unlabelled_pairs",
+    "load_unlabelled_questions",
     "load_unlabelled_rankings",
     "load_unlabelled_texts",
     "load_untagged_words",

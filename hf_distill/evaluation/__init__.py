@@ -5,11 +5,13 @@ from hf_distill.evaluation.classification import classification_metrics
 from hf_distill.evaluation.generation import summarization_metrics, translation_metrics
 from hf_distill.evaluation.metrics import glue_metric
 from hf_distill.evaluation.plots import plot_calibration, plot_quality_against_latency, plot_training_curves
+from hf_distill.evaluation.question_answering import answer_metrics
 from hf_distill.evaluation.ranking import ranking_metrics
 from hf_distill.evaluation.tagging import tagging_metrics
 
 __all__ = [
     "Benchmark",
+    "answer_metrics",
     "benchmark_models",
     "classification_metrics",
     "glue_metric",

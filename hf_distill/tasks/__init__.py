@@ -5,6 +5,7 @@ from hf_distill.tasks.classifying import classify_texts
 from hf_distill.tasks.evaluation import evaluate_model
 from hf_distill.tasks.fill_mask import FillMaskArguments
 from hf_distill.tasks.image_classification import ImageClassificationArguments
+from hf_distill.tasks.question_answering import QuestionAnsweringArguments
 from hf_distill.tasks.registry import TASKS
 from hf_distill.tasks.report import write_report
 from hf_distill.tasks.reranking import RerankingArguments
@@ -19,6 +20,7 @@ __all__ = [
     "CausalLMArguments",
     "FillMaskArguments",
     "ImageClassificationArguments",
+    "QuestionAnsweringArguments",
     "RerankingArguments",
     "Task",
     "TextClassificationArguments",

@@ -103,8 +103,8 @@ def test_exports_of_earlier_versions(folders, tmp_path):
 
 def test_bad_inputs():
     predictor = predictor_of(answering_student(), make_question_tokenizer(), "student")
-    with pytest.raises(ValueError, match=r"Text 1 cannot be read. The question takes 15 of 20 tokens .* shorten the"):
-        predictor.predict([("w5", "w6"), ("w5 " * 12, "w6 " * 30)])
+    with pytest.raises(ValueError, match=r"Text 1 cannot be read. The question takes 16 of 20 tokens .* shorten the"):
+        predictor.predict([("w5", "w6"), ("w5 " * 13, "w6 " * 30)])
     assert predictor.predict([("w5 " * 12, "w6 w7")])[0]["answer"]  # it fits
     with pytest.raises(ValueError, match="Text 0 is empty"):
         predictor.predict([("w5", " ")])

@@ -1,0 +1,87 @@
+"""The recipe's smoke run: questions about Python's documentation, made by a rule, on tiny models."""
+
+import json
+import random
+from pathlib import Path
+
+import datasets
+import yaml
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import WordPieceTrainer
+from transformers import PreTrainedTokenizerFast
+
+from hf_distill import load_predictor, load_questions
+from hf_distill.cli import main
+from recipes.squad import smoke_data
+from tests.conftest import make_model
+
+RECIPE = Path(smoke_data.__file__).parent
+CONFIG, SMOKE = RECIPE / "config.yaml", RECIPE / "smoke.yaml"
+SHORTER = ["--disable_tqdm", "true", "--max_steps", "6"]
+
+
+def save_pretrained(folder):
+    specials = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    texts = [
+        paragraph["context"] for article in smoke_data.squad()["train"]["data"] for paragraph in article["paragraphs"]
+    ]
+    tokenizer.train_from_iterator(texts, WordPieceTrainer(vocab_size=1000, special_tokens=[*specials.values()]))
+    tokenizer.post_processor = TemplateProcessing(
+        "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    named = {f"{name}_token": token for name, token in specials.items()}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=128, model_input_names=inputs, **named
+    ).save_pretrained(folder)
+    sizes = {"num_layers": 2, "width": 32, "vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 128}
+    make_model("bert", "mlm", **sizes).save_pretrained(folder)
+
+
+def results(folder):
+    return json.loads((Path(folder) / "test_results.json").read_text())
+
+
+def test_smoke(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    smoke_data.main()
+    save_pretrained("pretrained")
+    configs = ["train", str(CONFIG), str(SMOKE), *SHORTER]
+    as_teacher = {"model_name_or_path": "pretrained", "output_dir": "out/teacher"}
+    without = ["--teacher_model_name_or_path", "null", "--num_layers", "null", "--temperature", "2.0"]
+    options = [word for name, value in as_teacher.items() for word in (f"--{name}", value)]
+    assert main([*configs, *without, *options]) == 0
+    assert main(configs) == 0
+    for folder in ("out/teacher", "out/student"):
+        assert {"test_f1", "test_answerable_f1", "test_unanswerable_accuracy"} <= results(folder).keys()
+    predictor = load_predictor("out/student")
+    assert (predictor.encoder.max_length, predictor.encoder.stride) == (128, 32)
+    assert predictor.reader.no_answer_threshold == 0.0
+    (found,) = predictor.predict([("Which error?", 'This raises "TypeError".')])
+    assert found["answer"] in 'This raises "TypeError".'
+
+
+def test_the_questions_are_those_of_the_rule(tmp_path, monkeypatch):
+    smoke_data.main(str(tmp_path))
+    train, test = (load_questions(tmp_path / f"{part}.json") for part in ("train", "test"))
+    assert len(train) + len(test) > 300
+    unanswered = sum(not answers for answers in [*train["answers"], *test["answers"]])
+    assert 0.15 < unanswered / (len(train) + len(test)) < 0.35
+    assert not set(train["context"]) & set(test["context"])
+    text = 'It is as follows. The built-in function "len()" calls this method if it is defined at all.'
+    monkeypatch.setattr(smoke_data, "KEPT", 1.0)
+    (question,) = smoke_data.questions_of(text, random.Random(0))
+    assert question["question"] == "The built-in function what calls this method if it is defined at all?"
+    assert question["answers"] == [{"text": "len()", "answer_start": text.index("len()")}]
+
+
+def test_the_smoke_run_changes_models_data_and_sizes_only():
+    changed = yaml.safe_load(SMOKE.read_text()).keys()
+    assert {"learning_rate", "num_train_epochs", "use_cpu", "bf16", "max_length", "stride"} <= changed
+    assert not {"alpha_kl", "alpha_task", "alpha_cos", "metric_for_best_model", "eval_strategy"} & changed
