@@ -9,11 +9,13 @@ from hf_distill.tasks.question_answering import QuestionAnsweringArguments
 from hf_distill.tasks.registry import TASKS
 from hf_distill.tasks.report import write_report
 from hf_distill.tasks.reranking import RerankingArguments
+from hf_distill.tasks.summarization import SummarizationArguments
 from hf_distill.tasks.task import Task
 from hf_distill.tasks.text_classification import TextClassificationArguments
 from hf_distill.tasks.text_pair_classification import TextPairClassificationArguments
 from hf_distill.tasks.token_classification import TokenClassificationArguments
 from hf_distill.tasks.training import train_model
+from hf_distill.tasks.translation import TranslationArguments
 
 __all__ = [
     "TASKS",
@@ -22,10 +24,12 @@ __all__ = [
     "ImageClassificationArguments",
     "QuestionAnsweringArguments",
     "RerankingArguments",
+    "SummarizationArguments",
     "Task",
     "TextClassificationArguments",
     "TextPairClassificationArguments",
     "TokenClassificationArguments",
+    "TranslationArguments",
     "classify_texts",
     "evaluate_model",
     "train_model",

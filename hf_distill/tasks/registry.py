@@ -8,10 +8,12 @@ from hf_distill.tasks.fill_mask import FillMask
 from hf_distill.tasks.image_classification import ImageClassification
 from hf_distill.tasks.question_answering import QuestionAnswering
 from hf_distill.tasks.reranking import Reranking
+from hf_distill.tasks.summarization import Summarization
 from hf_distill.tasks.task import Task
 from hf_distill.tasks.text_classification import TextClassification
 from hf_distill.tasks.text_pair_classification import TextPairClassification
 from hf_distill.tasks.token_classification import TokenClassification
+from hf_distill.tasks.translation import Translation
 
 ROWS = (
     TextClassification(),
@@ -22,6 +24,8 @@ ROWS = (
     FillMask(),
     CausalLM(),
     ImageClassification(),
+    Summarization(),
+    Translation(),
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in ROWS}

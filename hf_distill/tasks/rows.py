@@ -11,6 +11,7 @@ from hf_distill.lengths import check_length, length_of_rows
 from hf_distill.tasks.data import MAX_LENGTH
 from hf_distill.tasks.task import Reading, Task
 from hf_distill.training import DistillationTrainingArguments, add_teacher_targets
+from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.teacher.loading import load_teacher
 from hf_distill.training.teacher.targets import targets_of, with_columns
 
@@ -39,15 +40,12 @@ def rows_with_targets(
 ) -> dict[str, Dataset]:
     """Encoded rows with stored teacher outputs. Clears the teacher from `training`, which no longer needs it."""
     name = training.teacher_model_name_or_path
-    assert name is not None  # `_stores_targets` is False without a teacher
-    dtype = "auto" if training.teacher_dtype is None else getattr(torch, training.teacher_dtype)
-    options = (dtype, training.teacher_quantization, training.teacher_device_map)
-    teacher = load_teacher(name, model, None, *options)
-    teacher_tokenizer = task.load_processor(name, teacher)
-    training.teacher_model_name_or_path = training.teacher_dtype = None
-    training.teacher_quantization = training.teacher_device_map = None
+    teacher, teacher_tokenizer = _load_teacher(task, training, model)
+    clear_teacher(training)
     batch_size = training.per_device_eval_batch_size
     stored: dict[str, Any] = {"hidden_states": training.reads_hidden_states, "batch_size": batch_size}
+    if find_head(teacher).over_vocabulary and isinstance(training.temperature, int | float):
+        stored["temperature"] = training.temperature
 
     if task.gives_same_inputs(tokenizer, teacher_tokenizer):
         if MAX_LENGTH in reading:
@@ -77,3 +75,31 @@ def rows_with_targets(
     stored = {"text_columns": list(task.text_columns), "batch_size": batch_size}
     data = {part: add_teacher_targets(own, teacher, teacher_tokenizer, **stored) for part, own in data.items()}
     return encoded_rows(task, training, reading, data, tokenizer)
+
+
+def labelled_by_teacher(
+    task: Task, training: DistillationTrainingArguments, reading: Reading, rows: Dataset, model: PreTrainedModel
+) -> Dataset:
+    """Training rows with labels by the teacher. Clears the teacher from `training` if no loss reads it."""
+    teacher, processor = _load_teacher(task, training, model)
+    labelled = task.label(rows, reading, teacher, processor, training.per_device_eval_batch_size)
+    if not training.reads_teacher:
+        clear_teacher(training)
+    return labelled
+
+
+def clear_teacher(training: DistillationTrainingArguments) -> None:
+    """Removes the teacher from the options, because the training does not need it any more."""
+    training.teacher_model_name_or_path = training.teacher_dtype = None
+    training.teacher_quantization = training.teacher_device_map = None
+
+
+def _load_teacher(
+    task: Task, training: DistillationTrainingArguments, model: PreTrainedModel
+) -> tuple[PreTrainedModel, Any]:
+    """The teacher and its processor."""
+    name = training.teacher_model_name_or_path
+    assert name is not None  # only called with a teacher
+    dtype = "auto" if training.teacher_dtype is None else getattr(torch, training.teacher_dtype)
+    teacher = load_teacher(name, model, None, dtype, training.teacher_quantization, training.teacher_device_map)
+    return teacher, task.load_processor(name, teacher)

@@ -52,6 +52,7 @@ class Task(ABC):
             prepare its inputs in its own way.
         has_own_head: whether the head is new for each task, so that it is trained in full next to LoRA adapters.
         computes_metrics: whether training calls `compute_metrics`, which needs the logits of all rows in memory.
+        stores_targets: whether they are stored by default, if no loss reads hidden states.
         published: published figures of other students, for the report.
     """
 
@@ -75,6 +76,7 @@ class Task(ABC):
     reads_text: ClassVar[bool] = True
     has_own_head: ClassVar[bool] = True
     computes_metrics: ClassVar[bool] = True
+    stores_targets: ClassVar[bool] = True
     published: ClassVar[Sequence[Mapping[str, Any]]] = ()
 
     # How data is read
@@ -186,6 +188,12 @@ class Task(ABC):
         """
         return
 
+    def prepare_model(
+        self, model: PreTrainedModel, processor: Any, reading: Reading, training: DistillationTrainingArguments
+    ) -> PreTrainedModel:
+        """The model to train, after model and processor are set up for the task. Called before rows are encoded."""
+        return model
+
     # Training
 
     def check(self, arguments: TaskArguments, training: DistillationTrainingArguments) -> None:
@@ -195,6 +203,24 @@ class Task(ABC):
             ValueError: if they do not suit the data that the arguments name.
         """
         return
+
+    def is_labelled_by_teacher(self, reading: Reading, has_unlabelled: bool) -> bool:
+        """Whether the teacher labels training rows before the training."""
+        return False
+
+    def label(
+        self, rows: Dataset, reading: Reading, teacher: PreTrainedModel, processor: Any, batch_size: int
+    ) -> Dataset:
+        """The training rows with labels by the teacher.
+
+        Args:
+            rows: the loaded training rows, unlabelled ones included.
+            reading: the options.
+            teacher: the teacher.
+            processor: the teacher's processor.
+            batch_size: rows per batch.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def encode(self, rows: Dataset, processor: Any, reading: Reading) -> Dataset:

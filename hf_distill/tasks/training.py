@@ -26,7 +26,7 @@ from hf_distill.tasks.data import MAX_LENGTH, load_data, name_of_part, note_read
 from hf_distill.tasks.logs import LogsOfShortTraining
 from hf_distill.tasks.models import load_model, lora_config
 from hf_distill.tasks.registry import check_head, task_named
-from hf_distill.tasks.rows import encoded_rows, rows_with_targets
+from hf_distill.tasks.rows import clear_teacher, encoded_rows, labelled_by_teacher, rows_with_targets
 from hf_distill.tasks.task import Reading, Task
 from hf_distill.training import (
     DistillationTrainer,
@@ -143,6 +143,9 @@ def _train_stage(
     if MAX_LENGTH in reading:
         reading[MAX_LENGTH] = _max_length(reading[MAX_LENGTH], training, model, processor)
     note_reading(task, reading, model, processor)
+    model = task.prepare_model(model, processor, reading, training)
+    if task.is_labelled_by_teacher(reading, _has_unlabelled(args)):
+        data["train"] = labelled_by_teacher(task, training, reading, data["train"], model)
     if _stores_targets(task, args, training):
         rows = rows_with_targets(task, training, reading, data, model, processor)
     else:
@@ -187,10 +190,16 @@ def _check(task: Task, args: TaskArguments, training: DistillationTrainingArgume
                 "No model is given: set model_name_or_path to fine-tune it, teacher_model_name_or_path to distil that "
                 "teacher, or both."
             )
-        if args.unlabelled_file or args.unlabelled_split:
+        if _has_unlabelled(args):
             raise ValueError("Unlabelled texts need a teacher: set teacher_model_name_or_path.")
         training.leave_out_teacher()
-    training.check_losses()
+    is_labelled = task.is_labelled_by_teacher(task.reading_of(args), _has_unlabelled(args))
+    if is_labelled and training.teacher_model_name_or_path is None:
+        raise ValueError("Labels by a teacher need one: set teacher_model_name_or_path.")
+    checked = copy.copy(training)
+    if is_labelled and not training.reads_teacher:
+        clear_teacher(checked)  # it only labels rows
+    checked.check_losses()
     task.check(args, training)
     for name in filter(None, (args.model_name_or_path, training.teacher_model_name_or_path)):
         if Path(name).resolve() == Path(training.output_dir).resolve():
@@ -198,14 +207,15 @@ def _check(task: Task, args: TaskArguments, training: DistillationTrainingArgume
                 f"output_dir={training.output_dir} is also the folder of the model or teacher: choose another folder."
             )
     labelled = args.train_file or args.train_split
-    if not labelled and not (args.unlabelled_file or args.unlabelled_split):
+    if not labelled and not _has_unlabelled(args):
         raise ValueError("No training data: give train_file, or dataset_name and train_split.")
-    if not labelled and training.alpha_kl and training.divergence == "dkd":
+    if not labelled and not is_labelled and training.alpha_kl and training.divergence == "dkd":
         raise ValueError(
             "There are no labels without train_file or train_split, but divergence='dkd' needs them: choose another "
             "divergence."
         )
-    if not labelled and (training.reads_labels or args.validation_share is not None):
+    reads_labels = training.reads_labels and not is_labelled
+    if not labelled and (reads_labels or args.validation_share is not None):
         raise ValueError(
             f"There are no labels without train_file or train_split, but alpha_task={training.alpha_task} and "
             f"validation_share={args.validation_share} need them: set alpha_task=0 and leave validation_share out to "
@@ -226,6 +236,10 @@ def _check(task: Task, args: TaskArguments, training: DistillationTrainingArgume
         task.check_packages()  # a missing package should fail now, not after hours of training
 
 
+def _has_unlabelled(args: TaskArguments) -> bool:
+    return bool(args.unlabelled_file or args.unlabelled_split)
+
+
 def _stores_targets(task: Task, args: TaskArguments, training: DistillationTrainingArguments) -> bool:
     if training.teacher_model_name_or_path is None or not training.reads_teacher:
         if args.store_teacher_targets is not None:
@@ -236,7 +250,7 @@ def _stores_targets(task: Task, args: TaskArguments, training: DistillationTrain
             raise ValueError(f"store_teacher_targets=True does not work with {task.name}: leave it out.")
         return False
     if args.store_teacher_targets is None:
-        return not (training.reads_hidden_states or training.reads_layers)
+        return task.stores_targets and not (training.reads_hidden_states or training.reads_layers)
     if args.store_teacher_targets and training.reads_layers:
         raise ValueError(
             "store_teacher_targets=True does not work with losses over layers, such as alpha_hidden, which need the "

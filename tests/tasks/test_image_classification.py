@@ -20,8 +20,8 @@ from hf_distill import (
 )
 from hf_distill.cli import main
 from hf_distill.evaluation.classification import top_k_accuracy
-from hf_distill.tasks.registry import TASKS
 from hf_distill.tasks.logs import LogsOfShortTraining
+from hf_distill.tasks.registry import TASKS
 from tests.images import COLOURS, make_processor, make_vit, write_images
 from tests.serving.running import RunningService
 
