@@ -49,6 +49,7 @@ from hf_distill.training.scoring.scored import Scored
 from hf_distill.training.scoring.widths import vocab_size
 from hf_distill.training.teacher.columns import TARGET_COLUMNS, as_arrays
 from hf_distill.training.teacher.loading import AnyTeacher, GivenTeachers, prepare_teacher
+from hf_distill.training.teacher.shared_encoder import SharedEncoder
 from hf_distill.training.training_args import DistillationTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -177,6 +178,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         self.head.set_problem_type(student.config)
         check_student(student, self.head, self.args)
         check_generates(student, self.args)
+        self._shared_encoder = SharedEncoder(self.model, self.teacher) if self.args.share_encoder else None
 
         student_inputs = named_inputs(student)
         teacher_inputs = student_inputs if self.teacher is None else self.teacher.inputs
@@ -249,6 +251,8 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         """Runs teacher and student on a batch, with the sum of the losses, each times its factor, as the loss."""
         student = transformers_model(self.accelerator.unwrap_model(model, keep_torch_compile=False))
         inputs = self.head.complete(inputs, student)
+        if self._shared_encoder is not None:
+            inputs = self._shared_encoder.with_outputs(inputs, self.accelerator.autocast)
         batch_losses = BatchLosses(
             losses,
             factors,

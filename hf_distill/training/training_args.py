@@ -80,6 +80,14 @@ class DistillationTrainingArguments(LossTrainingArguments):
         metadata={"help": "Spread the teacher over the devices of this machine, as `device_map` does in transformers."},
     )
 
+    share_encoder: bool = field(
+        default=False,
+        metadata={
+            "help": "For encoder-decoders whose student has the teacher's encoder: freeze it, with the embeddings that "
+            "it reads, and run it once per batch for both, as in Distil-Whisper."
+        },
+    )
+
     # Several teachers
     teacher_mean: TeacherMean = field(
         default="probabilities",
@@ -197,6 +205,11 @@ class DistillationTrainingArguments(LossTrainingArguments):
                 f"kl_positions={self.kl_positions!r} would have no effect with divergence={self.divergence!r}, which "
                 f"compares positions with a label only: leave it out, or choose another divergence."
             )
+        if self.share_encoder and (self.reads_layers or any(loss.needs.layers for loss in given)):
+            raise ValueError(
+                "share_encoder=True does not work with losses over layers, because the student's encoder does not run: "
+                "set alpha_hidden, alpha_attention and alpha_relation to 0, or leave it out."
+            )
         self._refuse(self.unread_options(given))
 
     def unread_options(self, given: Collection[Loss] = ()) -> dict[str, object]:
@@ -212,7 +225,8 @@ class DistillationTrainingArguments(LossTrainingArguments):
         if self.alpha_kl == 0 and not given:
             unread |= self._set_by_user("kl_positions")
         if not self.reads_teacher and not any(loss.reads_teacher for loss in given):
-            unread |= self._set_by_user(*(name for name in self.__dataclass_fields__ if name.startswith("teacher_")))
+            of_teacher = (name for name in self.__dataclass_fields__ if name.startswith("teacher_"))
+            unread |= self._set_by_user("share_encoder", *of_teacher)
         return unread
 
     def leave_out_teacher(self) -> None:

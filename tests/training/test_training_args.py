@@ -52,6 +52,7 @@ def test_own_fields():
         "project_hidden_states",
         "teacher_quantization",
         "teacher_device_map",
+        "share_encoder",
         "teacher_mean",
         "teacher_weights",
         "teacher_weights_column",

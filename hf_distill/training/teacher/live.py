@@ -49,6 +49,7 @@ class Teacher:
             )
         self.model = transformers_model(model)
         self._capture: LayerCapture | None = None
+        self.is_sharded = False
         self.wrapped: nn.Module | None = None  # the sharded or compiled model, which is called instead
         self._reading: Callable[[], AbstractContextManager] = torch.inference_mode
         if model is student and isinstance(student, PeftModel):
@@ -70,7 +71,7 @@ class Teacher:
 
     def run_by_engine(self, wrapped: nn.Module) -> None:
         """Runs the teacher through the wrapper of an engine that shards parameters."""
-        self.wrapped = wrapped
+        self.wrapped, self.is_sharded = wrapped, True
         self._reading = nullcontext  # the engine reuses the tensors that it gathers parameters into
 
     def state(self) -> dict[str, str]:
