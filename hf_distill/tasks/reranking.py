@@ -130,10 +130,10 @@ output_dir: outputs/student
 
     def hold_out(self, rows: Dataset, share: float, seed: int) -> DatasetDict:
         """Holds out whole queries."""
-        groups = list(dict.fromkeys(rows["group"]))
+        groups = list(dict.fromkeys(rows["group"][:]))
         held = set(Dataset.from_dict({"group": groups}).train_test_split(share, seed=seed)["test"]["group"])
         of_part: dict[str, list[int]] = {"train": [], "test": []}
-        for index, group in enumerate(rows["group"]):
+        for index, group in enumerate(rows["group"][:]):
             of_part["test" if group in held else "train"].append(index)
         return DatasetDict({part: rows.select(indices) for part, indices in of_part.items()})
 
@@ -160,7 +160,7 @@ output_dir: outputs/student
                 return relevance
             return [float(IGNORE_INDEX) if math.isnan(relevance) else min(relevance, 1.0)]
 
-        labels = [label(relevance) for relevance in rows["labels"]]
+        labels = [label(relevance) for relevance in rows["labels"][:]]
         rows = rows.remove_columns(["group", "labels"]).add_column("labels", labels)
         return encode_pairs(rows, processor, reading["max_length"])
 
@@ -171,7 +171,7 @@ output_dir: outputs/student
         return ranking_metrics(evaluated.predictions, rows["group"][:], rows["labels"][:])
 
     def inputs(self, rows: Dataset) -> list:
-        return list(zip(rows["text"], rows["text_pair"], strict=True))
+        return list(zip(rows["text"][:], rows["text_pair"][:], strict=True))
 
     def predict(
         self,
@@ -182,7 +182,7 @@ output_dir: outputs/student
         done: Done | None = None,
     ) -> list[Scored]:
         scores = predictor.logits(self.inputs(rows), done)[:, 0].tolist()
-        return [Scored(group, score) for group, score in zip(rows["group"], scores, strict=True)]
+        return [Scored(group, score) for group, score in zip(rows["group"][:], scores, strict=True)]
 
     def metrics(self, predictions, rows, reading, teacher=None) -> dict[str, float]:
         groups, scores = zip(*predictions, strict=True)

@@ -109,7 +109,7 @@ output_dir: outputs/student
         return DataCollatorWithPadding(processor)
 
     def inputs(self, rows: Dataset) -> list:
-        return list(zip(rows["text"], rows["text_pair"], strict=True))
+        return list(zip(rows["text"][:], rows["text_pair"][:], strict=True))
 
     def words_of_input(self, rows: Dataset, row: int) -> str:
         return " | ".join(self.inputs(rows.select([row]))[0])
