@@ -16,7 +16,7 @@ The number of tokens it reads is in its tokenizer, as `model_max_length`.
 """
 
 OF_CROSS_ENCODERS = ("sentence_transformers", "sbert_ce_default_activation_function")
-"""Config entries of a CrossEncoder of sentence-transformers, since version 4 and before."""
+"""Config entries of a CrossEncoder of sentence-transformers 4, and of earlier versions."""
 
 TAGGING = "token-classification"
 """Value of `task` in the record of a model that reads long texts in windows and decides per word."""
@@ -82,7 +82,8 @@ def default_stride(max_length: int) -> int:
 def reads_pairs(config: PreTrainedConfig) -> bool:
     """True if a sequence classifier was trained on pairs of texts, as its config records.
 
-    `hf-distill train` records it, and sentence-transformers leaves its own record in the config of every CrossEncoder.
+    `hf-distill train` records it, and so does sentence-transformers, in the config of a CrossEncoder or, since version
+    6, in a file of its own, which `load_student` reads.
     """
     return reading_of(config).get("reads_pairs", False) or any(hasattr(config, name) for name in OF_CROSS_ENCODERS)
 

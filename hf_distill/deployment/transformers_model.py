@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.answers import MAX_ANSWER_TOKENS
 from hf_distill.data.image_processors import check_channels, image_reader, load_image_processor
@@ -12,9 +14,12 @@ from hf_distill.data.languages import set_languages
 from hf_distill.deployment.heads import CLASSIFIERS, PREDICTION_HEADS, OutputReader, head_of_class
 from hf_distill.deployment.image_encoder import ImageEncoder
 from hf_distill.deployment.text_encoder import TextEncoder
+from hf_distill.files import read_json
 from hf_distill.lengths import TAGGING, length_of_rows, noted_stride, reading_of, stride_of, truncation_of
 from hf_distill.loading import load_config, load_pretrained
 from hf_distill.words import words_read
+
+CROSS_ENCODER_FILE = "config_sentence_transformers.json"
 
 INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 
@@ -28,6 +33,7 @@ def load_student(name: str | Path) -> tuple[PreTrainedModel, Any]:
     architecture = (load_config(name).architectures or ["A model whose config names no class"])[0]
     head = PREDICTION_HEADS[head_of_class(architecture)]
     model = load_model(name, head.auto_class)
+    note_cross_encoder(name, model.config)
     if head.reads == "image":
         return model, load_image_processor(str(name))
     return model, AutoTokenizer.from_pretrained(name)
@@ -35,6 +41,18 @@ def load_student(name: str | Path) -> tuple[PreTrainedModel, Any]:
 
 def load_model(name: str | Path, auto_class: str) -> PreTrainedModel:
     return load_pretrained(getattr(transformers, auto_class), name)
+
+
+def note_cross_encoder(name: str | Path, config: PreTrainedConfig) -> None:
+    """Records in the config of a CrossEncoder of sentence-transformers 6 that it is one, as earlier versions do."""
+    file = Path(name, CROSS_ENCODER_FILE)
+    if not Path(name).is_dir():
+        try:
+            file = Path(hf_hub_download(str(name), CROSS_ENCODER_FILE))
+        except (HfHubHTTPError, HFValidationError, OSError):
+            return  # most models have no such file
+    if file.is_file() and (noted := read_json(file)).get("model_type") == "CrossEncoder":
+        config.sentence_transformers = {"activation_fn": noted.get("activation_fn")}
 
 
 def encoder_of(model: PreTrainedModel, tokenizer: Any, max_length: int | None = None) -> TextEncoder | ImageEncoder:
@@ -79,7 +97,7 @@ def reader_of(model: PreTrainedModel, tokenizer: Any, head: str) -> OutputReader
     has_labels = head in (*CLASSIFIERS, "token classification")
     reads_text = PREDICTION_HEADS[head].reads == "text"
     reading = reading_of(config)
-    problem_type = config.problem_type or ("regression" if config.num_labels == 1 else None)
+    problem_type = config.problem_type or (_of_one_number(config) if config.num_labels == 1 else None)
     return OutputReader(
         tokenizer=tokenizer.backend_tokenizer if reads_text else None,
         labels=[config.id2label[number] for number in range(config.num_labels)] if has_labels else [],
@@ -89,3 +107,10 @@ def reader_of(model: PreTrainedModel, tokenizer: Any, head: str) -> OutputReader
         max_answer_tokens=reading.get("max_answer_tokens", MAX_ANSWER_TOKENS),
         no_answer_threshold=reading.get("no_answer_threshold", 0.0) if reading.get("unanswerable") else None,
     )
+
+
+def _of_one_number(config: PreTrainedConfig) -> str:
+    """A single number is a relevance from 0 to 1 if a CrossEncoder applies a sigmoid to it; else the number itself."""
+    noted = getattr(config, "sentence_transformers", None) or {}
+    activation = noted.get("activation_fn") or getattr(config, "sbert_ce_default_activation_function", None)
+    return "multi_label_classification" if str(activation).endswith("Sigmoid") else "regression"

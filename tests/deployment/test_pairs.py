@@ -92,6 +92,21 @@ def test_what_says_that_a_model_reads_pairs(tmp_path):
     assert predictor_of(question_answering, tokenizer, "answers").reads_pairs
 
 
+@pytest.mark.parametrize("activation", ["torch.nn.modules.activation.Sigmoid", "torch.nn.modules.linear.Identity"])
+def test_a_cross_encoder_with_a_file_of_its_own(tmp_path, activation):
+    """As of sentence-transformers 6. Scores are those of its `predict`."""
+    model = tiny_student("bert", "sequence classification", id2label={0: "LABEL_0"})
+    model.save_pretrained(tmp_path / "reranker")
+    make_pair_tokenizer().save_pretrained(tmp_path / "reranker")
+    noted = {"model_type": "CrossEncoder", "activation_fn": activation}
+    (tmp_path / "reranker" / "config_sentence_transformers.json").write_text(json.dumps(noted))
+    predictor = load_predictor(tmp_path / "reranker")
+    assert predictor.reads_pairs
+    logit = predictor.logits(PAIRS[:1]).item()
+    expected = 1 / (1 + np.exp(-logit)) if "Sigmoid" in activation else logit
+    assert predictor.predict(PAIRS[:1])[0]["score"] == pytest.approx(expected)
+
+
 def test_one_text_in_place_of_a_pair():
     predictor = predictor_of(make_classifier(), make_pair_tokenizer(), "reranker")
     with pytest.raises(ValueError, match="Text 1 must be a pair of texts, because reranker reads pairs"):
