@@ -1,8 +1,8 @@
 """Compares rerankers of opinions: a teacher, and students of half its layers with and without it.
 
-A query asks for praise or for criticism of a film, and its documents are ten sentences of film reviews. The relevance
-of a sentence is the strength of its opinion, rated by people (Hutto and Gilbert, 2014), if it has the direction that
-the query asks for, else 0. No sentence of a test query is in a training query.
+A query asks for praise of a film, in words that vary, and its documents are ten sentences of film reviews. The
+relevance of a sentence is how positive people find it (Hutto and Gilbert, 2014), 0 if it is negative. No sentence of a
+test query is in a training query. Random order is measured too.
 
 MiniLM with all six layers is fine-tuned on the relevance: the teacher. A student has every other layer of the
 pretrained MiniLM and learns from the relevance alone, or has every other layer of the teacher and learns from both.
@@ -51,17 +51,15 @@ COLUMNS = {
     "agreement": "same first document as the teacher",
     "spearmanr_to_teacher": "Spearman with the teacher",
 }
+RANDOM = "random order"
 TEACHER = "6 layers, labels alone: the teacher"
 
 WITH, WITHOUT = "3 layers of the teacher, labels and teacher", "3 layers of the pretrained model, labels alone"
 STUDENTS = {WITHOUT: False, WITH: True}
 """Whether a student has a teacher."""
 
-QUERIES = {
-    1: ["a film that people praise", "enthusiastic about the film", "positive opinion", "recommends it warmly"],
-    -1: ["a film that people pan", "disappointed by the film", "negative opinion", "advises against it"],
-}
-"""Wordings of a query, by the sign of the ratings that it asks for."""
+QUERIES = ["a film that people praise", "enthusiastic about the film", "a positive opinion", "recommends it warmly"]
+"""Wordings of a query."""
 
 DOCUMENTS = 10
 """Documents of a query."""
@@ -111,7 +109,7 @@ def main() -> int:
                 given = {} if has_teacher else {"model_name_or_path": str(folder / "pretrained")}
                 train(options, folder / "student", seed, has_teacher, **given)
                 keep(name, folder / "student")
-    print(f"\n{table_of(measured)}")
+    print(f"\n{table_of({RANDOM: [measure(folder)], **measured})}")
     return 0
 
 
@@ -125,14 +123,13 @@ def write_data(folder: Path, sentences: Path, num_train: int, num_test: int) -> 
     for name, own, number in (("train", rated[:half], num_train), ("test", rated[half:], num_test)):
         lines = []
         for index in range(number):
-            sign = (-1) ** index
             documents = generator.sample(own, DOCUMENTS)
-            while not any(rating * sign > 0 for _, rating in documents):
+            while all(rating < 0 for _, rating in documents):
                 documents = generator.sample(own, DOCUMENTS)
             row = {
-                "query": f"{generator.choice(QUERIES[sign])}, no. {index}",  # rows with the same query are one group
+                "query": f"{generator.choice(QUERIES)}, no. {index}",  # rows with the same query are one group
                 "documents": [text for text, _ in documents],
-                "scores": [max(0.0, rating * sign) / STRONGEST for _, rating in documents],
+                "scores": [max(0.0, rating) / STRONGEST for _, rating in documents],
             }
             lines.append(f"{json.dumps(row)}\n")
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -159,12 +156,15 @@ def train(options: argparse.Namespace, output: Path, seed: int, has_teacher: boo
     train_model(RerankingArguments(overwrite=True, **data, **model), training)
 
 
-def measure(folder: Path, model: Path) -> dict[str, float]:
-    """Compares a model with labels and teacher. The teacher's scores are computed once."""
+def measure(folder: Path, model: Path | None = None) -> dict[str, float]:
+    """Compares a model, or random order, with labels and teacher. The teacher's scores are computed once."""
     rows, file = load_rankings(folder / "test.jsonl", **SCORED), folder / "teacher_scores.json"
     pairs = list(zip(rows["text"], rows["text_pair"], strict=True))
-    scores = load_predictor(model).logits(pairs)[:, 0].tolist()
-    if model.name == "teacher":
+    if model is None:
+        scores = random.Random(0).choices(range(len(pairs)), k=len(pairs))
+    else:
+        scores = load_predictor(model).logits(pairs)[:, 0].tolist()
+    if model is not None and model.name == "teacher":
         write_json(file, scores)
     return ranking_metrics(scores, rows["group"][:], rows["labels"][:], json.loads(file.read_text()))
 
