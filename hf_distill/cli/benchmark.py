@@ -20,7 +20,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     add_measuring_options(parser)
     parser.add_argument(
-        "--texts", metavar="FILE", type=Path, help="file with one text per line (default: built-in prose)"
+        "--texts",
+        metavar="FILE",
+        type=Path,
+        help="file with one text per line, or two with a tab between them (default: built-in prose)",
     )
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder for benchmark.json and benchmark.md")
     parser.set_defaults(run=run)

@@ -4,9 +4,12 @@ import argparse
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_distill.cli.task_sources import options_of_all_tasks, options_of_task, task_arguments
+
+if TYPE_CHECKING:
+    from hf_distill.deployment.text_encoder import TextInput
 
 MODEL = "a folder or a name on the Hub"
 
@@ -80,8 +83,11 @@ def keyword_arguments(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if name not in ("command", "run")}
 
 
-def lines_of(file: Path | None) -> list[str] | None:
-    """The non-empty lines of a file, or None if there is no file."""
+def lines_of(file: Path | None) -> "list[TextInput] | None":
+    """The non-empty lines of a file, pairs of texts if each line has one tab; None if there is no file."""
     if file is None:
         return None
-    return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if any(line.count("\t") != 1 for line in lines):
+        return [*lines]
+    return [(first, second) for first, second in (line.split("\t") for line in lines)]

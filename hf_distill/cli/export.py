@@ -25,7 +25,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--output", metavar="DIR", type=Path, required=True, help="folder for the export; it must not exist yet"
     )
     parser.add_argument(
-        "--texts", metavar="FILE", type=Path, help="file with one text per line to compare on (default: built-in prose)"
+        "--texts",
+        metavar="FILE",
+        type=Path,
+        help="file with one text per line to compare on, or two with a tab between them for a model that reads pairs "
+        "(default: built-in prose)",
     )
     parser.add_argument("--max-length", metavar="TOKENS", type=int, help=MAX_LENGTH)
     parser.add_argument(

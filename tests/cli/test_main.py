@@ -12,6 +12,7 @@ import torch
 
 from hf_distill import __version__
 from hf_distill.cli import main
+from hf_distill.cli.common import lines_of
 from hf_distill.cli.main import COMMANDS
 
 
@@ -63,6 +64,7 @@ def test_help_imports_nothing_that_takes_long(words):
     code = f"""
 import sys
 from hf_distill.cli import main
+from hf_distill.cli.common import lines_of
 try:
     main({words})
 except SystemExit:
@@ -225,3 +227,12 @@ def test_each_command_is_a_file():
     names = {command.__name__.rpartition(".")[2] for command in COMMANDS}
     assert files - names == {"__init__", "__main__", "main", "common", "parser", "task_sources", "train_help"}
     assert len(names) == len(COMMANDS) == 12
+
+
+def test_files_with_texts_or_pairs(tmp_path):
+    file = tmp_path / "texts.txt"
+    assert lines_of(None) is None
+    file.write_text("w5 w6\n\nw7\tw8\n")
+    assert lines_of(file) == ["w5 w6", "w7\tw8"]
+    file.write_text("w5\tw6 w7\n \nw8\tw9\n")
+    assert lines_of(file) == [("w5", "w6 w7"), ("w8", "w9")]
