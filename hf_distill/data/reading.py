@@ -16,11 +16,16 @@ KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
 def read_rows(source: str | Path, columns: list[str], split: str, config_name: str | None) -> Dataset:
-    """Reads a file, a folder or a Hub dataset, and checks that it has the columns and at least one row."""
+    """Reads a file, a folder or a Hub dataset, and checks that it has the columns and at least one row.
+
+    A column such as `translation.en` is the field `en` of the column `translation`.
+    """
     path = Path(source)
     if not path.exists() and not may_be_on_the_hub(str(source)):
         raise ValueError(f"File or folder not found: {source}.")
     rows = _read_file(path, columns) if path.is_file() else _load(str(source), config_name, split=split)
+    if any("." in column for column in set(columns) - set(rows.column_names)):
+        rows = rows.flatten()
     check_columns(rows.column_names, columns, source)
     if not len(rows):
         raise ValueError(f"{source} has no rows: give a dataset with at least one row.")

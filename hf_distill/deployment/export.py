@@ -19,6 +19,7 @@ from hf_distill.deployment.image_encoder import ImageEncoder
 from hf_distill.deployment.manifest import Manifest
 from hf_distill.deployment.parity import Parity, measure_parity
 from hf_distill.deployment.parity_inputs import built_in_inputs
+from hf_distill.deployment.parity_texts import with_questions
 from hf_distill.deployment.predictor import Predictor, load_predictor, predictor_of
 from hf_distill.deployment.text_encoder import windows_of
 from hf_distill.deployment.transformers_model import load_student
@@ -122,6 +123,8 @@ def export_model(
         )
     if texts is None:
         texts = built_in_inputs(predictor.reads)
+    elif predictor.head == "question answering":
+        texts = with_questions(texts)
     if predictor.reads == "text":
         predictor.reads_pairs = not all(isinstance(text, str) for text in texts)
     if not texts:

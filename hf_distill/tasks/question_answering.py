@@ -201,6 +201,9 @@ output_dir: outputs/student
         predictor.reader = dataclasses.replace(
             predictor.reader, max_answer_tokens=max_tokens, no_answer_threshold=threshold
         )
+        encoder = predictor.encoder
+        if reading["stride"] is not None and encoder.truncation == "context":
+            predictor.encoder = dataclasses.replace(encoder, stride=reading["stride"])
         inputs = self.inputs(rows)
         encodings = predictor.encoder.encode(inputs)
         outputs = predictor.run(encodings, done)

@@ -53,7 +53,7 @@ NAME = re.compile(r"(?<=[a-z,] )[A-Z][\w.'-]*(?: [A-Z][\w.'-]*)*(?<![.,'])")
 KEPT = 0.6
 """Share of the words of a sentence that its question keeps."""
 
-SENTENCES = 4
+SENTENCES = 3
 """Sentences of a text."""
 
 LAYERS = 3
@@ -218,7 +218,7 @@ def main() -> int:
     add_fetched(parser)
     parser.add_argument("--epochs", type=int, default=3, help="epochs of every training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the students")
-    parser.add_argument("--questions", type=int, default=1200, help="number of training questions")
+    parser.add_argument("--questions", type=int, default=1000, help="number of training questions")
     parser.add_argument("--test-questions", type=int, default=400, help="number of test questions")
     parser.add_argument("--rounds", type=int, default=0, help="also measure latency, in so many rounds")
     options = parser.parse_args()

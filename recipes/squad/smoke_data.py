@@ -9,10 +9,10 @@ documentation, and so has no answer. `train.json` and `test.json` have the forma
 topics.
 """
 
+import argparse
 import json
 import random
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -82,11 +82,18 @@ def squad() -> dict[str, dict[str, Any]]:
     return {part: {"version": "v2.0", "data": articles} for part, articles in parts.items()}
 
 
-def main(folder: str = ".") -> None:
-    Path(folder).mkdir(parents=True, exist_ok=True)
+def write_data(folder: Path) -> None:
+    """Writes `train.json` and `test.json` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     for part, content in squad().items():
         Path(folder, f"{part}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python recipes/squad/smoke_data.py", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(), help="folder for train.json and test.json")
+    write_data(parser.parse_args().folder)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

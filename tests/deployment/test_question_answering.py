@@ -87,6 +87,12 @@ def test_exports(folders):
     assert np.mean(same) >= 0.5
 
 
+def test_an_export_compared_on_texts(folders, tmp_path):
+    """Each text gets a question."""
+    export = export_model(folders / "student", tmp_path / "onnx", "onnx", texts=["w5 w6", "w7 " * 40])
+    assert export.parity.agreement == 1.0
+
+
 def test_exports_of_earlier_versions(folders, tmp_path):
     """Their manifests have no stride: they truncate a long context, and every question has an answer."""
     old = tmp_path / "old"

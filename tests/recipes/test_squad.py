@@ -50,7 +50,7 @@ def results(folder):
 def test_smoke(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    smoke_data.main()
+    smoke_data.write_data(tmp_path)
     save_pretrained("pretrained")
     configs = ["train", str(CONFIG), str(SMOKE), *SHORTER]
     as_teacher = {"model_name_or_path": "pretrained", "output_dir": "out/teacher"}
@@ -68,7 +68,7 @@ def test_smoke(tmp_path, monkeypatch):
 
 
 def test_the_questions_are_those_of_the_rule(tmp_path, monkeypatch):
-    smoke_data.main(str(tmp_path))
+    smoke_data.write_data(tmp_path)
     train, test = (load_questions(tmp_path / f"{part}.json") for part in ("train", "test"))
     assert len(train) + len(test) > 300
     unanswered = sum(not answers for answers in [*train["answers"], *test["answers"]])

@@ -1,10 +1,12 @@
 """Question answering from the data to the service: the same answers at every stop."""
 
 import json
+import math
 
 import datasets
 import numpy as np
 import pytest
+import torch
 from transformers import AutoModelForQuestionAnswering, EvalPrediction
 
 from hf_distill import DistillationTrainingArguments, evaluate_model, export_model, load_predictor, train_model
@@ -152,6 +154,55 @@ def test_metrics_of_training_are_those_of_all_windows(folder):
     assert {own["answer"] == "" for own in predictions} == {True, False}
     assert task.metrics(predictions, None, reading, predictions) == {"agreement": 1.0, "f1_to_teacher": 1.0}
     assert task.differences(predictions, predictions, reading) == [0.0] * len(rows)
+
+
+def by_the_example_script(model, tokenizer, rows, max_length, stride, threshold, max_tokens=30):
+    """Answers as `run_qa.py` of transformers finds them: its windows, padded, and its rule, in plain Python."""
+    features = tokenizer(
+        [row["question"] for row in rows],
+        [row["context"] for row in rows],
+        truncation="only_second",
+        max_length=max_length,
+        stride=stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        padding="max_length",
+        return_tensors="pt",
+    )
+    owners, offsets = features.pop("overflow_to_sample_mapping").tolist(), features.pop("offset_mapping").tolist()
+    with torch.no_grad():
+        outputs = model(**features)
+    answers = []
+    for number, row in enumerate(rows):
+        null, spans = math.inf, {}
+        for feature in (feature for feature, owner in enumerate(owners) if owner == number):
+            starts, ends = outputs.start_logits[feature].tolist(), outputs.end_logits[feature].tolist()
+            null = min(null, starts[0] + ends[0])
+            context = [token for token, own in enumerate(features.sequence_ids(feature)) if own == 1]
+            for first in context:
+                for last in range(first, min(first + max_tokens, context[-1] + 1)):
+                    place = offsets[feature][first][0], offsets[feature][last][1]
+                    spans[place] = max(spans.get(place, -math.inf), starts[first] + ends[last])
+        (start, end), best = max(spans.items(), key=lambda own: own[1])
+        answers.append("" if null - best > threshold else row["context"][start:end])
+    return answers
+
+
+@pytest.mark.parametrize("threshold", [-6.5, 0.0])
+def test_the_example_script_of_transformers(folder, threshold):
+    """The same model and data give the same answers and metrics. Random logits make ties unlikely."""
+    model, tokenizer = answering_student(), make_question_tokenizer(24)
+    model.save_pretrained(folder / "own")
+    tokenizer.save_pretrained(folder / "own")
+    expected = by_the_example_script(model, tokenizer, TEST, 24, 6, threshold)
+    assert len(set(expected)) > 4
+    options = {"unanswerable": True, "stride": 6, "no_answer_threshold": threshold}
+    found = evaluate_model(folder / "own", folder / "test.json", **options)
+    assert found == {"rows": 12} | answer_metrics(expected, [row["answers"] for row in TEST])
+    task, rows = QuestionAnswering(), load_questions(folder / "test.json")
+    predictor = load_predictor(folder / "own")
+    predictions = task.predict(predictor, rows, task.reading_defaults() | options, None)
+    assert [own["answer"] for own in predictions] == expected
 
 
 def test_words_of_a_report(folder):
