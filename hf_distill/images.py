@@ -52,17 +52,33 @@ def open_image(image: "ImageInput", mode: str = "RGB") -> "Image":
         raise ValueError(
             f"must be a file name, bytes, an image of Pillow or a NumPy array, but is {type(image).__name__}"
         )
+    _check_size(opened)
+    _load(opened)
+    return operations.exif_transpose(opened).convert(mode)
+
+
+def check_image(content: bytes) -> None:
+    """Raises `ValueError` if `open_image` would. A JPEG is decoded at an eighth of its size, which takes less time."""
+    opened = _from_file(content, optional("PIL.Image", "images"))
+    _check_size(opened)
+    opened.draft(None, (opened.width // 8, opened.height // 8))
+    _load(opened)
+
+
+def _check_size(opened: "Image") -> None:
     if opened.width * opened.height > MAX_PIXELS:
         raise ValueError(
             f"has {opened.width} x {opened.height} pixels, more than the {MAX_PIXELS:,} that are decoded: resize it"
         )
+
+
+def _load(opened: "Image") -> None:
     try:
         opened.load()
     except Exception as error:  # the decoders of Pillow raise many kinds of errors
         raise ValueError(f"is damaged or truncated ({error}): replace or remove it") from None
     if opened.mode.startswith(("I", "F")):
         raise ValueError(f"has {opened.mode} pixels, with more than 8 bits: save it with 8 bits per channel")
-    return operations.exif_transpose(opened).convert(mode)
 
 
 def _from_file(image: str | Path | bytes, pillow: Any) -> "Image":

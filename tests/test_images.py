@@ -61,10 +61,20 @@ def test_what_is_no_image(image, message):
         open_image(image)
 
 
+def test_checking_an_image_takes_all_of_it():
+    content = as_bytes(make_image("red", 0, 400, 500), "JPEG")
+    images.check_image(content)
+    for end in (100, 1000, len(content) // 2, len(content) - 100):
+        with pytest.raises(ValueError, match="is damaged or truncated|is not an image"):
+            images.check_image(content[:end])
+
+
 def test_a_huge_image(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 500)
     with pytest.raises(ValueError, match="has 28 x 20 pixels, more than the 500 that are decoded: resize it"):
         open_image(as_bytes(make_image("red")))
+    with pytest.raises(ValueError, match="has 28 x 20 pixels"):
+        images.check_image(as_bytes(make_image("red"), "JPEG"))
 
 
 PROCESSORS = [

@@ -23,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--texts",
         metavar="FILE",
         type=Path,
-        help="file with one text per line, or two with a tab between them (default: built-in prose)",
+        help="file with one text or name of an image file per line (default: built-in)",
     )
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder for benchmark.json and benchmark.md")
     parser.set_defaults(run=run)

@@ -28,8 +28,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--texts",
         metavar="FILE",
         type=Path,
-        help="file with one text per line to compare on, or two with a tab between them for a model that reads pairs "
-        "(default: built-in prose)",
+        help="file to compare on, with one text or name of an image file per line (default: built-in)",
     )
     parser.add_argument("--max-length", metavar="TOKENS", type=int, help=MAX_LENGTH)
     parser.add_argument(

@@ -16,7 +16,7 @@ from hf_distill.data.class_labels import ProblemType, read_labels, unknown_label
 from hf_distill.data.image_processors import image_reader
 from hf_distill.data.reading import read_rows
 from hf_distill.data.showing import SHOWN
-from hf_distill.images import SUFFIXES, ImageReader, open_image
+from hf_distill.images import SUFFIXES, ImageReader, check_image, open_image
 from hf_distill.progress import track
 
 PIXELS = "pixel_values"
@@ -198,7 +198,7 @@ def _check(image: dict[str, Any]) -> tuple[str, str | None]:
         return "", "has no image: add it or remove the row"
     try:
         content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-        open_image(content)
+        check_image(content)
     except FileNotFoundError:
         return "", "does not exist: check the file name, which is relative to the folder of the table"
     except (OSError, ValueError) as error:

@@ -1,0 +1,32 @@
+"""Writes small data for a first try: handwritten digits as PNG files, in a folder per digit.
+
+    python recipes/image/smoke_data.py [FOLDER]
+
+The 1,797 images of 8 x 8 pixels come with scikit-learn (`sklearn.datasets.load_digits`). They are the test set of the
+Optical Recognition of Handwritten Digits data set of the UCI Machine Learning Repository (Alpaydin and Kaynak, 1998,
+https://doi.org/10.24432/C50P49), under the licence CC BY 4.0.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+EVERY = 5
+"""One in so many images is for the test."""
+
+
+def main(folder: str = ".") -> None:
+    digits = load_digits()
+    for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        of_class = Path(folder, "train" if number % EVERY else "test", NAMES[digit])
+        of_class.mkdir(parents=True, exist_ok=True)
+        grey = Image.fromarray((pixels * (255 / 16)).astype(np.uint8))
+        grey.save(of_class / f"{number:04}.png")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
