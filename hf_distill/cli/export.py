@@ -28,7 +28,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--texts",
         metavar="FILE",
         type=Path,
-        help="file to compare on, with one text or name of an image file per line (default: built-in)",
+        help="file to compare on, with one text per line, two texts with a tab between them for a model that reads "
+        "pairs, or the name of an image file (default: built-in prose or images)",
     )
     parser.add_argument("--max-length", metavar="TOKENS", type=int, help=MAX_LENGTH)
     parser.add_argument(
