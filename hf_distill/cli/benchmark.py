@@ -23,8 +23,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--texts",
         metavar="FILE",
         type=Path,
-        help="file with one text per line, two with a tab between them, or the name of an image file (default: built-in "
-        "prose or images)",
+        help="file with one text per line, two with a tab between them, or the name of an image file (default: "
+        "built-in prose or images)",
     )
     parser.add_argument("--output", metavar="DIR", type=Path, help="folder for benchmark.json and benchmark.md")
     parser.set_defaults(run=run)

@@ -90,7 +90,7 @@ def read_by(predictor: Predictor) -> dict[str, Any]:
 
 
 def load_reader(name: str, reading: dict[str, Any]) -> Predictor:
-    """Loads a model of any format, which reads as much of each row as it was trained on, or as `reading` says."""
+    """Loads a model of any format, which reads as much of each row as in its training, or as `reading` says."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     predictor = load_predictor(*locate_model(name), device=device)
     predictor.read_texts(reading.get(MAX_LENGTH), reading.get("truncation"))

@@ -62,7 +62,7 @@ class LanguageModellingArguments(TaskArguments):
 
 
 class Predicted(NamedTuple):
-    """What a model says of the predicted tokens of a text.
+    """The predicted tokens of a text.
 
     Attributes:
         losses: `[tokens]`, negative log-likelihood of the right token in nats.

@@ -15,7 +15,7 @@ TABLE = re.compile(r"(?<=<!-- tasks: begin -->\n).*(?=<!-- tasks: end -->)", fla
 def table() -> str:
     lines = ["", "| task | its models give | it reads | metrics |", "|---|---|---|---|"]
     for name, task in TASKS.items():
-        metrics = ", ".join(metric.title for metric in task.quality.values())
+        metrics = "; ".join(metric.title for metric in task.quality.values())
         page = PAGES.get(name, f"{name}.md")
         lines.append(f"| [`{name}`]({page}) | {task.summary} | {task.data} | {metrics} |")
     return "\n".join([*lines, "", ""])
