@@ -179,7 +179,7 @@ def test_every_figure(models, tmp_path, no_processes, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"student": "tagger"}, "tagger has no head of a task"),
+        ({"student": "tagger"}, "large is a model for text-classification .*, not for token-classification"),
         ({"student": "several"}, "different problem types, multi_label_classification and single_label_classification"),
         ({"teacher": "number"}, "different problem types, single_label_classification and regression"),
         ({"student": "three"}, "three has the classes LABEL_0, LABEL_1, LABEL_2, but neg, pos are needed"),

@@ -576,7 +576,7 @@ def test_evaluation(folder, teacher):
             "pretrained",
             None,
             "test.csv",
-            r"pretrained has no head of a task \(text-classification.*: fine-tune it first, with",
+            "pretrained is a model for fill-mask, not for text-classification: set task=fill-mask",
         ),
         ("headless", None, "test.csv", "headless has no weights for .*classifier.bias, classifier.weight, so they"),
         ("teacher", "three", "test.csv", "three has the classes LABEL_0, LABEL_1, LABEL_2, but neg, pos are needed"),
@@ -592,7 +592,7 @@ def test_evaluation_of_what_does_not_fit(folder, teacher, monkeypatch, model, te
     make_model("bert", "classification", num_labels=3).save_pretrained("three")
     make_text_tokenizer().save_pretrained("three")
     with pytest.raises(ValueError, match=message):
-        evaluate_model(model, data, teacher=teacher_name, output="report")
+        evaluate_model(model, data, task="text-classification", teacher=teacher_name, output="report")
     assert not Path("report").exists()
 
 
