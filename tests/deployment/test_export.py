@@ -206,7 +206,7 @@ def test_what_cannot_be_exported(student, exported, tmp_path):
     with pytest.raises(ValueError, match="A loaded model comes without a tokenizer"):
         export_model(make_model("bert", "classification"), output)
     with pytest.raises(
-        ValueError, match=r"cannot be exported: it needs a head for one of sequence classification, token"
+        ValueError, match=r"cannot be exported: it needs a head for one of sequence classification, image"
     ):
         export_model(make_model("bert", "multiple_choice"), output, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="neither as a local folder nor on the Hub"):

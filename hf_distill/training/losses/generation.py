@@ -82,6 +82,9 @@ class GenerationOptions(Protocol):
     """The training arguments that `GeneratingTrainer` reads."""
 
     @property
+    def generation_config(self) -> str | Path | GenerationConfig | None: ...
+
+    @property
     def predict_with_generate(self) -> bool: ...
 
 
@@ -89,6 +92,11 @@ class GeneratingTrainer(Seq2SeqTrainer):
     """A `Seq2SeqTrainer` that is a `Trainer` unless `predict_with_generate` is set."""
 
     args: GenerationOptions
+
+    def __init__(self, *arguments, **options):
+        super(Seq2SeqTrainer, self).__init__(*arguments, **options)  # whose own lacks an argument of `Trainer`
+        if self.args.generation_config is not None:
+            self.model.generation_config = self.load_generation_config(self.args.generation_config)
 
     def evaluate(
         self,
