@@ -7,7 +7,8 @@ Optical Recognition of Handwritten Digits data set of the UCI Machine Learning R
 https://doi.org/10.24432/C50P49), under the licence CC BY 4.0.
 """
 
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ EVERY = 5
 """One in so many images is for the test."""
 
 
-def main(folder: str = ".") -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("."), help="for the folders train and test")
+    folder = parser.parse_args(argv).folder
     digits = load_digits()
     for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
         of_class = Path(folder, "train" if number % EVERY else "test", NAMES[digit])
@@ -29,4 +33,4 @@ def main(folder: str = ".") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -29,7 +29,7 @@ class FakePredictor:
         self.world, self.name, self.milliseconds, self.per_text = world, name, milliseconds, per_text
         self.first, self.format = first, format
         self.head, self.num_parameters, self.labels = "sequence classification", 100, ["no", "yes"]
-        self.reads_pairs = False
+        self.reads, self.reads_pairs = "text", False
         tokenizer = make_text_tokenizer()._tokenizer
         self.encoder = TextEncoder(tokenizer, ["input_ids", "attention_mask"], 38, 0)
 

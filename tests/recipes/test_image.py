@@ -32,7 +32,7 @@ def results(folder):
 def test_smoke(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    smoke_data.main()
+    smoke_data.main([])
     save_pretrained("pretrained")
     configs = ["train", str(CONFIG), str(SMOKE), *SHORTER]
     as_teacher = {"model_name_or_path": "pretrained", "output_dir": "out/teacher"}
@@ -48,7 +48,7 @@ def test_smoke(tmp_path, monkeypatch):
 
 
 def test_the_digits(tmp_path):
-    smoke_data.main(str(tmp_path))
+    smoke_data.main([str(tmp_path)])
     assert len(list(tmp_path.rglob("*.png"))) == 1797
     assert sorted(path.name for path in (tmp_path / "test").iterdir()) == sorted(smoke_data.NAMES)
 
