@@ -40,7 +40,8 @@ def merged(model: PeftModel) -> PreTrainedModel:
         ValueError: if the adapters change embeddings that are tied to the head, which would need different weights.
     """
     base = transformers_model(model)
-    tied = [base.get_input_embeddings(), base.get_output_embeddings()]
+    head = base.get_output_embeddings()
+    tied = [None if head is None else base.get_input_embeddings(), head]  # a model of audio has no input embeddings
     changed = [type(module).__name__ for module in tied if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)]
     if None not in tied and base.config.tie_word_embeddings and changed:
         raise ValueError(

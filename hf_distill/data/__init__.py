@@ -9,6 +9,7 @@ from hf_distill.data.pairs import encode_pairs, load_labelled_pairs, load_unlabe
 from hf_distill.data.question_tokens import encode_questions
 from hf_distill.data.questions import load_questions, load_unlabelled_questions
 from hf_distill.data.rankings import load_rankings, load_unlabelled_rankings
+from hf_distill.data.sounds import encode_sounds, load_labelled_sounds, load_unlabelled_sounds
 from hf_distill.data.tagged_windows import encode_tagged_words
 from hf_distill.data.tagged_words import load_tagged_words, load_untagged_words
 from hf_distill.data.text_pairs import encode_text_pairs, load_text_pairs
@@ -23,12 +24,14 @@ __all__ = [
     "encode_images",
     "encode_pairs",
     "encode_questions",
+    "encode_sounds",
     "encode_tagged_words",
     "encode_text_pairs",
     "encode_texts",
     "load_corpus",
     "load_labelled_images",
     "load_labelled_pairs",
+    "load_labelled_sounds",
     "load_labelled_texts",
     "load_questions",
     "load_rankings",
@@ -38,6 +41,7 @@ __all__ = [
     "load_unlabelled_pairs",
     "load_unlabelled_questions",
     "load_unlabelled_rankings",
+    "load_unlabelled_sounds",
     "load_unlabelled_texts",
     "load_untagged_words",
     "pack_documents",

@@ -1,30 +1,20 @@
 """Loads images for classification, with or without labels, from folders, tables and the Hub."""
 
-import hashlib
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Image
 
-from hf_distill.data.class_labels import ProblemType, read_labels, unknown_label
+from hf_distill.data.class_labels import ProblemType
 from hf_distill.data.image_processors import image_reader
-from hf_distill.data.reading import read_rows
-from hf_distill.data.showing import SHOWN
+from hf_distill.data.media import Kind, input_of, load_labelled_files, load_unlabelled_files
 from hf_distill.images import SUFFIXES, ImageReader, check_image, open_image
-from hf_distill.progress import track
 
 PIXELS = "pixel_values"
-IMAGE = {"bytes": Value("binary"), "path": Value("string")}
-"""An image is kept as the bytes of its file, or as the name of its file."""
-
-BATCH_SIZE = 1000
-"""Images that are checked before the progress is shown again."""
+IMAGES = Kind(column="image", noun="image", suffixes=SUFFIXES, feature=Image, check=check_image)
 
 
 def load_labelled_images(
@@ -63,16 +53,9 @@ def load_labelled_images(
         >>> train, names = load_labelled_images("food101/train")
         >>> test, _ = load_labelled_images("test.csv", image_column="file", label_names=names)
     """
-    if folders := class_folders(source):
-        files = [(file, folder.name) for folder in folders for file in image_files(folder)]
-        rows = _rows_of_files([file for file, _ in files])
-        of_labels, label_column = Dataset.from_dict({"label": [name for _, name in files]}), "label"
-    else:
-        _refuse_loose_files(source)
-        table = read_rows(source, [image_column, label_column], split, config_name)
-        rows, of_labels = _rows_of_table(table, image_column, source), table.select_columns(label_column)
-    labels, names = read_labels(of_labels, label_column, source, label_names, problem_type)
-    return checked_images(rows, source).add_column("labels", labels), names
+    return load_labelled_files(
+        IMAGES, source, image_column, label_column, label_names, split, config_name, problem_type
+    )
 
 
 def load_unlabelled_images(
@@ -103,12 +86,7 @@ def load_unlabelled_images(
     Example:
         >>> photos = load_unlabelled_images("photos")
     """
-    files = image_files(Path(source)) if Path(source).is_dir() else []
-    if files:
-        rows = _rows_of_files(files)
-    else:
-        rows = _rows_of_table(read_rows(source, [image_column], split, config_name), image_column, source)
-    return checked_images(rows, source).add_column("labels", [unknown_label(problem_type, num_classes)] * len(rows))
+    return load_unlabelled_files(IMAGES, source, image_column, split, config_name, problem_type, num_classes)
 
 
 def encode_images(rows: Dataset, processor: Any) -> Dataset:
@@ -143,124 +121,3 @@ class Decoding:
 
     def _values(self, image: dict[str, Any]) -> np.ndarray:
         return self.reader.values(self.reader.pixels(open_image(input_of(image), self.reader.mode)))
-
-
-def input_of(image: dict[str, Any]) -> bytes | str:
-    """What `open_image` reads for an image of a dataset."""
-    return image["path"] if image["bytes"] is None else image["bytes"]
-
-
-def class_folders(source: str | Path) -> list[Path]:
-    """The subfolders of a folder that contain image files."""
-    path = Path(source)
-    if not path.is_dir():
-        return []
-    return [own for own in sorted(path.iterdir()) if own.is_dir() and not own.name.startswith(".") and image_files(own)]
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The image files in a folder and its subfolders, in order. Hidden files and folders are left out."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
-
-
-def checked_images(rows: Dataset, source: str | Path) -> Dataset:
-    """Decodes every image once, and adds the column `sha256`.
-
-    Raises:
-        ValueError: if images cannot be decoded; it names the first ones.
-    """
-    digests, wrong = [], []
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as threads:
-        for start in track(range(0, len(rows), BATCH_SIZE), "Checking images", "batches", only_if_long=True):
-            images = rows[start : start + BATCH_SIZE]["image"]
-            for number, (digest, problem) in enumerate(threads.map(_check, images), start=start + 1):
-                digests.append(digest)
-                if problem is not None:
-                    wrong.append(f"{_called(images[number - start - 1], number, source)} {problem}")
-    if wrong:
-        more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise ValueError(
-            f"{source} has {len(wrong)} image{'s' * (len(wrong) > 1)} that cannot be read: "
-            f"{'; '.join(wrong[:SHOWN])}{more}."
-        )
-    return rows.add_column("sha256", digests)
-
-
-def _check(image: dict[str, Any]) -> tuple[str, str | None]:
-    """The digest of an image's file, and what is wrong with the image; None if nothing is."""
-    if image is None or (image["bytes"] is None and not image["path"]):
-        return "", "has no image: add it or remove the row"
-    try:
-        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-        check_image(content)
-    except FileNotFoundError:
-        return "", "does not exist: check the file name, which is relative to the folder of the table"
-    except (OSError, ValueError) as error:
-        return "", str(error)
-    return hashlib.sha256(content).hexdigest(), None
-
-
-def _called(image: dict[str, Any] | None, number: int, source: str | Path) -> str:
-    name = None if image is None else image["path"]
-    is_folder = Path(source).is_dir()
-    return str(name) if name and is_folder else f"row {number}" + (f" ({name})" if name else "")
-
-
-def _refuse_loose_files(source: str | Path) -> None:
-    path = Path(source)
-    if path.is_dir() and image_files(path) and not list(path.glob("metadata.*")):
-        raise ValueError(
-            f"{source} has image files, but no subfolders: give one subfolder of image files per class, or images "
-            f"without labels as unlabelled_file."
-        )
-
-
-def _rows_of_files(files: Sequence[Path]) -> Dataset:
-    images = [{"bytes": None, "path": str(file)} for file in files]
-    return Dataset.from_dict({"image": images}, features=Features({"image": IMAGE}))
-
-
-def _rows_of_table(table: Dataset, column: str, source: str | Path) -> Dataset:
-    """The images of a table, whose file names are relative to its folder."""
-    feature = table.features[column]
-    path = Path(source)
-    folder = path.parent if path.is_file() else path if path.is_dir() else None
-    rows = table.select_columns(column)
-    if column != "image":
-        rows = rows.rename_column(column, "image")
-    if isinstance(feature, Image) or (isinstance(feature, Value) and feature.dtype.endswith("binary")):
-        rows = rows.cast_column("image", Image(decode=False))
-    elif isinstance(feature, Value) and feature.dtype.endswith("string"):
-        if folder is None:
-            raise ValueError(
-                f"{source}, column {column!r} has file names, but a dataset on the Hub needs an Image column or bytes."
-            )
-    elif not (isinstance(feature, dict) and feature.keys() == {"bytes", "path"}):
-        raise ValueError(
-            f"{source}, column {column!r} has {feature}, but must have names of files, bytes of files or an Image "
-            f"feature."
-        )
-    if (isinstance(feature, Value) and feature.dtype.endswith("string")) or _has_names(rows):
-        rows = rows.map(partial(_in_folder, folder=folder), batched=True, features=Features({"image": IMAGE}))
-    return rows.cast(Features({"image": IMAGE}))
-
-
-def _has_names(rows: Dataset) -> bool:
-    """Whether some images are named by files, without the bytes of the file."""
-    return any(chunk.field("bytes").null_count for chunk in rows.data.column("image").chunks)
-
-
-def _in_folder(batch: dict[str, list], folder: Path | None) -> dict[str, list]:
-    def located(image: Any) -> dict[str, Any]:
-        image = {"bytes": None, "path": image} if image is None or isinstance(image, str) else image
-        if image["bytes"] is None and image["path"] and folder is not None:
-            image = {**image, "path": str(folder / image["path"])}
-        return image
-
-    return {"image": [located(image) for image in batch["image"]]}

@@ -21,10 +21,12 @@ from hf_distill.deployment.parity import Parity, measure_parity
 from hf_distill.deployment.parity_inputs import built_in_inputs
 from hf_distill.deployment.parity_texts import with_questions
 from hf_distill.deployment.predictor import Predictor, load_predictor, predictor_of
+from hf_distill.deployment.sound_encoder import SoundEncoder
 from hf_distill.deployment.text_encoder import windows_of
 from hf_distill.deployment.transformers_model import load_student
 from hf_distill.hub.push import public_name
 from hf_distill.images import Preprocessing
+from hf_distill.sounds import Waveform
 from hf_distill.version import __version__
 
 if TYPE_CHECKING:
@@ -76,8 +78,8 @@ def export_model(
 
     Args:
         student: a folder, a Hub name, or a loaded model, with a head for sequence or token classification, question
-            answering, masked or causal language modelling, or image classification. It does not change; a copy in
-            fp32 is exported. A sequence-to-sequence model can only be exported to `"torch-int8"`.
+            answering, masked or causal language modelling, or image or audio classification. It does not change; a
+            copy in fp32 is exported. A sequence-to-sequence model can only be exported to `"torch-int8"`.
         output: a folder that does not exist yet.
         format: `"onnx"` for ONNX in fp32; `"onnx-int8"` for ONNX with int8 weights and dynamically quantized int8
             activations (ONNX Runtime); `"torch-int8"` for a transformers model quantized the same way (torchao).
@@ -173,6 +175,12 @@ def _student(
     predictor = predictor_of(model, tokenizer, public_name(name), max_length)
     if predictor.reads == "image":
         preprocessing_of(tokenizer)  # raises if an export cannot repeat it
+    if isinstance(predictor.encoder, SoundEncoder) and not isinstance(predictor.encoder.reader, Waveform):
+        raise ValueError(
+            f"{type(tokenizer).__name__} makes spectrograms, which exports without transformers cannot do: export a "
+            f"model of waveforms, such as wav2vec 2.0 or HuBERT, or use the model itself, which load_predictor and the "
+            f"service read."
+        )
     return predictor, model, tokenizer
 
 
@@ -204,9 +212,9 @@ def _manifest(student: Predictor, format: str, files: dict[str, int]) -> Manifes
 
 
 def _preprocessing(student: Predictor) -> dict[str, Any] | None:
-    if not isinstance(student.encoder, ImageEncoder):
+    if not isinstance(student.encoder, ImageEncoder | SoundEncoder):
         return None
-    assert isinstance(student.encoder.reader, Preprocessing)  # `_student` has refused other readers
+    assert isinstance(student.encoder.reader, Preprocessing | Waveform)  # `_student` has refused other readers
     return dataclasses.asdict(student.encoder.reader)
 
 

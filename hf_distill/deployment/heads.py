@@ -46,7 +46,7 @@ class PredictionHead:
             texts or pairs; `Predictor.reads_pairs` says which.
         predict: `(outputs, encoding, text, reader, top_k)` returns the prediction for one text.
         generates: True if the model generates a text, token by token.
-        reads: what the model reads: `"text"` or `"image"`.
+        reads: what the model reads: `"text"`, `"image"` or `"audio"`.
     """
 
     auto_class: str
@@ -141,6 +141,15 @@ def read_text(outputs: TextOutputs, encoding: Encoded, text: str, reader: Output
 
 
 PREDICTION_HEADS = {
+    "audio classification": PredictionHead(  # before sequence classification, as the class of wav2vec 2.0 is called
+        auto_class="AutoModelForAudioClassification",
+        mapping="MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
+        outputs=["logits"],
+        per_token=False,
+        reads_pairs=False,
+        predict=classify,
+        reads="audio",
+    ),
     "sequence classification": PredictionHead(
         auto_class="AutoModelForSequenceClassification",
         mapping="MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
@@ -202,7 +211,7 @@ PREDICTION_HEADS = {
 }
 
 
-CLASSIFIERS = ("sequence classification", "image classification")
+CLASSIFIERS = ("sequence classification", "image classification", "audio classification")
 """The heads that give logits over classes for each input."""
 
 

@@ -100,6 +100,8 @@ def to_json(image: "ImageInput") -> str | dict[str, str]:
     """An image as a value in JSON: a file name as it is, everything else as the bytes of a file in base64."""
     if isinstance(image, str):
         return image
+    if isinstance(image, np.ndarray) and np.issubdtype(image.dtype, np.floating):  # the samples of a recording
+        return {"samples": base64.b64encode(image.astype(np.float32).tobytes()).decode()}
     if not isinstance(image, bytes):
         written = io.BytesIO()
         open_image(image).save(written, "PNG")
@@ -109,6 +111,8 @@ def to_json(image: "ImageInput") -> str | dict[str, str]:
 
 def from_json(value: Any) -> Any:
     """The text, the pair of texts or the image of a value in JSON, which has no tuples and no bytes."""
+    if isinstance(value, dict) and "samples" in value:
+        return np.frombuffer(base64.b64decode(value["samples"]), np.float32)
     if isinstance(value, dict):
         return base64.b64decode(value["base64"])
     return tuple(value) if isinstance(value, list) else value

@@ -43,8 +43,8 @@ class Manifest:
         no_answer_threshold: how much more likely it must be that a question has no answer, as in
             `hf_distill.answers.best_answers`; None if every question has an answer.
         source_prefix: text in front of each text.
-        preprocessing: how images are prepared: the arguments of `hf_distill.images.Preprocessing`, complete enough to
-            repeat it with NumPy and Pillow; None for a model that reads text.
+        preprocessing: how inputs are prepared, complete enough to repeat it without transformers: the arguments of
+            `hf_distill.images.Preprocessing` or `hf_distill.sounds.Waveform`; None for a model that reads text.
         words: how token classification splits a text into words, as in `split_words`; None if it decides per token.
     """
 

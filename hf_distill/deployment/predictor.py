@@ -13,9 +13,11 @@ from hf_distill.deployment.formats import FORMATS, PYTORCH, export_formats
 from hf_distill.deployment.heads import CLASSIFIERS, PREDICTION_HEADS, OutputReader, TextOutputs, head_of_class
 from hf_distill.deployment.image_encoder import ImageEncoder
 from hf_distill.deployment.manifest import Manifest, format_of, is_export, read_manifest
+from hf_distill.deployment.sound_encoder import SoundEncoder
 from hf_distill.deployment.text_encoder import Encoded, TextEncoder, windows_of
 from hf_distill.images import Preprocessing
 from hf_distill.optional import optional
+from hf_distill.sounds import Waveform
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +52,7 @@ class Predictor:
         format: str,
         head: str,
         num_parameters: int,
-        encoder: TextEncoder | ImageEncoder,
+        encoder: TextEncoder | ImageEncoder | SoundEncoder,
         backend: Backend,
         reader: OutputReader,
         folder: Path | None = None,
@@ -64,7 +66,7 @@ class Predictor:
 
     @property
     def reads(self) -> str:
-        """What the model reads: `"text"`, `"pair"` (of texts) or `"image"`."""
+        """What the model reads: `"text"`, `"pair"` (of texts), `"image"` or `"audio"`."""
         return "pair" if self.reads_pairs else PREDICTION_HEADS[self.head].reads
 
     def predict(self, texts: Sequence[Any], top_k: int | None = 1) -> list:
@@ -78,7 +80,8 @@ class Predictor:
             texts: strings; if `reads_pairs`, pairs of strings, such as question and context. Of a pair that is too
                 long, the longer text is truncated first. For masked language modelling, each text contains the mask
                 token exactly once. For image classification, images: file names, bytes of files, images of Pillow, or
-                uint8 arrays `[height, width, 3]`.
+                uint8 arrays `[height, width, 3]`. For audio classification, recordings: file names, bytes of files, or
+                fp32 arrays `[samples]` at the rate of the model.
             top_k: number of answers per text, most likely first; None for all.
 
         Returns:
@@ -305,7 +308,9 @@ def _export(folder: Path, threads: int | None) -> Predictor:
     )
 
 
-def _encoder(folder: Path, manifest: Manifest) -> TextEncoder | ImageEncoder:
+def _encoder(folder: Path, manifest: Manifest) -> TextEncoder | ImageEncoder | SoundEncoder:
+    if manifest.preprocessing is not None and PREDICTION_HEADS[manifest.head].reads == "audio":
+        return SoundEncoder(Waveform(**manifest.preprocessing), manifest.inputs)
     if manifest.preprocessing is not None:
         return ImageEncoder(Preprocessing(**manifest.preprocessing), manifest.inputs)
     return TextEncoder.from_file(

@@ -11,8 +11,10 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 from hf_distill.answers import MAX_ANSWER_TOKENS
 from hf_distill.data.image_processors import check_channels, image_reader, load_image_processor
 from hf_distill.data.languages import set_languages
+from hf_distill.data.sounds import MAX_SECONDS, load_extractor, sound_reader
 from hf_distill.deployment.heads import CLASSIFIERS, PREDICTION_HEADS, OutputReader, head_of_class
 from hf_distill.deployment.image_encoder import ImageEncoder
+from hf_distill.deployment.sound_encoder import SoundEncoder
 from hf_distill.deployment.text_encoder import TextEncoder
 from hf_distill.files import read_json
 from hf_distill.lengths import TAGGING, length_of_rows, noted_stride, reading_of, stride_of, truncation_of
@@ -36,6 +38,8 @@ def load_student(name: str | Path) -> tuple[PreTrainedModel, Any]:
     note_cross_encoder(name, model.config)
     if head.reads == "image":
         return model, load_image_processor(str(name))
+    if head.reads == "audio":
+        return model, load_extractor(str(name))
     return model, AutoTokenizer.from_pretrained(name)
 
 
@@ -55,15 +59,20 @@ def note_cross_encoder(name: str | Path, config: PreTrainedConfig) -> None:
         config.sentence_transformers = {"activation_fn": noted.get("activation_fn")}
 
 
-def encoder_of(model: PreTrainedModel, tokenizer: Any, max_length: int | None = None) -> TextEncoder | ImageEncoder:
+def encoder_of(
+    model: PreTrainedModel, tokenizer: Any, max_length: int | None = None
+) -> TextEncoder | ImageEncoder | SoundEncoder:
     """Makes an encoder that gives the same inputs as the model's tokenizer or image processor.
 
     Raises:
         ValueError: if the tokenizer is not a fast tokenizer, or if `max_length` exceeds the model's limit.
     """
-    if PREDICTION_HEADS[head_of_class(type(model).__name__)].reads == "image":
-        if max_length is not None:
-            raise ValueError(f"max_length={max_length} has no effect on images: leave it out.")
+    reads = PREDICTION_HEADS[head_of_class(type(model).__name__)].reads
+    if reads != "text" and max_length is not None:
+        raise ValueError(f"max_length={max_length} has no effect on models that read {reads}: leave it out.")
+    if reads == "audio":
+        return SoundEncoder.of(sound_reader(tokenizer, reading_of(model.config).get("max_seconds", MAX_SECONDS)))
+    if reads == "image":
         check_channels(tokenizer, model.config)
         return ImageEncoder(image_reader(tokenizer))
     if not getattr(tokenizer, "is_fast", False):

@@ -27,7 +27,7 @@ from hf_distill.deployment.parity_texts import with_questions
 from hf_distill.deployment.predictor import Predictor, load_predictor
 from hf_distill.deployment.text_encoder import windows_of
 from hf_distill.evaluation.benchmark_inputs import (
-    IMAGE,
+    FILES,
     Length,
     exact_input,
     lengths_to_measure,
@@ -235,7 +235,7 @@ class Runner:
     def prepare(self, texts: Sequence[Any], lengths: Sequence[Length]) -> None:
         encodings = self.predictor.encoder.encode(texts)  # raises for an invalid text before the long measurement
         for length in lengths:
-            if length == IMAGE:
+            if length in FILES:
                 self.batches[length] = [self.predictor.encoder.pad([own]) for own in encodings[: BURST + 1]]
                 continue
             assert isinstance(length, int)
@@ -291,7 +291,7 @@ def _starts(runner: Runner, texts: Sequence[Any], threads: int) -> Json:
     """Peak memory and cold start, each the median over several separate processes."""
     command = [sys.executable, "-m", "hf_distill.deployment.cold_start"]
     command += [str(runner.folder), runner.predictor.format, str(threads)]
-    given = json.dumps([to_json(own) for own in texts] if runner.predictor.reads == "image" else texts)
+    given = json.dumps([to_json(own) for own in texts] if runner.predictor.reads in FILES else texts)
     starts = [_start(runner.name, command, given) for _ in range(STARTS + 1)][1:]
     return {
         "peak_memory": int(statistics.median(start["peak_memory"] for start in starts)),

@@ -14,8 +14,8 @@ LENGTHS = (16, 64, 128, 256)
 NUM_TEXTS = 32
 """Number of texts for throughput: enough to fill the largest batch."""
 
-IMAGE = "image"
-"""Stands for the length where inputs are images, which have one size."""
+FILES = ("image", "audio")
+"""Stand for the length where inputs are images or recordings, which have one size."""
 
 Length = int | str
 
@@ -53,19 +53,22 @@ def reads_of(predictors: Mapping[str, Predictor]) -> str:
     Raises:
         ValueError: if one reads images and another texts.
     """
-    reads = {name: "image" if own.reads == "image" else "text" for name, own in predictors.items()}
+    reads = {name: own.reads if own.reads in FILES else "text" for name, own in predictors.items()}
     if len(set(reads.values())) > 1:
-        said = ", ".join(f"{name} reads {own}s" for name, own in reads.items())
+        said = ", ".join(f"{name} reads {own}" for name, own in reads.items())
         raise ValueError(f"Only models that read the same can be compared, but {said}.")
     return next(iter(reads.values()))
 
 
 def lengths_to_measure(predictors: Mapping[str, Predictor], lengths: Sequence[int] | None) -> list[Length]:
-    """The lengths of texts for the latency, by default as far as all models accept them; for images, `IMAGE` alone."""
-    if reads_of(predictors) == "image":
+    """The lengths of texts for the latency, by default as far as all models accept them.
+
+    For images and recordings, only what they are: a name in `FILES`.
+    """
+    if (reads := reads_of(predictors)) in FILES:
         if lengths is not None:
-            raise ValueError(f"lengths={list(lengths)} has no effect on models that read images: leave it out.")
-        return [IMAGE]
+            raise ValueError(f"lengths={list(lengths)} has no effect on models that read {reads}: leave it out.")
+        return [reads]
     if lengths is not None:
         if not lengths:
             raise ValueError("lengths is empty: give some numbers of tokens, or leave it out for the default.")

@@ -16,7 +16,7 @@ def size_table(models: Mapping[str, Json]) -> str:
     first = next(iter(models.values()))
     measured = list(models.values())
     speedups = [own["throughput"]["times_as_fast"] for own in measured]
-    inputs = "images" if "image" in first["latency"] else "texts"
+    inputs = {"image": "images", "audio": "recordings"}.get(next(iter(first["latency"])), "texts")
     return models_table(
         list(models),
         {

@@ -220,8 +220,8 @@ def latency_length(report: Json) -> str:
 
 
 def input_of_length(length: str) -> str:
-    """What the latency is of: a text of this many tokens, or an image."""
-    return "one image" if length == "image" else f"{length} tokens"
+    """What the latency is of: a text of this many tokens, an image or a recording."""
+    return {"image": "one image", "audio": "one recording"}.get(length, f"{length} tokens")
 
 
 def main_metric(report: Json) -> str:

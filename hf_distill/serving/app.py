@@ -45,8 +45,8 @@ ERRORS = _errors(
         400: "The body is not valid JSON or is incomplete.",
         408: "The request took too long to arrive.",
         413: "The body is too large.",
-        415: "The Content-Type is not application/json, nor that of an image for a model that reads images.",
-        422: "The body does not match the schema, or the model cannot read a text or an image.",
+        415: "The Content-Type is not application/json, nor that of a file that the model reads.",
+        422: "The body does not match the schema, or the model cannot read a text, an image or a recording.",
         500: "The model failed.",
         503: "The queue is full, no worker is ready, or the worker died. Try again after the seconds in `Retry-After`.",
         504: "The model did not answer in time.",
@@ -85,7 +85,7 @@ class App:
         self._add_descriptions(services, metrics, token)
         self._services, self._token = services, token
         self._bodies: dict[str, Bodies | FileBodies] = {reads: Bodies(limits, reads) for reads in READS}
-        self._bodies["image"] = FileBodies(limits, "image")
+        self._bodies |= {kind: FileBodies(limits, kind) for kind in ("image", "audio")}
         self._rerank_bodies = RerankBodies(limits)
         self._described: dict[str, dict[str, Any]] = {}
         for role, service in services.items():

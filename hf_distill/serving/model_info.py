@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from hf_distill.deployment.parity_images import make_images
+from hf_distill.deployment.parity_inputs import built_in_inputs
 from hf_distill.deployment.predictor import Predictor
 
 SERVED_HEADS = [
     *("sequence classification", "token classification", "question answering"),
-    *("masked language modelling", "sequence-to-sequence", "image classification"),
+    *("masked language modelling", "sequence-to-sequence"),
+    *("image classification", "audio classification"),
 ]
 SNAPSHOTS = "snapshots"
 """Folder in the Hub cache of a model that contains one folder per commit."""
@@ -33,7 +34,7 @@ class ModelInfo:
         format: format, such as `"onnx-int8"`.
         max_length: maximum number of tokens per text.
         reads: what it reads: `"text"`; `"pair"`, a pair of texts; `"question"`, a question and its context; or
-            `"image"`.
+            `"image"` or `"audio"`.
         reranks: True if it gives one score to each pair, such as a query and a document.
         tokens_per_second: speed of a worker on the longest warm-up text.
     """
@@ -93,8 +94,8 @@ def warm_up(predictor: Predictor) -> float:
     Returns:
         Tokens per second on the longest text.
     """
-    if predictor.reads == "image":
-        return _warm_up_on_images(predictor)
+    if predictor.reads in ("image", "audio"):
+        return _warm_up_on_files(predictor)
     longest = min(predictor.encoder.max_length, LONGEST_WARM_UP)
     for length in [*(2**power for power in range(longest.bit_length() - 1)), longest]:
         started = time.perf_counter()
@@ -104,10 +105,10 @@ def warm_up(predictor: Predictor) -> float:
     return len(encodings[0]) / (time.perf_counter() - started)
 
 
-def _warm_up_on_images(predictor: Predictor) -> float:
-    for image in make_images()[:3]:
+def _warm_up_on_files(predictor: Predictor) -> float:
+    for given in built_in_inputs(predictor.reads)[:3]:
         started = time.perf_counter()
-        encodings = predictor.encoder.encode([image])
+        encodings = predictor.encoder.encode([given])
         predictor.run(encodings)
     return len(encodings[0]) / (time.perf_counter() - started)
 

@@ -19,6 +19,9 @@ from hf_distill.serving.reranking import Ranked, RerankBodies
 from hf_distill.serving.schemas import Bodies, describe
 from hf_distill.serving.service import Answered, ModelFailedError, Service, WorkerLostError
 
+NAMES = {"image": "Image", "audio": "Recording"}
+"""What an input is called in errors, if it is not a text."""
+
 AnyBodies = Bodies | RerankBodies | FileBodies
 
 
@@ -82,7 +85,7 @@ async def predict(service: Service, bodies: Mapping[str, Bodies | FileBodies], r
     info = check_ready(service)
     body, answered = await _ask(service, bodies[info.reads], request)
     top_k = body.top_k if "top_k" in body.model_fields_set else None
-    answers = answers_of(answered.entries, top_k, "Image" if info.reads == "image" else "Text")
+    answers = answers_of(answered.entries, top_k, NAMES.get(info.reads, "Text"))
     return _response(answers[0] if body.is_one else answers, answered)
 
 

@@ -9,6 +9,7 @@ pairs. The worker ends with its input, so that it does not outlive the service.
 import dataclasses
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -65,7 +66,7 @@ def _encode(predictor: Predictor, text: Any) -> dict[str, Any]:
     try:
         (encoding,) = predictor.encoder.encode([text])
     except ValueError as error:
-        return {"error": str(error).removeprefix("Text 0 ").removeprefix("Image 0 "), "tokens": 0}
+        return {"error": re.sub("^(Text|Image|Recording) 0 ", "", str(error)), "tokens": 0}
     return {"encoding": encoding, "tokens": len(encoding), "truncated": bool(encoding.overflowing)}
 
 

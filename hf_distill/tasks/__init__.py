@@ -1,5 +1,6 @@
 """Tasks that can be trained, evaluated and reported from the shell. Each task is one row of `TASKS`."""
 
+from hf_distill.tasks.audio_classification import AudioClassificationArguments
 from hf_distill.tasks.causal_lm import CausalLMArguments
 from hf_distill.tasks.classifying import classify_texts
 from hf_distill.tasks.evaluation import evaluate_model
@@ -19,6 +20,7 @@ from hf_distill.tasks.translation import TranslationArguments
 
 __all__ = [
     "TASKS",
+    "AudioClassificationArguments",
     "CausalLMArguments",
     "FillMaskArguments",
     "ImageClassificationArguments",

@@ -83,8 +83,8 @@ def evaluate_model(
 
 
 def read_by(predictor: Predictor) -> dict[str, Any]:
-    """How much of a text a model reads; images are read in full."""
-    if predictor.reads == "image":
+    """How much of a text a model reads."""
+    if predictor.reads in ("image", "audio"):
         return {}
     return {"max_length": predictor.encoder.max_length, "truncation": predictor.encoder.truncation}
 

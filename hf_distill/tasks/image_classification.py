@@ -1,23 +1,17 @@
 """Image classification: a class, several classes or a number for each image."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
-import numpy as np
 from datasets import Dataset
-from transformers import AutoModelForImageClassification, EvalPrediction, PreTrainedModel, default_data_collator
+from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from hf_distill.data import encode_images, load_labelled_images, load_unlabelled_images
-from hf_distill.data.class_labels import SINGLE, ProblemType
+from hf_distill.data.class_labels import ProblemType
 from hf_distill.data.image_processors import ProcessorReader, check_channels, image_reader, load_image_processor
-from hf_distill.data.images import input_of
-from hf_distill.evaluation.classification import top_k_accuracy
 from hf_distill.tasks.arguments import TaskArguments
-from hf_distill.tasks.classification import ClassificationTask
-from hf_distill.tasks.task import Metric, Reading
-
-TOP = 5
+from hf_distill.tasks.file_classification import FileClassification
+from hf_distill.tasks.task import Reading
 
 
 @dataclass
@@ -62,7 +56,7 @@ class ImageClassificationArguments(TaskArguments):
             raise ValueError(f"problem_type={self.problem_type!r} must be one of {choices}.")
 
 
-class ImageClassification(ClassificationTask):
+class ImageClassification(FileClassification):
     name = "image-classification"
     pipeline_tag = "image-classification"
     summary = "a class, several classes or a number for each image"
@@ -79,19 +73,7 @@ output_dir: outputs/student
     arguments = ImageClassificationArguments
     auto_class = AutoModelForImageClassification
     head = "image classification"
-    lora_task_type = None
-    reads_text = False
-    quality: ClassVar[Mapping[str, Metric]] = {
-        "accuracy": ClassificationTask.quality["accuracy"],
-        f"top_{TOP}_accuracy": Metric(f"top-{TOP} accuracy"),
-        **ClassificationTask.quality,
-    }
-    notes = (
-        f"Top-{TOP} accuracy is the share of images whose class is among the {TOP} most likely ones; it is given for "
-        f"more than {TOP} classes. F1 is for the second class if there are two, else the mean over all classes. "
-        f"Calibration error is the mean distance between confidence and accuracy, in 15 bins. KL(teacher || student) "
-        f"is in nats at temperature 1, averaged over the images."
-    )
+    file_column = "image"
 
     def load(self, source, reading, classes, *, split="train", config_name=None):
         columns, problem_type = (reading["image_column"], reading["label_column"]), reading["problem_type"]
@@ -123,27 +105,3 @@ output_dir: outputs/student
 
     def encode(self, rows: Dataset, processor: Any, reading: Reading) -> Dataset:
         return encode_images(rows, processor)
-
-    def collator(self, processor: Any, model: Any) -> Callable:
-        return default_data_collator
-
-    def inputs(self, rows: Dataset) -> list:
-        return [input_of(image) for image in rows["image"]]
-
-    def compute_metrics(self, evaluated: EvalPrediction, rows, processor, reading) -> dict[str, float]:
-        found = super().compute_metrics(evaluated, rows, processor, reading)
-        return found | _top(evaluated.predictions, evaluated.label_ids, reading)
-
-    def metrics(self, predictions, rows, reading, teacher=None) -> dict[str, float]:
-        found = super().metrics(predictions, rows, reading, teacher)
-        return found if rows is None else found | _top(np.stack(predictions), list(rows["labels"]), reading)
-
-    def words_of_input(self, rows: Dataset, row: int) -> str:
-        image = rows[row]["image"]
-        return image["path"] or f"row {row + 1}"
-
-
-def _top(logits: Any, labels: Any, reading: Reading) -> dict[str, float]:
-    if reading.get("problem_type", SINGLE) != SINGLE or logits.shape[1] <= TOP:
-        return {}
-    return {f"top_{TOP}_accuracy": top_k_accuracy(logits, labels, TOP)}

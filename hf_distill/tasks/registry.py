@@ -3,6 +3,7 @@
 from transformers import PreTrainedConfig
 
 from hf_distill.lengths import READING
+from hf_distill.tasks.audio_classification import AudioClassification
 from hf_distill.tasks.causal_lm import CausalLM
 from hf_distill.tasks.fill_mask import FillMask
 from hf_distill.tasks.image_classification import ImageClassification
@@ -24,6 +25,7 @@ ROWS = (
     FillMask(),
     CausalLM(),
     ImageClassification(),
+    AudioClassification(),
     Summarization(),
     Translation(),
 )

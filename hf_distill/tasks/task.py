@@ -178,7 +178,7 @@ class Task(ABC):
     def has_head(self, config: PreTrainedConfig) -> bool:
         """True if the config's model class has the task's head."""
         suffix = self.auto_class.__name__.removeprefix("AutoModel")
-        return any(suffix in name or _head_of(name) == self.head for name in config.architectures or [])
+        return any(_fits(name, suffix, self.head) for name in config.architectures or [])
 
     def check_live_teacher(self, processor: Any, teacher: str) -> None:
         """Checks that a teacher that runs in every step can read the student's inputs.
@@ -326,6 +326,12 @@ class Task(ABC):
             optional(module, self.extra)
         for module in others:
             optional(module, "evaluation")
+
+
+def _fits(model_class: str, suffix: str, head: str) -> bool:
+    """Whether a model class has a head. The name decides only if the class is unknown: wav2vec 2.0 classifies audio."""
+    known = _head_of(model_class)
+    return known == head or (known is None and suffix in model_class)
 
 
 def _head_of(model_class: str) -> str | None:
