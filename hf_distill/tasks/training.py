@@ -167,6 +167,7 @@ def _train_stage(
         data_collator=task.collator(processor, model),
         processing_class=processor,
     )
+    trainer.pipeline_tag = task.pipeline_tag
     trainer.add_callback(LogsOfShortTraining())
     show_progress(trainer)
 

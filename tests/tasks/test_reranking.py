@@ -91,6 +91,7 @@ def fine_tuned(folder):
 
 def test_the_same_predictions_from_training_to_service(folder, fine_tuned, tmp_path):
     results = json.loads((fine_tuned / "test_results.json").read_text())
+    assert "\npipeline_tag: text-ranking\n" in (fine_tuned / "README.md").read_text()
     assert results["test_ndcg@10"] > 0.9  # 0.7 on average for random scores
     model = AutoModelForSequenceClassification.from_pretrained(fine_tuned)
     assert (model.config.id2label, model.config.problem_type) == ({0: "relevance"}, "multi_label_classification")

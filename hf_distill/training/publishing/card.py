@@ -81,7 +81,7 @@ def training_card(
         given: the user's options, which override what the trainer knows.
     """
     student = transformers_model(trainer.model)
-    task = _first(given.tasks) or pipeline_tag_of(student)
+    task = _first(given.tasks) or trainer.pipeline_tag or pipeline_tag_of(student)
     teachers, cut_from = teachers_of(trainer), _cut_from(student)
     # An adapter belongs to its base model. For any other student the base model is the teacher, or all teachers, with
     # the relation "finetune": the Hub has only adapter, merge, quantized and finetune.

@@ -58,6 +58,9 @@ class PublishingTrainer(Trainer):
     """Whether the checkpoint to resume from was written with the same arguments. If so, a card is written even if no
     step is left to train."""
 
+    pipeline_tag: str | None = None
+    """The student's task on the Hub, for the card. Default: that of its head."""
+
     earlier_stages: Mapping[str, str] = {}
     """What the student was trained on in earlier stages, by stage."""
 
