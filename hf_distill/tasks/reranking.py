@@ -116,8 +116,8 @@ output_dir: outputs/student
 
     def complete(self, reading: Reading, configs: Sequence[PreTrainedConfig]) -> Reading:
         """Finds what a score means: the logit of a relevance from 0 to 1, or a number if a model was trained so."""
-        trained = [config.problem_type for config in configs if self.has_head(config) and config.problem_type]
-        return super().complete(reading, configs) | READS_PAIRS | {"problem_type": next(iter(trained), SEVERAL)}
+        is_number = any(self.has_head(config) and config.problem_type == NUMBER for config in configs)
+        return super().complete(reading, configs) | READS_PAIRS | {"problem_type": NUMBER if is_number else SEVERAL}
 
     def load(self, source, reading, classes, *, split="train", config_name=None):
         columns = {name: value for name, value in reading.items() if name.endswith("_column")}
