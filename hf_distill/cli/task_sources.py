@@ -39,6 +39,7 @@ def own_options(file: Path, class_name: str, hidden: Collection[str] = ()) -> li
     return _options_of(_classes_in(file)[class_name], file, hidden)
 
 
+@cache
 def options_of_task(name: str) -> list[Option]:
     """The options that a task adds to those that all tasks have, by the name of the task.
 
@@ -58,6 +59,7 @@ def options_of_task(name: str) -> list[Option]:
     return [option for option in options.values() if option.name != "task"]
 
 
+@cache
 def options_of_all_tasks() -> dict[str, list[str]]:
     """The options that tasks add, each with the names of the tasks that have it."""
     found: dict[str, list[str]] = {}
@@ -85,14 +87,18 @@ def _files() -> list[Path]:
 
 @cache
 def _classes_in(file: Path) -> dict[str, ast.ClassDef]:
-    body = ast.parse(file.read_text(encoding="utf-8")).body
-    return {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+    return {node.name: node for node in _body(file) if isinstance(node, ast.ClassDef)}
+
+
+@cache
+def _body(file: Path) -> list[ast.stmt]:
+    return ast.parse(file.read_text(encoding="utf-8")).body
 
 
 def _options_of(node: ast.ClassDef, file: Path, hidden: Collection[str] = ()) -> list[Option]:
     choices: dict[str, str] = {}
     for source in (PACKAGE / "lengths.py", PACKAGE / "data" / "class_labels.py", file):
-        choices |= _choices(ast.parse(source.read_text(encoding="utf-8")))
+        choices |= _choices(source)
     options = []
     for own in node.body:
         if not isinstance(own, ast.AnnAssign) or not isinstance(own.target, ast.Name) or own.target.id in hidden:
@@ -105,10 +111,11 @@ def _options_of(node: ast.ClassDef, file: Path, hidden: Collection[str] = ()) ->
     return options
 
 
-def _choices(module: ast.Module) -> dict[str, str]:
+@cache
+def _choices(file: Path) -> dict[str, str]:
     """By the name of each `X = Literal["a", "b"]`, `{a,b}`."""
     found = {}
-    for node in module.body:
+    for node in _body(file):
         if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal["):
             assert isinstance(node.value, ast.Subscript)
             values = ",".join(ast.literal_eval(node.value.slice))
