@@ -18,7 +18,11 @@ from tests.deployment.conftest import texts_for, tiny_student
 
 ENCODERS = ["bert", "roberta", "distilbert", "albert", "deberta-v2", "modernbert"]
 PER_ENCODER = ["sequence classification", "token classification", "question answering"]
-CASES = [(model_type, head) for model_type in ENCODERS for head in PER_ENCODER] + [
+CASES = [
+    pytest.param(model_type, head, marks=[] if model_type == "bert" or head == PER_ENCODER[0] else pytest.mark.long)
+    for model_type in ENCODERS
+    for head in PER_ENCODER
+] + [
     ("bert", "masked language modelling"),
     ("llama", "sequence classification"),
     ("gpt2", "causal language modelling"),

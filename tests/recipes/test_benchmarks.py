@@ -135,6 +135,7 @@ def test_before_the_quickstart(benchmark, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == f"{tmp_path / 'quickstart' / 'teacher'} not found: run `make quickstart` first.\n"
 
 
+@pytest.mark.long
 def test_truncation(tmp_path, capsys, monkeypatch):
     """If only the last word tells the class, truncating to the head loses it."""
     monkeypatch.setattr(truncation, "WHOLE", 38)
@@ -274,6 +275,7 @@ def test_corpus_streaming(tmp_path, capsys, monkeypatch):
     assert json.loads(output.read_text())["corpora"] == measured
 
 
+@pytest.mark.long
 def test_memory_options(tmp_path, capsys, monkeypatch):
     """Each line trains the right parameters, with weights and AdamW state as counted by hand."""
     monkeypatch.setattr(memory_options, "ProcessPoolExecutor", lambda workers, **options: ThreadPoolExecutor(workers))
@@ -580,6 +582,7 @@ def test_seconds_that_are_left(monkeypatch):
     assert clock.lap(1) == (6.0, 8.0)
 
 
+@pytest.mark.long
 def test_whole_job(pretrained, film_corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(whole_job, "MEDIAN_WORDS", 20)
     settings = {
@@ -683,6 +686,7 @@ def test_serve_load(served_student, tmp_path, capsys):
     assert "0 of 100 answers differ from the answer for the text alone" in printed
 
 
+@pytest.mark.long
 def test_refusals_are_no_answers(served_student, tmp_path, monkeypatch):
     """With a service that accepts few requests at a time, refused clients try again and get the right answer."""
     int8 = export_model(served_student, tmp_path / "int8", "onnx-int8", min_agreement=0.0).folder
@@ -777,6 +781,7 @@ def saved_instead(model, folder, format, *, tokenizer, texts, min_agreement):
     return SimpleNamespace(num_bytes=model.num_parameters() * {"onnx": 4, "onnx-int8": 1}[format])
 
 
+@pytest.mark.long
 def test_narrower(pretrained, film_corpus, tmp_path, capsys, monkeypatch):
     """Students of every kind of cut are trained, exported and measured. A second run trains and measures nothing."""
     for name, value in {"VOCABULARY": 50, "ROUNDS": 1, "TEXTS_PER_TURN": 2, "NUM_COMPARED": 4}.items():

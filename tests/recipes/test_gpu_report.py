@@ -28,6 +28,7 @@ def report(monkeypatch):
     return call
 
 
+@pytest.mark.long
 def test_dry_run(report, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert report("--device", "cpu", "--tiny", "--output", "made") == 0

@@ -167,6 +167,7 @@ def test_the_whole_job(outputs, capfd, monkeypatch):
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.long
 def test_printed_commands(outputs, capsys, monkeypatch):
     """They run as they are pasted, one after the other."""
     output = outputs / "quickstart"

@@ -138,6 +138,7 @@ def test_metrics_and_description(service):
     assert service.get("/rerank").status == 405
 
 
+@pytest.mark.long
 def test_schemathesis(service, tmp_path):
     """Requests generated from the description, as in `test_openapi.py`."""
     command = [Path(sys.executable).with_name("schemathesis"), "--config-file", CONFIG, "run"]

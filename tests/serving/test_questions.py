@@ -83,6 +83,7 @@ def test_description(service):
     assert service.post(QUESTIONS[0], "/rerank").status == 404
 
 
+@pytest.mark.long
 def test_schemathesis(service, tmp_path):
     """Requests generated from the description, as in `test_openapi.py`."""
     command = [Path(sys.executable).with_name("schemathesis"), "--config-file", CONFIG, "run"]

@@ -47,10 +47,10 @@ def problem_type(request):
 def folder(tmp_path, monkeypatch, problem_type):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    for name, (num_rows, seed) in {"train": (128, 0), "test": (32, 1)}.items():
+    for name, (num_rows, seed) in {"train": (64, 0), "test": (32, 1)}.items():
         rows = make_rows(problem_type, num_rows, seed)
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "more.txt").write_text("\n".join(row["text"] for row in make_rows(problem_type, 64, 2)))
+    (tmp_path / "more.txt").write_text("\n".join(row["text"] for row in make_rows(problem_type, 32, 2)))
     make_model("bert", "mlm").save_pretrained("pretrained")
     make_text_tokenizer().save_pretrained("pretrained")
     return tmp_path
@@ -63,13 +63,13 @@ def fine_tune(problem_type):
         test_file="test.jsonl",
         problem_type=problem_type,
     )
-    train_model(args, DistillationTrainingArguments("teacher", num_train_epochs=6, **OPTIONS))
+    train_model(args, DistillationTrainingArguments("teacher", num_train_epochs=8, **OPTIONS))
 
 
 def test_the_whole_way(folder, problem_type, monkeypatch):
     fine_tune(problem_type)
     args = TextClassificationArguments(train_file="train.jsonl", unlabelled_file="more.txt", test_file="test.jsonl")
-    training = {"teacher_model_name_or_path": "teacher", "num_train_epochs": 4, **OPTIONS}
+    training = {"teacher_model_name_or_path": "teacher", "num_train_epochs": 5, **OPTIONS}
     train_model(args, DistillationTrainingArguments("student", **training))
     model = AutoModelForSequenceClassification.from_pretrained("student")
     assert model.config.problem_type == problem_type
