@@ -99,7 +99,8 @@ def make_questions(editorials: list[list[str]], generator: random.Random) -> lis
             part = sentences[first : first + SENTENCES]
             answers: dict[str, list] = {"text": [], "answer_start": []}
             if generator.randrange(3) == 0:
-                part = [own for own in sentences if own != sentence][first : first + SENTENCES]
+                others = [own for own in sentences if own != sentence]
+                part = others[first : first + SENTENCES] if first + SENTENCES <= len(others) else others[-SENTENCES:]
             else:
                 answers["text"].append(name[0])
                 answers["answer_start"].append(len(" ".join([*sentences[first:index], ""])) + name.start())
