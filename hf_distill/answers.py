@@ -154,9 +154,12 @@ def best_answers(
     none = {"answer": "", "score": float(np.exp(no_answer - normalizer)), "start": 0, "end": 0}
     answers: list[dict[str, Any]] = []
     places = set()
+    needed = -np.inf if threshold is None else no_answer - threshold
+    has_none = threshold is None
     for index in order:
-        if threshold is not None and none not in answers and logits[index] < no_answer - threshold:
+        if not has_none and logits[index] < needed:
             answers.append(none)
+            has_none = True
         if len(answers) == top_k or logits[index] == -np.inf:
             break
         first, longer = divmod(int(index), max_tokens)
@@ -167,7 +170,7 @@ def best_answers(
             places.add((start, len(answer)))
             score = float(np.exp(logits[index] - normalizer))
             answers.append({"answer": answer, "score": score, "start": start, "end": start + len(answer)})
-    return answers
+    return answers if has_none or len(answers) == top_k else [*answers, none]
 
 
 def _logits(

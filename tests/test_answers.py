@@ -171,6 +171,14 @@ def test_no_answer_needs_more_than_the_threshold():
         assert best["answer"] == expected
 
 
+def test_no_answer_comes_last_if_it_is_the_least_likely():
+    (window,) = windows_of("q", "ab", 20, 0)
+    logits = np.arange(len(window), dtype=float)
+    answers = best_answers([window], logits, logits, "ab", 1, 0.0, None)
+    assert [own["answer"] for own in answers] == ["b", "a", ""]
+    assert best_answers([window], logits, logits, "ab", 1, 0.0, 2) == answers[:2]
+
+
 def test_tokens_without_text_are_no_answers():
     tokens = {name: [0] * 4 for name in ("ids", "type_ids", "attention_mask", "special_tokens_mask")}
     window = ContextWindow(**tokens, offsets=[(0, 0), (0, 1), (1, 4), (4, 4)], first=1, size=3, skipped=0)
