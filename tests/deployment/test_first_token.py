@@ -19,7 +19,7 @@ INPUTS = ["input_ids", "attention_mask"]
     [
         ("bert", "sequence classification", 3),  # the attention's output and the two products of the feed-forward block
         ("roberta", "sequence classification", 3),
-        ("modernbert", "sequence classification", 1),  # its feed-forward block splits its output
+        pytest.param("modernbert", "sequence classification", 1, marks=pytest.mark.long),  # its block splits its output
         ("bert", "token classification", 0),  # uses all tokens
     ],
 )

@@ -122,7 +122,7 @@ def test_what_cannot_be_exported(tmp_path):
     processor = EfficientNetImageProcessorPil(size={"height": 16, "width": 16})
     with pytest.raises(ValueError, match="EfficientNetImageProcessorPil does more than resize, crop, rescale and"):
         export_model(make_vit(1), tmp_path / "export", "onnx", tokenizer=processor)
-    with pytest.raises(ValueError, match="max_length=5 has no effect on images"):
+    with pytest.raises(ValueError, match="max_length=5 has no effect on models that read image: leave it out"):
         export_model(make_vit(1), tmp_path / "export", "onnx", tokenizer=make_processor(), max_length=5)
 
 

@@ -222,6 +222,7 @@ def models(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_real_models(models, tmp_path, monkeypatch, capsys):
     """In separate processes, the ONNX export does not import PyTorch, needs less memory and starts faster."""
     monkeypatch.setattr(benchmark, "STARTS", 1)

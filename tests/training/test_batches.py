@@ -338,7 +338,9 @@ def test_workers_that_stay_draw_the_same_in_every_evaluation(make_trainer):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("kind", ["language modelling", "language modelling, seeded"])
+@pytest.mark.parametrize(
+    "kind", ["language modelling", pytest.param("language modelling, seeded", marks=pytest.mark.long)]
+)
 def test_the_second_pass_over_a_stream_draws_anew(make_trainer, kind, num_workers):
     options = {"max_steps": 3 * NUM_BATCHES, "dataloader_num_workers": num_workers}
     batches, _ = train(make_mlm_trainer(make_trainer, Stream(), COLLATORS[kind](), **options))

@@ -148,6 +148,7 @@ def test_a_student_that_cannot_generate(tmp_path):
         make(DistillationTrainer, tmp_path, "classification", "bert")
 
 
+@pytest.mark.long
 def test_two_processes(tmp_path):
     """As one process: rows that fill up the last batch are not counted twice."""
     result = tmp_path / "result.json"
