@@ -143,7 +143,8 @@ class EvaluatingTrainer(GeneratingTrainer, LossTrainer):
             self._renew_losses()
         # Evaluations may be nested, for instance when compute_metrics calls predict.
         outer, self._evaluation = self._evaluation, EvaluationLosses(self._weights_at(END))
-        self.gather_function = self.accelerator.gather_for_metrics  # `Seq2SeqTrainer` would count repeated rows
+        if self.gather_function == self.accelerator.gather:  # set by `Seq2SeqTrainer`, and counts repeated rows
+            self.gather_function = self.accelerator.gather_for_metrics
         try:
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix

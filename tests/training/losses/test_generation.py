@@ -148,7 +148,13 @@ def test_a_student_that_cannot_generate(tmp_path):
         make(DistillationTrainer, tmp_path, "classification", "bert")
 
 
-@pytest.mark.long
+def test_another_way_to_gather_is_kept(tmp_path):
+    trainer, gathered = make(DistillationTrainer, tmp_path, predict_with_generate=False), []
+    trainer.gather_function = lambda values: gathered.append(values) or values
+    trainer.evaluate()
+    assert gathered
+
+
 def test_two_processes(tmp_path):
     """As one process: rows that fill up the last batch are not counted twice."""
     result = tmp_path / "result.json"
