@@ -1,8 +1,8 @@
 """Evaluation: each loss is the mean over all its items, independent of the batch size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -85,6 +85,7 @@ class EvaluatingTrainer(GeneratingTrainer, LossTrainer):
     """
 
     args: EvaluationArguments
+    gather_function: Callable[..., Any]
     _evaluation: EvaluationLosses | None = None
     """The losses of the running evaluation."""
     _not_for_student: set[str]
