@@ -6,7 +6,10 @@ import random
 import datasets
 import numpy as np
 import pytest
-from transformers import AutoModelForSeq2SeqLM
+from huggingface_hub import ModelCard
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu import corpus_bleu, corpus_chrf
+from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from hf_distill import (
     DistillationTrainingArguments,
@@ -110,6 +113,51 @@ def test_the_same_texts_at_each_stop(folder, task, teacher, capsys):
     config = AutoModelForSeq2SeqLM.from_pretrained(out).config
     assert getattr(config, READING)["source_prefix"] == "w30 w31: "
     assert task_of(config, "out").name == task
+
+
+def script_metrics(folder, prefix, compute):
+    """What the example scripts of transformers do: `Seq2SeqTrainer` generates, and texts and labels are decoded."""
+    tokenizer, model = make_text_tokenizer(), AutoModelForSeq2SeqLM.from_pretrained(folder / "bart")
+    rows = [
+        {**tokenizer(prefix + row["article"]), "labels": tokenizer(text_target=row["summary"])["input_ids"]}
+        for row in make_pairs(8, seed=1)
+    ]
+
+    def compute_metrics(evaluated):
+        both = [np.where(ids == -100, 0, ids) for ids in (evaluated.predictions, evaluated.label_ids)]
+        texts, references = [[text.strip() for text in tokenizer.batch_decode(ids, True)] for ids in both]
+        return compute(texts, references)
+
+    options = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "predict_with_generate": True}
+    return Seq2SeqTrainer(
+        model,
+        Seq2SeqTrainingArguments(str(folder / "script"), generation_max_length=7, **options),
+        DataCollatorForSeq2Seq(tokenizer, model=model),
+        eval_dataset=rows,
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics,
+    ).evaluate()
+
+
+def test_metrics_as_in_the_example_scripts_of_transformers(folder):
+    def compute(texts, references):
+        scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+        scores = [scorer.score(one, other) for one, other in zip(references, texts, strict=True)]
+        rouge = {name: 100 * np.mean([score[name].fmeasure for score in scores]) for name in ("rouge1", "rougeL")}
+        return {**rouge, "bleu": corpus_bleu(texts, [references]).score, "chrf": corpus_chrf(texts, [references]).score}
+
+    expected = script_metrics(folder, "w30 w31: ", compute)
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder / "bart")
+    model.generation_config.max_length = 7
+    model.save_pretrained(folder / "bart")
+    columns = {"source_column": "article", "target_column": "summary", "source_prefix": "w30 w31: "}
+    for task in ("summarization", "translation"):
+        measured = evaluate_model(folder / "bart", folder / "test.jsonl", task=task, **columns)
+        common = measured.keys() & {"rouge1", "rougeL", "bleu", "chrf"}
+        assert len(common) == 2
+        for name in common:
+            assert measured[name] == pytest.approx(expected[f"eval_{name}"])
+    assert expected["eval_rouge1"] > 0
 
 
 def test_a_student_from_the_teacher_alone(folder, monkeypatch):
