@@ -6,7 +6,6 @@ import random
 import datasets
 import numpy as np
 import pytest
-from huggingface_hub import ModelCard
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu import corpus_bleu, corpus_chrf
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments

@@ -156,6 +156,7 @@ def test_another_way_to_gather_is_kept(tmp_path):
     assert gathered
 
 
+@pytest.mark.long
 def test_two_processes(tmp_path):
     """As one process: rows that fill up the last batch are not counted twice."""
     result = tmp_path / "result.json"
