@@ -1,21 +1,20 @@
 """Audio classification: a class, several classes or a number for each recording."""
 
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from datasets import Dataset
 from transformers import AutoModelForAudioClassification, PreTrainedModel
 
 from hf_distill.data import encode_sounds, load_labelled_sounds, load_unlabelled_sounds
-from hf_distill.data.class_labels import ProblemType
 from hf_distill.data.sounds import load_extractor
-from hf_distill.tasks.arguments import TaskArguments
+from hf_distill.tasks.classification import LabelArguments
 from hf_distill.tasks.file_classification import FileClassification
 from hf_distill.tasks.task import Reading
 
 
 @dataclass
-class AudioClassificationArguments(TaskArguments):
+class AudioClassificationArguments(LabelArguments):
     """Model, teacher and data of an audio classification training.
 
     `DistillationTrainingArguments` holds everything else: loss weights, learning rate, epochs, output folder.
@@ -37,17 +36,6 @@ class AudioClassificationArguments(TaskArguments):
             "or an Audio column of a dataset on the Hub. Not used for a folder with one subfolder per class."
         },
     )
-    label_column: str = field(
-        default="label", metadata={"help": "Column with the labels: class names, or class numbers from 0."}
-    )
-    problem_type: ProblemType | None = field(
-        default=None,
-        metadata={
-            "help": "What a label is: single_label_classification, one class; multi_label_classification, a list of "
-            "classes, or names separated by | in one cell; regression, a number. Default: what model or teacher was "
-            "trained for, else one class."
-        },
-    )
     max_seconds: float = field(
         default=10.0,
         metadata={
@@ -58,9 +46,6 @@ class AudioClassificationArguments(TaskArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.problem_type not in (None, *get_args(ProblemType)):
-            choices = ", ".join(get_args(ProblemType))
-            raise ValueError(f"problem_type={self.problem_type!r} must be one of {choices}.")
         if not self.max_seconds > 0:
             raise ValueError(f"max_seconds={self.max_seconds} must be above 0.")
 

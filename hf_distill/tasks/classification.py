@@ -1,9 +1,9 @@
 """What all tasks share whose predictions are logits over classes, or one number: metrics, differences, words."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -16,8 +16,32 @@ from hf_distill.evaluation.classification import as_logits, classification_metri
 from hf_distill.evaluation.multi_label import kl_of_decisions, multi_label_metrics
 from hf_distill.evaluation.plots import plot_calibration
 from hf_distill.evaluation.regression import regression_metrics
+from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.classes import columns_by_name
 from hf_distill.tasks.task import Done, Metric, Reading, Task
+
+
+@dataclass
+class LabelArguments(TaskArguments):
+    """The options of tasks that classify: which labels the data has."""
+
+    label_column: str = field(
+        default="label", metadata={"help": "Column with the labels: class names, or class numbers from 0."}
+    )
+    problem_type: ProblemType | None = field(
+        default=None,
+        metadata={
+            "help": "What a label is: single_label_classification, one class; multi_label_classification, a list of "
+            "classes, or names separated by | in one cell; regression, a number. Default: what model or teacher was "
+            "trained for, else one class."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.problem_type not in (None, *get_args(ProblemType)):
+            choices = ", ".join(get_args(ProblemType))
+            raise ValueError(f"problem_type={self.problem_type!r} must be one of {choices}.")
 
 
 class ClassificationTask(Task):

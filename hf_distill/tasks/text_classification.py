@@ -9,17 +9,15 @@ from peft import TaskType
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedConfig
 
 from hf_distill.data import encode_texts, load_labelled_texts, load_unlabelled_texts
-from hf_distill.data.class_labels import ProblemType
 from hf_distill.evaluation.report import PUBLISHED
 from hf_distill.lengths import Truncation
-from hf_distill.tasks.arguments import TaskArguments
-from hf_distill.tasks.classification import ClassificationTask
+from hf_distill.tasks.classification import ClassificationTask, LabelArguments
 from hf_distill.tasks.data import noted_reading
 from hf_distill.tasks.task import Reading
 
 
 @dataclass
-class TextClassificationArguments(TaskArguments):
+class TextClassificationArguments(LabelArguments):
     """Model, teacher and data of a text classification training.
 
     `DistillationTrainingArguments` holds everything else: loss weights, learning rate, epochs, output folder.
@@ -32,17 +30,6 @@ class TextClassificationArguments(TaskArguments):
     """
 
     text_column: str = field(default="text", metadata={"help": "Column with the texts."})
-    label_column: str = field(
-        default="label", metadata={"help": "Column with the labels: class names, or class numbers from 0."}
-    )
-    problem_type: ProblemType | None = field(
-        default=None,
-        metadata={
-            "help": "What a label is: single_label_classification, one class; multi_label_classification, a list of "
-            "classes, or names separated by | in one cell; regression, a number. Default: what model or teacher was "
-            "trained for, else one class."
-        },
-    )
     max_length: int | None = field(
         default=None,
         metadata={
@@ -60,10 +47,8 @@ class TextClassificationArguments(TaskArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, choices in {"truncation": get_args(Truncation), "problem_type": get_args(ProblemType)}.items():
-            value = getattr(self, name)
-            if value not in (None, *choices):
-                raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
+        if self.truncation not in (None, *get_args(Truncation)):
+            raise ValueError(f"truncation={self.truncation!r} must be one of {', '.join(get_args(Truncation))}.")
 
 
 class TextClassification(ClassificationTask):

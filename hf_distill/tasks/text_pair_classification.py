@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from datasets import Dataset
 from peft import TaskType
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedConfig
 
 from hf_distill.data import encode_pairs, load_labelled_pairs, load_unlabelled_pairs
-from hf_distill.data.class_labels import ProblemType
-from hf_distill.tasks.arguments import TaskArguments
-from hf_distill.tasks.classification import ClassificationTask
+from hf_distill.tasks.classification import ClassificationTask, LabelArguments
 from hf_distill.tasks.task import Reading
 
 READS_PAIRS = {"reads_pairs": True}
@@ -19,7 +17,7 @@ READS_PAIRS = {"reads_pairs": True}
 
 
 @dataclass
-class TextPairClassificationArguments(TaskArguments):
+class TextPairClassificationArguments(LabelArguments):
     """Model, teacher and data of a training on pairs of texts.
 
     `DistillationTrainingArguments` holds everything else: loss weights, learning rate, epochs, output folder.
@@ -38,17 +36,6 @@ class TextPairClassificationArguments(TaskArguments):
     )
     text_column: str = field(default="text", metadata={"help": "Column with the first text of each pair."})
     text_pair_column: str = field(default="text_pair", metadata={"help": "Column with the second text of each pair."})
-    label_column: str = field(
-        default="label", metadata={"help": "Column with the labels: class names, or class numbers from 0."}
-    )
-    problem_type: ProblemType | None = field(
-        default=None,
-        metadata={
-            "help": "What a label is: single_label_classification, one class; multi_label_classification, a list of "
-            "classes, or names separated by | in one cell; regression, a number. Default: what model or teacher was "
-            "trained for, else one class."
-        },
-    )
     max_length: int | None = field(
         default=None,
         metadata={
@@ -56,12 +43,6 @@ class TextPairClassificationArguments(TaskArguments):
             "with the model. Default: what model and teacher were trained with, else the most that both accept."
         },
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.problem_type not in (None, *get_args(ProblemType)):
-            choices = ", ".join(get_args(ProblemType))
-            raise ValueError(f"problem_type={self.problem_type!r} must be one of {choices}.")
 
 
 class TextPairClassification(ClassificationTask):
