@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hf_distill.deployment.image_encoder import from_json
+from hf_distill.deployment.json_inputs import from_json
 from hf_distill.deployment.predictor import Predictor, load_predictor
 from hf_distill.deployment.text_encoder import windows_of
 

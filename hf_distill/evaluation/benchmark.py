@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 
 from hf_distill.deployment.backends import Arrays, available_cores
 from hf_distill.deployment.formats import FORMATS, PYTORCH
-from hf_distill.deployment.image_encoder import to_json
+from hf_distill.deployment.json_inputs import to_json
 from hf_distill.deployment.manifest import is_export, read_manifest
 from hf_distill.deployment.parity_inputs import built_in_inputs
 from hf_distill.deployment.parity_texts import with_questions
@@ -291,7 +291,7 @@ def _starts(runner: Runner, texts: Sequence[Any], threads: int) -> Json:
     """Peak memory and cold start, each the median over several separate processes."""
     command = [sys.executable, "-m", "hf_distill.deployment.cold_start"]
     command += [str(runner.folder), runner.predictor.format, str(threads)]
-    given = json.dumps([to_json(own) for own in texts] if runner.predictor.reads in FILES else texts)
+    given = json.dumps([*map(to_json, texts)])
     starts = [_start(runner.name, command, given) for _ in range(STARTS + 1)][1:]
     return {
         "peak_memory": int(statistics.median(start["peak_memory"] for start in starts)),

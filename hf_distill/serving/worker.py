@@ -16,7 +16,7 @@ import traceback
 from typing import Any
 
 from hf_distill.deployment.heads import TextOutputs
-from hf_distill.deployment.image_encoder import from_json
+from hf_distill.deployment.json_inputs import from_json
 from hf_distill.deployment.predictor import Predictor, load_predictor
 from hf_distill.deployment.text_encoder import Encoded
 from hf_distill.serving.messages import encode_message, read_message

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from hf_distill import export_model, load_predictor
-from hf_distill.deployment.image_encoder import from_json, to_json
+from hf_distill.deployment.json_inputs import from_json, to_json
 from hf_distill.deployment.parity_images import make_images
 from hf_distill.deployment.predictor import predictor_of
 from hf_distill.images import open_image

@@ -26,7 +26,7 @@ from hf_distill import (
     load_unlabelled_sounds,
     train_model,
 )
-from hf_distill.deployment.image_encoder import from_json, to_json
+from hf_distill.deployment.json_inputs import from_json, to_json
 from hf_distill.deployment.parity_inputs import built_in_inputs
 from hf_distill.deployment.predictor import predictor_of
 from hf_distill.evaluation.benchmark_inputs import lengths_to_measure
