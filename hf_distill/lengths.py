@@ -18,9 +18,6 @@ The number of tokens it reads is in its tokenizer, as `model_max_length`.
 OF_CROSS_ENCODERS = ("sentence_transformers", "sbert_ce_default_activation_function")
 """Config entries of a CrossEncoder of sentence-transformers 4, and of earlier versions."""
 
-TAGGING = "token-classification"
-"""Value of `task` in the record of a model that reads long texts in windows and decides per word."""
-
 Truncation = Literal["head", "tail", "head_tail"]
 """Which part of a long text is kept: its beginning, its end, or some of both."""
 
@@ -53,19 +50,12 @@ def check_length(max_length: float, model: PreTrainedModel) -> None:
 
 def truncation_of(config: PreTrainedConfig) -> Truncation:
     """Which part of long texts a model was trained on: `head`, `tail` or `head_tail`; `head` if not recorded."""
-    return (getattr(config, READING, None) or {}).get("truncation", "head")
+    return reading_of(config).get("truncation", "head")
 
 
 def reading_of(config: PreTrainedConfig) -> dict[str, Any]:
     """How a model of `hf-distill train` read its training data; empty for other models."""
     return getattr(config, READING, None) or {}
-
-
-def stride_of(config: PreTrainedConfig, max_length: int) -> int | None:
-    """Tokens that neighbouring windows of a long text share; None if the model was trained on truncated texts."""
-    if reading_of(config).get("task") != TAGGING:
-        return None
-    return noted_stride(config, max_length)
 
 
 def noted_stride(config: PreTrainedConfig, max_length: int) -> int:

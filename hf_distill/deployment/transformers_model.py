@@ -17,9 +17,8 @@ from hf_distill.deployment.image_encoder import ImageEncoder
 from hf_distill.deployment.sound_encoder import SoundEncoder
 from hf_distill.deployment.text_encoder import TextEncoder
 from hf_distill.files import read_json
-from hf_distill.lengths import TAGGING, length_of_rows, noted_stride, reading_of, stride_of, truncation_of
+from hf_distill.lengths import length_of_rows, noted_stride, reading_of, truncation_of
 from hf_distill.loading import load_config, load_pretrained
-from hf_distill.words import words_read
 
 CROSS_ENCODER_FILE = "config_sentence_transformers.json"
 
@@ -90,7 +89,7 @@ def encoder_of(
         max_length=max_length,
         pad_token_id=padding_of(model, tokenizer),
         truncation="context" if is_answering else truncation_of(model.config),
-        stride=(noted_stride if is_answering else stride_of)(model.config, max_length),
+        stride=noted_stride(model.config, max_length) if is_answering or "words" in reading else None,
         prefix=reading.get("source_prefix", ""),
     )
 
@@ -112,7 +111,7 @@ def reader_of(model: PreTrainedModel, tokenizer: Any, head: str) -> OutputReader
         labels=[config.id2label[number] for number in range(config.num_labels)] if has_labels else [],
         problem_type=problem_type if head in CLASSIFIERS else None,
         mask_token_id=tokenizer.mask_token_id if head == "masked language modelling" else None,
-        words=words_read(reading) if reading.get("task") == TAGGING else None,
+        words=reading.get("words"),
         max_answer_tokens=reading.get("max_answer_tokens", MAX_ANSWER_TOKENS),
         no_answer_threshold=reading.get("no_answer_threshold", 0.0) if reading.get("unanswerable") else None,
     )

@@ -7,7 +7,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
-from hf_distill.lengths import READING
+from hf_distill.lengths import READING, reading_of
 from hf_distill.loading import load_config
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.task import Reading, Task
@@ -89,7 +89,7 @@ def note_reading(task: Task, reading: Reading, model: PreTrainedModel, processor
 
 def noted_reading(configs: Sequence[PreTrainedConfig]) -> dict[str, Any]:
     """The record of `note_reading` from the first config that has one; empty if none has."""
-    return next(filter(None, (getattr(config, READING, None) for config in configs)), {})
+    return next(filter(None, map(reading_of, configs)), {})
 
 
 def reading_of_models(task: Task, configs: Sequence[PreTrainedConfig], given: Mapping[str, Any]) -> Reading:

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedConfig
 
-from hf_distill.lengths import READING
+from hf_distill.lengths import reading_of
 from hf_distill.tasks.audio_classification import AudioClassification
 from hf_distill.tasks.causal_lm import CausalLM
 from hf_distill.tasks.fill_mask import FillMask
@@ -59,7 +59,7 @@ def task_of(config: PreTrainedConfig, model: str, name: str | None = None) -> Ta
     if name is not None:
         check_head(task_named(name), config, model)
         return TASKS[name]
-    noted = (getattr(config, READING, None) or {}).get("task")
+    noted = reading_of(config).get("task")
     fitting = [own for own in TASKS.values() if own.has_head(config)]
     if noted in TASKS and TASKS[noted] in fitting:
         return TASKS[noted]

@@ -8,7 +8,12 @@ from typing import Any, ClassVar
 from datasets import Dataset
 from peft import TaskType
 from tokenizers import Tokenizer
-from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, EvalPrediction
+from transformers import (
+    AutoModelForTokenClassification,
+    DataCollatorForTokenClassification,
+    EvalPrediction,
+    PreTrainedConfig,
+)
 
 from hf_distill.data.labels import IGNORE_INDEX
 from hf_distill.data.tagged_windows import encode_tagged_words, tokenize_in_windows
@@ -23,7 +28,7 @@ from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.classes import columns_by_name
 from hf_distill.tasks.task import Done, Reading, Task
 from hf_distill.training import DistillationTrainingArguments
-from hf_distill.words import Span, deciding_tokens, group_words, labels_at
+from hf_distill.words import Span, deciding_tokens, group_words, labels_at, words_read
 
 
 @dataclass
@@ -108,6 +113,10 @@ output_dir: outputs/student
         "recall and F1 are over all entities. For plain tags, F1 is the mean over the tags. Agreement is the share of "
         "words with the teacher's tag."
     )
+
+    def complete(self, reading: Reading, configs: Sequence[PreTrainedConfig]) -> Reading:
+        """Adds how texts are split into words, for the predictor, which then decides per word and reads windows."""
+        return super().complete(reading, configs) | {"words": words_read(reading)}
 
     def load(self, source, reading, classes, *, split="train", config_name=None):
         columns = {name: reading[name] for name in ("tokens_column", "tags_column", "text_column", "spans_column")}

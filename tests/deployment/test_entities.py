@@ -22,7 +22,7 @@ def tagger(**reading):
     student = tiny_student("bert", HEAD, id2label=LABELS, label2id={name: number for number, name in LABELS.items()})
     with torch.no_grad():
         student.classifier.weight.mul_(8)
-    setattr(student.config, READING, {"task": "token-classification", "stride": 4, **reading})
+    setattr(student.config, READING, {"words": "spaces", "stride": 4, **reading})
     tokenizer = make_text_tokenizer()
     tokenizer.model_max_length = 12
     return student, tokenizer
