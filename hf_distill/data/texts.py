@@ -47,7 +47,7 @@ def load_labelled_texts(
 
     Raises:
         ValueError: if a file is missing, empty or unreadable; if a column is missing; if a text is empty or not a
-            string; if a label is missing, is not what `problem_type` says (a class is no float, not even 1.0), or is
+            string; if a label is missing, does not fit `problem_type` (a float such as 1.0 is not a class), or is
             not in `label_names`; or if there are fewer than two classes. Rows are counted from 1, without the header.
 
     Example:

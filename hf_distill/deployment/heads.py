@@ -41,10 +41,10 @@ class PredictionHead:
         auto_class: auto class that loads models with this head.
         mapping: name of the transformers mapping that lists the classes of such models.
         outputs: names of the exported outputs.
+        predict: `(outputs, encoding, text, reader, top_k)` returns the prediction for one text.
         per_token: True if outputs are `[texts, tokens, ...]`, False if they are `[texts, ...]`.
         reads_pairs: True if every model with this head reads pairs: of question and context. Sequence classifiers read
             texts or pairs; `Predictor.reads_pairs` says which.
-        predict: `(outputs, encoding, text, reader, top_k)` returns the prediction for one text.
         generates: True if the model generates a text, token by token.
         reads: what the model reads: `"text"`, `"image"` or `"audio"`.
     """
@@ -52,9 +52,9 @@ class PredictionHead:
     auto_class: str
     mapping: str
     outputs: list[str]
-    per_token: bool
-    reads_pairs: bool
     predict: Callable[[TextOutputs, Any, Any, OutputReader, int | None], Any]
+    per_token: bool = False
+    reads_pairs: bool = False
     generates: bool = False
     reads: str = "text"
 
@@ -145,8 +145,6 @@ PREDICTION_HEADS = {
         auto_class="AutoModelForAudioClassification",
         mapping="MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
         outputs=["logits"],
-        per_token=False,
-        reads_pairs=False,
         predict=classify,
         reads="audio",
     ),
@@ -154,16 +152,12 @@ PREDICTION_HEADS = {
         auto_class="AutoModelForSequenceClassification",
         mapping="MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
         outputs=["logits"],
-        per_token=False,
-        reads_pairs=False,
         predict=classify,
     ),
     "image classification": PredictionHead(
         auto_class="AutoModelForImageClassification",
         mapping="MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
         outputs=["logits"],
-        per_token=False,
-        reads_pairs=False,
         predict=classify,
         reads="image",
     ),
@@ -172,7 +166,6 @@ PREDICTION_HEADS = {
         mapping="MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
         outputs=["logits"],
         per_token=True,
-        reads_pairs=False,
         predict=find_entities,
     ),
     "question answering": PredictionHead(
@@ -187,8 +180,6 @@ PREDICTION_HEADS = {
         auto_class="AutoModelForSeq2SeqLM",
         mapping="MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
         outputs=["sequences"],
-        per_token=False,
-        reads_pairs=False,
         predict=read_text,
         generates=True,
     ),
@@ -197,7 +188,6 @@ PREDICTION_HEADS = {
         mapping="MODEL_FOR_MASKED_LM_MAPPING_NAMES",
         outputs=["logits"],
         per_token=True,
-        reads_pairs=False,
         predict=fill_mask,
     ),
     "causal language modelling": PredictionHead(
@@ -205,7 +195,6 @@ PREDICTION_HEADS = {
         mapping="MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
         outputs=["logits"],
         per_token=True,
-        reads_pairs=False,
         predict=next_token,
     ),
 }

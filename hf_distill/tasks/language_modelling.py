@@ -120,9 +120,6 @@ class LanguageModelling(Task):
         collator: Any = trainer.data_collator
         collator.attention = attention
 
-    def compute_metrics(self, evaluated, rows, processor, reading) -> dict[str, float]:
-        raise NotImplementedError("The perplexity follows from the loss.")
-
     def metrics_of_losses(self, losses: Mapping[str, float]) -> dict[str, float]:
         return {"perplexity": math.exp(losses["loss_task"])} if "loss_task" in losses else {}
 

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 EVERY = 5
-"""One in so many images is for the test."""
+"""Every fifth image is for the test."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

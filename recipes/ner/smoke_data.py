@@ -17,7 +17,7 @@ from typing import Any
 
 ENTITIES = {"METHOD": r"__\w+__", "PEP": r"PEP \d+", "VERSION": r"(?<=version )\d+\.\d+(\.\d+)?|(?<=Python )\d(\.\d+)*"}
 EVERY = 5
-"""One in so many paragraphs is for the test."""
+"""Every fifth paragraph is for the test."""
 
 
 def paragraphs() -> list[str]:

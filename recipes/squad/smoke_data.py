@@ -23,13 +23,13 @@ KEPT = 0.7
 """Share of the words of a sentence that its question keeps."""
 
 UNANSWERABLE = 4
-"""One in so many questions has no answer."""
+"""One question in four, chosen at random, has no answer."""
 
 NUM_WORDS = 120
-"""Words of a context, about."""
+"""Approximate number of words of a context."""
 
 EVERY = 4
-"""One in so many topics is for the test."""
+"""Every fourth topic is for the test."""
 
 
 def contexts_of(topic: str, seen: set[str]) -> list[str]:

@@ -24,14 +24,14 @@ class GenerationTrainingArguments(Seq2SeqTrainingArguments):
     generation_max_length: int | None = field(
         default=None,
         metadata={
-            "help": "With predict_with_generate, the maximum number of generated tokens. By default as in the "
+            "help": "With predict_with_generate, the maximum number of generated tokens. Default: as in the "
             "generation config."
         },
     )
     generation_num_beams: int | None = field(
         default=None,
         metadata={
-            "help": "With predict_with_generate, the number of beams; 1 is no beam search. By default as in the "
+            "help": "With predict_with_generate, the number of beams; 1 means no beam search. Default: as in the "
             "generation config."
         },
     )
