@@ -19,8 +19,8 @@ MAX_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
-class HeadAndTail:
-    """A text truncated in the middle, with the attributes of `Encoding` that are used here."""
+class EditedTokens:
+    """Tokens of a text that is truncated in the middle, or masked, with the attributes of `Encoding` that are used."""
 
     ids: list[int]
     type_ids: list[int]
@@ -34,7 +34,7 @@ class HeadAndTail:
         return len(self.ids)
 
 
-Window = Encoding | HeadAndTail | ContextWindow
+Window = Encoding | EditedTokens | ContextWindow
 """Tokens that the model reads at a time: a text, or a window of it."""
 
 
@@ -172,10 +172,10 @@ class TextEncoder:
         room = self.max_length - num_special
         from_start = before + (room + 2) // 4  # as in `encode_texts`
         from_end = self.max_length - from_start
-        return HeadAndTail(
+        return EditedTokens(
             **{
                 field.name: getattr(encoding, field.name)[:from_start] + getattr(encoding, field.name)[-from_end:]
-                for field in dataclasses.fields(HeadAndTail)
+                for field in dataclasses.fields(EditedTokens)
             }
         )
 

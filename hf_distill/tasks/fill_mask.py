@@ -9,7 +9,7 @@ from peft import TaskType
 from transformers import AutoModelForMaskedLM
 
 from hf_distill.data import DataCollatorForMaskedLM
-from hf_distill.deployment.text_encoder import HeadAndTail
+from hf_distill.deployment.text_encoder import EditedTokens
 from hf_distill.tasks.language_modelling import LanguageModelling, LanguageModellingArguments
 from hf_distill.tasks.task import Reading
 from hf_distill.training import DistillationTrainer
@@ -80,7 +80,7 @@ output_dir: outputs/student
         places = np.sort(chosen)
         right = ids[places]
         ids[places] = predictor.reader.mask_token_id
-        masked = HeadAndTail(
+        masked = EditedTokens(
             ids.tolist(), window.type_ids, window.attention_mask, window.special_tokens_mask, window.offsets
         )
         return masked, places, right
