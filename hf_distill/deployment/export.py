@@ -79,7 +79,8 @@ def export_model(
     Args:
         student: a folder, a Hub name, or a loaded model, with a head for sequence or token classification, question
             answering, masked or causal language modelling, or image or audio classification. It does not change; a
-            copy in fp32 is exported. A sequence-to-sequence model can only be exported to `"torch-int8"`.
+            copy in fp32 is exported. A sequence-to-sequence model can only be exported to `"torch-int8"`, and a model
+            for speech recognition not at all.
         output: a folder that does not exist yet.
         format: `"onnx"` for ONNX in fp32; `"onnx-int8"` for ONNX with int8 weights and dynamically quantized int8
             activations (ONNX Runtime); `"torch-int8"` for a transformers model quantized the same way (torchao).
@@ -177,9 +178,9 @@ def _student(
         preprocessing_of(tokenizer)  # raises if an export cannot repeat it
     if isinstance(predictor.encoder, SoundEncoder) and not isinstance(predictor.encoder.reader, Waveform):
         raise ValueError(
-            f"{type(tokenizer).__name__} makes spectrograms, which exports without transformers cannot do: export a "
-            f"model of waveforms, such as wav2vec 2.0 or HuBERT, or use the model itself, which load_predictor and the "
-            f"service read."
+            f"{type(tokenizer).__name__} makes spectrograms, which exports without transformers cannot do: use the "
+            f"model itself, which load_predictor and the service read, or, to classify, a model of waveforms, such as "
+            f"wav2vec 2.0 or HuBERT."
         )
     return predictor, model, tokenizer
 

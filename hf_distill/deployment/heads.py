@@ -183,6 +183,14 @@ PREDICTION_HEADS = {
         predict=read_text,
         generates=True,
     ),
+    "speech recognition": PredictionHead(
+        auto_class="AutoModelForSpeechSeq2Seq",
+        mapping="MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+        outputs=["sequences"],
+        predict=read_text,
+        generates=True,
+        reads="audio",
+    ),
     "masked language modelling": PredictionHead(
         auto_class="AutoModelForMaskedLM",
         mapping="MODEL_FOR_MASKED_LM_MAPPING_NAMES",

@@ -80,8 +80,8 @@ class Predictor:
             texts: strings; if `reads_pairs`, pairs of strings, such as question and context. Of a pair that is too
                 long, the longer text is truncated first. For masked language modelling, each text contains the mask
                 token exactly once. For image classification, images: file names, bytes of files, images of Pillow, or
-                uint8 arrays `[height, width, 3]`. For audio classification, recordings: file names, bytes of files, or
-                fp32 arrays `[samples]` at the rate of the model.
+                uint8 arrays `[height, width, 3]`. For audio classification and speech recognition, recordings: file
+                names, bytes of files, or fp32 arrays `[samples]` at the rate of the model.
             top_k: number of answers per text, most likely first; None for all.
 
         Returns:
@@ -90,12 +90,13 @@ class Predictor:
             `{"label", "score"}`, where the label is the masked or next token. Question answering:
             `{"answer", "score", "start", "end"}`; the answer is empty if the model was trained on questions without
             answers and finds none. With `top_k` other than 1, a list of these. Token classification: a list of
-            `{"label", "score", "text", "start", "end"}`, one per entity. Sequence-to-sequence: `{"text"}`, the
-            generated text, as the model's generation config says.
+            `{"label", "score", "text", "start", "end"}`, one per entity. Sequence-to-sequence and speech recognition:
+            `{"text"}`, the generated text, as the model's generation config says.
 
         Raises:
             ValueError: if a text is empty, is not a string or is not valid Unicode, or is one string where the model
-                reads pairs; if a question leaves too little room for its context; or if an image cannot be decoded.
+                reads pairs; if a question leaves too little room for its context; if an image or a recording cannot be
+                decoded; or if a recording with speech is longer than the model reads, 30 s for Whisper.
 
         Example:
             >>> load_predictor("outputs/student-int8").predict(["A warm, funny film."])

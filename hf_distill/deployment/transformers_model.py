@@ -12,6 +12,7 @@ from hf_distill.answers import MAX_ANSWER_TOKENS
 from hf_distill.data.image_processors import check_channels, image_reader, load_image_processor
 from hf_distill.data.languages import set_languages
 from hf_distill.data.sounds import MAX_SECONDS, load_extractor, sound_reader
+from hf_distill.data.speech import load_speech_processor, speech_reader
 from hf_distill.deployment.heads import CLASSIFIERS, PREDICTION_HEADS, OutputReader, head_of_class
 from hf_distill.deployment.image_encoder import ImageEncoder
 from hf_distill.deployment.sound_encoder import SoundEncoder
@@ -26,7 +27,7 @@ INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 
 
 def load_student(name: str | Path) -> tuple[PreTrainedModel, Any]:
-    """Loads a model and its tokenizer or image processor from a folder or the Hub.
+    """Loads a model and its tokenizer, image processor, feature extractor or processor from a folder or the Hub.
 
     Raises:
         ValueError: if the model does not exist, has a head without predictions, or lacks weights.
@@ -38,7 +39,7 @@ def load_student(name: str | Path) -> tuple[PreTrainedModel, Any]:
     if head.reads == "image":
         return model, load_image_processor(str(name))
     if head.reads == "audio":
-        return model, load_extractor(str(name))
+        return model, load_speech_processor(str(name)) if head.generates else load_extractor(str(name))
     return model, AutoTokenizer.from_pretrained(name)
 
 
@@ -61,14 +62,17 @@ def note_cross_encoder(name: str | Path, config: PreTrainedConfig) -> None:
 def encoder_of(
     model: PreTrainedModel, tokenizer: Any, max_length: int | None = None
 ) -> TextEncoder | ImageEncoder | SoundEncoder:
-    """Makes an encoder that gives the same inputs as the model's tokenizer or image processor.
+    """Makes an encoder that gives the same inputs as the model's tokenizer, image processor or feature extractor.
 
     Raises:
         ValueError: if the tokenizer is not a fast tokenizer, or if `max_length` exceeds the model's limit.
     """
-    reads = PREDICTION_HEADS[head_of_class(type(model).__name__)].reads
+    head = PREDICTION_HEADS[head_of_class(type(model).__name__)]
+    reads = head.reads
     if reads != "text" and max_length is not None:
         raise ValueError(f"max_length={max_length} has no effect on models that read {reads}: leave it out.")
+    if reads == "audio" and head.generates:
+        return SoundEncoder.of(speech_reader(tokenizer))
     if reads == "audio":
         return SoundEncoder.of(sound_reader(tokenizer, reading_of(model.config).get("max_seconds", MAX_SECONDS)))
     if reads == "image":
@@ -103,11 +107,10 @@ def padding_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> in
 def reader_of(model: PreTrainedModel, tokenizer: Any, head: str) -> OutputReader:
     config = model.config
     has_labels = head in (*CLASSIFIERS, "token classification")
-    reads_text = PREDICTION_HEADS[head].reads == "text"
     reading = reading_of(config)
     problem_type = config.problem_type or (_of_one_number(config) if config.num_labels == 1 else None)
     return OutputReader(
-        tokenizer=tokenizer.backend_tokenizer if reads_text else None,
+        tokenizer=_text_tokenizer(tokenizer, head),
         labels=[config.id2label[number] for number in range(config.num_labels)] if has_labels else [],
         problem_type=problem_type if head in CLASSIFIERS else None,
         mask_token_id=tokenizer.mask_token_id if head == "masked language modelling" else None,
@@ -115,6 +118,13 @@ def reader_of(model: PreTrainedModel, tokenizer: Any, head: str) -> OutputReader
         max_answer_tokens=reading.get("max_answer_tokens", MAX_ANSWER_TOKENS),
         no_answer_threshold=reading.get("no_answer_threshold", 0.0) if reading.get("unanswerable") else None,
     )
+
+
+def _text_tokenizer(processor: Any, head: str) -> Any:
+    """The backend of the tokenizer of a model that reads or generates text; else None."""
+    if PREDICTION_HEADS[head].reads == "text":
+        return processor.backend_tokenizer
+    return processor.tokenizer.backend_tokenizer if PREDICTION_HEADS[head].generates else None
 
 
 def _of_one_number(config: PreTrainedConfig) -> str:

@@ -12,7 +12,7 @@ from hf_distill.deployment.predictor import Predictor
 SERVED_HEADS = [
     *("sequence classification", "token classification", "question answering"),
     *("masked language modelling", "sequence-to-sequence"),
-    *("image classification", "audio classification"),
+    *("image classification", "audio classification", "speech recognition"),
 ]
 SNAPSHOTS = "snapshots"
 """Folder in the Hub cache of a model that contains one folder per commit."""

@@ -53,7 +53,7 @@ class QuestionAnswer(FoundAnswer):
 
 
 class Generated(BaseModel):
-    """Text that a sequence-to-sequence model generated, such as a summary or a translation."""
+    """Text that a model generated, such as a summary, a translation or a transcript."""
 
     text: str
     truncated: bool | None = Field(None, description="True if the text was too long for the model and was truncated.")

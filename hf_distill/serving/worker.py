@@ -15,7 +15,7 @@ import sys
 import traceback
 from typing import Any
 
-from hf_distill.deployment.heads import TextOutputs
+from hf_distill.deployment.heads import PREDICTION_HEADS, TextOutputs
 from hf_distill.deployment.json_inputs import from_json
 from hf_distill.deployment.predictor import Predictor, load_predictor
 from hf_distill.deployment.text_encoder import Encoded
@@ -77,7 +77,7 @@ def _read(predictor: Predictor, outputs: TextOutputs, encoding: Encoded, text: A
         return {"error": str(error)}
     if predictor.head == "token classification":
         return {"entities": read}
-    if predictor.head == "sequence-to-sequence":
+    if PREDICTION_HEADS[predictor.head].generates:
         return {"generated": read}
     name = "answers" if predictor.head == "question answering" else "scores"
     return {name: read if isinstance(read, list) else [read]}  # `read` is not a list with top_k=1
