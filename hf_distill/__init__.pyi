@@ -43,6 +43,7 @@ from .evaluation import (
     ranking_metrics,
     summarization_metrics,
     tagging_metrics,
+    transcription_metrics,
     translation_metrics,
 )
 from .evaluation.split_invariance import check_split_invariance
@@ -174,6 +175,7 @@ __all__ = [
     "tagging_metrics",
     "track",
     "train_model",
+    "transcription_metrics",
     "translation_metrics",
     "trim_vocabulary",
     "truncate_documents",

@@ -115,6 +115,7 @@ def test_public_names():
         "quiet_libraries",
         "show_progress",
         "track",
+        "transcription_metrics",
         "translation_metrics",
         "trim_vocabulary",
         "truncate_documents",

@@ -8,6 +8,7 @@ from hf_distill.evaluation.plots import plot_calibration, plot_quality_against_l
 from hf_distill.evaluation.question_answering import answer_metrics
 from hf_distill.evaluation.ranking import ranking_metrics
 from hf_distill.evaluation.tagging import tagging_metrics
+from hf_distill.evaluation.transcription import transcription_metrics
 
 __all__ = [
     "Benchmark",
@@ -21,5 +22,6 @@ __all__ = [
     "ranking_metrics",
     "summarization_metrics",
     "tagging_metrics",
+    "transcription_metrics",
     "translation_metrics",
 ]

@@ -46,14 +46,14 @@ def summarization_metrics(
         >>> summarization_metrics(["The cat sat."], ["The cat sat down."])["rouge1"]
         85.71428571428571
     """
-    _check(predictions, references, teacher_predictions)
+    check_texts(predictions, references, teacher_predictions)
     split = sentences or _sentences
     scores: dict[str, float] = {}
     if references is not None:
         scores |= _rouge(predictions, references, ROUGE_TYPES, split)
     if teacher_predictions is not None:
         scores["rougeL_to_teacher"] = _rouge(predictions, teacher_predictions, ("rougeL",), split)["rougeL"]
-        scores["same_as_teacher"] = _same(predictions, teacher_predictions)
+        scores["same_as_teacher"] = share_of_same_texts(predictions, teacher_predictions)
     return scores | {"words": _words(predictions)}
 
 
@@ -90,14 +90,14 @@ def translation_metrics(
         >>> translation_metrics(["The cat sat on the mat."], ["The cat sat on the mat."])["bleu"]
         100.00000000000004
     """
-    _check(predictions, references, teacher_predictions)
+    check_texts(predictions, references, teacher_predictions)
     scores: dict[str, float] = {}
     if references is not None:
         scores |= _bleu_and_chrf(predictions, references, tokenize)
     if teacher_predictions is not None:
         to_teacher = _bleu_and_chrf(predictions, teacher_predictions, tokenize)
         scores |= {f"{name}_to_teacher": score for name, score in to_teacher.items()}
-        scores["same_as_teacher"] = _same(predictions, teacher_predictions)
+        scores["same_as_teacher"] = share_of_same_texts(predictions, teacher_predictions)
     return scores | {"words": _words(predictions)}
 
 
@@ -129,7 +129,8 @@ def _bleu_and_chrf(predictions: Sequence[str], references: Sequence[str], tokeni
     }
 
 
-def _same(predictions: Sequence[str], others: Sequence[str]) -> float:
+def share_of_same_texts(predictions: Sequence[str], others: Sequence[str]) -> float:
+    """The share of texts that are the same, apart from white space around them."""
     return float(np.mean([text.strip() == other.strip() for text, other in zip(predictions, others, strict=True)]))
 
 
@@ -137,9 +138,10 @@ def _words(texts: Sequence[str]) -> float:
     return float(np.mean([len(text.split()) for text in texts]))
 
 
-def _check(
+def check_texts(
     predictions: Sequence[str], references: Sequence[str] | None, teacher_predictions: Sequence[str] | None
 ) -> None:
+    """Raises `ValueError` if there are no predictions, or not as many of the others."""
     if not len(predictions):
         raise ValueError("There are no predictions: give at least one text.")
     for name, others in (("references", references), ("teacher_predictions", teacher_predictions)):
