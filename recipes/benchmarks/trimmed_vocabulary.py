@@ -3,7 +3,7 @@
 MiniLM's WordPiece and MiniLM with a tied head for masked language modelling; and a byte-level BPE and a Unigram
 tokenizer with 30,000 tokens, trained on the spot, with small models of random weights. Each is trimmed to the tokens of
 10,000 film-review sentences and tweets, and to the 8,000 most frequent of them. Then all these texts go through both
-tokenizers, 2,000 of them through both models, and texts in ten scripts through the smaller ones.
+tokenizers, those whose tokens all stay through both models, and texts in ten scripts through the smaller ones.
 
 A second table has the sizes of published models, counted from their configs.
 """
@@ -255,7 +255,7 @@ def main() -> int:
     parser = make_parser("trimmed_vocabulary", __doc__)
     add_fetched(parser)
     parser.add_argument("--texts", type=int, default=10_000, help="number of texts")
-    parser.add_argument("--logit-texts", type=int, default=2_000, help="number of texts whose logits are compared")
+    parser.add_argument("--logit-texts", type=int, default=10_000, help="number of texts whose logits are compared")
     parser.add_argument("--tokens", type=int, default=30_000, help="size of the tokenizers that are trained")
     parser.add_argument("--keep", type=int, default=8_000, help="number of tokens to keep")
     options = parser.parse_args()
