@@ -1,11 +1,11 @@
 """Reads recordings for models that transcribe speech, such as Whisper."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from transformers import AutoProcessor, WhisperFeatureExtractor
 
+from hf_distill.data.sounds import ExtractorReader
 from hf_distill.sounds import SoundReader
 
 
@@ -18,7 +18,7 @@ def load_speech_processor(name: str) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{name} has no processor: {error}") from error
+        raise ValueError(f"{name} has no processor that can be loaded: save it with the model. {error}") from error
     if not (hasattr(processor, "feature_extractor") and hasattr(processor, "tokenizer")):
         raise ValueError(f"{name} has no processor with a feature extractor and a tokenizer: save both with the model.")
     return processor
@@ -36,18 +36,11 @@ def speech_reader(processor: Any) -> SoundReader:
             f"{type(extractor).__name__} is not supported for speech recognition: use a model with Whisper's feature "
             f"extractor, such as openai/whisper-small."
         )
-    return SpectrogramReader(extractor)
+    return SpeechReader(extractor)
 
 
-@dataclass(frozen=True)
-class SpectrogramReader:
-    """Makes log-mel spectrograms of a fixed length with Whisper's feature extractor. A longer recording is refused."""
-
-    extractor: WhisperFeatureExtractor
-
-    @property
-    def rate(self) -> int:
-        return self.extractor.sampling_rate
+class SpeechReader(ExtractorReader):
+    """Makes log-mel spectrograms with Whisper's feature extractor. Recordings that are too long are refused."""
 
     def inputs(self, samples: np.ndarray) -> dict[str, np.ndarray]:
         """The spectrogram `[mel bands, frames]` of samples `[samples]` at `rate`, by name.
@@ -60,5 +53,4 @@ class SpectrogramReader:
             raise ValueError(
                 f"lasts {len(samples) / self.rate:.1f} s, but the model reads {longest / self.rate:g} s: split it"
             )
-        (features,) = self.extractor(samples, sampling_rate=self.rate, return_tensors="np")["input_features"]
-        return {"input_features": np.asarray(features, np.float32)}
+        return super().inputs(samples)

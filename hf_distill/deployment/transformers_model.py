@@ -67,8 +67,8 @@ def encoder_of(
     Raises:
         ValueError: if the tokenizer is not a fast tokenizer, or if `max_length` exceeds the model's limit.
     """
-    head = PREDICTION_HEADS[head_of_class(type(model).__name__)]
-    reads = head.reads
+    name = head_of_class(type(model).__name__)
+    head, reads = PREDICTION_HEADS[name], PREDICTION_HEADS[name].reads
     if reads != "text" and max_length is not None:
         raise ValueError(f"max_length={max_length} has no effect on models that read {reads}: leave it out.")
     if reads == "audio" and head.generates:
@@ -83,7 +83,7 @@ def encoder_of(
             f"{type(tokenizer).__name__} is a slow tokenizer: use a fast tokenizer, which has a tokenizer.json."
         )
     max_length = length_of_rows(max_length, tokenizer, model)
-    is_answering = head_of_class(type(model).__name__) == "question answering"
+    is_answering = name == "question answering"
     reading = reading_of(model.config)
     if reading.get("source_lang") is not None:
         set_languages(tokenizer, reading["source_lang"], reading["target_lang"])

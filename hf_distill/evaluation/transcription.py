@@ -64,5 +64,5 @@ def _normalized(text: str) -> str:
 
 def _with_words(texts: Sequence[str], name: str) -> list[str]:
     if not any(text.strip() for text in texts):
-        raise ValueError(f"The {name} have no words, so no error rate can be given.")
+        raise ValueError(f"The {name} have no words, so no error rate can be given: give texts with words.")
     return list(texts)
