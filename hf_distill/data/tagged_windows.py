@@ -7,6 +7,7 @@ from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from hf_distill.data.labels import IGNORE_INDEX
+from hf_distill.overflow import check_overflow
 from hf_distill.words import token_of_word
 
 COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -54,6 +55,7 @@ def tokenize_in_windows(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int
 ) -> list[list[Encoding]]:
     """Tokenizes each text in windows of at most `max_length` tokens, as a predictor does."""
+    check_overflow()
     backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.enable_truncation(max_length, stride=stride)

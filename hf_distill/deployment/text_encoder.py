@@ -10,6 +10,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from hf_distill.answers import ContextWindow, split_context
+from hf_distill.overflow import check_overflow
 
 TextInput = str | tuple[str, str]
 """A text, or a pair of question and context."""
@@ -104,6 +105,7 @@ class TextEncoder:
         if self.truncation in ("head_tail", "context"):
             self.tokenizer.no_truncation()
         else:
+            check_overflow()
             direction = {"head": "right", "tail": "left"}[self.truncation]
             self.tokenizer.enable_truncation(self.max_length, stride=self.stride or 0, direction=direction)
 
