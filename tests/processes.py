@@ -20,6 +20,9 @@ import torch
 PROCESSES = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
 PROCESSES.set_forkserver_preload(["tests.imported_before_forking"])
 
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+"""For two processes on the CPU: where there is one GPU, PyTorch's barrier misses a second one, also with gloo."""
+
 
 def run_python(words: list, env: dict | None = None, cwd: Path | None = None, timeout: float = 300) -> CompletedProcess:
     """Does the same as `subprocess.run([sys.executable, *words], capture_output=True, text=True)`."""
@@ -33,7 +36,7 @@ def run_on_two_processes(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {**os.environ, **(env or {}), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {**os.environ, **NO_GPU, **(env or {}), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     counts = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2")
     ranks = [dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(2)]
     return _run([{**shared, **counts, **rank} for rank in ranks], words, cwd, timeout)

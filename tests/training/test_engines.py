@@ -11,7 +11,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.conftest import HEADS, make_model
-from tests.processes import run_on_two_processes
+from tests.processes import NO_GPU, run_on_two_processes
 from tests.training.losses.test_layer_losses import ALONE, NAMES
 from tests.training.teacher.test_ensemble import one_step_of_several
 from tests.training.test_split_invariance import (
@@ -44,7 +44,7 @@ def run_script(tmp_path, engine, cases, launcher=None):
             text=True,
             cwd=ROOT,
             timeout=400,
-            env={**os.environ, "DS_ACCELERATOR": "cpu"},
+            env={**os.environ, **NO_GPU, "DS_ACCELERATOR": "cpu"},
         )
     assert result_file.exists(), run.stderr[-3000:]
     results = json.loads(result_file.read_text())
