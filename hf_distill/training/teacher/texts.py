@@ -1,8 +1,9 @@
 """`add_teacher_texts`: lets a teacher write target texts once and stores them as a column of the dataset."""
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -109,20 +110,15 @@ def add_teacher_texts(
                 for split, rows in dataset.items()
             }
         )
-    model = _check(dataset, teacher, source_column, target_column, dtype)
-    longest = _longest_text(model) if max_target_length is None else max_target_length
-    if bad := [f"{name}={value}" for name, value in _numbers(longest, num_beams, batch_size) if value < 1]:
-        raise ValueError(f"{' and '.join(bad)} must be 1 or more.")
+    model = check_writer(dataset, teacher, source_column, target_column, dtype)
+    _check_texts(dataset, source_column)
+    longest = longest_text(model, max_target_length)
+    check_numbers(longest, num_beams, batch_size)
     length = length_of_rows(max_length, tokenizer, model)
     target_dtype = model.dtype if dtype is None else getattr(torch, dtype)
     searching = {"num_beams": num_beams, "max_length": longest + 1, **language_options(tokenizer)}
     manifest = {
-        "teacher": {
-            "name": public_name(model.config._name_or_path),
-            "fingerprint": fingerprint(model.named_parameters()),
-            "dtype": str(target_dtype),
-            "generation": _settings(model),
-        },
+        "teacher": record_of(model, target_dtype),
         "tokenizer": {
             "vocabulary": vocabulary_fingerprint(tokenizer),
             **{name: getattr(tokenizer, name, None) for name in ("truncation_side", "src_lang", "tgt_lang")},
@@ -130,18 +126,72 @@ def add_teacher_texts(
         "dataset": {"fingerprint": dataset._fingerprint, "rows": len(dataset), "column": source_column},
         "options": {"source_prefix": source_prefix, "source_length": length, **searching},
     }
-    rows_per_shard = max(BATCHES_PER_SHARD * batch_size, -(-len(dataset) // MOST_SHARDS))
-    store = TextStore(output_dir, dataset, manifest, rows_per_shard)
     writer = _Writer(model, tokenizer, source_column, source_prefix, length, batch_size, target_dtype, searching)
+    return with_texts(dataset, target_column, manifest, writer, output_dir)
+
+
+class TextWriter(ABC):
+    """Generates the texts of a shard with a teacher.
+
+    Args:
+        model: the teacher.
+        batch_size: rows per batch.
+        dtype: the dtype that it computes in.
+        searching: options of `generate`.
+    """
+
+    def __init__(self, model: PreTrainedModel, batch_size: int, dtype: torch.dtype, searching: Mapping[str, Any]):
+        self.model, self.batch_size, self.dtype = model, batch_size, dtype
+        self.options = {**searching, "do_sample": False, "num_return_sequences": 1, "max_new_tokens": None}
+
+    @contextmanager
+    def ready(self, device: torch.device) -> Iterator[None]:
+        """While the context is open, `model` is on the device and computes in `dtype`."""
+        given = self.model
+        try:
+            with placed(given, device, self.dtype) as self.model:
+                yield
+        finally:
+            self.model = given
+
+    @abstractmethod
+    def __call__(self, rows: dict[str, list], done: Callable[[int], object]) -> pa.Table:
+        """A table with the column `text`. Calls `done` with the number of rows after each batch."""
+
+    @torch.inference_mode()
+    def generate(self, decode: Callable[..., list[str]], **inputs: torch.Tensor) -> list[str]:
+        """The texts of a batch."""
+        generated = self.model.generate(**inputs, **self.options)
+        return [text.strip() for text in decode(generated, skip_special_tokens=True)]
+
+
+def with_texts(
+    dataset: Dataset,
+    column: str,
+    manifest: Mapping[str, object],
+    writer: TextWriter,
+    output_dir: str | os.PathLike | None,
+) -> Dataset:
+    """The dataset with a new column of texts: those that are stored, and else those of the writer.
+
+    Args:
+        dataset: the rows.
+        column: the new column.
+        manifest: everything that the texts depend on.
+        writer: writes the texts.
+        output_dir: the folder for the texts; None for one in the cache of `datasets`.
+    """
+    rows_per_shard = max(BATCHES_PER_SHARD * writer.batch_size, -(-len(dataset) // MOST_SHARDS))
+    store = TextStore(output_dir, dataset, manifest, rows_per_shard)
     store.fill_shards(writer, writer.ready, "Writing with the teacher")
     texts = store.load()
     if num_empty := sum(not text for text in texts["text"]):
         logger.warning(f"The teacher wrote nothing for {num_empty} of {len(texts)} sources: remove these rows.")
-    return with_columns(dataset, texts.rename_column("text", target_column))
+    return with_columns(dataset, texts.rename_column("text", column))
 
 
-class _Writer:
-    """Writes the texts of a shard."""
+class _Writer(TextWriter):
+    """Writes the texts for source texts."""
 
     def __init__(
         self,
@@ -154,12 +204,8 @@ class _Writer:
         dtype: torch.dtype,
         searching: Mapping[str, Any],
     ):
-        self.model, self.tokenizer, self.column, self.prefix = model, tokenizer, column, prefix
-        self.max_length, self.batch_size, self.dtype = max_length, batch_size, dtype
-        self.options = {**searching, "do_sample": False, "num_return_sequences": 1, "max_new_tokens": None}
-
-    def ready(self, device: torch.device) -> AbstractContextManager:
-        return placed(self.model, device, self.dtype)
+        super().__init__(model, batch_size, dtype, searching)
+        self.tokenizer, self.column, self.prefix, self.max_length = tokenizer, column, prefix, max_length
 
     def __call__(self, rows: dict[str, list], done: Callable[[int], object]) -> pa.Table:
         sources = [self.prefix + text for text in rows[self.column]]
@@ -168,26 +214,34 @@ class _Writer:
         texts = [""] * len(sources)
         for start in range(0, len(order), self.batch_size):
             indices = order[start : start + self.batch_size]
-            for index, text in zip(indices, self._write([encoded[index] for index in indices]), strict=True):
+            batch = {"input_ids": [encoded[index] for index in indices]}
+            inputs = self.tokenizer.pad(batch, return_tensors="pt", padding_side="right").to(self.model.device)
+            for index, text in zip(indices, self.generate(self.tokenizer.batch_decode, **inputs), strict=True):
                 texts[index] = text
             done(len(indices))
         return pa.table({"text": texts})
 
-    @torch.inference_mode()
-    def _write(self, input_ids: list[list[int]]) -> list[str]:
-        batch = self.tokenizer.pad({"input_ids": input_ids}, return_tensors="pt", padding_side="right")
-        generated = self.model.generate(**batch.to(self.model.device), **self.options)
-        return [text.strip() for text in self.tokenizer.batch_decode(generated, skip_special_tokens=True)]
 
-
-def _check(
-    dataset: Dataset, teacher: PreTrainedModel | PeftModel, source_column: str, target_column: str, dtype: str | None
+def check_writer(
+    dataset: Dataset,
+    teacher: PreTrainedModel | PeftModel,
+    source_column: str,
+    target_column: str,
+    dtype: str | None,
+    auto_class: str = "AutoModelForSeq2SeqLM",
+    source: str = "source texts",
 ) -> PreTrainedModel:
-    """The teacher without its wrapper, after all checks."""
+    """The teacher without its wrapper, after all checks.
+
+    Args:
+        dataset, teacher, source_column, target_column, dtype: as in `add_teacher_texts`.
+        auto_class: loads such teachers, for errors.
+        source: what the source column has, for errors.
+    """
     if not isinstance(teacher, PreTrainedModel | PeftModel):
         raise TypeError(
             f"teacher should be a transformers model, but is a {type(teacher).__name__}: load it with "
-            f"AutoModelForSeq2SeqLM.from_pretrained(...)."
+            f"{auto_class}.from_pretrained(...)."
         )
     if not isinstance(dataset, Dataset):
         raise TypeError(
@@ -197,8 +251,8 @@ def _check(
     model = transformers_model(teacher)
     if not (model.config.is_encoder_decoder and model.can_generate()):
         raise ValueError(
-            f"A {type(model).__name__} does not write targets for source texts: load a sequence-to-sequence model with "
-            f"AutoModelForSeq2SeqLM."
+            f"A {type(model).__name__} does not write targets for {source}: load a sequence-to-sequence model with "
+            f"{auto_class}."
         )
     if dtype not in (None, *get_args(TeacherDtype)):
         raise ValueError(f"dtype={dtype!r} should be one of {', '.join(map(repr, get_args(TeacherDtype)))}.")
@@ -210,10 +264,23 @@ def _check(
         )
     if len(dataset) == 0:
         raise ValueError("The dataset is empty: give it at least one row.")
-    texts = dataset[source_column][:]
-    if bad := [number for number, text in enumerate(texts, start=1) if not isinstance(text, str) or not text.strip()]:
-        raise ValueError(f"Row {bad[0]} has no text in the column {source_column!r}: remove it.")
     return model
+
+
+def _check_texts(dataset: Dataset, column: str) -> None:
+    texts = dataset[column][:]
+    if bad := [number for number, text in enumerate(texts, start=1) if not isinstance(text, str) or not text.strip()]:
+        raise ValueError(f"Row {bad[0]} has no text in the column {column!r}: remove it.")
+
+
+def record_of(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Any]:
+    """What texts depend on in the teacher that writes them."""
+    return {
+        "name": public_name(model.config._name_or_path),
+        "fingerprint": fingerprint(model.named_parameters()),
+        "dtype": str(dtype),
+        "generation": _settings(model),
+    }
 
 
 def _settings(model: PreTrainedModel) -> dict[str, Any]:
@@ -222,8 +289,14 @@ def _settings(model: PreTrainedModel) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name != "transformers_version" and name[0] != "_"}
 
 
-def _longest_text(model: PreTrainedModel) -> int:
-    """The most tokens that the generation config lets a model write, without the token that the decoder starts with."""
+def longest_text(model: PreTrainedModel, given: int | None) -> int:
+    """The most tokens of a text without the first, which starts the decoder: as given, or by the generation config.
+
+    Raises:
+        ValueError: if neither says it.
+    """
+    if given is not None:
+        return given
     config = model.generation_config
     if config.max_new_tokens is not None:
         return config.max_new_tokens
@@ -235,5 +308,7 @@ def _longest_text(model: PreTrainedModel) -> int:
     return config.max_length - 1
 
 
-def _numbers(max_target_length: int, num_beams: int, batch_size: int) -> list[tuple[str, int]]:
-    return [("max_target_length", max_target_length), ("num_beams", num_beams), ("batch_size", batch_size)]
+def check_numbers(max_target_length: int, num_beams: int, batch_size: int) -> None:
+    numbers = {"max_target_length": max_target_length, "num_beams": num_beams, "batch_size": batch_size}
+    if bad := [f"{name}={value}" for name, value in numbers.items() if value < 1]:
+        raise ValueError(f"{' and '.join(bad)} must be 1 or more.")

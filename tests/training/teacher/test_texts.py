@@ -70,15 +70,15 @@ def test_a_prefix_and_truncation():
 def test_a_repeated_call_loads_and_an_interrupted_one_continues(tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_texts, "BATCHES_PER_SHARD", 1)
     teacher, seen = make_teacher(), []
-    write = teacher_texts._Writer._write
+    generate = teacher_texts.TextWriter.generate
 
-    def interrupted(self, input_ids):
+    def interrupted(self, decode, **inputs):
         if len(seen) == 1:
             raise KeyboardInterrupt
-        seen.append(len(input_ids))
-        return write(self, input_ids)
+        seen.append(len(inputs["input_ids"]))
+        return generate(self, decode, **inputs)
 
-    monkeypatch.setattr(teacher_texts._Writer, "_write", interrupted)
+    monkeypatch.setattr(teacher_texts.TextWriter, "generate", interrupted)
     folder = tmp_path / "texts"
     with pytest.raises(KeyboardInterrupt):
         add_teacher_texts(SOURCES, teacher, TOKENIZER, output_dir=folder, **OPTIONS)
@@ -88,7 +88,7 @@ def test_a_repeated_call_loads_and_an_interrupted_one_continues(tmp_path, monkey
     assert seen[4:] == [4, 1]  # of three shards, one was there
     assert add_teacher_texts(SOURCES, teacher, TOKENIZER, output_dir=folder, **OPTIONS)[:] == written[:]
     assert len(seen) == 6
-    monkeypatch.setattr(teacher_texts._Writer, "_write", write)
+    monkeypatch.setattr(teacher_texts.TextWriter, "generate", generate)
     assert add_teacher_texts(SOURCES, teacher, TOKENIZER, **OPTIONS)[:] == written[:]
     with pytest.raises(ValueError, match=r"has texts of another options \(options was .*'num_beams': 2"):
         add_teacher_texts(SOURCES, teacher, TOKENIZER, output_dir=folder, **{**OPTIONS, "num_beams": 3})
@@ -160,3 +160,13 @@ def test_wrong_types():
         add_teacher_texts(SOURCES, "teacher", TOKENIZER)
     with pytest.raises(TypeError, match=r"dataset should be a datasets.Dataset, but is a list"):
         add_teacher_texts([{"source": "a"}], make_teacher(), TOKENIZER)
+
+
+def test_the_teacher_writes_in_the_dtype(monkeypatch):
+    """And is as before afterwards."""
+    teacher, used = make_teacher(), set()
+    generate = type(teacher).generate
+    monkeypatch.setattr(type(teacher), "generate", lambda self, **own: used.add(self.dtype) or generate(self, **own))
+    add_teacher_texts(SOURCES, teacher, TOKENIZER, dtype="bfloat16", **OPTIONS)
+    assert used == {torch.bfloat16}
+    assert teacher.dtype == torch.float32
