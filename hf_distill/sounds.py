@@ -58,6 +58,13 @@ def check_sound(content: bytes) -> None:
     _decoded(content)
 
 
+def seconds_of(sound: str | bytes) -> float:
+    """The length of a recording that can be decoded: a file name, or the bytes of a file."""
+    soundfile = optional("soundfile", "audio")
+    with soundfile.SoundFile(io.BytesIO(sound) if isinstance(sound, bytes) else sound) as opened:
+        return opened.frames / opened.samplerate
+
+
 def _decoded(sound: str | Path | bytes) -> tuple[np.ndarray, int]:
     soundfile = optional("soundfile", "audio")
     if not isinstance(sound, bytes):

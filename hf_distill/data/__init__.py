@@ -14,12 +14,14 @@ from hf_distill.data.tagged_windows import encode_tagged_words
 from hf_distill.data.tagged_words import load_tagged_words, load_untagged_words
 from hf_distill.data.text_pairs import encode_text_pairs, load_text_pairs
 from hf_distill.data.texts import load_labelled_texts, load_unlabelled_texts
+from hf_distill.data.transcripts import collate_speech, encode_transcripts, load_transcribed_sounds
 from hf_distill.data.truncation import encode_texts
 
 __all__ = [
     "DataCollatorForCausalLM",
     "DataCollatorForMaskedLM",
     "SeparateDocuments",
+    "collate_speech",
     "count_tokens",
     "encode_images",
     "encode_pairs",
@@ -28,6 +30,7 @@ __all__ = [
     "encode_tagged_words",
     "encode_text_pairs",
     "encode_texts",
+    "encode_transcripts",
     "load_corpus",
     "load_labelled_images",
     "load_labelled_pairs",
@@ -37,6 +40,7 @@ __all__ = [
     "load_rankings",
     "load_tagged_words",
     "load_text_pairs",
+    "load_transcribed_sounds",
     "load_unlabelled_images",
     "load_unlabelled_pairs",
     "load_unlabelled_questions",

@@ -55,14 +55,14 @@ def load_labelled_files(
     """Rows with the columns `kind.column`, `sha256` and `labels`, and the names of the classes."""
     if folders := _class_folders(kind, source):
         files = [(file, folder.name) for folder in folders for file in files_in(kind, folder)]
-        rows = _rows_of_files(kind, [file for file, _ in files])
+        rows = rows_of_files(kind, [file for file, _ in files])
         of_labels, label_column = Dataset.from_dict({"label": [name for _, name in files]}), "label"
     else:
         _refuse_loose_files(kind, source)
         table = read_rows(source, [file_column, label_column], split, config_name)
-        rows, of_labels = _rows_of_table(kind, table, file_column, source), table.select_columns(label_column)
+        rows, of_labels = rows_of_table(kind, table, file_column, source), table.select_columns(label_column)
     labels, names = read_labels(of_labels, label_column, source, label_names, problem_type)
-    return _checked(kind, rows, source).add_column("labels", labels), names
+    return checked_files(kind, rows, source).add_column("labels", labels), names
 
 
 def load_unlabelled_files(
@@ -77,11 +77,11 @@ def load_unlabelled_files(
     """Rows with the same columns, whose labels are unknown."""
     files = files_in(kind, Path(source)) if Path(source).is_dir() else []
     if files:
-        rows = _rows_of_files(kind, files)
+        rows = rows_of_files(kind, files)
     else:
-        rows = _rows_of_table(kind, read_rows(source, [file_column], split, config_name), file_column, source)
+        rows = rows_of_table(kind, read_rows(source, [file_column], split, config_name), file_column, source)
     unknown = unknown_label(problem_type, num_classes)
-    return _checked(kind, rows, source).add_column("labels", [unknown] * len(rows))
+    return checked_files(kind, rows, source).add_column("labels", [unknown] * len(rows))
 
 
 def input_of(file: dict[str, Any]) -> bytes | str:
@@ -109,7 +109,7 @@ def _class_folders(kind: Kind, source: str | Path) -> list[Path]:
     return [own for own in folders if files_in(kind, own)]
 
 
-def _checked(kind: Kind, rows: Dataset, source: str | Path) -> Dataset:
+def checked_files(kind: Kind, rows: Dataset, source: str | Path) -> Dataset:
     """Decodes every file once, and adds the column `sha256`.
 
     Raises:
@@ -161,12 +161,12 @@ def _refuse_loose_files(kind: Kind, source: str | Path) -> None:
         )
 
 
-def _rows_of_files(kind: Kind, files: Sequence[Path]) -> Dataset:
+def rows_of_files(kind: Kind, files: Sequence[Path]) -> Dataset:
     named = [{"bytes": None, "path": str(file)} for file in files]
     return Dataset.from_dict({kind.column: named}, features=Features({kind.column: FILE}))
 
 
-def _rows_of_table(kind: Kind, table: Dataset, column: str, source: str | Path) -> Dataset:
+def rows_of_table(kind: Kind, table: Dataset, column: str, source: str | Path) -> Dataset:
     """The files of a table. Names of files are relative to its folder."""
     feature = table.features[column]
     path = Path(source)

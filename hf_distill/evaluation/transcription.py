@@ -1,5 +1,6 @@
 """Metrics of transcripts: word and character error rates."""
 
+import math
 from collections.abc import Sequence
 
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
@@ -55,6 +56,15 @@ def transcription_metrics(
         scores["wer_to_teacher"] = float(jiwer.wer(by_teacher, list(predictions)))
         scores["same_as_teacher"] = share_of_same_texts(predictions, teacher_predictions)
     return scores
+
+
+def error_rate(reference: str, text: str) -> float:
+    """The word error rate of one text, normalized as Whisper does; infinite if only the reference has no words."""
+    jiwer = optional("jiwer", "metrics")
+    right, own = _normalized(reference), _normalized(text)
+    if not right:
+        return math.inf if own else 0.0
+    return float(jiwer.wer(right, own))
 
 
 def _normalized(text: str) -> str:

@@ -10,6 +10,7 @@ from hf_distill.tasks.question_answering import QuestionAnsweringArguments
 from hf_distill.tasks.registry import TASKS
 from hf_distill.tasks.report import write_report
 from hf_distill.tasks.reranking import RerankingArguments
+from hf_distill.tasks.speech_recognition import SpeechRecognitionArguments
 from hf_distill.tasks.summarization import SummarizationArguments
 from hf_distill.tasks.task import Task
 from hf_distill.tasks.text_classification import TextClassificationArguments
@@ -26,6 +27,7 @@ __all__ = [
     "ImageClassificationArguments",
     "QuestionAnsweringArguments",
     "RerankingArguments",
+    "SpeechRecognitionArguments",
     "SummarizationArguments",
     "Task",
     "TextClassificationArguments",

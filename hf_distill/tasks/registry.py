@@ -9,6 +9,7 @@ from hf_distill.tasks.fill_mask import FillMask
 from hf_distill.tasks.image_classification import ImageClassification
 from hf_distill.tasks.question_answering import QuestionAnswering
 from hf_distill.tasks.reranking import Reranking
+from hf_distill.tasks.speech_recognition import SpeechRecognition
 from hf_distill.tasks.summarization import Summarization
 from hf_distill.tasks.task import Task
 from hf_distill.tasks.text_classification import TextClassification
@@ -26,6 +27,7 @@ ROWS = (
     CausalLM(),
     ImageClassification(),
     AudioClassification(),
+    SpeechRecognition(),
     Summarization(),
     Translation(),
 )

@@ -8,6 +8,7 @@ from hf_distill.training.teacher.importing.targets import import_teacher_targets
 from hf_distill.training.teacher.joining import join_teacher_targets
 from hf_distill.training.teacher.targets import add_teacher_targets
 from hf_distill.training.teacher.texts import add_teacher_texts
+from hf_distill.training.teacher.transcripts import add_teacher_transcripts
 from hf_distill.training.trainer import DistillationTrainer
 from hf_distill.training.training_args import DistillationTrainingArguments
 
@@ -20,6 +21,7 @@ __all__ = [
     "TrainingRun",
     "add_teacher_targets",
     "add_teacher_texts",
+    "add_teacher_transcripts",
     "import_teacher_targets",
     "join_teacher_targets",
     "make_stages",

@@ -8,7 +8,8 @@ from transformers import Wav2Vec2FeatureExtractor, WhisperProcessor
 
 from hf_distill import export_model, load_predictor
 from hf_distill.data.speech import load_speech_processor, speech_reader
-from hf_distill.tasks.registry import task_of
+from hf_distill.loading import load_config
+from hf_distill.tasks.registry import TASKS, task_of
 from tests.serving.running import RunningService
 from tests.speech import RATE, make_speech_processor, make_whisper
 
@@ -44,6 +45,7 @@ def test_the_texts_of_transformers(folder):
     assert predictor.predict(sounds) == [{"text": text} for text in expected]
 
 
+@pytest.mark.long
 def test_the_same_texts_from_the_service(folder, tmp_path):
     """Of files at twice the rate, too."""
     contents = []
@@ -81,5 +83,7 @@ def test_other_models(folder, tmp_path):
     make_whisper().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no processor"):
         load_speech_processor(str(tmp_path))
-    with pytest.raises(ValueError, match="no head of a task"):
-        task_of(make_whisper().config, str(folder))
+    config = load_config(str(folder))
+    assert task_of(config, str(folder)) is TASKS["speech-recognition"]
+    with pytest.raises(ValueError, match="is a model for speech-recognition, not for summarization"):
+        task_of(config, str(folder), "summarization")

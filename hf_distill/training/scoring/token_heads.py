@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from transformers import DataCollatorForSeq2Seq, EncoderDecoderModel
 
 from hf_distill.data.labels import IGNORE_INDEX
+from hf_distill.data.transcripts import collate_speech
 from hf_distill.training.scoring.heads import Head
 from hf_distill.training.scoring.inputs import attended_positions, decoder_input_ids_of, first_examples
 from hf_distill.training.scoring.scored import Scored
@@ -133,7 +134,8 @@ class Seq2SeqLMHead(MaskedLMHead):
     can_be_stored = True
 
     def padding_collator(self, processing_class):
-        return DataCollatorForSeq2Seq(processing_class)
+        is_for_speech = hasattr(processing_class, "feature_extractor")
+        return collate_speech if is_for_speech else DataCollatorForSeq2Seq(processing_class)
 
     def complete(self, inputs, model):
         labels = inputs.get("labels")

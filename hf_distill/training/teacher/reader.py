@@ -15,6 +15,7 @@ from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.forward import ScoredOutput, scored_forward
 from hf_distill.training.scoring.scored import Scored
 from hf_distill.training.scoring.top_k import log_tail
+from hf_distill.training.scoring.widths import vocab_size
 from hf_distill.training.teacher.columns import (
     DTYPES,
     HIDDEN_STATES,
@@ -152,7 +153,7 @@ class TargetReader:
         return {LOGITS: self.head.stored_logits(logits, scored)}
 
     def _top_k(self, output: ScoredOutput) -> dict[str, torch.Tensor]:
-        num_words, top_k, temperature = self.source.head_spec.vocab_size, self.source.top_k, self.source.temperature
+        num_words, top_k, temperature = vocab_size(self.model.config), self.source.top_k, self.source.temperature
         assert num_words is not None  # known for every language model
         assert top_k is not None
         assert temperature is not None
