@@ -98,25 +98,31 @@ def quantize_embeddings(graph: "ir.Graph") -> None:
     """
     import onnx_ir as ir
 
+    constants: dict[str, list[ir.Value]] = {}  # by table, because one may be looked up several times
     for node in [node for node in graph if node.op_type == "Gather" and _is_table(node)]:
         table, indices = node.inputs
-        weight = table.const_value.numpy()
-        block = BLOCK if weight.shape[1] % BLOCK == 0 else weight.shape[1]
-        blocks = weight.reshape(len(weight), -1, block)
-        scales = (np.abs(blocks).max(-1, keepdims=True) / 127).astype(np.float16)
-        scales[scales == 0] = 1
-        quantized = np.clip(np.round(blocks / scales.astype(np.float32)), -127, 127).astype(np.int8)
-
-        def look_up(name: str, values: np.ndarray, node: ir.Node = node, indices: ir.Value = indices) -> ir.Value:
-            found = _insert(graph, node, "Gather", [_constant(graph, name, values), indices])
-            return _insert(graph, node, "Cast", [found], to=ir.DataType.FLOAT)
-
-        parts = [look_up(f"{table.name}_int8", quantized), look_up(f"{table.name}_scales", scales)]
+        if table.name not in constants:
+            constants[table.name] = _in_blocks(graph, table)
+        parts = []
+        for constant in constants[table.name]:
+            found = _insert(graph, node, "Gather", [constant, indices])
+            parts.append(_insert(graph, node, "Cast", [found], to=ir.DataType.FLOAT))
         product = _insert(graph, node, "Mul", parts)
         shape = _constant(graph, f"{node.outputs[0].name}_shape", np.array([0] * len(indices.shape) + [-1], np.int64))
         whole = _insert(graph, node, "Reshape", [product, shape])
         node.outputs[0].replace_all_uses_with(whole)
         graph.remove(node, safe=True)
+
+
+def _in_blocks(graph: "ir.Graph", table: "ir.Value") -> "list[ir.Value]":
+    """An embedding table in int8, `[rows, blocks, block size]`, and the scales of its blocks, as constants."""
+    weight = table.const_value.numpy()
+    block = BLOCK if weight.shape[1] % BLOCK == 0 else weight.shape[1]
+    blocks = weight.reshape(len(weight), -1, block)
+    scales = (np.abs(blocks).max(-1, keepdims=True) / 127).astype(np.float16)
+    scales[scales == 0] = 1
+    quantized = np.clip(np.round(blocks / scales.astype(np.float32)), -127, 127).astype(np.int8)
+    return [_constant(graph, f"{table.name}_int8", quantized), _constant(graph, f"{table.name}_scales", scales)]
 
 
 def fold_transposes(graph: "ir.Graph") -> None:

@@ -99,6 +99,24 @@ def test_embeddings_are_within_half_a_step(width):
     assert ir.DataType.FLOAT not in kept.values()
 
 
+def test_a_table_that_is_looked_up_twice():
+    """As GPT-2's, which has the embeddings of tokens and of token types. It is stored once."""
+    table = np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["words"]),
+        helper.make_node("Gather", ["table", "types"], ["kinds"]),
+        helper.make_node("Add", ["words", "kinds"], ["rows"]),
+    ]
+    inputs = dict.fromkeys(("ids", "types"), (TensorProto.INT64, ["tokens"]))
+    model = graph_of(nodes, inputs, {"rows": ["tokens", 64]}, {"table": table})
+    quantize_embeddings(model.graph)
+    ids, types = np.arange(50), np.arange(50) % 2
+    (rows,) = run(model, ids=ids, types=types)
+    np.testing.assert_allclose(rows, table[ids] + table[types], atol=2 * np.abs(table).max() / 127)
+    stored = [value for value in model.graph.initializers.values() if value.uses() and value.dtype == ir.DataType.INT8]
+    assert len(stored) == 1
+
+
 def test_a_tied_head_gets_a_matrix():
     table = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
     model = graph_of(
