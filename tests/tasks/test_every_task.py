@@ -1,11 +1,14 @@
-"""Every task on two processes gives the model that it gives on one."""
+"""What holds for every task: two processes give the model that one gives, and models are reported."""
 
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 from safetensors.torch import load_file
 
+from hf_distill import write_report
+from hf_distill.evaluation import benchmark
 from hf_distill.tasks.registry import TASKS
 from tests.conftest import make_model, make_text_tokenizer, make_texts
 from tests.data.pair_tokenizer import make_pair_tokenizer
@@ -99,22 +102,45 @@ def make_tasks(folder):
     return [*teachers]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the data and the teacher of each task."""
+    folder = tmp_path_factory.mktemp("tasks")
+    assert {*make_tasks(folder)} == {*TASKS}
+    return folder
+
+
 @pytest.mark.long
-def test_two_processes(tmp_path):
-    tasks = make_tasks(tmp_path)
-    assert {*tasks} == {*TASKS}
-    own = {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    one = run_python([SCRIPT, "one", 4, *tasks], own, tmp_path)
+def test_two_processes(folder):
+    own = {"HF_DATASETS_CACHE": str(folder / "cache")}
+    one = run_python([SCRIPT, "one", 4, *TASKS], own, folder)
     assert one.returncode == 0, one.stderr[-3000:]
-    two = run_on_two_processes([SCRIPT, "two", 2, *tasks], own, tmp_path)
+    two = run_on_two_processes([SCRIPT, "two", 2, *TASKS], own, folder)
     assert two.returncode == 0, two.stderr[-3000:]
-    for task in tasks:
-        weights, expected = (load_file(tmp_path / run / task / "model.safetensors") for run in ("two", "one"))
-        start = load_file(tmp_path / f"teacher of {task}" / "model.safetensors")
-        if task == "fill-mask":  # each process draws its own masks
-            assert weights.keys() == expected.keys()
-            continue
+    for task in TASKS:
+        weights, expected = (load_file(folder / run / task / "model.safetensors") for run in ("two", "one"))
+        start = load_file(folder / f"teacher of {task}" / "model.safetensors")
         assert weights.keys() == expected.keys(), task
+        if task == "fill-mask":  # each process draws its own masks
+            continue
         distances = {name: (own - expected[name]).abs().max().item() for name, own in weights.items()}
         assert max(distances.values()) < 1e-6, (task, distances)
         assert any(not own.equal(start[name]) for name, own in weights.items() if name in start), task
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("task", TASKS)
+def test_report(folder, tmp_path, monkeypatch, task):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "cache"))
+    sizes = {"peak_memory": 5_000_000, "cold_start": 0.5, "imports_torch": False}
+    monkeypatch.setattr(benchmark, "_starts", lambda *args: sizes)
+    for name, value in {"BURST": 1, "BATCH_SIZES": (2,)}.items():
+        monkeypatch.setattr(benchmark, name, value)
+    options = json.loads((folder / f"{task}.yaml").read_text())
+    data, model = folder / options["train_file"], folder / f"teacher of {task}"
+    reading = {name: options[name] for name in TASKS[task].reading_defaults() if name in options}
+    report = write_report(model, model, data, tmp_path, task=task, threads=1, rounds=1, **reading)
+    assert report["task"] == task
+    assert report["models"]["student"]["quality"].keys() & TASKS[task].quality.keys()
+    page = (tmp_path / "report.md").read_text()
+    assert any(metric.title in page for metric in TASKS[task].quality.values())
