@@ -48,25 +48,30 @@ class Trainings:
         test: file that models are measured on.
         epochs: epochs of every training.
         packages: packages whose versions are printed, besides those of every benchmark.
+        shown: measure that is printed after each training.
     """
 
-    def __init__(self, output: Path, test: Path, epochs: int, packages: Sequence[str]):
+    def __init__(self, output: Path, test: Path, epochs: int, packages: Sequence[str], shown: str = "f1"):
         self.output, self.test, self.epochs, self.folder = output, test, epochs, output.with_suffix("")
+        self.shown = shown
         self.results: dict[str, dict] = json.loads(output.read_text())["models"] if output.exists() else {}
         self.on = print_machine("device", "threads", "training")
         self.versions = print_versions([*PACKAGES, *packages])
 
     def train(self, name: str, args: Any, teacher: Path, seed: int, layers: int = LAYERS, **training: Any) -> None:
-        """Trains a model into `folder / name`, unless it is there, and measures it next to its teacher."""
+        """Trains a model into `folder / name`, unless it is there, and measures it next to its teacher.
+
+        Options in `training` replace those of every training.
+        """
         folder = self.folder / name
         if name in self.results and folder.exists():
             return
         options = {**OPTIONS, "seed": seed, "num_train_epochs": self.epochs, "learning_rate": LEARNING_RATES[layers]}
         options |= {"bf16": bf16_is_fast(), "use_cpu": not torch.accelerator.is_available()}
-        train_model(args, DistillationTrainingArguments(str(folder), **options, **training))
+        train_model(args, DistillationTrainingArguments(str(folder), **options | training))
         self.results[name] = evaluate_model(folder, self.test, teacher=teacher)
         self.write()
-        print(f"{name}: F1 {self.results[name]['f1']:.1%}", flush=True)
+        print(f"{name}: {self.shown} {self.results[name][self.shown]:.3f}", flush=True)
 
     def cut(self, auto_class: Any, start: Path) -> Path:
         """A model with fewer layers."""
