@@ -3,7 +3,7 @@
 For each task whose students can be exported to ONNX, a teacher, a student with half its layers, and the student as ONNX
 and as int8 ONNX. Models of text have the pretrained MiniLM as their body; those of images and recordings, and the
 causal one, have the sizes of a known model. Heads and those bodies have random weights, which changes neither size nor
-speed.
+speed. Pairs of texts and rankings have the graph of text classification.
 
 Figures are written after each task. A second run continues from there.
 """
@@ -57,13 +57,6 @@ def of_text(auto_class: Any, **options: Any) -> Callable[[Path], Made]:
     return lambda body: (auto_class.from_pretrained(body, **options), AutoTokenizer.from_pretrained(body))
 
 
-def make_for_pairs(body: Path) -> Made:
-    """A classifier that records that it reads pairs of texts."""
-    model, tokenizer = of_text(AutoModelForSequenceClassification)(body)
-    model.config.task_options = {"task": "text-pair-classification", "reads_pairs": True}
-    return model, tokenizer
-
-
 def make_causal(body: Path) -> Made:
     """A GPT-2 of the size of the pretrained body, with its tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(body)
@@ -86,7 +79,6 @@ def make_audio(body: Path) -> Made:
 
 MODELS: dict[str, Callable[[Path], Made]] = {
     "text-classification": of_text(AutoModelForSequenceClassification),
-    "text-pair-classification, reranking": make_for_pairs,
     "token-classification": of_text(AutoModelForTokenClassification, num_labels=9),
     "question-answering": of_text(AutoModelForQuestionAnswering),
     "fill-mask": of_text(AutoModelForMaskedLM),
