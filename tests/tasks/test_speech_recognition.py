@@ -144,6 +144,13 @@ def test_stored_targets(folder):
     assert 0.7 * other["loss_kl"] < own["loss_kl"] < 1.001 * other["loss_kl"]
 
 
+def test_adapters(folder):
+    distil(folder, "student", {"alpha_cos": 0.0}, lora_rank=2)
+    student = WhisperForConditionalGeneration.from_pretrained(folder / "student")
+    assert not hasattr(student, "peft_config")
+    assert (student.config.encoder_layers, student.config.decoder_layers) == (1, 1)
+
+
 def test_report(folder, tmp_path, monkeypatch):
     sizes = {"peak_memory": 5_000_000, "cold_start": 0.5, "imports_torch": False}
     monkeypatch.setattr(benchmark, "_starts", lambda *args: sizes)
