@@ -55,7 +55,7 @@ def load_labelled_files(
     """Rows with the columns `kind.column`, `sha256` and `labels`, and the names of the classes."""
     if folders := _class_folders(kind, source):
         files = [(file, folder.name) for folder in folders for file in files_in(kind, folder)]
-        rows = rows_of_files(kind, [file for file, _ in files])
+        rows = _rows_of_files(kind, [file for file, _ in files])
         of_labels, label_column = Dataset.from_dict({"label": [name for _, name in files]}), "label"
     else:
         _refuse_loose_files(kind, source)
@@ -75,13 +75,18 @@ def load_unlabelled_files(
     num_classes: int | None,
 ) -> Dataset:
     """Rows with the same columns, whose labels are unknown."""
+    rows = load_files(kind, source, file_column, split, config_name)
+    return rows.add_column("labels", [unknown_label(problem_type, num_classes)] * len(rows))
+
+
+def load_files(kind: Kind, source: str | Path, file_column: str, split: str, config_name: str | None) -> Dataset:
+    """Rows with the columns `kind.column` and `sha256`, from a folder of files or from a table."""
     files = files_in(kind, Path(source)) if Path(source).is_dir() else []
     if files:
-        rows = rows_of_files(kind, files)
+        rows = _rows_of_files(kind, files)
     else:
         rows = rows_of_table(kind, read_rows(source, [file_column], split, config_name), file_column, source)
-    unknown = unknown_label(problem_type, num_classes)
-    return checked_files(kind, rows, source).add_column("labels", [unknown] * len(rows))
+    return checked_files(kind, rows, source)
 
 
 def input_of(file: dict[str, Any]) -> bytes | str:
@@ -161,7 +166,7 @@ def _refuse_loose_files(kind: Kind, source: str | Path) -> None:
         )
 
 
-def rows_of_files(kind: Kind, files: Sequence[Path]) -> Dataset:
+def _rows_of_files(kind: Kind, files: Sequence[Path]) -> Dataset:
     named = [{"bytes": None, "path": str(file)} for file in files]
     return Dataset.from_dict({kind.column: named}, features=Features({kind.column: FILE}))
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
 from hf_distill.data.labels import IGNORE_INDEX
-from hf_distill.data.media import checked_files, files_in, rows_of_files, rows_of_table
+from hf_distill.data.media import checked_files, load_files, rows_of_table
 from hf_distill.data.reading import check_texts, read_rows
 from hf_distill.data.sounds import SOUNDS, Hearing
 from hf_distill.data.speech import check_durations, speech_reader
@@ -50,13 +50,12 @@ def load_transcribed_sounds(
         >>> train = load_transcribed_sounds("calls.csv", audio_column="file", text_column="transcript")
         >>> test = load_transcribed_sounds("openslr/librispeech_asr", config_name="clean", split="test")
     """
-    if text_column is None and Path(source).is_dir() and (files := files_in(SOUNDS, Path(source))):
-        return checked_files(SOUNDS, rows_of_files(SOUNDS, files), source)
-    table = read_rows(source, list(filter(None, (audio_column, text_column))), split, config_name)
-    if text_column is not None:
-        check_texts(table, text_column, source)
+    if text_column is None:
+        return load_files(SOUNDS, source, audio_column, split, config_name)
+    table = read_rows(source, [audio_column, text_column], split, config_name)
+    check_texts(table, text_column, source)
     rows = checked_files(SOUNDS, rows_of_table(SOUNDS, table, audio_column, source), source)
-    return rows if text_column is None else rows.add_column("target", table[text_column][:])
+    return rows.add_column("target", table[text_column][:])
 
 
 def encode_transcripts(dataset: Dataset, processor: Any, max_target_length: int) -> Dataset:

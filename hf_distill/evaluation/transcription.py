@@ -8,6 +8,8 @@ from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 from hf_distill.evaluation.generation import check_texts, share_of_same_texts
 from hf_distill.optional import optional
 
+NORMALIZE = BasicTextNormalizer()
+
 
 def transcription_metrics(
     predictions: Sequence[str],
@@ -69,7 +71,7 @@ def error_rate(reference: str, text: str) -> float:
 
 def _normalized(text: str) -> str:
     """A text in lower case without punctuation and without what is in brackets, as Whisper's basic normalization."""
-    return BasicTextNormalizer()(text).strip()
+    return NORMALIZE(text).strip()
 
 
 def _with_words(texts: Sequence[str], name: str) -> list[str]:

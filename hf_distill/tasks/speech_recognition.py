@@ -14,6 +14,7 @@ from hf_distill.data.speech import load_speech_processor, set_speech_language
 from hf_distill.deployment.predictor import Predictor
 from hf_distill.evaluation.report import Metric
 from hf_distill.evaluation.transcription import error_rate, transcription_metrics
+from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.data import noted_reading
 from hf_distill.tasks.generating import WRITTEN_BY_TEACHER, GeneratingArguments, GeneratingTask
 from hf_distill.tasks.task import Done, Reading
@@ -133,6 +134,10 @@ output_dir: outputs/student
                 f"The teacher {teacher} reads other spectrograms or tokens than the student: set alpha_kl=0 and "
                 f"alpha_cos=0 with targets=teacher, so that the student learns from its transcripts alone."
             )
+
+    def check(self, arguments: TaskArguments, training: DistillationTrainingArguments) -> None:
+        if self.reading_of(arguments)["max_wer"] is not None:
+            self.check_packages()  # before the teacher transcribes for hours
 
     def prepare_model(
         self, model: PreTrainedModel, processor: Any, reading: Reading, training: DistillationTrainingArguments

@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from pathlib import Path
 
 import datasets
@@ -196,6 +197,13 @@ def test_options_that_contradict_each_other(folder):
         train(folder, "bad", model_name_or_path=str(folder / "pretrained"), max_target_length=24)
     with pytest.raises(ValueError, match="targets='mine' must be one of given, teacher, both"):
         SpeechRecognitionArguments(train_file="data.csv", targets="mine")
+
+
+def test_a_missing_package_stops_a_training_before_the_teacher_transcribes(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    with pytest.raises(ImportError, match=r"jiwer is not installed: pip install 'hf_distill\[metrics\]'"):
+        distil(folder, "no jiwer", targets="teacher", max_wer=0.1)
+    assert not (folder / "no jiwer").exists()
 
 
 def test_all_transcripts_by_a_bad_teacher_are_left_out():
