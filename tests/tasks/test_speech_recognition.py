@@ -24,6 +24,7 @@ from hf_distill import (
 from hf_distill.cli import main
 from hf_distill.evaluation import benchmark
 from hf_distill.lengths import READING
+from hf_distill.tasks import speech_recognition
 from hf_distill.tasks.registry import TASKS
 from tests.serving.running import RunningService
 from tests.speech import make_speech_processor, make_whisper, write_recordings
@@ -201,6 +202,7 @@ def test_options_that_contradict_each_other(folder):
 
 def test_a_missing_package_stops_a_training_before_the_teacher_transcribes(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "jiwer", None)
+    monkeypatch.setattr(speech_recognition, "load_transcribed_sounds", lambda *own: pytest.fail("a file is read"))
     with pytest.raises(ImportError, match=r"jiwer is not installed: pip install 'hf_distill\[metrics\]'"):
         distil(folder, "no jiwer", targets="teacher", max_wer=0.1)
     assert not (folder / "no jiwer").exists()
