@@ -34,6 +34,7 @@ from .data import (
     truncate_documents,
 )
 from .deployment import Export, Predictor, export_model, load_predictor
+from .embedding import EmbeddingModel, fit_dense, reduce_width, write_anchors
 from .evaluation import (
     Benchmark,
     answer_metrics,
@@ -103,6 +104,7 @@ __all__ = [
     "DataCollatorForMaskedLM",
     "DistillationTrainer",
     "DistillationTrainingArguments",
+    "EmbeddingModel",
     "Export",
     "FillMaskArguments",
     "ImageClassificationArguments",
@@ -146,6 +148,7 @@ __all__ = [
     "evaluate_model",
     "export_model",
     "find_axes",
+    "fit_dense",
     "glue_metric",
     "import_teacher_targets",
     "join_teacher_targets",
@@ -179,6 +182,7 @@ __all__ = [
     "push_folder",
     "quiet_libraries",
     "ranking_metrics",
+    "reduce_width",
     "show_progress",
     "suggest_weights",
     "summarization_metrics",
@@ -189,5 +193,6 @@ __all__ = [
     "translation_metrics",
     "trim_vocabulary",
     "truncate_documents",
+    "write_anchors",
     "write_report",
 ]

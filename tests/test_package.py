@@ -29,6 +29,10 @@ ROOT = Path(__file__).parents[1]
 def test_public_names():
     assert set(hf_distill.__all__) == {
         "Benchmark",
+        "EmbeddingModel",
+        "fit_dense",
+        "reduce_width",
+        "write_anchors",
         "Loss",
         "Needs",
         "Stage",
@@ -167,9 +171,11 @@ assert not {"torch", "transformers", "datasets", "onnx"} & set(sys.modules)
 
 FLOORS = (
     ("version", "answers", "words", "optional"),
+    ("fingerprints",),
     ("images", "sounds", "files", "adapters", "copies", "lengths", "loading", "config_files", "overflow"),
     ("machine", "progress", "quiet"),
     ("data", "hub"),
+    ("embedding",),
     ("student",),
     ("training", "deployment"),
     ("evaluation", "serving"),

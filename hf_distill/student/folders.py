@@ -24,6 +24,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import find_adapter_config_file
 
+from hf_distill.embedding import EmbeddingModel, is_sentence_transformer
 from hf_distill.hub.cards import write_card
 from hf_distill.student.layer_selection import Layers
 from hf_distill.student.make_student import make_student
@@ -85,7 +86,7 @@ def make_student_folder(
         raise ValueError(f"{output} already exists: choose another folder, or remove it first.")
     model = _load_teacher(teacher)
     inputs = {"model_input_names": ["input_ids", "attention_mask"]} if family == "distilbert" else {}
-    processor = _load_processor(teacher, **inputs)
+    processor = model.tokenizer if isinstance(model, EmbeddingModel) else _load_processor(teacher, **inputs)
     batches = None
     if calibration_file is not None:
         batches = _batches(Path(calibration_file), processor, model, with_labels=width == WITH_LABELS)
@@ -141,6 +142,8 @@ def _load_teacher(name: str | Path) -> PreTrainedModel:
             f"{name} is a PEFT adapter, which does not record the model's head: call make_student from Python with the "
             f"PeftModel (its adapters are merged), or save the merged model first."
         )
+    if is_sentence_transformer(name):
+        return EmbeddingModel.from_pretrained(name)
     config = AutoConfig.from_pretrained(name)
     return _model_class(name, config).from_pretrained(name, config=config, use_safetensors=True)
 

@@ -11,6 +11,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_distill.adapters import merged, transformers_model
 from hf_distill.copies import plain_copy
+from hf_distill.embedding import EmbeddingModel, as_embedding_model
 from hf_distill.hub.push import public_name, revision_on_hub
 from hf_distill.student.architectures import LayerStack, find_layer_stacks
 from hf_distill.student.architectures import example_inputs as made_up_inputs
@@ -18,6 +19,7 @@ from hf_distill.student.axes import Axis
 from hf_distill.student.calibration import calibrate, inputs_of
 from hf_distill.student.cutting import cut
 from hf_distill.student.distilbert import to_distilbert
+from hf_distill.student.embedding import with_narrower_head
 from hf_distill.student.influence import most_influential
 from hf_distill.student.layer_selection import (
     CALIBRATED,
@@ -66,7 +68,9 @@ def make_student(
 
     Args:
         teacher: any `AutoModelFor...` with one stack of layers, or several as in encoder-decoders. PEFT adapters are
-            merged into the student, not into the teacher.
+            merged into the student, not into the teacher. Of an `EmbeddingModel` or a `SentenceTransformer`, the
+            transformer is cut; pooling, dense and normalise modules, prompts and maximum length are kept, and the
+            student is an `EmbeddingModel`.
         num_layers: number of layers in the student. Default: half of the teacher's, rounded down, at least 1. For a
             model with several stacks, one number for every stack, or a mapping such as `{"decoder": 2}`. Stacks named
             neither here nor in `layers` keep all their layers. `hf-distill inspect` lists the stacks.
@@ -115,16 +119,37 @@ def make_student(
         >>> student = make_student(teacher, family="distilbert")
         >>> whisper = AutoModelForSpeechSeq2Seq.from_pretrained("openai/whisper-large-v3")
         >>> student = make_student(whisper, {"decoder": 2}, "spread")  # as Distil-Whisper: layers 0 and 31
+        >>> student = make_student(SentenceTransformer("sentence-transformers/all-MiniLM-L6-v2"), num_layers=3)
     """
-    base = _plain_model(teacher)
-    if family is not None and family not in FAMILIES:
-        raise ValueError(f"family={family!r} is unknown: use {' or '.join(map(repr, FAMILIES))}, or leave it out.")
     sizes = {
         "intermediate_size": intermediate_size,
         "num_attention_heads": num_attention_heads,
         "num_key_value_heads": num_key_value_heads,
         "hidden_size": hidden_size,
     }
+    rest = (num_layers, layers, sizes, width, vocabulary, family, calibration_data, example_inputs)
+    teacher = as_embedding_model(teacher)
+    if isinstance(teacher, EmbeddingModel):
+        student, hidden_units = _make(teacher.transformer, *rest)
+        return with_narrower_head(teacher, student, hidden_units).eval()
+    return _make(teacher, *rest)[0]
+
+
+def _make(
+    teacher: PreTrainedModel | PeftModel,
+    num_layers: int | Mapping[str, int] | None,
+    layers: Layers | Mapping[str, Layers] | None,
+    sizes: Mapping[str, Size | None],
+    width: str,
+    vocabulary: Sequence[int] | None,
+    family: str | None,
+    calibration_data: Iterable[Mapping[str, torch.Tensor]] | None,
+    example_inputs: Mapping[str, torch.Tensor] | None,
+) -> tuple[PreTrainedModel, list[int] | None]:
+    """As `make_student`. Also returns the hidden units that the student kept; None if it kept all."""
+    base = _plain_model(teacher)
+    if family is not None and family not in FAMILIES:
+        raise ValueError(f"family={family!r} is unknown: use {' or '.join(map(repr, FAMILIES))}, or leave it out.")
     is_narrower = any(size is not None for size in sizes.values())
     check_width(width, calibration_data, is_narrower)
     batches = None if calibration_data is None else list(calibration_data)
@@ -137,10 +162,11 @@ def make_student(
 
     whole = base if family is None else FAMILIES[family](base)
     numbers: dict[Axis, int] = {}
+    hidden_units = None
     if is_narrower:
         if family is not None:
             prove(whole, base, stacks, {name: range(depth) for name, depth in depths.items()}, example_inputs)
-        whole, numbers = narrowed(whole, sizes, width, batches, example_inputs or made_up_inputs(base))
+        whole, numbers, hidden_units = narrowed(whole, sizes, width, batches, example_inputs or made_up_inputs(base))
     if stacks:
         own_stacks = stacks if whole is base else find_layer_stacks(whole)
         student = cut(whole, own_stacks, kept)
@@ -158,7 +184,7 @@ def make_student(
     if vocabulary is not None:
         narrow, student = student, cut_vocabulary(student, vocabulary)
         prove_vocabulary(student, narrow, vocabulary)
-    return student.eval()
+    return student.eval(), hidden_units
 
 
 def _stacks(base: PreTrainedModel, may_be_none: bool) -> dict[str, LayerStack]:

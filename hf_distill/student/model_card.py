@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from hf_distill.embedding import EmbeddingModel
 from hf_distill.hub.cards import cut_as_words, make_card
 
 TEXT = """# {model_class} cut from {teacher}
@@ -22,11 +23,17 @@ trained since**: fine-tune it or distil it from its teacher before use.
 | made with | hf_distill {version} |
 
 ```python
-from transformers import {model_class}
-
-student = {model_class}.from_pretrained("path/to/this/folder")
+{loading}
 ```
 """
+
+LOADING = """from transformers import {model_class}
+
+student = {model_class}.from_pretrained("path/to/this/folder")"""
+
+LOADING_EMBEDDINGS = """from sentence_transformers import SentenceTransformer
+
+student = SentenceTransformer("path/to/this/folder")"""
 
 
 def student_card(student: PreTrainedModel, teacher_on_hub: str | None = None) -> ModelCard:
@@ -37,10 +44,14 @@ def student_card(student: PreTrainedModel, teacher_on_hub: str | None = None) ->
         teacher_on_hub: Hub name of the teacher, for the card's metadata; None for a local teacher.
     """
     provenance = student.config.distilled_from
-    data = ModelCardData(base_model=teacher_on_hub, library_name="transformers", tags=["hf_distill", "distillation"])
+    returns_vectors = isinstance(student, EmbeddingModel)
+    model_class = type(student.transformer if isinstance(student, EmbeddingModel) else student).__name__
+    library = "sentence-transformers" if returns_vectors else "transformers"
+    data = ModelCardData(base_model=teacher_on_hub, library_name=library, tags=["hf_distill", "distillation"])
     revision = provenance["revision"]
     text = TEXT.format(
-        model_class=type(student).__name__,
+        model_class=model_class,
+        loading=LOADING_EMBEDDINGS if returns_vectors else LOADING.format(model_class=model_class),
         teacher=provenance["teacher"],
         revision=f" at revision `{revision}`" if revision else "",
         revision_or_unknown=revision or "unknown",

@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from hf_distill.embedding import EmbeddingModel
 from hf_distill.student.vocabulary.config_ids import vocabulary_size
 from hf_distill.student.vocabulary.kinds import Kind
 from hf_distill.student.vocabulary.rebuilding import rebuild
@@ -81,6 +82,11 @@ def trim_vocabulary(
         >>> trimmed.model.save_pretrained("smaller")
         >>> trimmed.tokenizer.save_pretrained("smaller")
     """
+    if isinstance(model, EmbeddingModel):
+        part = trim_vocabulary(model.transformer, tokenizer, texts=texts, counts=counts, keep=keep)
+        whole = model.with_transformer(part.model)
+        whole.tokenizer = part.tokenizer
+        return replace(part, model=whole)
     _check_model(model)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(

@@ -1,7 +1,7 @@
 """Makes a narrower student: chooses units, cuts them out, and proves the result."""
 
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -10,7 +10,7 @@ from hf_distill.student.axes import Axis, find_axes
 from hf_distill.student.width.cutting import Plan, choose, cut_width, plan_width
 from hf_distill.student.width.importance import WIDTHS, WITH_LABELS, WITHOUT_DATA, Batches, by_activation
 from hf_distill.student.width.proof import prove_width
-from hf_distill.student.width.rotation import hidden_states_of, rotated
+from hf_distill.student.width.rotation import find_hidden_units, hidden_states_of, rotated
 from hf_distill.student.width.sizes import Size, sizes_by_axis
 
 PCA = "pca"
@@ -31,13 +31,27 @@ def check_width(width: str, batches: Iterable[Mapping[str, torch.Tensor]] | None
         )
 
 
+class Narrowed(NamedTuple):
+    """A narrower model.
+
+    Attributes:
+        model: the model.
+        sizes: its sizes by axis.
+        hidden_units: the hidden units that it kept, in order; None if it kept all, or has principal components instead.
+    """
+
+    model: PreTrainedModel
+    sizes: dict[Axis, int]
+    hidden_units: list[int] | None
+
+
 def narrowed(
     teacher: PreTrainedModel,
     sizes: Mapping[str, Size | None],
     width: str,
     batches: Iterable[Mapping[str, torch.Tensor]] | None,
     inputs: Mapping[str, torch.Tensor],
-) -> tuple[PreTrainedModel, dict[Axis, int]]:
+) -> Narrowed:
     """Makes a copy of the teacher with other sizes, that computes the same as the teacher without the removed units.
 
     Args:
@@ -47,23 +61,21 @@ def narrowed(
         batches: data for this choice.
         inputs: a small batch, for the proof.
 
-    Returns:
-        The student, and its sizes by axis.
-
     Raises:
         ValueError: if the sizes do not fit, or if the student does not compute the same.
     """
     axes = find_axes(teacher)
     numbers = sizes_by_axis(teacher, axes, sizes)
     if not numbers:
-        return teacher, {}
+        return Narrowed(teacher, {}, None)
     plan = plan_width(teacher, numbers, inputs, axes)
     if width == PCA:
-        return _by_principal_components(teacher, plan, batches or (), inputs), numbers
+        return Narrowed(_by_principal_components(teacher, plan, batches or (), inputs), numbers, None)
     kept = choose(plan, WIDTHS[width](teacher, plan.classes, batches or ()))
     student = cut_width(teacher, plan, kept)
     prove_width(student, teacher, plan.classes, kept, inputs)
-    return student, numbers
+    hidden = find_hidden_units(teacher, plan.classes)
+    return Narrowed(student, numbers, None if hidden is None else kept[plan.classes.index(hidden)])
 
 
 def _by_principal_components(

@@ -35,10 +35,17 @@ def hidden_states_of(teacher: PreTrainedModel, classes: Sequence[UnitClass]) -> 
             f"width='pca' rotates the hidden states, but these are what {type(teacher).__name__} returns: use "
             f"width='activation', or load the model with a head."
         )
-    for own in classes:
-        if any(_is_norm(teacher, name) for name in own.readers) and width_of(own) == 1:
-            return own
-    raise ValueError("width='pca' chooses hidden units: give hidden_size= too, or use width='activation'.")
+    if (hidden := find_hidden_units(teacher, classes)) is None:
+        raise ValueError("width='pca' chooses hidden units: give hidden_size= too, or use width='activation'.")
+    return hidden
+
+
+def find_hidden_units(model: PreTrainedModel, classes: Sequence[UnitClass]) -> UnitClass | None:
+    """The units of the hidden states, which the norms read; None if they are not among the classes."""
+    are_read_by_norm = (
+        own for own in classes if any(_is_norm(model, name) for name in own.readers) and width_of(own) == 1
+    )
+    return next(are_read_by_norm, None)
 
 
 def check_rotation(teacher: PreTrainedModel, hidden: UnitClass) -> dict[str, str]:
