@@ -16,6 +16,7 @@ METAVARS = {
     "teacher_model_name_or_path": "MODEL",
     "layers": "WHICH",
     "generation_config": "MODEL",
+    "embedding_dims": "WIDTH ...",
     "layer_map": "PAIRS",
     "stages": "YAML",
     **{f"{part}_file": "PATH" for part in ("train", "validation", "test", "unlabelled")},

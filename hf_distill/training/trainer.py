@@ -14,6 +14,7 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import ModelOutput, logging
 
 from hf_distill.adapters import transformers_model
+from hf_distill.embedding import as_embedding_model
 from hf_distill.hub.push import clear_errors
 from hf_distill.training.batches import BatchTrainer
 from hf_distill.training.checkpoints.folders import differences
@@ -41,6 +42,7 @@ from hf_distill.training.losses.making import GivenLosses, how_to_read_no_labels
 from hf_distill.training.losses.parameters import check_optimizer, check_scheduler
 from hf_distill.training.losses.schedules import Schedule
 from hf_distill.training.losses.steps import means
+from hf_distill.training.losses.whole_step import WholeStep
 from hf_distill.training.scoring.alignment import named_inputs
 from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.forward import ScoredOutput, scored_forward
@@ -130,6 +132,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
                 f"DistillationTrainingArguments accepts all options of TrainingArguments."
             )
         self._is_checked = False
+        model, teacher_model = as_embedding_model(model), as_embedding_model(teacher_model)
         super().__init__(model, args, *trainer_arguments, **trainer_options)
         self.model_accepts_loss_kwargs = True  # `loss_is_scaled_for_ga` for transformers before 5.19
         check_kind_of_training(self)
@@ -160,6 +163,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         check_gradient_norms(args, transformers_model(self.model), self.accelerator)
         self._gradient_norms = GradientNorms(self)
         self.add_callback(self._gradient_norms)
+        self._whole_step = WholeStep(self)
         self._finite = FiniteGuard(self)
         self.add_callback(self._finite)
         self._is_checked = True
@@ -219,6 +223,8 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             include the logits of all positions.
         """
         self._take_scheduled_values()
+        if self._whole_step.batches is not None and self._evaluation is None:
+            self._whole_step.compute(model)
         if self._gradient_norms.batches is not None and self._evaluation is None:
             self._gradient_norms.measure(model, self._run_losses)
         scored = self._score(inputs, None if self._evaluation is None else self._num_fresh(inputs))
@@ -253,15 +259,17 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         inputs = self.head.complete(inputs, student)
         if self._shared_encoder is not None:
             inputs = self._shared_encoder.with_outputs(inputs, self.accelerator.autocast)
+        shares, teacher = self._whole_step.now if self._evaluation is None else ({}, None)
         batch_losses = BatchLosses(
             losses,
             factors,
-            self._read_by_teacher(inputs, scored),
+            teacher or self._read_by_teacher(inputs, scored),
             scored,
             student,
             inputs,
             self._num_classes,
             loss_scale(self.accelerator),
+            shares,
         )
         student_inputs = self._student_inputs(inputs)
         _, output = scored_forward(
@@ -273,6 +281,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
         """As in `Trainer`. Without `num_items_in_batch` the loss is the mean over the micro-batches' losses."""
+        self._whole_step.begin_batch()
         if num_items_in_batch is None:
             logger.warning_once(
                 "get_batch_samples returned no num_items_in_batch, so all micro-batches of a step have equal weight, "
@@ -326,6 +335,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         items = self.accelerator.reduce(items.to(device), reduction="sum")
         if self.is_in_train and self._evaluation is None:
             self._gradient_norms.expect(batch_samples, items)
+            self._whole_step.expect(batch_samples)
         return items
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -343,10 +353,11 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         super().log(logs, start_time)
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Also keeps the columns of the dataset that only the teacher reads."""
+        """Also keeps the columns of the dataset that only the teacher reads, or the model inside the student."""
         super()._set_signature_columns_if_needed()
-        if self.teacher is not None and self._signature_columns is not None:
-            self._signature_columns = sorted({*self._signature_columns, *self.teacher.inputs})
+        if self._signature_columns is not None:
+            read = named_inputs(transformers_model(self.model)) | (self.teacher.inputs if self.teacher else set())
+            self._signature_columns = sorted({*self._signature_columns, *read})
 
     def _get_dataloader(self, dataset: object, *args, **kwargs) -> DataLoader:
         if (source := getattr(self.teacher, "source", None)) is not None:
@@ -369,19 +380,11 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             state |= self.teacher.state()
         return state
 
-    def _check_checkpoint(self, checkpoint: str) -> None:
-        self.loss_parameters.check(checkpoint)
-
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         """As in `Trainer`, but checks before that losses and weights are finite."""
         self._finite.check_losses(self.losses)
         self._finite.check_weights()
         super()._save_checkpoint(model, trial)
-
-    def _write_beside_checkpoint(self, checkpoint: str) -> None:
-        self.loss_parameters.save(checkpoint)
-        if self.loss_optimizer is not None:
-            self.loss_optimizer.save(checkpoint)
 
     @property
     def _num_classes(self) -> int | None:

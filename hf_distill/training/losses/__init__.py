@@ -7,19 +7,23 @@ and a row to the parametrised test.
 from hf_distill.training.losses.attention import AttentionLoss, RelationLoss
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
 from hf_distill.training.losses.divergences import DIVERGENCES, Divergence
+from hf_distill.training.losses.embeddings import EMBEDDING_LOSSES, AnchorLoss, EmbeddingLoss, SimilarityLoss
 from hf_distill.training.losses.hidden_states import HIDDEN_LOSSES, CosineLoss, HiddenLoss
 from hf_distill.training.losses.logits import DivergenceLoss
 from hf_distill.training.losses.task import TASK_LOSSES, TaskLoss
 
 __all__ = [
     "DIVERGENCES",
+    "EMBEDDING_LOSSES",
     "HIDDEN_LOSSES",
     "LOSSES",
     "TASK_LOSSES",
+    "AnchorLoss",
     "AttentionLoss",
     "CosineLoss",
     "Divergence",
     "DivergenceLoss",
+    "EmbeddingLoss",
     "HiddenLoss",
     "Loss",
     "Needs",
@@ -27,6 +31,7 @@ __all__ = [
     "ScoredItems",
     "Setup",
     "Signals",
+    "SimilarityLoss",
     "TaskLoss",
 ]
 
@@ -37,5 +42,8 @@ LOSSES: dict[str, type[Loss]] = {
     "hidden": HiddenLoss,
     "attention": AttentionLoss,
     "relation": RelationLoss,
+    "embedding": EmbeddingLoss,
+    "similarity": SimilarityLoss,
+    "anchor": AnchorLoss,
 }
 """Loss classes by name: `alpha_<name>` is the weight, `loss_<name>` the log entry. `from_setup` creates an instance."""

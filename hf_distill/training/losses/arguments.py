@@ -21,12 +21,14 @@ from hf_distill.training.losses.schedules import (
 KLPositions = Literal["labels", "attended"]
 HiddenDistance = Literal["mse", "cosine", "normalized_mse"]
 AttentionHeads = Literal["each", "mean"]
+EmbeddingDistance = Literal["cosine", "mse"]
 DivergenceName = Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "mse", "dkd", "dist"]
 
 CHOICES_OF_LOSSES: dict[str, tuple[str, ...]] = {
     "kl_positions": get_args(KLPositions),
     "hidden_loss": get_args(HiddenDistance),
     "attention_heads": get_args(AttentionHeads),
+    "embedding_loss": get_args(EmbeddingDistance),
     "divergence": get_args(DivergenceName),
 }
 """The allowed values of arguments."""
@@ -68,6 +70,26 @@ class LossTrainingArguments(GenerationTrainingArguments):
         metadata={
             "help": "Weight of the KL divergence between the relations of queries, of keys and of values in the "
             "student's last layer and a layer of the teacher, as in MiniLMv2. 0 is off."
+        },
+    )
+    alpha_embedding: Scheduled = field(
+        default=0.0,
+        metadata={
+            "help": "For embedding models: weight of the distance between the vectors of student and teacher. 0 is off."
+        },
+    )
+    alpha_similarity: Scheduled = field(
+        default=0.0,
+        metadata={
+            "help": "For embedding models: weight of the KL divergence between the similarities of a text to all other "
+            "texts of the optimizer step. 0 is off."
+        },
+    )
+    alpha_anchor: Scheduled = field(
+        default=0.0,
+        metadata={
+            "help": "For embedding models: weight of the KL divergence between the similarities of a text to the texts "
+            "of `anchors`. 0 is off."
         },
     )
     project_hidden_states: bool = field(
@@ -112,6 +134,32 @@ class LossTrainingArguments(GenerationTrainingArguments):
             "help": "Number of relation heads for alpha_relation. It must divide the widths of queries, keys and "
             "values in both models. By default the teacher's attention heads, or the next lower number that divides."
         },
+    )
+    embedding_loss: EmbeddingDistance = field(
+        default="cosine",
+        metadata={"help": "Distance between vectors for alpha_embedding: 'cosine', or 'mse', the squared error."},
+    )
+    project_embeddings: bool = field(
+        default=False,
+        metadata={
+            "help": "Compare vectors of different width: learn a linear map from the student's width to the teacher's. "
+            "Checkpoints contain it, the saved student does not."
+        },
+    )
+    embedding_dims: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Matryoshka: widths such as 384 128 64. The losses of embedding models also read only the "
+            "first numbers of the vectors, so that vectors of the student can be cut to these widths."
+        },
+    )
+    similarity_temperature: float = field(
+        default=0.05,
+        metadata={"help": "What cosines are divided by in alpha_similarity and alpha_anchor. Above 0."},
+    )
+    anchors: str | None = field(
+        default=None,
+        metadata={"help": "File of write_anchors: the teacher's vectors of a fixed set of texts, for alpha_anchor."},
     )
     kl_positions: KLPositions = field(
         default="labels",

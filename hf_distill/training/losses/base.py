@@ -20,12 +20,16 @@ from hf_distill.training.scoring.scored import Scored
 class Needs:
     """What a loss reads. The trainer computes and keeps nothing else.
 
-    A loss reads either logits, or the last hidden states, or mapped layers. Logits are computed in pieces, and the loss
-    is called once per piece. A loss that reads mapped layers is called once for each pair of a student layer and a
-    teacher layer, see `Loss.layers`. The sums of the calls add up to the whole sum.
+    A loss reads either logits, or embeddings, or the last hidden states, or mapped layers. Logits are computed in
+    pieces, and the loss is called once per piece. A loss that reads mapped layers is called once for each pair of a
+    student layer and a teacher layer, see `Loss.layers`. The sums of the calls add up to the whole sum.
 
     Attributes:
         logits: logits of the scored positions, `[scored, classes]`.
+        embeddings: the vectors of an embedding model, `[texts, width]`.
+        whole_step: for a loss that reads embeddings, those of all texts of the optimizer step, over all micro-batches
+            and processes, because it compares texts with each other. Each micro-batch then takes one more forward pass
+            without gradients (Gao et al., 2021, GradCache, https://arxiv.org/abs/2101.06983), unless there is only one.
         last_hidden_state: last hidden states of all positions, `[batch, length, width]`.
         labels: hard labels, for a loss that reads logits. Every training batch must then have labels.
         hidden_states: the output of each mapped layer, `[batch, length, width]`.
@@ -39,6 +43,8 @@ class Needs:
     """
 
     logits: bool = False
+    embeddings: bool = False
+    whole_step: bool = False
     last_hidden_state: bool = False
     labels: bool = False
     hidden_states: bool = False
@@ -63,6 +69,7 @@ class Signals:
 
     Attributes:
         logits: `[scored, classes]`; a `TopK` if only the most likely tokens of the teacher are stored.
+        embeddings: `[texts, width]`.
         last_hidden_state: `[batch, length, width]`; `[batch, states, width]` for images and audio.
         hidden_states: the output of the mapped layer, `[batch, length, width]`, before a final norm.
         queries: `[batch, heads, length, head width]`, as the attention function reads them, after rotary embeddings.
@@ -73,6 +80,7 @@ class Signals:
     """
 
     logits: Any = None
+    embeddings: Any = None
     last_hidden_state: Any = None
     hidden_states: Any = None
     queries: Any = None
@@ -117,6 +125,11 @@ class LossArguments(Protocol):
     attention_heads: str
     relation_layer: int
     relation_heads: int | None
+    embedding_loss: str
+    project_embeddings: bool
+    embedding_dims: list[int] | None
+    similarity_temperature: float
+    anchors: str | None
     seed: int
 
 
@@ -131,6 +144,7 @@ class Setup:
         teacher: a description of the teacher's outputs, a `HeadSpec`; None without a teacher.
         top_k: how many tokens per position are stored of the teacher's vocabulary; None if all logits are known.
         models: the student and the teacher, if the teacher is a live model.
+        teacher_fingerprint: fingerprint of the teacher's weights; None if it is unknown, or without a single teacher.
     """
 
     args: LossArguments
@@ -139,6 +153,7 @@ class Setup:
     teacher: Any
     top_k: int | None
     models: tuple[PreTrainedModel, PreTrainedModel] | None = None
+    teacher_fingerprint: str | None = None
 
     @cached_property
     def layers(self) -> tuple[ModelLayers, ModelLayers]:
@@ -232,7 +247,8 @@ class Loss(nn.Module):
         """Counts the items of a batch. Override it if `forward` sums over something else.
 
         By default the items are the labelled positions if the loss needs labels, else the scored positions if it needs
-        logits, else the attended positions, once for each pair of layers if it reads mapped layers.
+        logits, the texts if it needs embeddings, else the attended positions, once for each pair of layers if it
+        reads mapped layers.
 
         Args:
             scored: the positions and labels of the batch. The count must follow from these alone, not from a model's
@@ -247,7 +263,8 @@ class Loss(nn.Module):
             return sum(
                 (scored.attended_in(pair.stack).sum() for pair in self.layers), scored.attended.new_zeros(()).sum()
             )
-        return scored.positions.sum() if self.needs.logits else scored.attended.sum()
+        reads_positions = self.needs.logits or self.needs.embeddings
+        return scored.positions.sum() if reads_positions else scored.attended.sum()
 
     def forward(self, student: Signals, teacher: Signals, scored: ScoredItems) -> torch.Tensor:
         """Computes the sum of the loss over the items.

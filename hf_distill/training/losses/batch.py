@@ -1,6 +1,6 @@
 """The losses of one batch, each summed over its items. Losses that read logits are computed in pieces."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 
 import torch
@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.training.losses.base import Loss, ScoredItems, Signals
 from hf_distill.training.losses.making import how_to_leave_out
+from hf_distill.training.losses.whole_step import StepShare
 from hf_distill.training.scoring import pieces
 from hf_distill.training.scoring.capture import LayerOutput
 from hf_distill.training.scoring.forward import ScoredOutput
@@ -26,6 +27,8 @@ class BatchLosses:
         inputs: the batch.
         num_classes: logits per position, which limits how many positions fit into a chunk; None for a single chunk.
         loss_scale: the factor of the stored gradients.
+        shares: for losses over the whole step, the batch's share in them, by name. A loss without a share compares the
+            texts of the batch only.
 
     Attributes:
         sums: `[losses]`, each summed over its items in the batch.
@@ -43,10 +46,11 @@ class BatchLosses:
         inputs: Mapping[str, torch.Tensor],
         num_classes: int | None,
         loss_scale: torch.Tensor | float = 1.0,
+        shares: Mapping[str, StepShare] | None = None,
     ):
         self.losses, self.weights = losses, dict(zip(losses, weights, strict=True))
         self.teacher, self.scored, self.model, self.inputs = teacher, scored, model, inputs
-        self.num_classes, self.loss_scale = num_classes, loss_scale
+        self.num_classes, self.loss_scale, self.shares = num_classes, loss_scale, shares or {}
         for loss in losses.values():
             loss.train(model.training)
 
@@ -60,12 +64,27 @@ class BatchLosses:
             sums.update(zip(of_logits, own_sums, strict=True))
         for name, loss in self.losses.items():
             if not loss.needs.logits:
-                over = self._over_layers if loss.needs.layers else self._over_states
-                own_sum = over(student, name, loss)
+                own_sum = self._over(loss)(student, name, loss)
                 parts.append(self.weights[name] * own_sum)
                 sums[name] = own_sum.detach()
         self.sums = torch.stack([sums[name] for name in self.losses])
         return reduce(torch.add, parts)
+
+    def _over(self, loss: Loss) -> Callable[[ScoredOutput, str, Loss], torch.Tensor]:
+        """The method that computes the sum of a loss that does not read logits."""
+        if loss.needs.embeddings:
+            return self._over_embeddings
+        return self._over_layers if loss.needs.layers else self._over_states
+
+    def _over_embeddings(self, student: ScoredOutput, name: str, loss: Loss) -> torch.Tensor:
+        """The sum of a loss that reads embeddings."""
+        embeddings = student.head_inputs
+        if name in self.shares:
+            return self.shares[name].of(embeddings)
+        teacher = None
+        if loss.reads_teacher and self.teacher is not None:
+            teacher = Signals(embeddings=self.teacher.logits(slice(None)))
+        return checked(name, loss(Signals(embeddings=embeddings), teacher, ScoredItems()))
 
     def _over_logits(self, student: ScoredOutput, losses: Mapping[str, Loss]) -> tuple[torch.Tensor, torch.Tensor]:
         """The weighted sum of the losses that read logits, and `[losses]`, the sum of each.

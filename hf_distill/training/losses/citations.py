@@ -85,3 +85,33 @@ SUN_2024 = """@article{sun2024logit,
   journal = {arXiv preprint arXiv:2403.01427},
   year    = {2024}
 }"""
+
+REIMERS_2020 = """@inproceedings{reimers2020multilingual,
+  title     = {Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation},
+  author    = {Reimers, Nils and Gurevych, Iryna},
+  booktitle = {EMNLP},
+  year      = {2020}
+}"""
+
+FANG_2021 = """@inproceedings{fang2021seed,
+  title     = {{SEED}: Self-supervised Distillation For Visual Representation},
+  author    = {Fang, Zhiyuan and Wang, Jianfeng and Wang, Lijuan and Zhang, Lei and Yang, Yezhou and Liu, Zicheng},
+  booktitle = {ICLR},
+  year      = {2021}
+}"""
+
+GAO_2021 = """@inproceedings{gao2021scaling,
+  title     = {Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup},
+  author    = {Gao, Luyu and Zhang, Yunyi and Han, Jiawei and Callan, Jamie},
+  booktitle = {RepL4NLP},
+  year      = {2021}
+}"""
+
+KUSUPATI_2022 = """@inproceedings{kusupati2022matryoshka,
+  title     = {Matryoshka Representation Learning},
+  author    = {Kusupati, Aditya and Bhatt, Gantavya and Rege, Aniket and Wallingford, Matthew and Sinha, Aditya and
+               Ramanujan, Vivek and Howard-Snyder, William and Chen, Kaifeng and Kakade, Sham and Jain, Prateek and
+               Farhadi, Ali},
+  booktitle = {NeurIPS},
+  year      = {2022}
+}"""

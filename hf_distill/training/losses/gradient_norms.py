@@ -81,9 +81,10 @@ class GradientNorms(TrainerCallback):
             gradient = GradientSum(parameters, loss_scale(trainer.accelerator))
             factor = 1 / self.items[index : index + 1].clamp(min=1)
             with unchanged([model, loss], trainer.args.device):
-                for batch in batches:
+                for position, batch in enumerate(batches):
                     inputs = trainer._prepare_inputs(batch)
-                    _, output = run_losses(model, inputs, trainer._score(inputs), {name: loss}, factor)
+                    with trainer._whole_step.at(position):
+                        _, output = run_losses(model, inputs, trainer._score(inputs), {name: loss}, factor)
                     gradient.add(output.loss)
             norms.append(gradient.norm(trainer.accelerator))
         self._norms.append(torch.stack(norms))

@@ -22,7 +22,7 @@ def check_given_losses(given: GivenLosses, weights: Mapping[str, Value]) -> None
     Raises:
         TypeError: if `given` is not a mapping from names to pairs of a `Loss` and a number or schedule.
         ValueError: if a name is invalid or taken, if a schedule cannot be read, if a weight is below 0, or if a loss
-            does not read exactly one of logits, last hidden states and mapped layers.
+            does not read exactly one of logits, embeddings, last hidden states and mapped layers.
     """
     if not isinstance(given, Mapping):
         raise TypeError(f'losses should be a dict such as {{"name": (loss, weight)}}, but is {type(given).__name__}.')
@@ -41,10 +41,16 @@ def check_given_losses(given: GivenLosses, weights: Mapping[str, Value]) -> None
             check_weight(parse_schedule(weight))
         except (TypeError, ValueError) as error:
             raise type(error)(f"losses[{name!r}] has weight {weight!r}, which {error}") from None
-        if loss.needs.logits + loss.needs.last_hidden_state + loss.needs.layers != 1:
+        needs = loss.needs
+        if needs.logits + needs.embeddings + needs.last_hidden_state + needs.layers != 1:
             raise ValueError(
-                f"losses[{name!r}] is a {type(loss).__name__} with {loss.needs}: a loss reads exactly one of logits, "
-                f"last_hidden_state and mapped layers (hidden_states, queries, keys and values)."
+                f"losses[{name!r}] is a {type(loss).__name__} with {needs}: a loss reads exactly one of logits, "
+                f"embeddings, last_hidden_state and mapped layers (hidden_states, queries, keys and values)."
+            )
+        if needs.whole_step and (not needs.embeddings or next(loss.parameters(), None) is not None):
+            raise ValueError(
+                f"losses[{name!r}] is a {type(loss).__name__} with {needs}: only a loss that reads embeddings and has "
+                f"no parameters can read those of the whole step."
             )
         if loss.needs.labels and not loss.needs.logits:
             raise ValueError(
@@ -74,6 +80,7 @@ def make_losses(
     """
     losses = {}
     _check_logits(weights, given, setup)
+    _check_embeddings(weights, given, setup)
     for name in (name for name, weight in weights.items() if is_on(weight)):
         loss = given[name][0] if name in given else LOSSES[name].from_setup(setup)
         if name not in given and name in previous and loss.state_dict().keys() == previous[name].state_dict().keys():
@@ -134,10 +141,26 @@ def _check_logits(weights: Mapping[str, Value], given: GivenLosses, setup: Setup
     if readers and not setup.head.has_logits:
         in_code = [name_in_code(name, loss, weights[name]) for name, loss in readers.items()]
         ways = [how_to_leave_out(name, loss) for name, loss in readers.items()]
+        if setup.head.has_embeddings:
+            raise ValueError(
+                f"{setup.student.model} returns vectors, so there are no logits for {' and '.join(in_code)}: "
+                f"{' and '.join(ways)}, and alpha_embedding=1 to learn the teacher's vectors."
+            )
         raise ValueError(
             f"{setup.student.model} has no head, so there are no logits for {' and '.join(in_code)}: "
             f"{' and '.join(ways)}, or load student and teacher with a class such as "
             f"AutoModelForSequenceClassification or AutoModelForMaskedLM."
+        )
+
+
+def _check_embeddings(weights: Mapping[str, Value], given: GivenLosses, setup: Setup) -> None:
+    readers = {name: loss for name, loss in _on(weights, given).items() if loss.needs.embeddings}
+    if readers and not setup.head.has_embeddings:
+        in_code = [name_in_code(name, loss, weights[name]) for name, loss in readers.items()]
+        ways = [how_to_leave_out(name, loss) for name, loss in readers.items()]
+        raise ValueError(
+            f"{setup.student.model} returns no vector per text, which {' and '.join(in_code)} compare: load student "
+            f"and teacher with EmbeddingModel.from_pretrained(...), or {' and '.join(ways)}."
         )
 
 

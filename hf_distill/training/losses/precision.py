@@ -24,7 +24,8 @@ def without_autocast(forward: Forward) -> Forward:
 
     @wraps(forward)
     def in_full_precision(loss: Loss, student: Signals, teacher: Signals, scored: ScoredItems) -> torch.Tensor:
-        with torch.autocast(scored.state_weights.device.type, enabled=False):
+        device = next(value.device for value in vars(student).values() if isinstance(value, torch.Tensor))
+        with torch.autocast(device.type, enabled=False):
             return forward(loss, student, teacher, scored)
 
     return in_full_precision

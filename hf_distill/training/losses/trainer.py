@@ -144,6 +144,7 @@ class LossTrainer(Trainer):
             teacher=None if self.teacher is None else self.teacher.head_spec,
             top_k=None if self.teacher is None else self.teacher.top_k,
             models=None if teacher is None else (student, teacher),
+            teacher_fingerprint=getattr(self.teacher, "fingerprint", None),
         )
         self._schedules = {
             f"alpha_{name}": weight for name, weight in self.loss_weights.items() if isinstance(weight, Schedule)
@@ -255,6 +256,14 @@ class LossTrainer(Trainer):
         """Everything that the optimizer updates, with gradients averaged over the processes."""
         self.loss_parameters.average_gradients(self.accelerator)
         return model if self.loss_optimizer is not None else self.loss_parameters.beside(model)
+
+    def _check_checkpoint(self, checkpoint: str) -> None:
+        self.loss_parameters.check(checkpoint)
+
+    def _write_beside_checkpoint(self, checkpoint: str) -> None:
+        self.loss_parameters.save(checkpoint)
+        if self.loss_optimizer is not None:
+            self.loss_optimizer.save(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -16,9 +16,11 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from hf_distill.adapters import transformers_model
+from hf_distill.embedding import EmbeddingModel
 from hf_distill.hub.cards import RESULTS_BEGIN, RESULTS_END, cut_as_words, make_card
 from hf_distill.hub.push import is_on_hub, public_name
 from hf_distill.training.losses.schedules import Schedule
+from hf_distill.training.publishing.embeddings import in_teachers_space, loading_of
 from hf_distill.training.publishing.origins import Origin, in_words, mean_of_teachers, teachers_of
 from hf_distill.training.scoring.find_head import auto_class_of, is_exported, pipeline_tag_of
 from hf_distill.version import __version__
@@ -93,10 +95,11 @@ def training_card(
     relation = ("adapter" if is_adapter else "finetune") if base_model else None
 
     train = data_of(trainer.train_dataset)
+    library = "sentence-transformers" if isinstance(student, EmbeddingModel) else "transformers"
     tags = [*_all(given.tags), *_all(getattr(student, "model_tags", None))]
     data = ModelCardData(
         language=given.language,
-        library_name="peft" if is_adapter else "transformers",
+        library_name="peft" if is_adapter else library,
         tags=["hf_distill", "distillation", *tags],
         base_model=base_model,
         base_model_relation=relation,
@@ -170,7 +173,7 @@ def _base_of_adapter(student: transformers.PreTrainedModel, cut_from: Origin | N
 def _summary(
     trainer: Trainer, student: transformers.PreTrainedModel, teachers: Sequence[Origin], cut_from: Origin | None
 ) -> str:
-    kind = type(student).__name__
+    kind = type(student.transformer if isinstance(student, EmbeddingModel) else student).__name__
     if trainer.state.global_step == 0:
         said = f"A `{kind}` that **has not been trained yet**."
     elif not teachers:
@@ -178,7 +181,10 @@ def _summary(
     else:
         named = all(teacher.name for teacher in teachers)
         nameless = "a teacher" if len(teachers) == 1 else f"{len(teachers)} teachers"
-        said = f"A `{kind}` trained by knowledge distillation from {in_words(teachers) if named else nameless}."
+        names = in_words(teachers) if named else nameless
+        said = f"A `{kind}` trained by knowledge distillation from {names}."
+        if use := in_teachers_space(trainer, student, names):
+            said += f" {use}"
     rows: dict[str, object] = {}
     for index, teacher in enumerate(teachers, start=1):
         number = "" if len(teachers) == 1 else f" {index}"
@@ -279,6 +285,8 @@ def _eval_results(trainer: Trainer, task: str | None, given: CardOptions) -> lis
 
 
 def _loading(trainer: Trainer, student: transformers.PreTrainedModel, is_adapter: bool) -> str:
+    if isinstance(student, EmbeddingModel) and not is_adapter:
+        return loading_of(trainer.hub_model_id or "path/to/this/folder")
     auto_class = auto_class_of(student).__name__
     place = trainer.hub_model_id or "path/to/this/folder"
     is_text = isinstance(trainer.processing_class, PreTrainedTokenizerBase)

@@ -7,8 +7,9 @@ from inspect import Parameter
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from hf_distill.embedding import EmbeddingModel
 from hf_distill.training.scoring.find_head import find_head
-from hf_distill.training.scoring.heads import Distribution
+from hf_distill.training.scoring.heads import Distribution, EmbeddingHead
 from hf_distill.training.scoring.widths import hidden_width, vocab_size
 
 logger = logging.get_logger(__name__)
@@ -31,6 +32,7 @@ class HeadSpec:
         vocab_size: size of the input vocabulary; None if the model does not read tokens.
         decoder_start_token_id: the first token that a sequence-to-sequence decoder reads.
         hidden_width: width of the last hidden states; None if unknown.
+        embedding_width: width of the vectors of an embedding model; None for other models.
     """
 
     model: str
@@ -43,6 +45,7 @@ class HeadSpec:
     vocab_size: int | None
     decoder_start_token_id: int | None
     hidden_width: int | None
+    embedding_width: int | None = None
 
 
 def head_spec(model: PreTrainedModel) -> HeadSpec:
@@ -64,6 +67,29 @@ def head_spec(model: PreTrainedModel) -> HeadSpec:
         vocab_size=vocab_size(config) if reads_tokens else None,
         decoder_start_token_id=getattr(config, "decoder_start_token_id", None) if head.reads_labels else None,
         hidden_width=hidden_width(config),
+        embedding_width=model.embedding_width if isinstance(model, EmbeddingModel) else None,
+    )
+
+
+def embedding_spec(model: str, width: int | None) -> HeadSpec:
+    """Describes the outputs of an embedding model of which only the vectors are known.
+
+    Args:
+        model: what it is called.
+        width: width of its vectors.
+    """
+    return HeadSpec(
+        model=model,
+        auto_class=EmbeddingHead.auto_class,
+        logits_per_token=None,
+        distribution=EmbeddingHead.distribution,
+        num_labels=None,
+        problem_type=None,
+        labels=None,
+        vocab_size=None,
+        decoder_start_token_id=None,
+        hidden_width=None,
+        embedding_width=width,
     )
 
 

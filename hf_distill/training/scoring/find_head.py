@@ -8,8 +8,10 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
+from hf_distill.embedding import EmbeddingModel
 from hf_distill.training.scoring.heads import (
     BinaryHead,
+    EmbeddingHead,
     Head,
     MultipleChoiceHead,
     NoHead,
@@ -74,6 +76,8 @@ def find_head(model: PreTrainedModel) -> Head:
     Raises:
         ValueError: if the model has a head that cannot be distilled, or if it is an encoder-decoder without a head.
     """
+    if isinstance(model, EmbeddingModel):
+        return EmbeddingHead(model)
     for cls in type(model).__mro__:
         name = cls.__name__
         heads = [head for head in HEADS if name in head.class_names or _lists(head, name)]
@@ -139,7 +143,9 @@ def _lists(head: type[Head], class_name: str) -> bool:
 
 
 def auto_class_of(model: PreTrainedModel) -> type:
-    """The Auto class that loads models of any family with the head of `model`."""
+    """The Auto class, or `EmbeddingModel`, that loads models of any family with the head of `model`."""
+    if isinstance(model, EmbeddingModel):
+        return EmbeddingModel
     return getattr(transformers, _names(model)[0])
 
 

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput, Sequence
 from transformers.utils import ModelOutput
 
 from hf_distill.data.labels import IGNORE_INDEX
+from hf_distill.embedding import EmbeddingOutput
 from hf_distill.training.scoring.inputs import attended_positions, count_examples, first_examples
 from hf_distill.training.scoring.scored import MASKED_LOGIT, Scored
 
@@ -58,6 +59,7 @@ class Head:
         takes_text_columns: whether a teacher with another tokenizer can read the text itself.
         can_be_stored: whether the teacher's logits are the same in every epoch, so they can be stored.
         has_logits: whether there are logits at all. A model without a head has hidden states only.
+        has_embeddings: whether the model returns one vector per text, in place of logits.
     """
 
     tasks: tuple[str, ...] = (
@@ -86,6 +88,7 @@ class Head:
     takes_text_columns = True
     can_be_stored = True
     has_logits = True
+    has_embeddings = False
 
     def __init__(self, model: PreTrainedModel):
         self.model_name = type(model).__name__
@@ -344,3 +347,19 @@ class NoHead(Head):
 
     def scored_logits(self, output, scored):
         return None
+
+
+class EmbeddingHead(NoHead):
+    """An `EmbeddingModel`, which returns one vector per text. Its predictions are these vectors."""
+
+    auto_class = "EmbeddingModel"
+    pipeline_tag = "sentence-similarity"
+    prediction_names = ("embeddings",)
+    output_class = EmbeddingOutput
+    distribution = "real"
+    takes_text_columns = True
+    can_be_stored = True
+    has_embeddings = True
+
+    def scored_logits(self, output, scored):
+        return output.embeddings[: len(scored.positions)]

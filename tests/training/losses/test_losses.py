@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from hf_distill import DistillationTrainingArguments
 from hf_distill.training.losses import (
@@ -103,13 +104,22 @@ def test_padding_may_hold_anything():
     assert not student_hidden.grad[~attended].any()
 
 
-def test_items_are_what_is_summed():
+@pytest.fixture
+def setup_of_all(tmp_path):
+    """A setup with which every loss can be made."""
+    file = tmp_path / "anchors.safetensors"
+    save_file({"vectors": torch.eye(3)}, file, metadata={"teacher": "a", "fingerprint": "b"})
+    return make_setup(alpha_anchor=1.0, anchors=str(file))
+
+
+def test_items_are_what_is_summed(setup_of_all):
     attended = torch.tensor([[1, 1, 1], [1, 1, 0]], dtype=torch.bool)
     labels = torch.tensor([[7, -100, -100], [-100, 9, -100]])
     scored = Scored(attended, positions=attended, labelled=labels.ne(-100), labels=labels)
-    items = {name: loss.from_setup(make_setup()).items(scored).item() for name, loss in LOSSES.items()}
+    items = {name: loss.from_setup(setup_of_all).items(scored).item() for name, loss in LOSSES.items()}
     # Four pairs of layers for the losses over all layers, and one for the relation.
-    assert items == {"kl": 5, "task": 2, "cos": 5, "hidden": 20, "attention": 20, "relation": 5}
+    of_layers = {"hidden": 20, "attention": 20, "relation": 5}
+    assert items == {"kl": 5, "task": 2, "cos": 5, **of_layers, "embedding": 5, "similarity": 5, "anchor": 5}
 
 
 @given(shape=shapes, seed=seeds, share=st.floats(0, 1))
@@ -157,10 +167,11 @@ def test_every_loss_is_complete(described):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_keeps_the_contract(name):
+def test_every_loss_keeps_the_contract(name, setup_of_all):
     assert hasattr(DistillationTrainingArguments("out"), f"alpha_{name}")
-    loss = LOSSES[name].from_setup(make_setup())
-    assert loss.needs.logits + loss.needs.last_hidden_state + loss.needs.layers == 1
+    loss = LOSSES[name].from_setup(setup_of_all)
+    needs = loss.needs
+    assert needs.logits + needs.embeddings + needs.last_hidden_state + needs.layers == 1
     assert loss.description
     assert loss.reads_teacher == (name != "task")
     assert loss.citation.startswith("@") or not loss.reads_teacher
