@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,9 +20,26 @@ from hf_distill.training.scoring.alignment import HeadSpec
 LOGITS = "teacher_logits"
 TOP_LOG_PROBS, TOP_IDS, LOG_TAIL = "teacher_top_log_probs", "teacher_top_ids", "teacher_log_tail"
 HIDDEN_STATES = "teacher_hidden_states"
+EMBEDDINGS, SCALE = "teacher_embeddings", "teacher_embedding_scale"
 SOURCE = "teacher_source"
 
-DTYPES = {LOGITS: "float32", TOP_LOG_PROBS: "float32", TOP_IDS: "int32", LOG_TAIL: "float32", HIDDEN_STATES: "float16"}
+DTYPES = {
+    LOGITS: "float32",
+    TOP_LOG_PROBS: "float32",
+    TOP_IDS: "int32",
+    LOG_TAIL: "float32",
+    HIDDEN_STATES: "float16",
+    EMBEDDINGS: "float16",
+    SCALE: "float32",
+}
+"""The dtype of each column. That of the embeddings may be another, see `Source.embedding_dtype`."""
+
+OF_ROWS = (LOGITS, EMBEDDINGS, SCALE)
+"""The columns with one target per row; logits may also have one per token."""
+
+EmbeddingDtype = Literal["float32", "float16", "int8"]
+"""How the vectors of an embedding model are stored. In int8, each has a scale of its own."""
+
 TARGET_COLUMNS = (*DTYPES, SOURCE)
 
 IMPORTED = "imported"
@@ -48,6 +65,7 @@ class Source:
         complete: whether every token has a distribution. If not, only tokens whose next token has a label have one.
         revision: version of the teacher, if the targets were imported and it was given.
         settings: how the teacher was asked, if the targets were imported and it was given.
+        embedding_dtype: how the vectors of an embedding model are stored; None for other models.
     """
 
     teacher: str
@@ -62,6 +80,7 @@ class Source:
     complete: bool = True
     revision: str | None = None
     settings: dict[str, Any] | None = None
+    embedding_dtype: str | None = None
 
     def __str__(self) -> str:
         return f"{self.teacher!r} (fingerprint {self.fingerprint}, {self.dtype})"
@@ -74,6 +93,8 @@ class Source:
     @property
     def columns(self) -> list[str]:
         """The names of the target columns, without `teacher_source`."""
+        if self.embedding_dtype is not None:
+            return [EMBEDDINGS] + [SCALE] * (self.embedding_dtype == "int8")
         of_logits = [LOGITS] if self.top_k is None else [TOP_LOG_PROBS, TOP_IDS, LOG_TAIL]
         return of_logits + [HIDDEN_STATES] * self.hidden_states
 
@@ -88,9 +109,13 @@ class Source:
         assert width is not None  # `column` is one of `columns`
         return width
 
+    def dtype_of(self, column: str) -> str:
+        """The dtype that a column is stored in."""
+        return str(self.embedding_dtype) if column == EMBEDDINGS else DTYPES[column]
+
     @property
     def features(self) -> Features:
-        of_targets = {name: List(Value(DTYPES[name])) for name in self.columns}
+        of_targets = {name: List(Value(self.dtype_of(name))) for name in self.columns}
         return Features({**of_targets, SOURCE: ClassLabel(names=[json.dumps(asdict(self), sort_keys=True)])})
 
 
@@ -170,6 +195,20 @@ def as_arrays(dataset: Dataset) -> Dataset:
     if not columns or dataset.format["type"] is not None:
         return dataset
     return dataset.with_format("numpy", columns=columns, output_all_columns=True)
+
+
+def stored_embeddings(embeddings: torch.Tensor, dtype: str) -> dict[str, torch.Tensor]:
+    """The columns that store the vectors of texts.
+
+    Args:
+        embeddings: `[texts, width]`.
+        dtype: an `EmbeddingDtype`. For int8, the scale of a vector is its largest number divided by 127.
+    """
+    if dtype != "int8":
+        return {EMBEDDINGS: embeddings}
+    embeddings = embeddings.float()
+    scale = embeddings.abs().amax(1, keepdim=True) / 127
+    return {EMBEDDINGS: (embeddings / scale.clamp(min=torch.finfo(torch.float32).tiny)).round(), SCALE: scale}
 
 
 def split(values: torch.Tensor, counts: Iterable[int], dtype: str) -> list[np.ndarray]:

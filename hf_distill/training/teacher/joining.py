@@ -74,6 +74,11 @@ def _sources_of(index: int, dataset: Dataset) -> tuple[Source, ...]:
 def _check_sources(sources: Sequence[tuple[str, Source]]) -> None:
     """Checks that the teachers differ, and that their logits can be averaged class by class."""
     for position, (name, source) in enumerate(sources):
+        if source.embedding_dtype is not None:
+            raise ValueError(
+                f"{name} has vectors of {source}. Vectors of different models cannot be averaged, because each model "
+                f"has its own space: use one teacher."
+            )
         if source.top_k is not None:
             raise ValueError(
                 f"{name} has the {source.top_k} most likely tokens of {source}. Such targets cannot be joined, because "

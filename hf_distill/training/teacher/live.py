@@ -1,8 +1,7 @@
 """The live teacher: a frozen model, checked against the student and run on every batch."""
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.adapters import adapters_off, transformers_model
+from hf_distill.fingerprints import fingerprint
 from hf_distill.training.losses.base import Loss
 from hf_distill.training.scoring.alignment import check_alignment, head_spec, named_inputs
 from hf_distill.training.scoring.capture import LayerCapture
@@ -167,14 +167,3 @@ def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
         f"{len(differing)} tokens, such as {word!r} (id {student_vocab.get(word)} and {teacher_vocab.get(word)}): "
         f"student and teacher read the same input_ids, so both need the same tokenizer."
     )
-
-
-def fingerprint(parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
-    """Identifies a model's weights: a hash of names, shapes and a few values of each parameter."""
-    digest = hashlib.sha256()
-    for name, parameter in parameters:
-        digest.update(f"{name} {list(parameter.shape)}".encode())
-        if not parameter.is_meta and type(parameter) is nn.Parameter and parameter.numel():
-            step = max(1, parameter.numel() // 16)
-            digest.update(parameter.detach().flatten()[::step].double().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, Pre
 from transformers.utils import find_adapter_config_file, is_bitsandbytes_available
 
 from hf_distill.adapters import transformers_model
+from hf_distill.embedding import EmbeddingModel
 from hf_distill.loading import load_pretrained
 from hf_distill.training.engines import compiled, shard_teacher
 from hf_distill.training.losses import LOSSES
@@ -72,6 +73,11 @@ def prepare_teacher(
         return None
     given = _by_name(teacher_model)
     _check_several(args, len(given))
+    if len(given) > 1 and isinstance(transformers_model(student), EmbeddingModel):
+        raise ValueError(
+            f"teacher_model has {len(given)} models. Vectors of different models cannot be averaged, because each "
+            f"model has its own space: use one teacher."
+        )
     teachers = {}
     for name, own in given.items():
         with _named_errors(name if len(given) > 1 else None):

@@ -17,7 +17,6 @@ from hf_distill.training.scoring.scored import Scored
 from hf_distill.training.scoring.top_k import log_tail
 from hf_distill.training.scoring.widths import vocab_size
 from hf_distill.training.teacher.columns import (
-    DTYPES,
     HIDDEN_STATES,
     LOG_TAIL,
     LOGITS,
@@ -25,6 +24,7 @@ from hf_distill.training.teacher.columns import (
     TOP_LOG_PROBS,
     Source,
     split,
+    stored_embeddings,
 )
 
 Targets = dict[str, list[np.ndarray]]
@@ -134,14 +134,14 @@ class TargetReader:
             values[HIDDEN_STATES] = output.last_hidden_state.reshape(*present.shape, -1)[present]
         of_logits = [1] * num_rows if self.source.head_spec.logits_per_token is None else tokens
         targets = {
-            name: split(value, tokens if name == HIDDEN_STATES else of_logits, DTYPES[name])
+            name: split(value, tokens if name == HIDDEN_STATES else of_logits, self.source.dtype_of(name))
             for name, value in values.items()
         }
         for name, of_rows in targets.items():
             if not all(np.isfinite(row).all() for row in of_rows):
                 raise FloatingPointError(
-                    f"The teacher {self.source} returns {name} that are not finite in {DTYPES[name]}: choose another "
-                    f"dtype, such as 'bfloat16' or 'float32'."
+                    f"The teacher {self.source} returns {name} that are not finite in {self.source.dtype_of(name)}: "
+                    f"choose another dtype, such as 'bfloat16' or 'float32'."
                 )
         return targets
 
@@ -150,6 +150,8 @@ class TargetReader:
         if self.source.top_k is not None:
             return self._top_k(output)
         logits = output.logits(slice(None))
+        if self.source.embedding_dtype is not None:
+            return stored_embeddings(logits, self.source.embedding_dtype)
         return {LOGITS: self.head.stored_logits(logits, scored)}
 
     def _top_k(self, output: ScoredOutput) -> dict[str, torch.Tensor]:

@@ -39,7 +39,8 @@ class TargetStore(ShardStore):
             | {"head_spec": asdict(source.head_spec)},
             "tokenizer": {"vocabulary": source.vocabulary, **reading},
             "dataset": {"fingerprint": dataset._fingerprint, "rows": len(dataset)},
-            "options": {name: getattr(source, name) for name in ("hidden_states", "top_k", "temperature")},
+            "options": {name: getattr(source, name) for name in ("hidden_states", "top_k", "temperature")}
+            | ({} if source.embedding_dtype is None else {"embedding_dtype": source.embedding_dtype}),
         }
         rows_per_shard = max(ROWS_PER_SHARD, -(-len(dataset) // MOST_SHARDS))
         if source.has_targets_per_token or dataset.format["type"] == "custom":  # decoded images are large too

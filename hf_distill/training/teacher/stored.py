@@ -20,9 +20,12 @@ from hf_distill.training.scoring.heads import Head
 from hf_distill.training.scoring.scored import Scored
 from hf_distill.training.scoring.top_k import TopK
 from hf_distill.training.teacher.columns import (
+    EMBEDDINGS,
     HIDDEN_STATES,
     LOG_TAIL,
     LOGITS,
+    OF_ROWS,
+    SCALE,
     TARGET_COLUMNS,
     TOP_IDS,
     TOP_LOG_PROBS,
@@ -61,6 +64,7 @@ class StoredTeacher:
         self.head = find_head(student)
         own = head_spec(student)
         self.source, self.top_k = source, source.top_k
+        self.fingerprint = None if source.is_imported else source.fingerprint
         self.head_spec = imported_spec(source, own) if source.is_imported else source.head_spec
         in_use = [vocabulary_fingerprint(tokenizer), source.vocabulary]
         if not source.reads_text:
@@ -101,7 +105,7 @@ class StoredTeacher:
                     f"The loss {name!r} has temperature={temperature}, but the targets were stored at temperature "
                     f"{self.source.temperature}: set temperature={self.source.temperature}, or {other}"
                 )
-        self._reads_logits = any(loss.needs.logits for loss in readers.values())
+        self._reads_logits = any(loss.needs.logits or loss.needs.embeddings for loss in readers.values())
         self._reads_hidden_states = any(loss.needs.last_hidden_state for loss in readers.values())
 
     @property
@@ -146,6 +150,9 @@ class StoredTeacher:
         return ScoredOutput(hidden, logits, lambda logits: logits)
 
     def _logits(self, inputs: Mapping[str, torch.Tensor], scored: Scored) -> torch.Tensor | TopK:
+        if self.source.embedding_dtype is not None:
+            embeddings = inputs[EMBEDDINGS][: len(scored.positions)]
+            return embeddings * inputs[SCALE][: len(embeddings)] if SCALE in inputs else embeddings
         if self.top_k is not None:
             log_probs, ids, log_tail = (scored.select(inputs[name]) for name in (TOP_LOG_PROBS, TOP_IDS, LOG_TAIL))
             return TopK(log_probs, ids, log_tail.squeeze(1))
@@ -183,7 +190,7 @@ class TargetsCollator:
         present = self.head.score(batch, "attended").attended.reshape(num_rows, -1)
         joined = {
             name: torch.from_numpy(np.array(values, dtype=np.float32))
-            if name == LOGITS and self.source.head_spec.logits_per_token is None
+            if name in OF_ROWS and self.source.head_spec.logits_per_token is None
             else join(name, values, present, self.source.width_of(name))
             for name, values in targets.items()
         }

@@ -11,13 +11,14 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.adapters import transformers_model
+from hf_distill.embedding import as_embedding_model
+from hf_distill.fingerprints import fingerprint
 from hf_distill.hub.push import public_name
 from hf_distill.training.scoring.alignment import head_spec
 from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.heads import Head
 from hf_distill.training.scoring.widths import hidden_width, vocab_size
-from hf_distill.training.teacher.columns import TARGET_COLUMNS, Source, vocabulary_fingerprint
-from hf_distill.training.teacher.live import fingerprint
+from hf_distill.training.teacher.columns import TARGET_COLUMNS, EmbeddingDtype, Source, vocabulary_fingerprint
 from hf_distill.training.teacher.mass import MIN_MASS, StoredMass
 from hf_distill.training.teacher.reader import TargetReader
 from hf_distill.training.teacher.store import TargetStore
@@ -38,6 +39,7 @@ def add_teacher_targets(
     min_mass: float | None = None,
     batch_size: int = 64,
     dtype: TeacherDtype | None = None,
+    embedding_dtype: EmbeddingDtype | None = None,
     output_dir: str | os.PathLike | None = None,
 ) -> Dataset | DatasetDict:
     """Runs the teacher once on a dataset, and returns the dataset with the teacher's outputs as additional columns.
@@ -53,6 +55,8 @@ def add_teacher_targets(
     | `teacher_top_log_probs` | log-probabilities, `[tokens * top_k]`, float32 | language models |
     | `teacher_top_ids` | token ids, `[tokens * top_k]`, int32 | language models |
     | `teacher_log_tail` | log-probability of all other tokens, `[tokens]`, float32 | language models |
+    | `teacher_embeddings` | the vector, `[width]`, float16, float32 or int8 | embedding models |
+    | `teacher_embedding_scale` | what an int8 vector is multiplied by, `[1]`, float32 | embedding models |
     | `teacher_hidden_states` | last hidden states, `[tokens * width]`, float16 | `alpha_cos` |
     | `teacher_source` | the teacher, a `ClassLabel` | all |
 
@@ -75,6 +79,8 @@ def add_teacher_targets(
             temperature, the less they hold.
         batch_size: rows per forward. Rows of similar length share a batch.
         dtype: the dtype that the teacher computes in; by default its own.
+        embedding_dtype: for embedding models, how their vectors are stored: `"float16"` (the default), `"float32"` or
+            `"int8"`, which takes a quarter of float32.
         output_dir: the folder for the targets; by default one in the cache of `datasets`. For a `DatasetDict`, it gets
             a folder per split.
 
@@ -99,6 +105,7 @@ def add_teacher_targets(
     if isinstance(dataset, DatasetDict):
         options: dict[str, Any] = {"text_columns": text_columns, "hidden_states": hidden_states, "top_k": top_k}
         options |= {"temperature": temperature, "min_mass": min_mass, "batch_size": batch_size, "dtype": dtype}
+        options["embedding_dtype"] = embedding_dtype
         folders = {split: None if output_dir is None else Path(output_dir, split) for split in dataset}
         return DatasetDict(
             {
@@ -106,6 +113,7 @@ def add_teacher_targets(
                 for split, rows in dataset.items()
             }
         )
+    teacher = as_embedding_model(teacher)
     if not isinstance(teacher, PreTrainedModel | PeftModel):
         raise TypeError(
             f"teacher should be a transformers model, but is a {type(teacher).__name__}: load it with "
@@ -122,7 +130,7 @@ def add_teacher_targets(
     head = find_head(model)
     text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns or [])
     _check_columns(dataset, model, text_columns, processing_class)
-    _check_options(head, model, text_columns, hidden_states, top_k, temperature, min_mass)
+    _check_options(head, model, text_columns, hidden_states, top_k, temperature, min_mass, embedding_dtype)
 
     target_dtype = model.dtype if dtype is None else getattr(torch, dtype)
     num_words = vocab_size(model.config) if head.over_vocabulary else None
@@ -136,6 +144,7 @@ def add_teacher_targets(
         hidden_states=hidden_states,
         top_k=None if num_words is None else min(top_k or TOP_K, num_words),
         temperature=(temperature or DEFAULT_TEMPERATURE) if head.over_vocabulary else None,
+        embedding_dtype=(embedding_dtype or "float16") if head.has_embeddings else None,
     )
     store = TargetStore(output_dir, dataset, source, {"text_columns": text_columns, **_limits(processing_class)})
     reader = TargetReader(model, source, processing_class, text_columns, batch_size, target_dtype)
@@ -190,9 +199,17 @@ def _check_options(
     top_k: int | None,
     temperature: float | None,
     min_mass: float | None,
+    embedding_dtype: str | None,
 ) -> None:
     name = type(model).__name__
-    if not head.has_logits:
+    if embedding_dtype not in (None, *get_args(EmbeddingDtype)):
+        allowed = ", ".join(map(repr, get_args(EmbeddingDtype)))
+        raise ValueError(f"embedding_dtype={embedding_dtype!r} should be one of {allowed}.")
+    if embedding_dtype is not None and not head.has_embeddings:
+        raise ValueError(f"embedding_dtype={embedding_dtype!r} would have no effect for a {name}: leave it out.")
+    if hidden_states and head.has_embeddings:
+        raise ValueError("For embedding models only vectors are stored: leave hidden_states out.")
+    if not head.has_logits and not head.has_embeddings:
         raise ValueError(
             f"A {name} has no head, so there are no logits to store: load it with a class such as "
             f"AutoModelForSequenceClassification, or pass it to the trainer as teacher_model."

@@ -16,10 +16,10 @@ from transformers.utils import logging
 
 from hf_distill.adapters import transformers_model
 from hf_distill.data.languages import language_options
+from hf_distill.fingerprints import fingerprint
 from hf_distill.hub.push import public_name
 from hf_distill.lengths import length_of_rows
 from hf_distill.training.teacher.columns import vocabulary_fingerprint
-from hf_distill.training.teacher.live import fingerprint
 from hf_distill.training.teacher.reader import placed
 from hf_distill.training.teacher.shards import MOST_SHARDS, ShardStore
 from hf_distill.training.teacher.targets import with_columns

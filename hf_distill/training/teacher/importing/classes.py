@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
@@ -38,7 +38,7 @@ class ClassReader:
         smoothing: added to each probability or number of votes.
     """
 
-    columns = (LOGITS,)
+    dtypes: ClassVar[dict[str, str]] = {LOGITS: DTYPES[LOGITS]}
 
     def __init__(self, format: str, labels: list[str], smoothing: float):
         self.format, self.labels, self.smoothing = format, labels, smoothing

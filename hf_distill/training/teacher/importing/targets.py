@@ -12,11 +12,12 @@ from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from hf_distill.hub.push import public_name
-from hf_distill.training.teacher.columns import IMPORTED, TARGET_COLUMNS, Source
+from hf_distill.training.teacher.columns import IMPORTED, TARGET_COLUMNS, EmbeddingDtype, Source
 from hf_distill.training.teacher.importing.classes import PROBLEM_TYPES, SMOOTHED, ClassReader
 from hf_distill.training.teacher.importing.distillkit import CONFIG_FILE, Decompressor
 from hf_distill.training.teacher.importing.rows import TargetRows, Targets
 from hf_distill.training.teacher.importing.tokens import TokenReader
+from hf_distill.training.teacher.importing.vectors import VectorReader
 from hf_distill.training.teacher.importing.writing import combined, load, write
 from hf_distill.training.teacher.mass import StoredMass
 from hf_distill.training.teacher.targets import with_columns
@@ -31,6 +32,7 @@ Format = Literal[
     "prompt_logprobs",
     "logprobs",
     "distillkit",
+    "embeddings",
 ]
 
 
@@ -47,6 +49,7 @@ def import_teacher_targets(
     processing_class: PreTrainedTokenizerBase | None = None,
     top_k: int | None = None,
     compression: Mapping[str, Any] | str | os.PathLike | None = None,
+    embedding_dtype: EmbeddingDtype | None = None,
     revision: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Dataset | DatasetDict:
@@ -66,6 +69,7 @@ def import_teacher_targets(
     | `"prompt_logprobs"` | vLLM's `prompt_logprobs` for the `input_ids` of the row | the most likely next tokens |
     | `"logprobs"` | `logprobs.content` of an OpenAI-compatible server | the same, in the completion |
     | `"distillkit"` | a row that DistillKit wrote | the most likely next tokens |
+    | `"embeddings"` | the vector of a text, a list of numbers | the vectors, as with `embedding_dtype` |
 
     Numbers per class may be a list in the order of `labels`, `{"NEGATIVE": 0.1, "POSITIVE": 0.9}`,
     `[{"label": "NEGATIVE", "score": 0.1}, ...]` as a pipeline returns it with `top_k=None`, or
@@ -104,6 +108,7 @@ def import_teacher_targets(
             smallest number that a position has.
         compression: for DistillKit's compressed columns, its `logprob_compressor` config or the YAML file; by default
             `compression_config.yaml` in the folder `targets`.
+        embedding_dtype: for vectors, how they are stored, as in `add_teacher_targets`; by default `"float16"`.
         revision: the version of the teacher, for the model card.
         settings: how the teacher was asked (prompt, sampling and so on), for the model card. JSON values.
 
@@ -131,15 +136,17 @@ def import_teacher_targets(
     targets_of = _targets_of_splits(dataset, targets)
     for rows in splits.values():
         _check_dataset(rows)
-    _check_options(format, teacher, labels, smoothing, processing_class, top_k, compression)
+    _check_options(format, teacher, labels, smoothing, processing_class, top_k, compression, embedding_dtype)
     settings = None if settings is None else _as_json(settings)
     entries: dict[str, TargetRows] = {}
     for name, rows in splits.items():
         with _naming(name):
             entries[name] = TargetRows(rows, targets_of[name], column, on)
 
-    reader: ClassReader | TokenReader
-    if format in PROBLEM_TYPES:
+    reader: ClassReader | TokenReader | VectorReader
+    if format == "embeddings":
+        reader = VectorReader(embedding_dtype or "float16")
+    elif format in PROBLEM_TYPES:
         reader = ClassReader(format, _names_of_classes(splits, format, labels), smoothing or 0.0)
     else:
         assert processing_class is not None  # checked above
@@ -151,7 +158,7 @@ def import_teacher_targets(
     files = {}
     for name, rows in splits.items():
         with _naming(name):
-            files[name] = write(reader.read(rows, entries[name]), reader.columns)
+            files[name] = write(reader.read(rows, entries[name]), reader.dtypes)
     source = Source(
         teacher=os.path.basename(os.path.normpath(teacher)) if os.path.isabs(teacher) else public_name(teacher),
         fingerprint=combined(fingerprint for _, fingerprint in files.values()),
@@ -217,28 +224,34 @@ def _check_options(
     processing_class: object,
     top_k: int | None,
     compression: object,
+    embedding_dtype: str | None,
 ) -> None:
     if format not in get_args(Format):
         raise ValueError(f"format={format!r} should be one of {', '.join(map(repr, get_args(Format)))}.")
     if not isinstance(teacher, str) or not teacher.strip():
         raise ValueError(f"teacher={teacher!r} should be the name of the model or program that the targets come from.")
-    of_classes = format in PROBLEM_TYPES
+    of_classes, of_texts = format in PROBLEM_TYPES, format == "embeddings"
+    of_tokens = not of_classes and not of_texts
     useful = {
         "labels": of_classes,
         "smoothing": format in SMOOTHED,
-        "processing_class": not of_classes,
-        "top_k": not of_classes,
+        "processing_class": of_tokens,
+        "top_k": of_tokens,
         "compression": format == "distillkit",
+        "embedding_dtype": of_texts,
     }
     given = {"labels": labels, "smoothing": smoothing, "processing_class": processing_class}
-    given |= {"top_k": top_k, "compression": compression}
+    given |= {"top_k": top_k, "compression": compression, "embedding_dtype": embedding_dtype}
     if useless := [name for name, value in given.items() if value is not None and not useful[name]]:
         raise ValueError(f"{' and '.join(useless)} would have no effect with format={format!r}: leave it out.")
     if smoothing is not None and not (math.isfinite(smoothing) and smoothing >= 0):
         raise ValueError(f"smoothing={smoothing} should be 0 or above.")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k={top_k} should be above 0.")
-    if not of_classes and not isinstance(processing_class, PreTrainedTokenizerBase):
+    if embedding_dtype not in (None, *get_args(EmbeddingDtype)):
+        allowed = ", ".join(map(repr, get_args(EmbeddingDtype)))
+        raise ValueError(f"embedding_dtype={embedding_dtype!r} should be one of {allowed}.")
+    if of_tokens and not isinstance(processing_class, PreTrainedTokenizerBase):
         raise ValueError(
             f"format={format!r} needs a tokenizer: pass the one that the rows were tokenised with as processing_class."
         )

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -59,7 +59,7 @@ class TokenReader:
         top_k: how many tokens to keep per position; None for as many as every position has.
     """
 
-    columns = (TOP_LOG_PROBS, TOP_IDS, LOG_TAIL)
+    dtypes: ClassVar[dict[str, str]] = {name: DTYPES[name] for name in (TOP_LOG_PROBS, TOP_IDS, LOG_TAIL)}
 
     def __init__(
         self, format: str, tokenizer: PreTrainedTokenizerBase, decompressor: Decompressor | None, top_k: int | None

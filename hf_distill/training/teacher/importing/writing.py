@@ -11,18 +11,18 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
-from hf_distill.training.teacher.columns import DTYPES, SOURCE, Source
+from hf_distill.training.teacher.columns import SOURCE, Source
 
 Row = Mapping[str, np.ndarray]
 """For each column, the flat array of a row."""
 
 
-def write(rows: Iterable[Row], columns: Iterable[str]) -> tuple[Path, str]:
+def write(rows: Iterable[Row], dtypes: Mapping[str, str]) -> tuple[Path, str]:
     """Writes the targets of all rows.
 
     Args:
         rows: one flat array per column for each row.
-        columns: the names of the columns.
+        dtypes: the dtype of each column.
 
     Returns:
         The file, and a hash of its targets.
@@ -32,7 +32,7 @@ def write(rows: Iterable[Row], columns: Iterable[str]) -> tuple[Path, str]:
     """
     folder = Path(datasets.config.HF_DATASETS_CACHE, "teacher_targets")
     unfinished = folder / f"unfinished-import-{os.getpid()}"
-    schema = Features({name: List(Value(DTYPES[name])) for name in columns}).arrow_schema
+    schema = Features({name: List(Value(dtype)) for name, dtype in dtypes.items()}).arrow_schema
     digest = hashlib.sha256(" ".join(schema.names).encode())
     try:
         folder.mkdir(parents=True, exist_ok=True)
