@@ -78,8 +78,18 @@ def ndcg(scores: np.ndarray, relevance: np.ndarray) -> float:
 def reciprocal_rank(scores: np.ndarray, relevance: np.ndarray) -> float:
     """Reciprocal rank of the first relevant document among the first ten, the mean over all orders of equal scores."""
     best = scores[relevance > 0].max()
-    above, tied = int((scores > best).sum()), int((scores == best).sum())
-    relevant = int(((scores == best) & (relevance > 0)).sum())
+    tied = scores == best
+    return expected_reciprocal_rank(int((scores > best).sum()), int(tied.sum()), int((relevance[tied] > 0).sum()))
+
+
+def expected_reciprocal_rank(above: int, tied: int, relevant: int) -> float:
+    """Mean over all orders of tied documents of 1 divided by the rank of the first relevant one; 0 after rank 10.
+
+    Args:
+        above: number of documents ranked higher, none of them relevant.
+        tied: number of documents that share the best score of a relevant document.
+        relevant: number of those that are relevant.
+    """
     orders = math.comb(tied, relevant)
     first = range(1, min(tied - relevant + 1, DEPTH - above) + 1)  # place of the first relevant one of those tied
     return sum(math.comb(tied - place, relevant - 1) / orders / (above + place) for place in first)
