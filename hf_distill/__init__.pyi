@@ -31,6 +31,7 @@ from .data import (
     load_unlabelled_texts,
     load_untagged_words,
     pack_documents,
+    retrieval_of_rankings,
     truncate_documents,
 )
 from .deployment import Export, Predictor, export_model, load_predictor
@@ -188,6 +189,7 @@ __all__ = [
     "ranking_metrics",
     "reduce_width",
     "retrieval_metrics",
+    "retrieval_of_rankings",
     "show_progress",
     "similarity_metrics",
     "suggest_weights",

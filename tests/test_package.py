@@ -97,6 +97,7 @@ def test_public_names():
         "ranking_metrics",
         "agreement_metrics",
         "retrieval_metrics",
+        "retrieval_of_rankings",
         "similarity_metrics",
         "load_unlabelled_questions",
         "load_unlabelled_rankings",

@@ -8,7 +8,7 @@ from hf_distill.data.packing import SeparateDocuments, pack_documents, truncate_
 from hf_distill.data.pairs import encode_pairs, load_labelled_pairs, load_unlabelled_pairs
 from hf_distill.data.question_tokens import encode_questions
 from hf_distill.data.questions import load_questions, load_unlabelled_questions
-from hf_distill.data.rankings import load_rankings, load_unlabelled_rankings
+from hf_distill.data.rankings import load_rankings, load_unlabelled_rankings, retrieval_of_rankings
 from hf_distill.data.sounds import encode_sounds, load_labelled_sounds, load_unlabelled_sounds
 from hf_distill.data.tagged_windows import encode_tagged_words
 from hf_distill.data.tagged_words import load_tagged_words, load_untagged_words
@@ -49,5 +49,6 @@ __all__ = [
     "load_unlabelled_texts",
     "load_untagged_words",
     "pack_documents",
+    "retrieval_of_rankings",
     "truncate_documents",
 ]

@@ -21,7 +21,7 @@ def load_rankings(
     source: str | Path,
     query_column: str = "query",
     positive_column: str = "positive",
-    negative_column: str = "negative",
+    negative_column: str | None = "negative",
     documents_column: str | None = None,
     scores_column: str | None = None,
     split: str = "train",
@@ -39,7 +39,8 @@ def load_rankings(
         positive_column: column with the relevant documents: one text or a list of texts. Not used with
             `documents_column`.
         negative_column: column with the documents that are not relevant: one text or a list of texts. Not used with
-            `documents_column`.
+            `documents_column`. None if the data has only relevant documents, which is enough for retrieval, where the
+            documents of the other queries are searched too.
         documents_column: column with one document or a list of documents. A dot reads a field of a nested column, such
             as `passages.passage_text`.
         scores_column: column with the relevance of each of these documents, 0 for a document that is not relevant:
@@ -82,13 +83,14 @@ def load_rankings(
             groups.add(number, query, zip(texts, relevances, strict=True))
         groups.check_relevant()
         return groups.dataset()
-    columns = [query_column, positive_column, negative_column]
-    for number, query, positive, negatives in _read(source, columns, split, config_name):
-        where = f"{source}, row {number}"
-        groups.add(number, query, ((text, 1.0) for text in _texts(positive, positive_column, where)))
-        groups.add(number, query, ((text, 0.0) for text in _texts(negatives, negative_column, where)))
+    columns = [query_column, positive_column] + ([] if negative_column is None else [negative_column])
+    for number, query, *values in _read(source, columns, split, config_name):
+        for column, value, relevance in zip(columns[1:], values, (1.0, 0.0), strict=False):
+            texts = _texts(value, column, f"{source}, row {number}")
+            groups.add(number, query, ((text, relevance) for text in texts))
     groups.check_relevant()
-    groups.check_negatives(negative_column)
+    if negative_column is not None:
+        groups.check_negatives(negative_column)
     return groups.dataset()
 
 
@@ -133,6 +135,49 @@ def load_unlabelled_rankings(
             groups.add(number, query, ((text, NO_RELEVANCE) for text in texts))
     groups.check_documents()
     return groups.dataset()
+
+
+def retrieval_of_rankings(rows: Dataset) -> tuple[list[str], list[str], list[dict[int, float]]]:
+    """Makes a search out of rankings: every query over the documents of all queries.
+
+    Args:
+        rows: a dataset from `load_rankings`.
+
+    Returns:
+        The queries; the distinct documents, in the order of the rows; and for each query the relevance of its relevant
+        documents by their index. Documents that no query names can be appended to the list of documents.
+
+    Raises:
+        ValueError: if the rows are not from `load_rankings`, if a relevance is unknown, or if a query has no relevant
+            document. Rows are counted from 1.
+
+    Example:
+        >>> rows = load_rankings("sentence-transformers/natural-questions", "query", "answer", negative_column=None)
+        >>> queries, documents, relevant = retrieval_of_rankings(rows)
+        >>> retrieval_metrics(embed(queries), embed(documents), relevant)
+    """
+    check_columns(rows.column_names, COLUMNS, "rows")
+    columns = [rows[column][:] for column in COLUMNS]
+    unknown = [number for number, relevance in enumerate(columns[-1], start=1) if math.isnan(relevance)]
+    if unknown:
+        raise ValueError(
+            f"The relevance is unknown in {listed_rows(unknown)}: retrieval needs rows from load_rankings, not from "
+            f"load_unlabelled_rankings."
+        )
+    queries: dict[int, str] = {}
+    first: dict[int, int] = {}
+    documents: dict[str, int] = {}
+    relevant: dict[int, dict[int, float]] = {}
+    for number, (query, document, group, relevance) in enumerate(zip(*columns, strict=True), start=1):
+        queries.setdefault(group, query)
+        first.setdefault(group, number)
+        index = documents.setdefault(document, len(documents))
+        found = relevant.setdefault(group, {})
+        if relevance > 0:
+            found[index] = relevance
+    if without := [first[group] for group, found in relevant.items() if not found]:
+        raise ValueError(f"Queries without a relevant document, in {listed_rows(without)}: remove all their rows.")
+    return list(queries.values()), list(documents), list(relevant.values())
 
 
 @dataclass

@@ -7,7 +7,7 @@ import datasets
 import pytest
 from datasets import Dataset
 
-from hf_distill import load_rankings, load_unlabelled_rankings
+from hf_distill import load_rankings, load_unlabelled_rankings, retrieval_metrics, retrieval_of_rankings
 
 TRIPLES = [
     {"query": "q", "positive": ["a"], "negative": ["b", "c"]},
@@ -97,6 +97,55 @@ def test_fields_of_a_nested_column(tmp_path):
         assert load_unlabelled_rankings(file, **columns)["text_pair"][:] == ["a", "b"]
         with pytest.raises(ValueError, match=r"no column 'passages.score', only 'query', 'passages.is_selected'"):
             load_rankings(file, **columns, scores_column="passages.score")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_relevant_documents_alone(tmp_path, suffix):
+    pairs = [("q", "a"), ("r", "b"), ("q", "c")]
+    file = write(tmp_path, [dict(zip(("question", "answer"), pair, strict=True)) for pair in pairs], suffix)
+    loaded = load_rankings(file, "question", "answer", negative_column=None)
+    assert loaded.to_dict() == {
+        "text": ["q", "q", "r"],
+        "text_pair": ["a", "c", "b"],
+        "group": [0, 0, 1],
+        "labels": [1.0, 1.0, 1.0],
+    }
+
+
+def test_a_search_over_the_documents_of_all_queries(tmp_path):
+    queries, documents, relevant = retrieval_of_rankings(load_rankings(write(tmp_path, TRIPLES)))
+    assert (queries, documents) == (["q", "r"], ["a", "b", "c", "d", "e"])
+    assert relevant == [{0: 1.0}, {3: 1.0, 4: 1.0}]
+    vectors = {"q": [1, 0], "r": [0, 1], "a": [1, 0.1], "b": [1, 2], "c": [-1, 0], "d": [0.1, 1], "e": [1, 1.5]}
+    measured = retrieval_metrics([vectors[q] for q in queries], [vectors[d] for d in documents], relevant)
+    assert measured["mrr@10"] == 1.0
+    assert measured["map@100"] == pytest.approx((1 + (1 + 2 / 3) / 2) / 2)  # r finds d, b, e
+
+
+def test_a_search_with_grades(tmp_path):
+    """Rows in another order, too. A document may be relevant to several queries."""
+    rows = [
+        {"query": "q", "documents": ["a", "b", "c"], "scores": [3, 0, 0.5]},
+        {"query": "r", "documents": ["c", "b"], "scores": [1, 0]},
+    ]
+    loaded = load_rankings(write(tmp_path, rows), **SCORED)
+    assert retrieval_of_rankings(loaded) == (["q", "r"], ["a", "b", "c"], [{0: 3.0, 2: 0.5}, {2: 1.0}])
+    assert retrieval_of_rankings(loaded.select([3, 0, 4, 2, 1])) == (
+        ["r", "q"],
+        ["c", "a", "b"],
+        [{0: 1.0}, {1: 3.0, 0: 0.5}],
+    )
+
+
+def test_rows_that_are_no_search(tmp_path):
+    file = write(tmp_path, TRIPLES)
+    with pytest.raises(ValueError, match="The relevance is unknown in 6 rows: 1, 2, 3, 4, 5 and more: retrieval needs"):
+        retrieval_of_rankings(load_unlabelled_rankings(file))
+    rows = load_rankings(file)
+    with pytest.raises(ValueError, match="Queries without a relevant document, in row 2: remove all their rows"):
+        retrieval_of_rankings(rows.select([0, 5]))
+    with pytest.raises(ValueError, match="rows has no column 'group', only 'text', 'text_pair', 'labels'"):
+        retrieval_of_rankings(rows.remove_columns("group"))
 
 
 def bad(row, message, **options):
