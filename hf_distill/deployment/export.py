@@ -13,23 +13,26 @@ from transformers import PreTrainedModel
 
 from hf_distill.copies import plain_copy
 from hf_distill.data.image_processors import preprocessing_of
+from hf_distill.deployment.embeddings import EMBEDDING
 from hf_distill.deployment.formats import FORMATS, export_formats
 from hf_distill.deployment.heads import PREDICTION_HEADS
 from hf_distill.deployment.image_encoder import ImageEncoder
 from hf_distill.deployment.manifest import Manifest
-from hf_distill.deployment.parity import Parity, measure_parity
+from hf_distill.deployment.parity import MIN_COSINE, Parity, measure_parity
 from hf_distill.deployment.parity_inputs import built_in_inputs
 from hf_distill.deployment.parity_texts import with_questions
 from hf_distill.deployment.predictor import Predictor, load_predictor, predictor_of
 from hf_distill.deployment.sound_encoder import SoundEncoder
 from hf_distill.deployment.text_encoder import windows_of
 from hf_distill.deployment.transformers_model import load_student
+from hf_distill.embedding import EmbeddingModel, as_embedding_model
 from hf_distill.hub.push import public_name
 from hf_distill.images import Preprocessing
 from hf_distill.sounds import Waveform
 from hf_distill.version import __version__
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
     from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -40,6 +43,9 @@ PACKAGES = ["torch", "transformers", "onnx", "onnxscript", "onnxruntime", "torch
 LARGEST_DIFFERENCE = 1e-4
 """Allowed difference between the logits of a fp32 export and of the student, times the largest logit if above 1."""
 
+LARGEST_DIFFERENCE_OF_VECTORS = 1e-5
+"""The same for the values of vectors of length 1."""
+
 
 @dataclass(frozen=True)
 class Export:
@@ -48,7 +54,8 @@ class Export:
     Attributes:
         folder: folder of the export.
         num_bytes: size of the model's files in bytes.
-        parity: comparison with the student: `texts`, `decisions`, `largest_difference`, `largest_logit`, `agreement`.
+        parity: comparison with the student: `texts`, `decisions`, `largest_difference`, `largest_logit`, `agreement`,
+            and for an embedding model `lowest_cosine`.
 
     Example:
         >>> export = export_model("outputs/student", "outputs/student-int8")
@@ -61,7 +68,7 @@ class Export:
 
 
 def export_model(
-    student: str | Path | PreTrainedModel,
+    student: "str | Path | PreTrainedModel | SentenceTransformer",
     output: str | Path,
     format: str = "onnx-int8",
     *,
@@ -69,6 +76,7 @@ def export_model(
     texts: Sequence[Any] | None = None,
     max_length: int | None = None,
     min_agreement: float = 0.95,
+    min_cosine: float = MIN_COSINE,
 ) -> Export:
     """Exports a student to ONNX or int8, and checks the export against the student before saving it.
 
@@ -78,13 +86,14 @@ def export_model(
 
     Args:
         student: a folder, a Hub name, or a loaded model, with a head for sequence or token classification, question
-            answering, masked or causal language modelling, or image or audio classification. It does not change; a
-            copy in fp32 is exported. A sequence-to-sequence model can only be exported to `"torch-int8"`, and a model
-            for speech recognition not at all.
+            answering, masked or causal language modelling, or image or audio classification; or an embedding model,
+            with its pooling and the modules after it. It does not change; a copy in fp32 is exported. A
+            sequence-to-sequence model can only be exported to `"torch-int8"`, and a model for speech recognition not
+            at all.
         output: a folder that does not exist yet.
         format: `"onnx"` for ONNX in fp32; `"onnx-int8"` for ONNX with int8 weights and dynamically quantized int8
             activations (ONNX Runtime); `"torch-int8"` for a transformers model quantized the same way (torchao).
-        tokenizer: tokenizer or image processor of a loaded model.
+        tokenizer: tokenizer or image processor of a loaded model. An embedding model has its own.
         texts: texts on which export and student are compared, a few dozen that resemble the real ones, or pairs of
             texts. Default: built-in prose in several languages; pairs of a question and that prose for a model that
             reads pairs, as its config records. For an image classifier, images as in `Predictor.predict`; by default
@@ -94,6 +103,8 @@ def export_model(
         min_agreement: for int8, the share of texts (or of tokens, for a head over tokens) on which the export must
             make the same decision as the student. For `"onnx"`, no logit may differ by more than 1e-4, times the
             largest logit if that is above 1.
+        min_cosine: for an embedding model in int8, the lowest cosine between a vector of the export and that of the
+            student. For `"onnx"`, no value of a vector of length 1 may differ by more than 1e-5.
 
     Returns:
         The folder, its size and the comparison with the student.
@@ -143,23 +154,30 @@ def export_model(
         assert write is not None  # true for every name in export_formats()
         logger.info("Writing %s", format)
         write(model, predictor.encoder.inputs, outputs, unfinished, batches)
-        files = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
-        tokenizer.save_pretrained(unfinished)
+        written = sorted(file for file in unfinished.rglob("*") if file.is_file())
+        of_tokenizer = {Path(file) for file in tokenizer.save_pretrained(unfinished)}
+        files = {
+            file.relative_to(unfinished).as_posix(): file.stat().st_size for file in written if file not in of_tokenizer
+        }
         if "config.json" not in files:
             model.config.save_pretrained(unfinished)
         manifest = _manifest(predictor, format, files)
         manifest.write(unfinished)
         logger.info("Comparing the export with the student on %d texts", len(texts))
         parity = measure_parity(predictor, load_predictor(unfinished), texts)
-        _check(parity, format, min_agreement)
+        if predictor.head == EMBEDDING:
+            _check_vectors(parity, format, min_cosine)
+        else:
+            _check(parity, format, min_agreement)
         dataclasses.replace(manifest, parity=dataclasses.asdict(parity)).write(unfinished)
         unfinished.rename(output)
     return Export(output, sum(files.values()), parity)
 
 
-def _student(
-    student: str | Path | PreTrainedModel, tokenizer: Any, max_length: int | None
-) -> tuple[Predictor, PreTrainedModel, Any]:
+def _student(student: Any, tokenizer: Any, max_length: int | None) -> tuple[Predictor, PreTrainedModel, Any]:
+    student = as_embedding_model(student)
+    if isinstance(student, EmbeddingModel) and tokenizer is None:
+        tokenizer = student.tokenizer
     if isinstance(student, PreTrainedModel):
         if tokenizer is None:
             raise ValueError("A loaded model comes without a tokenizer or image processor: pass tokenizer=.")
@@ -209,6 +227,9 @@ def _manifest(student: Predictor, format: str, files: dict[str, int]) -> Manifes
         words=student.reader.words,
         max_answer_tokens=student.reader.max_answer_tokens,
         no_answer_threshold=student.reader.no_answer_threshold,
+        prompts=dict(student.reader.prompts.by_name),
+        default_prompt_name=student.reader.prompts.default,
+        embedding_width=student.reader.width,
     )
 
 
@@ -246,4 +267,23 @@ def _check(parity: Parity, format: str, min_agreement: float) -> None:
             f"The export differs too much from the student: {measured}, but min_agreement is {min_agreement:.1%}. "
             f"Nothing was written. Pass texts like those the student was trained on, lower min_agreement, or export in "
             f"fp32 (onnx)."
+        )
+
+
+def _check_vectors(parity: Parity, format: str, min_cosine: float) -> None:
+    assert parity.lowest_cosine is not None  # true for every embedding model
+    measured = (
+        f"on {parity.texts} texts, the lowest cosine between its vectors and the student's is "
+        f"{parity.lowest_cosine:.5f}, and values of vectors of length 1 differ by up to {parity.largest_difference:.2g}"
+    )
+    if FORMATS[format].is_exact and not parity.largest_difference <= LARGEST_DIFFERENCE_OF_VECTORS:  # also refuses NaN
+        raise ValueError(
+            f"The export does not match the student: {measured}, but a difference of at most "
+            f"{LARGEST_DIFFERENCE_OF_VECTORS:.2g} is allowed. Nothing was written. Check whether the model depends on "
+            f"anything besides its inputs, such as random numbers."
+        )
+    if not FORMATS[format].is_exact and not parity.lowest_cosine >= min_cosine:
+        raise ValueError(
+            f"The export differs too much from the student: {measured}, but min_cosine is {min_cosine:g}. Nothing was "
+            f"written. Pass texts like those the student was trained on, lower min_cosine, or export in fp32 (onnx)."
         )

@@ -1,13 +1,14 @@
 """The heads that can be exported: the outputs of each, and how predictions are made from them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from tokenizers import Encoding
 
 from hf_distill.answers import MAX_ANSWER_TOKENS, ContextWindow, best_answers, split_context
+from hf_distill.deployment.embeddings import EMBEDDING, Prompts
 from hf_distill.deployment.entities import find_entities_of_words
 from hf_distill.deployment.text_encoder import Encoded, Windows
 from hf_distill.words import WordRule, split_words
@@ -27,6 +28,10 @@ class OutputReader:
     max_answer_tokens: int = MAX_ANSWER_TOKENS
     no_answer_threshold: float | None = None
     """How much more likely it must be that a question has no answer. None if every question has an answer."""
+    prompts: Prompts = field(default_factory=Prompts)
+    """The prompts of an embedding model."""
+    width: int | None = None
+    """Number of values in a vector of an embedding model. If the model computes more, the first ones are kept."""
 
 
 TextOutputs = dict[str, np.ndarray]
@@ -38,8 +43,9 @@ class PredictionHead:
     """One kind of head.
 
     Attributes:
-        auto_class: auto class that loads models with this head.
-        mapping: name of the transformers mapping that lists the classes of such models.
+        auto_class: auto class that loads models with this head, or `"EmbeddingModel"`.
+        mapping: name of the transformers mapping that lists the classes of such models; None if `auto_class` is the
+            only one.
         outputs: names of the exported outputs.
         predict: `(outputs, encoding, text, reader, top_k)` returns the prediction for one text.
         per_token: True if outputs are `[texts, tokens, ...]`, False if they are `[texts, ...]`.
@@ -50,7 +56,7 @@ class PredictionHead:
     """
 
     auto_class: str
-    mapping: str
+    mapping: str | None
     outputs: list[str]
     predict: Callable[[TextOutputs, Any, Any, OutputReader, int | None], Any]
     per_token: bool = False
@@ -140,6 +146,11 @@ def read_text(outputs: TextOutputs, encoding: Encoded, text: str, reader: Output
     return {"text": reader.tokenizer.decode(outputs["sequences"].tolist(), skip_special_tokens=True).strip()}
 
 
+def read_vector(outputs: TextOutputs, encoding: Encoded, text: str, reader: OutputReader, top_k: int | None) -> Any:
+    """The vector of a text, `[width]` in fp32. There is one for each text, whatever `top_k` is."""
+    return outputs["embeddings"][: reader.width]
+
+
 PREDICTION_HEADS = {
     "audio classification": PredictionHead(  # before sequence classification, as the class of wav2vec 2.0 is called
         auto_class="AutoModelForAudioClassification",
@@ -205,6 +216,7 @@ PREDICTION_HEADS = {
         per_token=True,
         predict=next_token,
     ),
+    EMBEDDING: PredictionHead(auto_class="EmbeddingModel", mapping=None, outputs=["embeddings"], predict=read_vector),
 }
 
 
@@ -221,7 +233,7 @@ def head_of_class(model_class: str) -> str:
     from transformers.models.auto import modeling_auto
 
     for name, head in PREDICTION_HEADS.items():
-        listed = getattr(modeling_auto, head.mapping).values()
+        listed = [head.auto_class] if head.mapping is None else getattr(modeling_auto, head.mapping).values()
         if any(model_class in ([own] if isinstance(own, str) else own) for own in listed):  # DeiT has two classes
             return name
     raise ValueError(f"{model_class} cannot be exported: it needs a head for one of {', '.join(PREDICTION_HEADS)}.")

@@ -46,6 +46,9 @@ class Manifest:
         preprocessing: how inputs are prepared, complete enough to repeat it without transformers: the arguments of
             `hf_distill.images.Preprocessing` or `hf_distill.sounds.Waveform`; None for a model that reads text.
         words: how token classification splits a text into words, as in `split_words`; None if it decides per token.
+        prompts: prompts of an embedding model by name.
+        default_prompt_name: name of the prompt that is used if none is named; None for no prompt.
+        embedding_width: number of values in a vector of an embedding model; None for other models.
     """
 
     format: str
@@ -71,6 +74,9 @@ class Manifest:
     no_answer_threshold: float | None = None
     source_prefix: str = ""
     preprocessing: dict[str, Any] | None = None
+    prompts: dict[str, str] = dataclasses.field(default_factory=dict)
+    default_prompt_name: str | None = None
+    embedding_width: int | None = None
 
     def write(self, folder: Path) -> None:
         write_json(folder / MANIFEST, dataclasses.asdict(self))

@@ -6,11 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_distill.deployment.backends import Arrays, GeneratingBackend
+from hf_distill.deployment.embeddings import EMBEDDING
+from hf_distill.deployment.formats import FORMATS
 from hf_distill.deployment.heads import PREDICTION_HEADS
 from hf_distill.deployment.predictor import Predictor
-from hf_distill.deployment.text_encoder import TextInput, windows_of
+from hf_distill.deployment.text_encoder import TextInput, Window, windows_of
 
 BATCH_SIZE = 4
+
+MIN_COSINE = 0.995
+"""Lowest cosine between vectors of an embedding model and those of its int8 export, by default."""
+
+TINY = 1e-12
+"""Shortest length that vectors are divided by."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,10 @@ class Parity:
         largest_difference: largest absolute difference of two logits.
         largest_logit: largest absolute logit of the student.
         agreement: share of decisions with the same class, token or position.
+        lowest_cosine: lowest cosine between a vector of the student and that of the export, for an embedding model. Its
+            `decisions` are the vectors, `largest_difference` is that of two values after both vectors are divided by
+            the student's length, and `agreement` is the share of vectors whose cosine is above 0.995. None for other
+            models.
     """
 
     texts: int
@@ -31,6 +43,7 @@ class Parity:
     largest_difference: float
     largest_logit: float
     agreement: float
+    lowest_cosine: float | None = None
 
 
 def measure_parity(student: Predictor, export: Predictor, texts: Sequence[TextInput]) -> Parity:
@@ -49,6 +62,8 @@ def measure_parity(student: Predictor, export: Predictor, texts: Sequence[TextIn
     alone = [[window] for window in windows]
     mixed = [windows[start : start + BATCH_SIZE] for start in range(0, len(windows), BATCH_SIZE)]
     differences, largest, same = [], [], []
+    if student.head == EMBEDDING:
+        return _of_vectors(student, export, [*alone, *mixed], len(encodings))
     for batch in [*alone, *mixed]:
         inputs = student.encoder.pad(batch)
         if isinstance(student.backend, GeneratingBackend) and isinstance(export.backend, GeneratingBackend):
@@ -72,6 +87,26 @@ def measure_parity(student: Predictor, export: Predictor, texts: Sequence[TextIn
         largest_difference=float(np.max(differences)),
         largest_logit=float(np.max(largest)),
         agreement=float(decisions.mean()),
+    )
+
+
+def _of_vectors(student: Predictor, export: Predictor, batches: Sequence[Sequence[Window]], num_texts: int) -> Parity:
+    """Compares vectors: their direction by the cosine, and their values."""
+    (name,) = PREDICTION_HEADS[EMBEDDING].outputs
+    if FORMATS[export.format].batch_size == 1:  # a batch would add errors that no vector of `embed` has
+        batches = [batch for batch in batches if len(batch) == 1]
+    inputs = [student.encoder.pad(batch) for batch in batches]
+    expected, actual = (np.concatenate([own.backend(given)[name] for given in inputs]) for own in (student, export))
+    expected, actual = expected.astype(np.float64), actual.astype(np.float64)
+    length, own_length = (np.maximum(np.linalg.norm(own, axis=1), TINY) for own in (expected, actual))
+    cosines = (expected * actual).sum(1) / (length * own_length)
+    return Parity(
+        texts=num_texts,
+        decisions=len(cosines),
+        largest_difference=float((np.abs(expected - actual) / length[:, None]).max()),
+        largest_logit=float(np.abs(expected).max()),
+        agreement=float((cosines >= MIN_COSINE).mean()),
+        lowest_cosine=float(cosines.min()),
     )
 
 

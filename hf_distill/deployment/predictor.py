@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_distill.deployment.backends import Backend, TorchBackend, set_torch_threads, torch_backend
+from hf_distill.deployment.embeddings import EMBEDDING, Prompts, embed
 from hf_distill.deployment.formats import FORMATS, PYTORCH, export_formats
 from hf_distill.deployment.heads import CLASSIFIERS, PREDICTION_HEADS, OutputReader, TextOutputs, head_of_class
 from hf_distill.deployment.image_encoder import ImageEncoder
-from hf_distill.deployment.manifest import Manifest, format_of, is_export, read_manifest
+from hf_distill.deployment.locating import download, download_format, formats_in
+from hf_distill.deployment.manifest import Manifest, read_manifest
 from hf_distill.deployment.sound_encoder import SoundEncoder
 from hf_distill.deployment.text_encoder import Encoded, TextEncoder, windows_of
 from hf_distill.images import Preprocessing
@@ -96,12 +98,15 @@ class Predictor:
         Raises:
             ValueError: if a text is empty, is not a string or is not valid Unicode, or is one string where the model
                 reads pairs; if a question leaves too little room for its context; if an image or a recording cannot be
-                decoded; or if a recording with speech is longer than the model reads, 30 s for Whisper.
+                decoded; if a recording with speech is longer than the model reads, 30 s for Whisper; or if it is an
+                embedding model, for which there is `embed`.
 
         Example:
             >>> load_predictor("outputs/student-int8").predict(["A warm, funny film."])
             [{'label': 'positive', 'score': 0.98}]
         """
+        if self.head == EMBEDDING:
+            raise ValueError(f"{self.name} is an embedding model and predicts no class: call embed(texts).")
         if self.reads_pairs and (single := [number for number, text in enumerate(texts) if isinstance(text, str)]):
             raise ValueError(f"Text {single[0]} must be a pair of texts, because {self.name} reads pairs.")
         return [
@@ -110,7 +115,35 @@ class Predictor:
             for outputs, encoding, text in zip(self.run(encodings), encodings, texts[start:], strict=False)
         ]
 
-    def read(self, outputs: TextOutputs, encoding: Any, text: Any, top_k: int | None = 1) -> dict | list[dict]:
+    def embed(self, texts: Sequence[str], prompt_name: str | None = None, batch_size: int | None = None) -> np.ndarray:
+        """Computes the vectors of texts with an embedding model.
+
+        They are those of `SentenceTransformer.encode`, in every format; those of int8 are close to them. A text that is
+        too long is truncated as there. Texts of similar length are run together; ONNX int8 models run one text at a
+        time. The vector of a text does not depend on the other texts.
+
+        Args:
+            texts: strings.
+            prompt_name: name of a prompt of the model, such as `"query"`, which is put in front of each text. Default:
+                the default prompt of the model, if it has one.
+            batch_size: largest number of texts that are run together. Default: 32. No effect on ONNX int8 models.
+
+        Returns:
+            `[texts, width]` in fp32, in the order of the texts.
+
+        Raises:
+            ValueError: if it is not an embedding model; if a text is empty, is not a string or is not valid Unicode; or
+                if the model has no prompt of that name.
+
+        Example:
+            >>> load_predictor("outputs/student-int8").embed(["A warm, funny film."]).shape
+            (1, 384)
+        """
+        if self.head != EMBEDDING:
+            raise ValueError(f"{self.name} is for {self.head} and has no vectors of texts: call predict(texts).")
+        return embed(self, texts, prompt_name, batch_size)
+
+    def read(self, outputs: TextOutputs, encoding: Any, text: Any, top_k: int | None = 1) -> Any:
         """Turns the outputs of `run` for one text into its prediction.
 
         Raises:
@@ -167,16 +200,25 @@ class Predictor:
         rows = [outputs["logits"] for part in parts for outputs in part]
         return np.stack(rows) if rows else np.empty((0, len(self.labels)), np.float32)
 
-    def run(self, encodings: Sequence[Encoded], done: Callable[[int], object] | None = None) -> list[TextOutputs]:
+    def run(
+        self,
+        encodings: Sequence[Encoded],
+        done: Callable[[int], object] | None = None,
+        batch_size: int | None = None,
+    ) -> list[TextOutputs]:
         """Runs the model in batches of similar length, and returns its outputs for each text, without padding.
 
-        For a text in windows, the outputs of its windows follow each other.
+        For a text in windows, the outputs of its windows follow each other. A given `batch_size` replaces that of the
+        format, except for formats that run one text at a time.
         """
+        largest = FORMATS[self.format].batch_size
+        if batch_size is not None and largest > 1:
+            largest = batch_size
         windows = windows_of(encodings)
         text_of = [text for text, encoding in enumerate(encodings) for _ in windows_of([encoding])]
         to_do = Counter(text_of)
         per_window: list[TextOutputs] = [{} for _ in windows]
-        for indices in self.encoder.batches(windows, FORMATS[self.format].batch_size):
+        for indices in self.encoder.batches(windows, largest):
             outputs = self.backend(self.encoder.pad([windows[index] for index in indices]))
             for row, index in enumerate(indices):
                 length = len(windows[index]) if PREDICTION_HEADS[self.head].per_token else None
@@ -224,16 +266,14 @@ def load_predictor(
         [{'label': 'positive', 'score': 0.98}, {'label': 'negative', 'score': 0.95}]
     """
     is_here = Path(model).is_dir()
-    folder = Path(model) if is_here else _download(str(model), allow_patterns=["*.json"])
-    found = _formats(folder, is_here)
+    folder = Path(model) if is_here else download(str(model), allow_patterns=["*.json"])
+    found = formats_in(folder, is_here)
     wanted = next(iter(found)) if format == "auto" and found else format
     if wanted not in found:
         there = f"it has {', '.join(found)}" if found else "it has neither .safetensors weights nor export.json"
         raise ValueError(f"{model} has no model in the format {format}: {there}.")
     if not is_here:  # download only the wanted format of the repository
-        is_below = found[wanted] != folder
-        within = {"allow_patterns": [f"{found[wanted].name}/*"]} if is_below else {"ignore_patterns": ["*/*"]}
-        _download(str(model), **within)
+        download_format(str(model), folder, found[wanted])
     if wanted == PYTORCH:
         return _pytorch(found[wanted], str(model), threads, device)
     return _export(found[wanted], threads)
@@ -303,6 +343,8 @@ def _export(folder: Path, threads: int | None) -> Predictor:
             manifest.words,
             manifest.max_answer_tokens,
             manifest.no_answer_threshold,
+            Prompts(manifest.prompts, manifest.default_prompt_name),
+            manifest.embedding_width,
         ),
         folder=folder,
         reads_pairs=manifest.reads_pairs,
@@ -331,25 +373,3 @@ def _pytorch(folder: Path, name: str, threads: int | None, device: "torch.device
     set_torch_threads(threads)
     model, tokenizer = load_student(folder)
     return predictor_of(model.to(device or model.device), tokenizer, name, folder=folder)
-
-
-def _formats(folder: Path, is_here: bool) -> dict[str, Path]:
-    """The formats found in a folder, preferred ones first, each with its folder."""
-    if is_export(folder):
-        return {format_of(folder): folder}
-    found = {format_of(own): own for own in sorted(folder.iterdir()) if own.is_dir() and is_export(own)}
-    has_weights = bool(list(folder.glob("*.safetensors"))) or not is_here  # from the Hub, weights come later
-    if (folder / "config.json").is_file() and has_weights:
-        found[PYTORCH] = folder
-    return {name: found[name] for name in FORMATS if name in found} | found
-
-
-def _download(name: str, **patterns: Any) -> Path:
-    """Downloads some files of a Hub repository."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(name, **patterns))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ValueError(f"No model found at {name}, neither as a local folder nor on the Hub: {error}") from error

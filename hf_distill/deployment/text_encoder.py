@@ -136,7 +136,7 @@ class TextEncoder:
         if isinstance(texts, str):
             raise ValueError(f"texts must be a list of strings, but is one string: give [{texts[:40]!r}].")
         for number, text in enumerate(texts):
-            _check(number, text)
+            check_text(number, text)
         whole = self.tokenizer.encode_batch([f"{self.prefix}{text}" for text in texts] if self.prefix else list(texts))
         encodings: list[Encoded] = [*whole]
         if self.truncation == "head_tail":
@@ -211,7 +211,8 @@ class TextEncoder:
             yield batch
 
 
-def _check(number: int, text: TextInput) -> None:
+def check_text(number: int, text: TextInput) -> None:
+    """Raises `ValueError` if a text or a part of a pair is empty, is not a string, or is not valid Unicode."""
     for part in text if isinstance(text, tuple) else (text,):
         if not isinstance(part, str):
             raise ValueError(f"Text {number} must be a string, but is {type(part).__name__}.")

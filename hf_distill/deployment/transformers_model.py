@@ -13,15 +13,17 @@ from hf_distill.data.image_processors import check_channels, image_reader, load_
 from hf_distill.data.languages import set_languages
 from hf_distill.data.sounds import MAX_SECONDS, load_extractor, sound_reader
 from hf_distill.data.speech import load_speech_processor, speech_reader
+from hf_distill.deployment.embeddings import EMBEDDING, Prompts
 from hf_distill.deployment.heads import CLASSIFIERS, PREDICTION_HEADS, OutputReader, head_of_class
 from hf_distill.deployment.image_encoder import ImageEncoder
 from hf_distill.deployment.sound_encoder import SoundEncoder
 from hf_distill.deployment.text_encoder import TextEncoder
+from hf_distill.embedding import EmbeddingModel, is_sentence_transformer
 from hf_distill.files import read_json
 from hf_distill.lengths import length_of_rows, noted_stride, reading_of, truncation_of
 from hf_distill.loading import load_config, load_pretrained
 
-CROSS_ENCODER_FILE = "config_sentence_transformers.json"
+SETTINGS_FILE = "config_sentence_transformers.json"
 
 INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 
@@ -30,8 +32,12 @@ def load_student(name: str | Path) -> tuple[PreTrainedModel, Any]:
     """Loads a model and its tokenizer, image processor, feature extractor or processor from a folder or the Hub.
 
     Raises:
+        ImportError: if it is an embedding model, and sentence-transformers is not installed.
         ValueError: if the model does not exist, has a head without predictions, or lacks weights.
     """
+    if is_sentence_transformer(name) and _noted(name).get("model_type") in (None, "SentenceTransformer"):
+        embedding_model = EmbeddingModel.from_pretrained(name)
+        return embedding_model, embedding_model.tokenizer
     architecture = (load_config(name).architectures or ["A model whose config names no class"])[0]
     head = PREDICTION_HEADS[head_of_class(architecture)]
     model = load_model(name, head.auto_class)
@@ -44,19 +50,25 @@ def load_student(name: str | Path) -> tuple[PreTrainedModel, Any]:
 
 
 def load_model(name: str | Path, auto_class: str) -> PreTrainedModel:
-    return load_pretrained(getattr(transformers, auto_class), name)
+    model_class = EmbeddingModel if auto_class == "EmbeddingModel" else getattr(transformers, auto_class)
+    return load_pretrained(model_class, name)
 
 
 def note_cross_encoder(name: str | Path, config: PreTrainedConfig) -> None:
     """Records in the config of a CrossEncoder of sentence-transformers 6 that it is one, as earlier versions do."""
-    file = Path(name, CROSS_ENCODER_FILE)
+    if (noted := _noted(name)).get("model_type") == "CrossEncoder":
+        config.sentence_transformers = {"activation_fn": noted.get("activation_fn")}
+
+
+def _noted(name: str | Path) -> dict[str, Any]:
+    """What sentence-transformers notes of a model in a file of its own; empty if it has no such file."""
+    file = Path(name, SETTINGS_FILE)
     if not Path(name).is_dir():
         try:
-            file = Path(hf_hub_download(str(name), CROSS_ENCODER_FILE))
+            file = Path(hf_hub_download(str(name), SETTINGS_FILE))
         except (HfHubHTTPError, HFValidationError, OSError):
-            return  # most models have no such file
-    if file.is_file() and (noted := read_json(file)).get("model_type") == "CrossEncoder":
-        config.sentence_transformers = {"activation_fn": noted.get("activation_fn")}
+            return {}  # most models have no such file
+    return read_json(file) if file.is_file() else {}
 
 
 def encoder_of(
@@ -84,11 +96,13 @@ def encoder_of(
         )
     max_length = length_of_rows(max_length, tokenizer, model)
     is_answering = name == "question answering"
+    if name == EMBEDDING:
+        return _embedding_encoder(model, tokenizer, max_length)
     reading = reading_of(model.config)
     if reading.get("source_lang") is not None:
         set_languages(tokenizer, reading["source_lang"], reading["target_lang"])
     return TextEncoder(
-        tokenizer=type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str()),
+        tokenizer=_copy_of(tokenizer),
         inputs=[name for name in INPUTS if name in tokenizer.model_input_names],
         max_length=max_length,
         pad_token_id=padding_of(model, tokenizer),
@@ -96,6 +110,37 @@ def encoder_of(
         stride=noted_stride(model.config, max_length) if is_answering or "words" in reading else None,
         prefix=reading.get("source_prefix", ""),
     )
+
+
+def _copy_of(tokenizer: PreTrainedTokenizerBase) -> Any:
+    backend = tokenizer.backend_tokenizer
+    return type(backend).from_str(backend.to_str())
+
+
+def _embedding_encoder(model: EmbeddingModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TextEncoder:
+    """An encoder that gives the tokens of `SentenceTransformer.encode`.
+
+    Batches are padded on the right, also if the tokenizer pads on the left: the modules leave out the padding.
+
+    Raises:
+        ValueError: if it would give other tokens, because the model reads texts in a chat template, for example.
+    """
+    encoder = TextEncoder(
+        tokenizer=_copy_of(tokenizer),
+        inputs=[name for name in INPUTS if name in tokenizer.model_input_names],
+        max_length=max_length,
+        pad_token_id=padding_of(model, tokenizer),
+        truncation="tail" if tokenizer.truncation_side == "left" else "head",
+    )
+    probes = ["A probe.", f"A{' long' * max_length} probe."]
+    first: Any = model.modules_in_order[0]
+    expected = [first.preprocess([probe])["input_ids"][0].tolist() for probe in probes]
+    if max_length == tokenizer.model_max_length and [own.ids for own in encoder.encode(probes)] != expected:
+        raise ValueError(
+            f"{model.name_or_path} reads texts in a way of its own, such as a chat template, and not as its tokenizer "
+            f"gives them, which exports and predictors do. Only models of plain texts are supported."
+        )
+    return encoder
 
 
 def padding_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -117,7 +162,15 @@ def reader_of(model: PreTrainedModel, tokenizer: Any, head: str) -> OutputReader
         words=reading.get("words"),
         max_answer_tokens=reading.get("max_answer_tokens", MAX_ANSWER_TOKENS),
         no_answer_threshold=reading.get("no_answer_threshold", 0.0) if reading.get("unanswerable") else None,
+        **(_vectors_of(model) if head == EMBEDDING else {}),
     )
+
+
+def _vectors_of(model: EmbeddingModel) -> dict[str, Any]:
+    settings = model.settings
+    prompts = Prompts(settings.get("prompts", {}), settings.get("default_prompt_name"))
+    width = min(model.embedding_width, settings.get("truncate_dim", model.embedding_width))
+    return {"prompts": prompts, "width": width}
 
 
 def _text_tokenizer(processor: Any, head: str) -> Any:
