@@ -32,9 +32,7 @@ def written_once(write_graph: Callable, folder: Path) -> Callable:
 
 def _key(model: PreTrainedModel, inputs: list[str], outputs: list[str], example) -> str:
     shapes = None if example is None else {name: array.shape[1:] for name, array in example.items()}
-    key = hashlib.sha256(
-        f"{type(model)} {inputs} {outputs} {shapes} {model.config.to_json_string(use_diff=False)}".encode()
-    )
+    key = hashlib.sha256(f"{model} {inputs} {outputs} {shapes} {model.config.to_json_string(use_diff=False)}".encode())
     for name, tensor in model.state_dict().items():
         key.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         key.update(tensor.detach().contiguous().cpu().numpy().tobytes())

@@ -39,6 +39,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         default=0.95,
         help="share of texts or tokens on which int8 must predict what the student predicts (default: 0.95)",
     )
+    parser.add_argument(
+        "--min-cosine",
+        metavar="COSINE",
+        type=float,
+        default=0.995,
+        help="lowest cosine between the vectors of an embedding model and of its int8 export (default: 0.995)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -53,10 +60,17 @@ def run(options: argparse.Namespace) -> None:
         texts=lines_of(options.texts),
         max_length=options.max_length,
         min_agreement=options.min_agreement,
+        min_cosine=options.min_cosine,
     )
     parity = export.parity
+    compared = f"{export.folder}: {export.num_bytes / 1e6:.1f} MB. Compared with the student on {parity.texts} texts, "
+    if parity.lowest_cosine is not None:
+        print(
+            f"{compared}the lowest cosine between their vectors is {parity.lowest_cosine:.5f}; values of vectors of "
+            f"length 1 differ by at most {parity.largest_difference:.2g}."
+        )
+        return
     print(
-        f"{export.folder}: {export.num_bytes / 1e6:.1f} MB. Compared with the student on {parity.texts} texts, alone "
-        f"and in batches: {parity.agreement:.1%} of {parity.decisions} predictions are the same; logits differ by at "
-        f"most {parity.largest_difference:.2g} (largest logit: {parity.largest_logit:.3g})."
+        f"{compared}alone and in batches: {parity.agreement:.1%} of {parity.decisions} predictions are the same; "
+        f"logits differ by at most {parity.largest_difference:.2g} (largest logit: {parity.largest_logit:.3g})."
     )

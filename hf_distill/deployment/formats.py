@@ -62,12 +62,17 @@ def _write_onnx(
 def _write_onnx_int8(
     model: "PreTrainedModel", inputs: list[str], outputs: list[str], folder: Path, batches: "Sequence[Arrays]"
 ) -> None:
+    from hf_distill.deployment.embeddings import EMBEDDING
+    from hf_distill.deployment.heads import PREDICTION_HEADS
     from hf_distill.deployment.onnx import write_graph
     from hf_distill.deployment.quantization import quantize_graph
 
     with TemporaryDirectory(dir=folder) as temporary:
         write_graph(model, inputs, outputs, Path(temporary, GRAPH), _example(batches))
-        quantize_graph(Path(temporary, GRAPH), folder / GRAPH, batches)
+        is_embedding = (
+            outputs == PREDICTION_HEADS[EMBEDDING].outputs
+        )  # whose vectors are more sensitive than a decision
+        quantize_graph(Path(temporary, GRAPH), folder / GRAPH, batches, for_vectors=is_embedding)
 
 
 def _example(batches: "Sequence[Arrays]") -> "Arrays | None":

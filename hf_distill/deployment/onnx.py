@@ -12,6 +12,7 @@ from hf_distill.deployment.backends import Arrays
 from hf_distill.deployment.first_token import compute_first_token_alone
 from hf_distill.deployment.manifest import OPSET
 from hf_distill.deployment.quiet import quiet
+from hf_distill.embedding import EmbeddingModel
 from hf_distill.optional import optional
 
 LARGEST_FILE = 1_800_000_000
@@ -29,6 +30,17 @@ class Exportable(nn.Module):
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         given = self.model(**dict(zip(self.inputs, tensors, strict=True)), **self.options)
         return tuple(given[name] for name in self.outputs)
+
+
+class _Alone(nn.Module):
+    """One of the modules after the transformer of an embedding model."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.module(dict(features))["sentence_embedding"]
 
 
 def write_graph(
@@ -71,7 +83,8 @@ def write_graph(
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise ValueError(
-                f"PyTorch {torch.__version__} cannot export {type(model).__name__}: {error.__cause__ or error}"
+                f"PyTorch {torch.__version__} cannot export {_culprit(model, inputs, tensors)}: "
+                f"{error.__cause__ or error}"
             ) from error
     assert program is not None  # always true with dynamo=True
     graph = program.model
@@ -81,3 +94,26 @@ def write_graph(
     bytes_of_weights = sum(value.const_value.nbytes for value in graph.graph.initializers.values())
     external = f"{file.name}.data" if bytes_of_weights > LARGEST_FILE else None
     onnx_ir.save(graph, file, external_data=external)
+
+
+def _culprit(model: PreTrainedModel, inputs: list[str], tensors: list[torch.Tensor]) -> str:
+    """What cannot be exported: a model, or one of the modules after the transformer of an embedding model."""
+    if not isinstance(model, EmbeddingModel):
+        return type(model).__name__
+    first, *head = model.modules_in_order
+    with torch.no_grad():
+        features = first(dict(zip(inputs, tensors, strict=True)))
+        for number, module in enumerate(head, 1):
+            given = {name: value for name, value in features.items() if isinstance(value, torch.Tensor)}
+            try:
+                torch.onnx.export(
+                    _Alone(module), kwargs={"features": given}, opset_version=OPSET, dynamo=True, verbose=False
+                )
+            except torch.onnx.errors.OnnxExporterError:
+                kind = type(module).__name__
+                return (
+                    f"the module {kind} ({number}) after the transformer {type(model.transformer).__name__} (remove or "
+                    f"replace it; poolings, Normalize, LayerNorm and Dense with an activation of torch.nn work)"
+                )
+            features = module(features)
+    return f"the transformer {type(model.transformer).__name__}"

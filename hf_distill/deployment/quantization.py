@@ -22,11 +22,14 @@ SMOOTHING = 0.8
 OUTLIER = 8.0
 """An activation is smoothed if its largest channel is at least this many times the median: int8 is then too coarse."""
 
+OUTLIER_OF_VECTORS = 2.0
+"""The same for embedding models."""
+
 BLOCK = 32
 """Number of neighbouring values in an embedding that share a scale."""
 
 
-def quantize_graph(source: Path, target: Path, batches: Sequence[Arrays]) -> None:
+def quantize_graph(source: Path, target: Path, batches: Sequence[Arrays], for_vectors: bool = False) -> None:
     """Quantizes the matrices and embeddings of an fp32 ONNX graph to int8.
 
     ONNX Runtime quantizes matrices once, per output channel, and activations dynamically. Before that, this function
@@ -37,13 +40,19 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[Arrays]) -> Non
         source: file of the fp32 graph.
         target: output file of the quantized graph.
         batches: sample inputs of the model, used to find outliers.
+        for_vectors: be more precise, for vectors, which change more than decisions do. Smaller outliers are smoothed
+            too. Matrices stay in fp32 if they make their input narrower, such as the second one of each feed-forward
+            block, or act on one vector per text. Of all-MiniLM-L6-v2, the lowest cosine between vectors rises from
+            0.984 to 0.997, and the size from 24 to 34 MB.
     """
     onnx_ir, onnx = optional("onnx_ir", "onnx"), optional("onnx", "onnx")
     quantization = optional("onnxruntime.quantization", "onnx")
     model = onnx_ir.load(source)
     fold_transposes(model.graph)
-    smooth(model.graph, _ranges(source, _products(model.graph), batches))
+    ranges = _ranges(source, _products(model.graph), batches)
+    smooth(model.graph, ranges, OUTLIER_OF_VECTORS if for_vectors else OUTLIER)
     quantize_embeddings(model.graph)
+    spared = [node.name for node in model.graph if for_vectors and _narrows(node)]
     is_large = source.with_name(f"{source.name}.data").exists()
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         prepared = Path(temporary, target.name)
@@ -59,11 +68,12 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[Arrays]) -> Non
                 per_channel=True,
                 weight_type=quantization.QuantType.QInt8,
                 use_external_data_format=is_large,
+                nodes_to_exclude=spared,
                 extra_options={"MatMulConstBOnly": True},
             )
 
 
-def smooth(graph: "ir.Graph", ranges: Mapping[str, np.ndarray]) -> None:
+def smooth(graph: "ir.Graph", ranges: Mapping[str, np.ndarray], outlier: float = OUTLIER) -> None:
     """Moves outliers from activations to the weights that they are multiplied with (SmoothQuant).
 
     `x @ W` becomes `(x / s) @ (s * W)`, with `s = range of x ** 0.8 / range of W ** 0.2` per channel. The product is
@@ -74,10 +84,11 @@ def smooth(graph: "ir.Graph", ranges: Mapping[str, np.ndarray]) -> None:
     Args:
         graph: ONNX graph. It is changed in place.
         ranges: by activation name, `[channels]`, the largest absolute value of each channel.
+        outlier: how many times the median the largest channel of an activation is at least, for it to be changed.
     """
     for value, products in _products(graph).items():
         channels = np.maximum(ranges[value.name], 1e-5)
-        if channels.max() < OUTLIER * np.median(channels):
+        if channels.max() < outlier * np.median(channels):
             continue
         weights = [product.inputs[1].const_value.numpy() for product in products]
         rows = np.maximum(np.max([np.abs(weight).max(1) for weight in weights], axis=0), 1e-5)
@@ -170,6 +181,13 @@ def _products(graph: "ir.Graph") -> dict["ir.Value", list["ir.Node"]]:
             if weight is not None and len(weight.shape) == 2:
                 products.setdefault(node.inputs[0], []).append(node)
     return products
+
+
+def _narrows(node: "ir.Node") -> bool:
+    if node.op_type == "Gemm":  # PyTorch's exporter writes it for one vector per text
+        return True
+    weight = node.inputs[1].const_value if node.op_type == "MatMul" else None
+    return weight is not None and len(weight.shape) == 2 and weight.shape[0] > weight.shape[1]
 
 
 def _ranges(file: Path, values: Mapping["ir.Value", object], batches: Sequence[Arrays]) -> dict[str, np.ndarray]:

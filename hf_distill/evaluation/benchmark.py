@@ -21,6 +21,7 @@ from huggingface_hub import snapshot_download
 from hf_distill.deployment.backends import Arrays, available_cores
 from hf_distill.deployment.formats import FORMATS, PYTORCH
 from hf_distill.deployment.json_inputs import to_json
+from hf_distill.deployment.locating import weights_in
 from hf_distill.deployment.manifest import is_export, read_manifest
 from hf_distill.deployment.parity_inputs import built_in_inputs
 from hf_distill.deployment.parity_texts import with_questions
@@ -204,7 +205,7 @@ def bytes_on_disk(folder: Path) -> int:
     """Bytes of the files that hold a model's weights or its graph."""
     if is_export(folder):
         return sum(read_manifest(folder).files.values())
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in weights_in(folder))
 
 
 @dataclass
