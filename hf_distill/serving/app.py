@@ -8,14 +8,17 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response, Security
 from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.types import Receive, Scope, Send
 
+from hf_distill.serving.embedding import EmbedBodies, EmbeddingList, Embeddings, of_openai, of_texts
 from hf_distill.serving.files import NUM_SCORES, FileBodies
 from hf_distill.serving.limits import Limits
 from hf_distill.serving.metrics import CONTENT_TYPE_LATEST, Metrics
-from hf_distill.serving.predict import RefusedError, check_ready, check_token, predict, rerank
+from hf_distill.serving.model_info import ModelInfo
+from hf_distill.serving.predict import RefusedError, check_ready, check_token, embed, predict, rerank
 from hf_distill.serving.reranking import RerankAnswer, RerankBodies
 from hf_distill.serving.schemas import MAX_TOP_K, READS, Answer, Bodies, Error
 from hf_distill.serving.service import Service
@@ -24,6 +27,9 @@ from hf_distill.version import __version__
 PATHS = {"student": "/predict", "teacher": "/predict/teacher"}
 RERANK_PATHS = {"student": ["/rerank", "/v1/rerank", "/v2/rerank"], "teacher": ["/rerank/teacher"]}
 """The first path of each is documented. The others are those that clients of Cohere and Jina add to their base URL."""
+
+EMBED_PATHS = {"student": ["/embed"], "teacher": ["/embed/teacher"]}
+OPENAI_PATHS = {"student": ["/v1/embeddings"], "teacher": []}
 
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
@@ -87,10 +93,13 @@ class App:
         self._bodies: dict[str, Bodies | FileBodies] = {reads: Bodies(limits, reads) for reads in READS}
         self._bodies |= {kind: FileBodies(limits, kind) for kind in ("image", "audio")}
         self._rerank_bodies = RerankBodies(limits)
+        self._embed_bodies = EmbedBodies(limits, of_texts)
+        self._openai_bodies = EmbedBodies(limits, of_openai)
         self._described: dict[str, dict[str, Any]] = {}
         for role, service in services.items():
             self._add_predict(role, service)
             self._add_rerank(role, service)
+            self._add_embed(role, service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles predictions without FastAPI, whose middleware and routing would take about as long as the rest.
@@ -111,11 +120,27 @@ class App:
             bodies = self._bodies[service.info.reads]
             kind = bodies.kind if isinstance(bodies, FileBodies) else None
             self._described[role].update(_request_body(bodies.schema, kind))
+            if service.info.embeds:
+                self._describe_embedding(role, service.info)
             if service.info.reranks:
                 path = RERANK_PATHS[role][0]
                 schema = self._rerank_bodies.schema
                 self._describe(f"Rerank with the {role}", path, self._hot[path], schema, RerankAnswer)
         self.interface.openapi_schema = None  # it is made again when it is asked for
+
+    def _describe_embedding(self, role: str, info: ModelInfo) -> None:
+        """Describes the paths of an embedding model, and leaves out that of predictions."""
+        assert info.width is not None  # true for every embedding model
+        for route in self.interface.router.routes:
+            if isinstance(route, APIRoute) and route.path == PATHS[role]:
+                route.include_in_schema = False
+        for paths, bodies, answer in (
+            (EMBED_PATHS[role], self._embed_bodies, Embeddings),
+            (OPENAI_PATHS[role], self._openai_bodies, EmbeddingList),
+        ):
+            schema = bodies.schema_for(info.width, list(info.prompts))
+            for path in paths:
+                self._describe(f"Embed with the {role}", path, self._hot[path], schema, answer)
 
     def _add_states(self, services: dict[str, Service]) -> None:
         @self.interface.get("/health")
@@ -151,7 +176,8 @@ class App:
         async def models() -> dict[str, dict[str, str]]:
             """Lists the models, their paths, the headers that identify a model, and what it reads."""
             return {
-                role: {"path": PATHS[role], **service.headers} | ({"reads": service.info.reads} if service.info else {})
+                role: {"path": _path_of(role, service), **service.headers}
+                | ({"reads": service.info.reads} if service.info else {})
                 for role, service in services.items()
             }
 
@@ -175,6 +201,18 @@ class App:
             return await rerank(service, self._rerank_bodies, request)
 
         self._hot |= dict.fromkeys(RERANK_PATHS[role], self._endpoint(role, service, answer))
+
+    def _add_embed(self, role: str, service: Service) -> None:
+        async def answer(request: Request) -> Response:
+            """Computes the vectors of texts."""
+            return await embed(service, self._embed_bodies, request)
+
+        async def answer_as_openai(request: Request) -> Response:
+            """Computes the vectors of texts, in the format of OpenAI."""
+            return await embed(service, self._openai_bodies, request)
+
+        self._hot |= dict.fromkeys(EMBED_PATHS[role], self._endpoint(role, service, answer))
+        self._hot |= dict.fromkeys(OPENAI_PATHS[role], self._endpoint(role, service, answer_as_openai))
 
     def _endpoint(self, role: str, service: Service, answer: Endpoint) -> Endpoint:
         """Checks the token, turns refusals into answers, and measures how long an answer takes."""
@@ -209,6 +247,11 @@ class App:
             openapi_extra=described,
         )(endpoint)
         return described
+
+
+def _path_of(role: str, service: Service) -> str:
+    """The path of what a model gives: predictions, or vectors."""
+    return EMBED_PATHS[role][0] if service.info is not None and service.info.embeds else PATHS[role]
 
 
 def _request_body(schema: dict[str, Any], kind: str | None = None) -> dict[str, Any]:

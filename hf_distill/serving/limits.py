@@ -22,7 +22,7 @@ class Limits:
     max_body: int = _bound(1 << 20, "BYTES", "largest request body")
     max_file_body: int = _bound(10 << 20, "BYTES", "largest request body for a model that reads images or recordings")
     max_texts: int = _bound(64, "N", "most texts per request")
-    max_documents: int = _bound(256, "N", "most documents per request to /rerank; at most max_queue")
+    max_documents: int = _bound(256, "N", "most documents per request to /rerank, or texts to embed; at most max_queue")
     max_characters: int = _bound(100_000, "N", "most characters per text; the model truncates texts that are too long")
     receive_timeout: float = _bound(10.0, "SECONDS", "longest time for a client to send its request")
     timeout: float = _bound(30.0, "SECONDS", "longest time for an answer, and for one batch in a worker")

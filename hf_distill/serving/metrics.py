@@ -18,7 +18,7 @@ class Metrics:
         of = {"registry": self.registry, "namespace": "hf_distill"}
         ProcessCollector(registry=self.registry)
         self.requests = Counter(
-            "requests", "Answers to /predict and /rerank, by model and status.", ["model", "status"], **of
+            "requests", "Answers to /predict, /rerank and /embed, by model and status.", ["model", "status"], **of
         )
         self.errors = Counter("errors", "Requests that were not answered with a prediction.", ["kind"], **of)
         self.seconds = Histogram("request_seconds", "Time from request to answer.", ["model"], buckets=SECONDS, **of)

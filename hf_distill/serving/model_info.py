@@ -2,16 +2,19 @@
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+from hf_distill.deployment.embeddings import EMBEDDING
+from hf_distill.deployment.locating import module_folders
 from hf_distill.deployment.parity_inputs import built_in_inputs
 from hf_distill.deployment.predictor import Predictor
 
 SERVED_HEADS = [
     *("sequence classification", "token classification", "question answering"),
     *("masked language modelling", "sequence-to-sequence"),
+    EMBEDDING,
     *("image classification", "audio classification", "speech recognition"),
 ]
 SNAPSHOTS = "snapshots"
@@ -36,6 +39,9 @@ class ModelInfo:
         reads: what it reads: `"text"`; `"pair"`, a pair of texts; `"question"`, a question and its context; or
             `"image"` or `"audio"`.
         reranks: True if it gives one score to each pair, such as a query and a document.
+        width: number of values in a vector of an embedding model; None for other models.
+        prompts: prompts of an embedding model by name.
+        default_prompt_name: name of the prompt that is used if none is named; None for no prompt.
         tokens_per_second: speed of a worker on the longest warm-up text.
     """
 
@@ -46,6 +52,14 @@ class ModelInfo:
     tokens_per_second: float
     reads: str = "text"
     reranks: bool = False
+    width: int | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+
+    @property
+    def embeds(self) -> bool:
+        """True if it is an embedding model, which gives a vector for each text and no prediction."""
+        return self.width is not None
 
     def headers(self) -> dict[str, str]:
         """HTTP headers that identify the model."""
@@ -79,6 +93,9 @@ def model_info(predictor: Predictor, model: str) -> ModelInfo:
         tokens_per_second=warm_up(predictor),
         reads=_reads(predictor),
         reranks=predictor.reads_pairs and len(predictor.labels) == 1,
+        width=predictor.reader.width,
+        prompts=dict(predictor.reader.prompts.by_name),
+        default_prompt_name=predictor.reader.prompts.default,
     )
 
 
@@ -119,8 +136,10 @@ def revision_of(folder: Path) -> str:
     if SNAPSHOTS in parts[:-1]:
         return parts[parts.index(SNAPSHOTS) + 1]
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
+    below = [file for own in module_folders(folder) if own.is_dir() for file in own.iterdir()]
+    for file in sorted([*folder.iterdir(), *below]):
         if file.suffix in (".json", ".onnx", ".data", ".safetensors"):
             with file.open("rb") as content:
-                digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+                name, own = file.relative_to(folder).as_posix(), hashlib.file_digest(content, "sha256").hexdigest()
+                digest.update(f"{name} {own}\n".encode())
     return digest.hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Handles one request to `/predict` or `/rerank`: checks and reads it, and answers or refuses it."""
+"""Handles one request to `/predict`, `/rerank` or `/embed`: checks and reads it, and answers or refuses it."""
 
 import json
 import math
@@ -12,7 +12,9 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
+from hf_distill.deployment.embeddings import Prompts
 from hf_distill.serving.batching import OverloadedError
+from hf_distill.serving.embedding import EmbedBodies, EmbedBody, from_entry
 from hf_distill.serving.files import FileBodies
 from hf_distill.serving.model_info import ModelInfo
 from hf_distill.serving.reranking import Ranked, RerankBodies
@@ -22,7 +24,7 @@ from hf_distill.serving.service import Answered, ModelFailedError, Service, Work
 NAMES = {"image": "Image", "audio": "Recording"}
 """What an input is called in errors, if it is not a text."""
 
-AnyBodies = Bodies | RerankBodies | FileBodies
+AnyBodies = Bodies | RerankBodies | EmbedBodies | FileBodies
 
 
 class RefusedError(Exception):
@@ -83,6 +85,9 @@ async def predict(service: Service, bodies: Mapping[str, Bodies | FileBodies], r
         RefusedError: if the request cannot be answered with predictions.
     """
     info = check_ready(service)
+    if info.embeds:
+        detail = f"The {service.role} is an embedding model and predicts no class: POST to /embed or /v1/embeddings."
+        raise RefusedError(404, "invalid", detail)
     body, answered = await _ask(service, bodies[info.reads], request)
     top_k = body.top_k if "top_k" in body.model_fields_set else None
     answers = answers_of(answered.entries, top_k, NAMES.get(info.reads, "Text"))
@@ -108,12 +113,45 @@ async def rerank(service: Service, bodies: RerankBodies, request: Request) -> Re
     return _response(body.answer(sorted(scored, key=lambda own: -own.score)), answered)
 
 
-async def _ask(service: Service, bodies: AnyBodies, request: Request) -> tuple[Any, Answered]:
-    """Reads the body of a request, and lets the model predict for it."""
+async def embed(service: Service, bodies: EmbedBodies, request: Request) -> Response:
+    """Answers a request with the vectors of its texts.
+
+    Raises:
+        RefusedError: if the model has no vectors of texts, no such prompt or fewer dimensions, or if the request cannot
+            be answered.
+    """
+    info = check_ready(service)
+    if not info.embeds:
+        raise RefusedError(404, "invalid", f"The {service.role} is no embedding model: POST to /predict.")
+    body, answered = await _ask(service, bodies, request, lambda body: _with_prompt(body, info))
+    check_entries(answered.entries, "Text")
+    return _response(body.answer([from_entry(entry) for entry in answered.entries], info.name), answered)
+
+
+def _with_prompt(body: EmbedBody, info: ModelInfo) -> list[str]:
+    """The texts of a request for vectors, with their prompt."""
+    assert info.width is not None  # true for every embedding model
+    if body.dimensions is not None and body.dimensions > info.width:
+        raise RefusedError(422, "invalid", f"dimensions: {body.dimensions} is more than the {info.width} of the model.")
+    try:
+        prompt = Prompts(info.prompts, info.default_prompt_name).find(body.prompt_name)
+    except ValueError as error:
+        raise RefusedError(422, "invalid", str(error)) from None
+    for number, text in enumerate(body.inputs):
+        if not text.strip():  # the worker sees it with its prompt
+            raise RefusedError(422, "invalid", f"Text {number}: is empty.")
+    return [f"{prompt}{text}" for text in body.inputs]
+
+
+async def _ask(
+    service: Service, bodies: AnyBodies, request: Request, inputs_of: Callable[[Any], list] | None = None
+) -> tuple[Any, Answered]:
+    """Reads the body of a request, and lets the model predict for it, or for what `inputs_of` makes of it."""
     try:
         service.queue.check_room()  # before the body is read, so that refusing is cheap
         body = await _body(request, bodies)
-        return body, await service.predict(body.inputs, getattr(body, "top_k", 1))
+        inputs = body.inputs if inputs_of is None else inputs_of(body)
+        return body, await service.predict(inputs, getattr(body, "top_k", 1))
     except OverloadedError as error:
         raise RefusedError(503, "overloaded", str(error), _retry_after(error.retry_after)) from None
     except TimeoutError:
@@ -142,7 +180,7 @@ async def _body(request: Request, bodies: AnyBodies) -> Any:
         other = f" or {bodies.kind}/..., such as {bodies.example}" if isinstance(bodies, FileBodies) else ""
         raise RefusedError(415, "invalid", f"The Content-Type must be application/json{other}.")
     content = await _receive(request, bodies.limits.max_body)
-    return _parsed(lambda: bodies.read(content))
+    return _parsed(lambda: bodies.read(content), is_tagged=not isinstance(bodies, EmbedBodies))
 
 
 async def _receive(request: Request, max_body: int) -> bytes:
@@ -162,12 +200,12 @@ def _check_size(num_bytes: int, max_body: int) -> None:
         raise RefusedError(413, "too_large", f"The body is larger than {max_body:,} bytes.")
 
 
-def _parsed(read: Callable[[], Any]) -> Any:
+def _parsed(read: Callable[[], Any], is_tagged: bool = True) -> Any:
     try:
         return read()
     except ValidationError as error:
         is_json = error.errors(include_input=False)[0]["type"] != "json_invalid"
-        raise RefusedError(422 if is_json else 400, "invalid", describe(error)) from None
+        raise RefusedError(422 if is_json else 400, "invalid", describe(error, is_tagged)) from None
 
 
 def answers_of(entries: list[dict[str, Any]], top_k: int | None, name: str = "Text") -> list[dict[str, Any]]:

@@ -219,8 +219,15 @@ def whole(number: Any) -> Any:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-def describe(error: ValidationError) -> str:
-    """Describes the errors in one line, without repeating the input."""
+def describe(error: ValidationError, is_tagged: bool = True) -> str:
+    """Describes the errors in one line, without repeating the input.
+
+    Args:
+        error: the errors.
+        is_tagged: whether the body is one of several kinds, whose names are not shown.
+    """
     errors = error.errors(include_url=False, include_context=False, include_input=False)
-    lines = [f"{'.'.join(str(part) for part in own['loc'][1:])}: {own['msg']}".removeprefix(": ") for own in errors]
+    lines = [
+        f"{'.'.join(str(part) for part in own['loc'][is_tagged:])}: {own['msg']}".removeprefix(": ") for own in errors
+    ]
     return "; ".join(lines)[:LONGEST_DETAIL]

@@ -15,10 +15,12 @@ import sys
 import traceback
 from typing import Any
 
+from hf_distill.deployment.embeddings import EMBEDDING
 from hf_distill.deployment.heads import PREDICTION_HEADS, TextOutputs
 from hf_distill.deployment.json_inputs import from_json
 from hf_distill.deployment.predictor import Predictor, load_predictor
 from hf_distill.deployment.text_encoder import Encoded
+from hf_distill.serving.embedding import to_text
 from hf_distill.serving.messages import encode_message, read_message
 from hf_distill.serving.model_info import model_info
 
@@ -75,6 +77,8 @@ def _read(predictor: Predictor, outputs: TextOutputs, encoding: Encoded, text: A
         read = predictor.read(outputs, encoding, text, top_k)
     except ValueError as error:  # for example a text without the mask
         return {"error": str(error)}
+    if predictor.head == EMBEDDING:
+        return {"embedding": to_text(read)}
     if predictor.head == "token classification":
         return {"entities": read}
     if PREDICTION_HEADS[predictor.head].generates:
