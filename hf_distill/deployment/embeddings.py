@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from hf_distill.deployment.text_encoder import check_text
-
-if TYPE_CHECKING:
-    from hf_distill.deployment.predictor import Predictor
 
 EMBEDDING = "embedding"
 """The name of the head in `PREDICTION_HEADS`."""
@@ -44,8 +41,8 @@ class Prompts:
         return self.by_name[name]
 
 
-def embed(predictor: "Predictor", texts: Sequence[str], prompt_name: str | None, batch_size: int | None) -> np.ndarray:
-    """The work of `Predictor.embed`: `[texts, width]` in fp32."""
+def embed(predictor: Any, texts: Sequence[str], prompt_name: str | None, batch_size: int | None) -> np.ndarray:
+    """The work of `Predictor.embed`, of which `predictor` is one: `[texts, width]` in fp32."""
     if isinstance(texts, str):
         raise ValueError(f"texts must be a list of strings, but is one string: give [{texts[:40]!r}].")
     if batch_size is not None and batch_size < 1:
