@@ -69,10 +69,8 @@ def _write_onnx_int8(
 
     with TemporaryDirectory(dir=folder) as temporary:
         write_graph(model, inputs, outputs, Path(temporary, GRAPH), _example(batches))
-        is_embedding = (
-            outputs == PREDICTION_HEADS[EMBEDDING].outputs
-        )  # whose vectors are more sensitive than a decision
-        quantize_graph(Path(temporary, GRAPH), folder / GRAPH, batches, for_vectors=is_embedding)
+        gives_vectors = outputs == PREDICTION_HEADS[EMBEDDING].outputs
+        quantize_graph(Path(temporary, GRAPH), folder / GRAPH, batches, for_vectors=gives_vectors)
 
 
 def _example(batches: "Sequence[Arrays]") -> "Arrays | None":

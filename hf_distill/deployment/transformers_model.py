@@ -135,7 +135,8 @@ def _embedding_encoder(model: EmbeddingModel, tokenizer: PreTrainedTokenizerBase
     probes = ["A probe.", f"A{' long' * max_length} probe."]
     first: Any = model.modules_in_order[0]
     expected = [first.preprocess([probe])["input_ids"][0].tolist() for probe in probes]
-    if max_length == tokenizer.model_max_length and [own.ids for own in encoder.encode(probes)] != expected:
+    given = [own.ids for own in encoder.encode(probes)]
+    if any(len(own) <= max_length and own != other for own, other in zip(expected, given, strict=True)):
         raise ValueError(
             f"{model.name_or_path} reads texts in a way of its own, such as a chat template, and not as its tokenizer "
             f"gives them, which exports and predictors do. Only models of plain texts are supported."
