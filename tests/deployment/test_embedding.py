@@ -108,6 +108,8 @@ def test_torch_int8_loads_with_sentence_transformers(exports):
         load_predictor(folder)
 
 
+ENCODERS_TAKING_LONG = ("modernbert", "mpnet", "xlm-roberta")
+
 POOLINGS = ["cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"]
 
 
@@ -127,7 +129,7 @@ def test_several_poolings_and_a_layer_norm(tmp_path):
     np.testing.assert_allclose(ours(export.folder), model.encode(TEXTS), atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["lasttoken", "mean", "weightedmean"])
+@pytest.mark.parametrize("pooling", ["lasttoken", pytest.param("mean", marks=pytest.mark.long), "weightedmean"])
 def test_a_tokenizer_that_pads_on_the_left(pooling, tmp_path):
     """The predictor pads on the right, with the same result. The graph also takes what is padded on the left."""
     tokenizer = make_text_tokenizer()
@@ -145,7 +147,9 @@ def test_a_tokenizer_that_pads_on_the_left(pooling, tmp_path):
     np.testing.assert_allclose(session.run(["embeddings"], given)[0], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["distilbert", "modernbert", "mpnet", "xlm-roberta"])
+@pytest.mark.parametrize(
+    "model_type", ["distilbert", *(pytest.param(own, marks=pytest.mark.long) for own in ENCODERS_TAKING_LONG)]
+)
 def test_other_encoders(model_type, tmp_path):
     tokenizer = make_text_tokenizer()
     if model_type == "distilbert":
