@@ -30,6 +30,8 @@ def test_public_names():
     assert set(hf_distill.__all__) == {
         "Benchmark",
         "EmbeddingModel",
+        "EmbeddingArguments",
+        "load_texts_to_embed",
         "fit_dense",
         "reduce_width",
         "write_anchors",

@@ -14,6 +14,7 @@ from hf_distill.data.tagged_windows import encode_tagged_words
 from hf_distill.data.tagged_words import load_tagged_words, load_untagged_words
 from hf_distill.data.text_pairs import encode_text_pairs, load_text_pairs
 from hf_distill.data.texts import load_labelled_texts, load_unlabelled_texts
+from hf_distill.data.texts_to_embed import load_texts_to_embed
 from hf_distill.data.transcripts import collate_speech, encode_transcripts, load_transcribed_sounds
 from hf_distill.data.truncation import encode_texts
 
@@ -40,6 +41,7 @@ __all__ = [
     "load_rankings",
     "load_tagged_words",
     "load_text_pairs",
+    "load_texts_to_embed",
     "load_transcribed_sounds",
     "load_unlabelled_images",
     "load_unlabelled_pairs",

@@ -41,14 +41,13 @@ class Prompts:
         return self.by_name[name]
 
 
-def embed(predictor: Any, texts: Sequence[str], prompt_name: str | None, batch_size: int | None) -> np.ndarray:
-    """The work of `Predictor.embed`, of which `predictor` is one: `[texts, width]` in fp32."""
+def embed(predictor: Any, texts: Sequence[str], prompt: str, batch_size: int | None = None) -> np.ndarray:
+    """The work of `Predictor.embed`, of which `predictor` is one, with the prompt itself: `[texts, width]` in fp32."""
     if isinstance(texts, str):
         raise ValueError(f"texts must be a list of strings, but is one string: give [{texts[:40]!r}].")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be 1 or more.")
     texts = list(texts)
-    prompt = predictor.reader.prompts.find(prompt_name)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"Text {number} must be a string, but is {type(text).__name__}.")

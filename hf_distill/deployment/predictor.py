@@ -141,7 +141,7 @@ class Predictor:
         """
         if self.head != EMBEDDING:
             raise ValueError(f"{self.name} is for {self.head} and has no vectors of texts: call predict(texts).")
-        return embed(self, texts, prompt_name, batch_size)
+        return embed(self, texts, self.reader.prompts.find(prompt_name), batch_size)
 
     def read(self, outputs: TextOutputs, encoding: Any, text: Any, top_k: int | None = 1) -> Any:
         """Turns the outputs of `run` for one text into its prediction.

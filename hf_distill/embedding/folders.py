@@ -46,7 +46,8 @@ def load(
     """
     library = optional("sentence_transformers", "embeddings")
     model_kwargs = {**options, "use_safetensors": True}
-    model_kwargs.pop("trust_remote_code", None)
+    for name_of_option in ("trust_remote_code", "config"):  # never, and it is in the folder
+        model_kwargs.pop(name_of_option, None)
     if is_sentence_transformer(name):
         if pooling is not None or normalize:
             raise ValueError(

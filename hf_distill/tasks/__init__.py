@@ -3,6 +3,7 @@
 from hf_distill.tasks.audio_classification import AudioClassificationArguments
 from hf_distill.tasks.causal_lm import CausalLMArguments
 from hf_distill.tasks.classifying import classify_texts
+from hf_distill.tasks.embedding import EmbeddingArguments
 from hf_distill.tasks.evaluation import evaluate_model
 from hf_distill.tasks.fill_mask import FillMaskArguments
 from hf_distill.tasks.image_classification import ImageClassificationArguments
@@ -23,6 +24,7 @@ __all__ = [
     "TASKS",
     "AudioClassificationArguments",
     "CausalLMArguments",
+    "EmbeddingArguments",
     "FillMaskArguments",
     "ImageClassificationArguments",
     "QuestionAnsweringArguments",

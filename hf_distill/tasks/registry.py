@@ -5,6 +5,7 @@ from transformers import PreTrainedConfig
 from hf_distill.lengths import reading_of
 from hf_distill.tasks.audio_classification import AudioClassification
 from hf_distill.tasks.causal_lm import CausalLM
+from hf_distill.tasks.embedding import Embedding
 from hf_distill.tasks.fill_mask import FillMask
 from hf_distill.tasks.image_classification import ImageClassification
 from hf_distill.tasks.question_answering import QuestionAnswering
@@ -20,6 +21,7 @@ from hf_distill.tasks.translation import Translation
 ROWS = (
     TextClassification(),
     TextPairClassification(),
+    Embedding(),
     Reranking(),
     TokenClassification(),
     QuestionAnswering(),

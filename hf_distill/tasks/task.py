@@ -196,6 +196,10 @@ class Task(ABC):
 
     # Training
 
+    def with_default_weights(self, training: DistillationTrainingArguments) -> DistillationTrainingArguments:
+        """The training arguments, with other loss weights if those that the user did not set do not suit the task."""
+        return training
+
     def check(self, arguments: TaskArguments, training: DistillationTrainingArguments) -> None:
         """Checks options of the training that the task has its own rules for, before any file is read.
 

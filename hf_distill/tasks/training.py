@@ -83,6 +83,7 @@ def train_model(args: TaskArguments, training: DistillationTrainingArguments) ->
     task = task_named(args.task)
     if not isinstance(args, task.arguments):
         raise ValueError(f"task={args.task!r} needs {task.arguments.__name__}, but got {type(args).__name__}.")
+    training = task.with_default_weights(training)
     without_cuts, cuts = split_cuts(args.stages)
     stages = make_stages(training, without_cuts)
     options = [(stage, _options_of_stage(args, stage), copy.copy(stage.args)) for stage in stages]

@@ -21,6 +21,7 @@ from hf_distill import DistillationTrainingArguments, export_model, make_student
 from hf_distill.cli import main
 from tests.conftest import collate, make_model, make_rows, make_text_tokenizer, make_texts
 from tests.docs.blocks import LANGUAGES, PAGES, READMES, check_command, outside_of_blocks, read_blocks
+from tests.embedding.models import make_embedding_model
 from tests.student.tiny_models import tiny_model
 from tests.training.teacher.importing.test_tokens import prompt_logprobs_of
 
@@ -68,6 +69,8 @@ def folder(tmp_path_factory):
     (folder / "pairs.csv").write_text("\n".join(["question,answer,fits", *map(",".join, pairs)]))
     queries = [{"query": f"w{n}", "positive": f"w{n} w{n}", "negative": make_texts(2, n)} for n in range(5, 13)]
     (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    make_embedding_model(max_position_embeddings=130).save_pretrained(folder / "embedder")
+    (folder / "sentences.txt").write_text("\n".join(make_texts(40)))
     (folder / "texts").mkdir()
     (folder / "texts/some.txt").write_text("\n".join(make_texts(40)))
     return folder

@@ -12,6 +12,7 @@ from hf_distill.evaluation import benchmark
 from hf_distill.tasks.registry import TASKS
 from tests.conftest import make_model, make_text_tokenizer, make_texts
 from tests.data.pair_tokenizer import make_pair_tokenizer
+from tests.embedding.models import make_embedding_model
 from tests.images import make_processor, make_vit, write_images
 from tests.processes import run_on_two_processes, run_python
 from tests.question_answering import make_question_rows, make_question_tokenizer, write_squad
@@ -60,6 +61,7 @@ def make_tasks(folder):
             "tokens": [text.split() for text in TEXTS],
             "ner_tags": [["O"] * len(text.split()) for text in TEXTS],
         },
+        "pairs-with-scores": {"text": TEXTS, "text_pair": TEXTS[::-1], "score": [*range(16)]},
         "targets": {"source": TEXTS, "target": [text.split()[0] for text in TEXTS]},
     }
     tables["tagged"]["ner_tags"][0][0] = "B-PER"
@@ -95,6 +97,8 @@ def make_tasks(folder):
         "summarization": (make_model("bart", "seq2seq"), tokenizer, "targets.jsonl", {"max_target_length": 6}),
         "translation": (make_model("bart", "seq2seq"), tokenizer, "targets.jsonl", {"max_target_length": 6}),
     }
+    embedder = make_embedding_model()
+    teachers["embedding"] = (embedder, embedder.tokenizer, "pairs-with-scores.jsonl", {})
     for task, (model, processor, data, own) in teachers.items():
         save(model, processor, folder / f"teacher of {task}")
         options = {"task": task, "teacher_model_name_or_path": f"teacher of {task}", "train_file": data} | OPTIONS | own

@@ -129,6 +129,8 @@ class EvaluatingTrainer(GeneratingTrainer, LossTrainer):
             return loss, None, None
         if logits_wanted:
             predictions = self.head.predictions(outputs)
+            if labels is None and self.head.has_embeddings:
+                labels = predictions.new_zeros(len(predictions))  # without any, Trainer calls no compute_metrics
         return loss, predictions, labels
 
     def evaluation_loop(

@@ -113,7 +113,12 @@ def find_head(model: PreTrainedModel) -> Head:
 
 def is_base(model: PreTrainedModel) -> bool:
     """Whether transformers lists the model's class, or a base class, as a model without a head."""
-    return any(cls.__name__ in MAPPINGS["MODEL"] for cls in type(model).__mro__)
+    return any(is_base_class(cls.__name__) for cls in type(model).__mro__)
+
+
+def is_base_class(name: str) -> bool:
+    """Whether transformers lists a class of this name as a model without a head."""
+    return name in MAPPINGS["MODEL"]
 
 
 def _checked(model: PreTrainedModel, head: Head) -> Head:
