@@ -36,7 +36,11 @@ PROCESSORS = (
 )
 PLOTS = ("*.png",)
 EXPORTS = (MANIFEST, "*.onnx", "*.onnx.data")
-MODEL = (*WEIGHTS, WEIGHTS_INDEX, *CONFIGS, *PROCESSORS)
+MODULES = "modules.json"
+"""Lists the modules of a `SentenceTransformer`. Each has a folder, except the first."""
+EMBEDDER = (MODULES, "config_sentence_transformers.json", "sentence_bert_config.json")
+OF_MODULE = ("config.json", *WEIGHTS)
+MODEL = (*WEIGHTS, WEIGHTS_INDEX, *CONFIGS, *PROCESSORS, *EMBEDDER)
 
 IN_FOLDER = (*MODEL, *EXPORTS, *PLOTS, "README.md", "report.json", "report.md")
 IN_EXPORT_BELOW = (*EXPORTS, *CONFIGS, *PROCESSORS)
@@ -52,7 +56,8 @@ WHY = {
 def files_to_push(folder: str | Path) -> list[str]:
     """Lists the files of a folder that may be pushed to the Hub.
 
-    These are safetensors weights, configs, tokenizer and processor, model card, report, plots and ONNX files. Training
+    These are safetensors weights, configs, tokenizer and processor, the modules of a `SentenceTransformer`, model card,
+    report, plots and ONNX files. Training
     arguments, checkpoints, optimizer states and logs are never pushed.
 
     Returns:
@@ -60,6 +65,7 @@ def files_to_push(folder: str | Path) -> list[str]:
     """
     folder = Path(folder)
     files = sorted(path for path in [*folder.glob("*"), *folder.glob("*/*")] if path.is_file())
+    modules = {path.parent / own["path"] for path in files if path.name == MODULES for own in _read_json(path)}
     exports = {path.parent: _read_json(path).get("files", {}) for path in files if path.name == MANIFEST}
     chosen = []
     for path in files:
@@ -68,7 +74,12 @@ def files_to_push(folder: str | Path) -> list[str]:
         elif path.parent.name.startswith((".", "_", "checkpoint-")):
             patterns = ()
         else:
-            patterns = [*PLOTS, *(IN_EXPORT_BELOW if path.parent in exports else ()), *exports.get(path.parent, ())]
+            patterns = [
+                *PLOTS,
+                *(OF_MODULE if path.parent in modules else ()),
+                *(IN_EXPORT_BELOW if path.parent in exports else ()),
+                *exports.get(path.parent, ()),
+            ]
         if any(fnmatchcase(path.name, pattern) for pattern in patterns):
             chosen.append(path.relative_to(folder).as_posix())
     return chosen

@@ -130,7 +130,8 @@ class EvaluatingTrainer(GeneratingTrainer, LossTrainer):
         if logits_wanted:
             predictions = self.head.predictions(outputs)
             if labels is None and self.head.has_embeddings:
-                labels = predictions.new_zeros(len(predictions))  # without any, Trainer calls no compute_metrics
+                # Without any labels, Trainer does not call compute_metrics.
+                labels = torch.zeros(count_examples(inputs), device=self.args.device)
         return loss, predictions, labels
 
     def evaluation_loop(
