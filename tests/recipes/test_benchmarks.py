@@ -44,6 +44,7 @@ from recipes.benchmarks._common import predict
 from recipes.benchmarks.http_load import Answer
 from recipes.benchmarks.narrower import Cut
 from recipes.benchmarks.where_distilling_pays import NO_TEACHER, SAME_LABELS, TEACHER, Training
+from recipes.embedding.data import TWEETS_FILE, read_tweets
 from recipes.quickstart import students as quickstart_students
 from recipes.quickstart.data import Corpus
 from tests.conftest import HEADS, VOCAB_SIZE, make_config, make_model, make_rows, make_text_tokenizer, make_texts
@@ -372,13 +373,13 @@ def test_distil_from_scratch(tmp_path, capsys):
 def test_text_to_distil_from(tmp_path):
     rows = 'sentiment,confidence,text\nnegative,1,"one\nline, of two"\npositive,,twice\n'.encode("latin-1")
     with tarfile.open(tmp_path / "tweets.tar.gz", "w:gz") as archive:
-        info = tarfile.TarInfo(distil_from_scratch.TWEETS_FILE)
+        info = tarfile.TarInfo(TWEETS_FILE)
         info.size = len(rows)
         archive.addfile(info, io.BytesIO(rows))
     for name in distil_from_scratch.SENTENCE_FILES:
         (tmp_path / name).write_text("1\t2.0\tgood\n2\t-1.0\ttwice\n")
     corpus = tmp_path / "made" / "corpus.txt"
-    distil_from_scratch.write_corpus(corpus, tmp_path, distil_from_scratch.read_tweets(tmp_path / "tweets.tar.gz"))
+    distil_from_scratch.write_corpus(corpus, tmp_path, read_tweets(tmp_path / "tweets.tar.gz"))
     assert sorted(corpus.read_text().splitlines()) == ["good", "one line, of two", "twice"]
 
 
