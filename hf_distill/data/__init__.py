@@ -1,5 +1,6 @@
 """Loads texts and images, and turns them into rows and batches."""
 
+from hf_distill.data.candidates import DataCollatorForRankings, encode_rankings
 from hf_distill.data.causal import DataCollatorForCausalLM
 from hf_distill.data.corpus import load_corpus
 from hf_distill.data.images import encode_images, load_labelled_images, load_unlabelled_images
@@ -21,12 +22,14 @@ from hf_distill.data.truncation import encode_texts
 __all__ = [
     "DataCollatorForCausalLM",
     "DataCollatorForMaskedLM",
+    "DataCollatorForRankings",
     "SeparateDocuments",
     "collate_speech",
     "count_tokens",
     "encode_images",
     "encode_pairs",
     "encode_questions",
+    "encode_rankings",
     "encode_sounds",
     "encode_tagged_words",
     "encode_text_pairs",

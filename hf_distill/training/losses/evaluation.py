@@ -14,6 +14,7 @@ from hf_distill.training.losses.generation import GeneratingTrainer, GenerationO
 from hf_distill.training.losses.schedules import END
 from hf_distill.training.losses.steps import means
 from hf_distill.training.losses.trainer import LossTrainer, LossTrainerArguments
+from hf_distill.training.scoring.groups import flattened, regrouped
 from hf_distill.training.scoring.inputs import count_examples
 
 logger = logging.get_logger(__name__)
@@ -124,7 +125,8 @@ class EvaluatingTrainer(GeneratingTrainer, LossTrainer):
                 if self._evaluation is not None:
                     self._evaluation.end_batch(loss, count_examples(inputs) if num_fresh is None else num_fresh)
             else:
-                loss, outputs = None, model(**self._student_inputs(inputs)) if logits_wanted else None
+                pairs = flattened(inputs) if self.head.reads_groups_in(inputs) else inputs
+                loss, outputs = None, model(**self._student_inputs(pairs)) if logits_wanted else None
         if prediction_loss_only:
             return loss, None, None
         if logits_wanted:
@@ -132,6 +134,8 @@ class EvaluatingTrainer(GeneratingTrainer, LossTrainer):
             if labels is None and self.head.has_embeddings:
                 # Without any labels, Trainer does not call compute_metrics.
                 labels = torch.zeros(count_examples(inputs), device=self.args.device)
+            if self.head.reads_groups_in(inputs) and isinstance(predictions, torch.Tensor):
+                predictions = regrouped(predictions, inputs)
         return loss, predictions, labels
 
     def evaluation_loop(

@@ -6,13 +6,12 @@ the start or the end of the answer in question answering. `docs/heads.md` lists 
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from transformers import (
     DataCollatorForMultipleChoice,
-    DataCollatorWithPadding,
     PreTrainedConfig,
     PreTrainedModel,
     default_data_collator,
@@ -21,8 +20,10 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
+from hf_distill.data.candidates import DataCollatorForRankings
 from hf_distill.data.labels import IGNORE_INDEX
 from hf_distill.embedding import EmbeddingOutput
+from hf_distill.training.scoring.groups import candidates_of, flattened, is_grouped
 from hf_distill.training.scoring.inputs import attended_positions, count_examples, first_examples
 from hf_distill.training.scoring.scored import MASKED_LOGIT, Scored
 
@@ -60,6 +61,7 @@ class Head:
         can_be_stored: whether the teacher's logits are the same in every epoch, so they can be stored.
         has_logits: whether there are logits at all. A model without a head has hidden states only.
         has_embeddings: whether the model returns one vector per text, in place of logits.
+        takes_groups: whether a row may have several candidates, each scored by itself, see `groups.py`.
     """
 
     tasks: tuple[str, ...] = (
@@ -89,6 +91,7 @@ class Head:
     can_be_stored = True
     has_logits = True
     has_embeddings = False
+    takes_groups = True
 
     def __init__(self, model: PreTrainedModel):
         self.model_name = type(model).__name__
@@ -106,8 +109,12 @@ class Head:
             config.problem_type = self.problem_type
 
     def complete(self, inputs: Mapping[str, torch.Tensor], model: PreTrainedModel) -> Mapping[str, torch.Tensor]:
-        """Adds the inputs that the model itself would derive from the labels."""
-        return inputs
+        """The inputs of the model: with those that it would derive from the labels, and one example per candidate."""
+        return flattened(inputs) if self.reads_groups_in(inputs) else inputs
+
+    def reads_groups_in(self, inputs: Mapping[str, torch.Tensor]) -> bool:
+        """Whether each row of a batch has several candidates, each scored by itself."""
+        return self.takes_groups and is_grouped(inputs)
 
     def score(
         self, inputs: Mapping[str, torch.Tensor], kl_positions: str = "labels", num_examples: int | None = None
@@ -124,6 +131,8 @@ class Head:
             ValueError: if the positions depend on labels and the batch has none, or if the labels do not match the
                 head.
         """
+        if self.reads_groups_in(inputs):
+            return self._score_groups(inputs, num_examples)
         attended = first_examples(attended_positions(inputs), num_examples)
         positions = attended.new_ones(count_examples(inputs))[:num_examples]
         labels = inputs.get("labels")
@@ -131,6 +140,21 @@ class Head:
             return Scored(attended, positions, torch.zeros_like(positions), None)
         labels = self._check_labels(labels[:num_examples])
         return Scored(attended, positions, self._labelled(labels), labels)
+
+    def _score_groups(self, inputs: Mapping[str, torch.Tensor], num_rows: int | None) -> Scored:
+        """`score` for grouped rows, whose labels are `[rows, candidates]`, or `[rows, candidates, classes]`."""
+        candidates = candidates_of(inputs)
+        pairs = flattened(inputs)
+        if (labels := inputs.get("labels")) is not None:
+            if labels.shape[:2] != candidates.shape:
+                raise ValueError(
+                    f"The labels are {list(labels.shape)} for {list(candidates.shape)} rows and candidates: give each "
+                    f"candidate a label, and use DataCollatorForRankings(tokenizer)."
+                )
+            labels = labels[candidates]
+            pairs["labels"] = labels if self.distribution == "categorical" else labels.reshape(len(labels), -1)
+        num_pairs = None if num_rows is None else int(candidates[:num_rows].sum())
+        return replace(self.score(pairs, num_examples=num_pairs), candidates=candidates[:num_rows])
 
     def scored_logits(self, output: ModelOutput, scored: Scored) -> torch.Tensor | None:
         """The logits of the scored positions, `[scored, classes]`, from the output of `named`."""
@@ -162,12 +186,14 @@ class Head:
 
     def of_positions(self, values: torch.Tensor, scored: Scored) -> torch.Tensor:
         """Repeats one value per example, `[batch, ...]`, for its scored positions: `[scored, ...]`."""
+        if scored.candidates is not None:
+            return values[scored.candidates.nonzero()[:, 0]]
         return values[: len(scored.positions)]
 
     def padding_collator(self, processing_class: object) -> Callable[[Sequence], Mapping[str, torch.Tensor]]:
         """The collator that makes a teacher's batches from rows without labels."""
         is_padding = hasattr(processing_class, "pad") and not isinstance(processing_class, ImageProcessingMixin)
-        return DataCollatorWithPadding(processing_class) if is_padding else default_data_collator
+        return DataCollatorForRankings(processing_class) if is_padding else default_data_collator
 
     def named(self, output: ModelOutput | Mapping | tuple | torch.Tensor) -> ModelOutput:
         """Converts the model's output (a tuple, a tensor or a dict) to an output class with named entries."""
@@ -244,6 +270,7 @@ class MultipleChoiceHead(Head):
     problem_type = None
     named_classes = False
     takes_text_columns = False
+    takes_groups = False  # the candidates of a row share one distribution
 
     def score(self, inputs, kl_positions="labels", num_examples=None):
         scored = super().score(inputs, kl_positions, num_examples)
@@ -271,6 +298,7 @@ class QuestionAnsweringHead(Head):
     named_classes = False
     takes_label_smoothing = False
     takes_text_columns = False
+    takes_groups = False
 
     def score(self, inputs, kl_positions="labels", num_examples=None):
         attended = attended_positions(inputs)

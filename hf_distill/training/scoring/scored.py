@@ -5,6 +5,8 @@ from functools import cached_property
 
 import torch
 
+from hf_distill.training.scoring.groups import in_groups
+
 MASKED_LOGIT = -1e30
 """The logit of an impossible class. Finite, so that the difference of two of them is 0, not NaN."""
 
@@ -23,6 +25,8 @@ class Scored:
         known_indices: `[scored]`, for a head with one distribution per token: the indices in the flattened batch where
             `positions` is True. None if they are unknown; computing them waits for the device.
         encoder_attended: for an encoder-decoder, the same as `attended` for the positions of the encoder.
+        candidates: for grouped rows, True where a row has a candidate, `[groups, candidates]`. The scored positions are
+            these candidates, group by group. None if rows are not grouped.
     """
 
     attended: torch.Tensor
@@ -31,6 +35,7 @@ class Scored:
     labels: torch.Tensor | None
     known_indices: torch.Tensor | None = None
     encoder_attended: torch.Tensor | None = None
+    candidates: torch.Tensor | None = None
 
     @property
     def per_token(self) -> bool:
@@ -52,6 +57,11 @@ class Scored:
     def attended_in(self, stack: str) -> torch.Tensor:
         """True where there is no padding, for the positions of a stack of layers."""
         return self.encoder_attended if stack == "encoder" and self.encoder_attended is not None else self.attended
+
+    def in_groups(self, values: torch.Tensor, padding: float) -> torch.Tensor:
+        """Puts `[scored]` values into groups: `[groups, candidates]`, with `padding` where there is no candidate."""
+        assert self.candidates is not None  # the loss has checked that rows are grouped
+        return in_groups(values, self.candidates, padding)
 
     def select(self, values: torch.Tensor) -> torch.Tensor:
         """Selects `[scored, ...]` from `[batch, length, ...]`, for a head with one distribution per token.

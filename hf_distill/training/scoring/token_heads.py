@@ -25,6 +25,7 @@ class TokenHead(Head):
     problem_type = None
     per_token = True
     takes_text_columns = False
+    takes_groups = False
 
     def score(self, inputs, kl_positions="labels", num_examples=None):
         attended = first_examples(self._attended(inputs), num_examples)

@@ -223,29 +223,36 @@ def split(values: torch.Tensor, counts: Iterable[int], dtype: str) -> list[np.nd
     return [part.flatten().numpy().astype(dtype) for part in parts]
 
 
-def join(name: str, rows: Sequence[Sequence], present: torch.Tensor, width: int) -> torch.Tensor:
+def join(
+    name: str, rows: Sequence[Sequence], present: torch.Tensor, width: int, of: str = "tokens", teachers: int = 1
+) -> torch.Tensor:
     """Joins flat arrays into one tensor, with each target at the position of its token.
 
     Args:
         name: the column.
         rows: `[batch]` flat arrays.
-        present: `[batch, length]`, True for tokens that have a target.
+        present: `[batch, ...]`, True for tokens, or candidates, that have a target.
         width: the number of values per token.
+        of: what has a target, for the error: "tokens" or "candidates".
+        teachers: how many teachers a flat array has, one after the other.
 
     Returns:
-        `[batch, length, width]`, 0 where there is no target.
+        `[batch, ..., width]`, 0 where there is no target.
 
     Raises:
-        ValueError: if a row has a different number of tokens than when the teacher read it.
+        ValueError: if a row has a different number of tokens or candidates than when the teacher read it.
     """
     arrays = [np.asarray(row).reshape(-1) for row in rows]
-    counts = present.sum(1).tolist()
+    counts = present.flatten(1).sum(1).tolist()
     for array, count in zip(arrays, counts, strict=True):
         if len(array) != count * width:
             raise ValueError(
-                f"A row has {count} tokens, but its {name} are for {len(array) / width:g} tokens: do not tokenise, "
+                f"A row has {count} {of}, but its {name} are for {len(array) / width:g} {of}: do not tokenise, "
                 f"truncate, pack or mask rows after add_teacher_targets, not even in the collator."
             )
+    if teachers > 1:
+        shape = (teachers, -1, width // teachers)
+        arrays = [array.reshape(shape).transpose(1, 0, 2).reshape(-1) for array in arrays]
     dtype = torch.long if name == TOP_IDS else torch.float32
     joined = torch.zeros(*present.shape, width, dtype=dtype)
     joined[present] = torch.from_numpy(np.concatenate(arrays)).to(dtype).reshape(-1, width)

@@ -13,6 +13,8 @@ from hf_distill.training.scoring import pieces
 from hf_distill.training.scoring.alignment import named_inputs
 from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.forward import ScoredOutput, scored_forward
+from hf_distill.training.scoring.groups import candidates_of, tokens_of
+from hf_distill.training.scoring.inputs import attended_positions
 from hf_distill.training.scoring.scored import Scored
 from hf_distill.training.scoring.top_k import log_tail
 from hf_distill.training.scoring.widths import vocab_size
@@ -103,7 +105,7 @@ class TargetReader:
         kept = self.inputs if self.head.reads_labels else self.inputs - {*self.head.label_names}
         rows = {name: values for name, values in rows.items() if name in kept}
         first = next(iter(rows.values()))
-        lengths = [len(value) if hasattr(value, "__len__") else 0 for value in rows[self.model.main_input_name]]
+        lengths = [tokens_of(value) for value in rows[self.model.main_input_name]]
         order = sorted(range(len(first)), key=lambda index: -lengths[index])  # what needs most memory comes first
 
         targets: dict[str, list[Any]] = {name: [None] * len(first) for name in self.source.columns}
@@ -119,6 +121,7 @@ class TargetReader:
     @torch.inference_mode()
     def _read(self, batch: Mapping[str, torch.Tensor], num_rows: int) -> Targets:
         batch = {name: values.to(self.model.device) for name, values in batch.items()}
+        grouped = batch if self.head.reads_groups_in(batch) else None
         batch = self.head.complete(batch, self.model)
         scored = self.head.score(batch, "attended")
         inputs: dict[str, Any] = {name: values for name, values in batch.items() if name not in self.head.label_names}
@@ -126,13 +129,15 @@ class TargetReader:
             inputs["use_cache"] = False
         output, _ = scored_forward(self.model, self.model, self.head, inputs, scored)
 
-        present = scored.attended.reshape(num_rows, -1)
+        present = scored.attended.reshape(num_rows, -1) if grouped is None else attended_positions(grouped).flatten(1)
         tokens = present.sum(1).tolist()
         values = self._logits(output, scored)
         if self.source.hidden_states:
             assert output.last_hidden_state is not None
-            values[HIDDEN_STATES] = output.last_hidden_state.reshape(*present.shape, -1)[present]
-        of_logits = [1] * num_rows if self.source.head_spec.logits_per_token is None else tokens
+            hidden = output.last_hidden_state.flatten(0, -2)  # of all tokens that the teacher read, row by row
+            values[HIDDEN_STATES] = hidden[scored.attended.flatten()]
+        per_row = [1] * num_rows if grouped is None else candidates_of(grouped).sum(1).tolist()
+        of_logits = per_row if self.source.head_spec.logits_per_token is None else tokens
         targets = {
             name: split(value, tokens if name == HIDDEN_STATES else of_logits, self.source.dtype_of(name))
             for name, value in values.items()

@@ -16,7 +16,9 @@ from hf_distill.training.losses.making import how_to_leave_out
 from hf_distill.training.scoring.alignment import check_alignment, head_spec
 from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.forward import ScoredOutput
+from hf_distill.training.scoring.groups import candidates_of
 from hf_distill.training.scoring.heads import Head
+from hf_distill.training.scoring.inputs import attended_positions
 from hf_distill.training.scoring.scored import Scored
 from hf_distill.training.scoring.top_k import TopK
 from hf_distill.training.teacher.columns import (
@@ -187,9 +189,12 @@ class TargetsCollator:
         if not targets:
             return batch
         num_rows = len(next(iter(targets.values())))
-        present = self.head.score(batch, "attended").attended.reshape(num_rows, -1)
+        grouped = self.head.reads_groups_in(batch)
+        present = (
+            attended_positions(batch) if grouped else self.head.score(batch, "attended").attended.reshape(num_rows, -1)
+        )
         joined = {
-            name: torch.from_numpy(np.array(values, dtype=np.float32))
+            name: self._of_examples(batch, values, grouped)
             if name in OF_ROWS and self.source.head_spec.logits_per_token is None
             else join(name, values, present, self.source.width_of(name))
             for name, values in targets.items()
@@ -197,6 +202,14 @@ class TargetsCollator:
         if not self.source.complete and LOG_TAIL in joined:
             self._check_positions(batch, joined[LOG_TAIL].isnan().squeeze(-1))
         return {**batch, **joined}
+
+    def _of_examples(self, batch: Mapping[str, torch.Tensor], rows: Sequence, grouped: bool) -> torch.Tensor:
+        """The logits `[batch, classes]`, or `[batch, candidates, classes]` of grouped rows."""
+        if not grouped:
+            return torch.from_numpy(np.array(rows, dtype=np.float32))
+        teachers = len(self.source.sources) if isinstance(self.source, JoinedSource) else 1
+        width = teachers * (self.source.head_spec.num_labels or 1)
+        return join(LOGITS, rows, candidates_of(batch), width, "candidates", teachers)
 
     def _check_positions(self, batch: Mapping[str, torch.Tensor], lacking: torch.Tensor) -> None:
         if batch.get("labels") is not None and (self.head.score(batch).positions & lacking).any():
