@@ -111,7 +111,8 @@ def check_student(student: PreTrainedModel, head: Head, args: DistillationTraini
             f"kl_positions={args.kl_positions!r} would have no effect for a {name}, because it has no logits per "
             f"token: leave it out."
         )
-    if args.temperature != DistillationTrainingArguments.temperature and head.distribution == "real":
+    is_read = head.distribution != "real" or args.reads_temperature_of_groups
+    if args.temperature != DistillationTrainingArguments.temperature and not is_read:
         raise ValueError(
             f"temperature={args.temperature} would have no effect for a {name} that does regression: leave it out."
         )

@@ -38,6 +38,7 @@ from hf_distill.training.losses.batch import BatchLosses
 from hf_distill.training.losses.evaluation import EvaluatingTrainer
 from hf_distill.training.losses.generation import check_generates
 from hf_distill.training.losses.gradient_norms import GradientNorms, check_gradient_norms
+from hf_distill.training.losses.grouped_rows import check_groups
 from hf_distill.training.losses.making import GivenLosses, how_to_read_no_labels, name_of_label_reader
 from hf_distill.training.losses.parameters import check_optimizer, check_scheduler
 from hf_distill.training.losses.schedules import Schedule
@@ -156,6 +157,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         self._prepare_student()
         warn_of_ends_without_labels(self.head, self.data_collator)
         self._make_losses()
+        check_groups(self.train_dataset, self.eval_dataset, self.losses)
         check_scheduler(self.loss_parameters, self.lr_scheduler)
         check_optimizer(self.loss_parameters, self.optimizer, self.accelerator)
 

@@ -41,6 +41,8 @@ def test_own_fields():
         "project_embeddings",
         "similarity_temperature",
         "anchors",
+        "alpha_margin",
+        "alpha_listwise",
         "layer_map",
         "hidden_loss",
         "hidden_embeddings",

@@ -10,6 +10,7 @@ from hf_distill.training.losses.divergences import DIVERGENCES, Divergence
 from hf_distill.training.losses.embeddings import EMBEDDING_LOSSES, AnchorLoss, EmbeddingLoss, SimilarityLoss
 from hf_distill.training.losses.hidden_states import HIDDEN_LOSSES, CosineLoss, HiddenLoss
 from hf_distill.training.losses.logits import DivergenceLoss
+from hf_distill.training.losses.ranking import ListwiseLoss, MarginLoss
 from hf_distill.training.losses.task import TASK_LOSSES, TaskLoss
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "DivergenceLoss",
     "EmbeddingLoss",
     "HiddenLoss",
+    "ListwiseLoss",
     "Loss",
+    "MarginLoss",
     "Needs",
     "RelationLoss",
     "ScoredItems",
@@ -45,5 +48,7 @@ LOSSES: dict[str, type[Loss]] = {
     "embedding": EmbeddingLoss,
     "similarity": SimilarityLoss,
     "anchor": AnchorLoss,
+    "margin": MarginLoss,
+    "listwise": ListwiseLoss,
 }
 """Loss classes by name: `alpha_<name>` is the weight, `loss_<name>` the log entry. `from_setup` creates an instance."""

@@ -92,6 +92,20 @@ class LossTrainingArguments(GenerationTrainingArguments):
             "of `anchors`. 0 is off."
         },
     )
+    alpha_margin: Scheduled = field(
+        default=0.0,
+        metadata={
+            "help": "For rerankers, weight of the squared difference between the margins of student and teacher, "
+            "(relevant - not relevant), of each query (MarginMSE). 0 is off."
+        },
+    )
+    alpha_listwise: Scheduled = field(
+        default=0.0,
+        metadata={
+            "help": "For rerankers, weight of the KL divergence between softmax(scores / temperature) of teacher and "
+            "student over the documents of each query. 0 is off."
+        },
+    )
     project_hidden_states: bool = field(
         default=False,
         metadata={
@@ -254,6 +268,16 @@ class LossTrainingArguments(GenerationTrainingArguments):
     def reads_layers(self) -> bool:
         """Whether any loss compares mapped layers, which only a live teacher has."""
         return any(loss.needs.layers for loss in self._losses_in_use)
+
+    @property
+    def reads_groups(self) -> bool:
+        """Whether any loss compares the scores of a row's candidates, so that rows must be grouped."""
+        return any(loss.needs.groups for loss in self._losses_in_use)
+
+    @property
+    def reads_temperature_of_groups(self) -> bool:
+        """Whether a loss over groups reads the temperature, even if the logits are plain numbers."""
+        return any(loss.needs.groups and "temperature" in loss.options for loss in self._losses_in_use)
 
     @property
     def reads_labels(self) -> bool:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from hf_distill.training.losses.layer_map import LayerMap, LayerPair, ModelLayers, map_layers
 from hf_distill.training.scoring.alignment import HeadSpec
 from hf_distill.training.scoring.capture import Wanted
+from hf_distill.training.scoring.groups import in_groups
 from hf_distill.training.scoring.heads import Head
 from hf_distill.training.scoring.scored import Scored
 
@@ -32,6 +33,8 @@ class Needs:
             without gradients (Gao et al., 2021, GradCache, https://arxiv.org/abs/2101.06983), unless there is only one.
         last_hidden_state: last hidden states of all positions, `[batch, length, width]`.
         labels: hard labels, for a loss that reads logits. Every training batch must then have labels.
+        groups: which logits belong to the same row, for a loss that reads logits. Rows must then be grouped, as those
+            of `encode_rankings`, and the loss is called once for the whole batch.
         hidden_states: the output of each mapped layer, `[batch, length, width]`.
         queries: the queries of each mapped layer, `[batch, heads, length, head width]`.
         keys: the keys of each mapped layer, `[batch, key-value heads, length, head width]`.
@@ -47,6 +50,7 @@ class Needs:
     whole_step: bool = False
     last_hidden_state: bool = False
     labels: bool = False
+    groups: bool = False
     hidden_states: bool = False
     queries: bool = False
     keys: bool = False
@@ -103,12 +107,19 @@ class ScoredItems:
         visible: for a loss that reads queries, keys or values, `[batch, 1, length, length]`: True where a position
             (row) attends to another (column) in both models, and neither is padding.
         pair: for a loss that reads mapped layers, the index of the pair in `Loss.layers`.
+        candidates: for a loss that reads groups, `[groups, candidates]`: True where a row has a candidate. The logits
+            and labels are those of these candidates, group by group.
     """
 
     labels: Any = None
     state_weights: Any = None
     visible: Any = None
     pair: int = 0
+    candidates: Any = None
+
+    def in_groups(self, values: torch.Tensor, padding: float) -> torch.Tensor:
+        """Puts `[scored]` values into groups: `[groups, candidates]`, with `padding` where there is no candidate."""
+        return in_groups(values, self.candidates, padding)
 
 
 class LossArguments(Protocol):
@@ -246,9 +257,9 @@ class Loss(nn.Module):
     def items(self, scored: Scored) -> torch.Tensor:
         """Counts the items of a batch. Override it if `forward` sums over something else.
 
-        By default the items are the labelled positions if the loss needs labels, else the scored positions if it needs
-        logits, the texts if it needs embeddings, else the attended positions, once for each pair of layers if it
-        reads mapped layers.
+        By default the items are the groups if the loss needs groups, else the labelled positions if it needs labels,
+        else the scored positions if it needs logits, the texts if it needs embeddings, else the attended positions,
+        once for each pair of layers if it reads mapped layers.
 
         Args:
             scored: the positions and labels of the batch. The count must follow from these alone, not from a model's
@@ -257,6 +268,8 @@ class Loss(nn.Module):
         Returns:
             The number of items, a tensor of shape `[]`.
         """
+        if self.needs.groups:
+            return check_grouped(type(self).__name__, scored).any(1).sum()
         if self.needs.labels:
             return scored.labelled.sum()
         if self.needs.layers:
@@ -281,3 +294,21 @@ class Loss(nn.Module):
             f"{type(self).__name__} has no forward: define forward(student, teacher, scored) and return the sum over "
             f"the items."
         )
+
+
+def check_grouped(name: str, scored: Scored) -> torch.Tensor:
+    """The candidates of a batch of grouped rows, `[groups, candidates]`.
+
+    Args:
+        name: the loss or its argument, for the error.
+        scored: the scored positions of the batch.
+
+    Raises:
+        ValueError: if rows are not grouped.
+    """
+    if scored.candidates is None:
+        raise ValueError(
+            f"{name} compares the candidates of a query, but each row has a single one: make grouped rows with "
+            f"encode_rankings and data_collator=DataCollatorForRankings(tokenizer), or leave out the loss."
+        )
+    return scored.candidates

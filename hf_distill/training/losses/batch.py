@@ -89,11 +89,14 @@ class BatchLosses:
     def _over_logits(self, student: ScoredOutput, losses: Mapping[str, Loss]) -> tuple[torch.Tensor, torch.Tensor]:
         """The weighted sum of the losses that read logits, and `[losses]`, the sum of each.
 
-        Both heads run on chunks of the scored positions, the losses on blocks of a chunk.
+        Both heads run on chunks of the scored positions, the losses on blocks of a chunk. A loss that reads groups gets
+        the whole batch, so that no group is split.
         """
         weights = torch.stack([self.weights[name] for name in losses])
         teacher = self.teacher if any(loss.reads_teacher for loss in losses.values()) else None
         labels = self.scored.scored_labels
+        is_whole = any(loss.needs.groups for loss in losses.values())
+        candidates = self.scored.candidates if is_whole else None
 
         def of_chunk(student_inputs: torch.Tensor, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
             student_logits = student.head(student_inputs)
@@ -102,7 +105,8 @@ class BatchLosses:
 
             def of_block(logits: torch.Tensor, block: slice) -> tuple[torch.Tensor, torch.Tensor]:
                 block_teacher = None if teacher_logits is None else Signals(logits=teacher_logits[block])
-                block_scored = ScoredItems(labels=None if chunk_labels is None else chunk_labels[block])
+                block_labels = None if chunk_labels is None else chunk_labels[block]
+                block_scored = ScoredItems(labels=block_labels, candidates=candidates)
                 sums = torch.stack(
                     [
                         checked(name, loss(Signals(logits=logits), _read(loss, block_teacher), block_scored))
@@ -111,12 +115,14 @@ class BatchLosses:
                 )
                 return sums @ weights.to(sums.dtype), sums.detach()
 
+            if is_whole:
+                return of_block(student_logits, slice(None))
             block_size = max(1, pieces.elements_at_once(student_logits.device) // student_logits.shape[1])
             return pieces.sum_over_pieces(of_block, student_logits, block_size, self.loss_scale)
 
         head_inputs = student.head_inputs
         chunk_size = len(head_inputs)
-        if self.num_classes is not None:
+        if self.num_classes is not None and not is_whole:
             chunk_size = pieces.chunk_elements(head_inputs.device) // self.num_classes
         return pieces.sum_over_pieces(of_chunk, head_inputs, max(1, chunk_size), self.loss_scale)
 

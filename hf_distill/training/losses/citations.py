@@ -22,6 +22,21 @@ JIAO_2020 = """@inproceedings{jiao2020tinybert,
   year      = {2020}
 }"""
 
+HOFSTAETTER_2020 = """@article{hofstaetter2020margin,
+  title   = {Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation},
+  author  = {Hofst{\\"a}tter, Sebastian and Althammer, Sophia and Schr{\\"o}der, Michael and Sertkan, Mete and Hanbury,
+             Allan},
+  journal = {arXiv preprint arXiv:2010.02666},
+  year    = {2020}
+}"""
+
+CAO_2007 = """@inproceedings{cao2007listwise,
+  title     = {Learning to Rank: From Pairwise Approach to Listwise Approach},
+  author    = {Cao, Zhe and Qin, Tao and Liu, Tie-Yan and Tsai, Ming-Feng and Li, Hang},
+  booktitle = {Proceedings of the 24th International Conference on Machine Learning},
+  year      = {2007}
+}"""
+
 WANG_2021 = """@inproceedings{wang2021minilmv2,
   title     = {{MiniLMv2}: Multi-Head Self-Attention Relation Distillation for Compressing Pretrained Transformers},
   author    = {Wang, Wenhui and Bao, Hangbo and Huang, Shaohan and Dong, Li and Wei, Furu},

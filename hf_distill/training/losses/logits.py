@@ -74,7 +74,8 @@ class DivergenceLoss(Loss):
                 )
         if args.divergence == "dkd" and args.dkd_alpha == args.dkd_beta == 0:
             raise ValueError("dkd_alpha=0 and dkd_beta=0 leave nothing of the loss: set one above 0, or alpha_kl=0.")
-        if not chosen.reads_temperature and args.temperature != args.__dataclass_fields__["temperature"].default:
+        is_read = chosen.reads_temperature or args.reads_temperature_of_groups
+        if not is_read and args.temperature != args.__dataclass_fields__["temperature"].default:
             raise ValueError(
                 f"temperature={args.temperature} would have no effect with divergence={args.divergence!r}, which "
                 f"compares logits: leave it out."

@@ -21,8 +21,9 @@ def check_given_losses(given: GivenLosses, weights: Mapping[str, Value]) -> None
 
     Raises:
         TypeError: if `given` is not a mapping from names to pairs of a `Loss` and a number or schedule.
-        ValueError: if a name is invalid or taken, if a schedule cannot be read, if a weight is below 0, or if a loss
-            does not read exactly one of logits, embeddings, last hidden states and mapped layers.
+        ValueError: if a name is invalid or taken, if a schedule cannot be read, if a weight is below 0, if a loss does
+            not read exactly one of logits, embeddings, last hidden states and mapped layers, or if it reads labels or
+            groups, but no logits.
     """
     if not isinstance(given, Mapping):
         raise TypeError(f'losses should be a dict such as {{"name": (loss, weight)}}, but is {type(given).__name__}.')
@@ -56,6 +57,11 @@ def check_given_losses(given: GivenLosses, weights: Mapping[str, Value]) -> None
             raise ValueError(
                 f"losses[{name!r}] is a {type(loss).__name__} with {loss.needs}: only a loss that reads logits can "
                 f"read labels."
+            )
+        if loss.needs.groups and not loss.needs.logits:
+            raise ValueError(
+                f"losses[{name!r}] is a {type(loss).__name__} with {loss.needs}: only a loss that reads logits can "
+                f"read groups."
             )
         if is_on(weights.get(name, 0)):
             raise ValueError(

@@ -116,10 +116,26 @@ def test_items_are_what_is_summed(setup_of_all):
     attended = torch.tensor([[1, 1, 1], [1, 1, 0]], dtype=torch.bool)
     labels = torch.tensor([[7, -100, -100], [-100, 9, -100]])
     scored = Scored(attended, positions=attended, labelled=labels.ne(-100), labels=labels)
-    items = {name: loss.from_setup(setup_of_all).items(scored).item() for name, loss in LOSSES.items()}
+    items = {
+        name: loss.from_setup(setup_of_all).items(scored).item()
+        for name, loss in LOSSES.items()
+        if not loss.needs.groups
+    }
     # Four pairs of layers for the losses over all layers, and one for the relation.
     of_layers = {"hidden": 20, "attention": 20, "relation": 5}
     assert items == {"kl": 5, "task": 2, "cos": 5, **of_layers, "embedding": 5, "similarity": 5, "anchor": 5}
+
+
+def test_items_of_groups():
+    """Two queries with three candidates and two, of which two and one are relevant; then one without labels."""
+    candidates = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 0]], dtype=torch.bool)
+    labels = torch.tensor([2.0, 0.5, 0, 1, 0, -100, float("nan")]).unsqueeze(1)
+    positions = torch.ones(7, dtype=torch.bool)
+    scored = Scored(positions[:, None], positions, labels.ge(0), labels, candidates=candidates)
+    items = {
+        name: loss.from_setup(make_setup()).items(scored).item() for name, loss in LOSSES.items() if loss.needs.groups
+    }
+    assert items == {"margin": 2 + 1, "listwise": 3}
 
 
 @given(shape=shapes, seed=seeds, share=st.floats(0, 1))

@@ -8,7 +8,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from hf_distill.training.losses import LOSSES
 from tests.conftest import collate, make_model, make_rows
+from tests.groups import collate_groups, make_groups
 from tests.training.test_split_invariance import assert_equal_steps, one_step_of
 
 
@@ -118,6 +119,17 @@ def relation(student, teacher, row, num_heads=2, teacher_layer=3):
     return items
 
 
+def margin(student, teacher, row):
+    """Over pairs of a relevant candidate and another."""
+    off, labels = (student.logits - teacher.logits)[:, 0], np.array(row["labels"])
+    return [(off[i] - off[j]) ** 2 for i in np.flatnonzero(labels > 0) for j in np.flatnonzero(labels == 0)]
+
+
+def listwise(student, teacher, row):
+    p, q = softmax(teacher.logits[:, 0] / 2), softmax(student.logits[:, 0] / 2)
+    return [4 * (p * np.log(p / q)).sum()]
+
+
 @dataclass
 class Case:
     """A row of the table.
@@ -127,12 +139,16 @@ class Case:
         reference: takes the outputs of student and teacher for a row, and the row; returns the loss of each item.
         arguments: training arguments.
         student: options of the student's config.
+        models: options of both configs.
+        grouped: whether a row has several candidates.
     """
 
     loss: str
     reference: Callable
     arguments: dict = field(default_factory=dict)
     student: dict = field(default_factory=dict)
+    models: dict = field(default_factory=dict)
+    grouped: bool = False
 
     @property
     def all_arguments(self) -> dict:
@@ -141,8 +157,20 @@ class Case:
 
     def pair(self):
         """A teacher, if the loss reads one, and a student."""
-        teacher = make_model("bert", "classification") if LOSSES[self.loss].reads_teacher else None
-        return teacher, make_model("bert", "classification", seed=1, num_layers=2, **self.student)
+        teacher = self.teacher() if LOSSES[self.loss].reads_teacher else None
+        return teacher, make_model("bert", "classification", seed=1, num_layers=2, **self.models, **self.student)
+
+    def teacher(self):
+        return make_model("bert", "classification", **self.models)
+
+    def rows(self) -> list[dict]:
+        return make_groups(16) if self.grouped else make_rows("classification")
+
+    def collate(self, rows: list[dict], length: int | None = None) -> dict[str, torch.Tensor]:
+        if not self.grouped:
+            return collate(rows, length)
+        padded = {} if length is None else {"padding": "max_length", "max_length": length}
+        return replace(collate_groups, **padded)(rows)
 
 
 NARROW = {"width": 8}
@@ -174,12 +202,17 @@ CASES = {
         {"relation_heads": 8, "relation_layer": 2},
         {**NARROW, "num_attention_heads": 4},
     ),
+    "margin": Case("margin", margin, models={"num_labels": 1}, grouped=True),
+    "listwise": Case("listwise", listwise, models={"num_labels": 1}, grouped=True),
 }
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def outputs_of(model, row) -> Outputs:
+    if isinstance(row["input_ids"][0], list):
+        each = [outputs_of(model, {"input_ids": ids}).logits for ids in row["input_ids"]]
+        return Outputs(model, np.stack(each), [])
     with torch.no_grad():
         output = model(input_ids=torch.tensor([row["input_ids"]]), output_hidden_states=True)
     return Outputs(model, output.logits[0].numpy(), [hidden[0].numpy() for hidden in output.hidden_states])
@@ -187,9 +220,8 @@ def outputs_of(model, row) -> Outputs:
 
 def make_case_trainer(make_trainer, case, rows=None, **arguments):
     teacher, student = case.pair()
-    return make_trainer(
-        student, teacher, rows, rows or make_rows("classification"), **{**case.all_arguments, **arguments}
-    )
+    options = {"data_collator": case.collate, **case.all_arguments, **arguments}
+    return make_trainer(student, teacher, rows, rows or case.rows(), **options)
 
 
 def test_every_loss_has_a_row():
@@ -199,9 +231,9 @@ def test_every_loss_has_a_row():
 @every_case
 def test_value(make_trainer, case):
     """A padded batch gives the mean over the items of all rows, each read alone."""
-    rows = make_rows("classification")
+    rows = case.rows()
     trainer = make_case_trainer(make_trainer, case)
-    teacher = make_model("bert", "classification").double()
+    teacher = case.teacher().double()
     student = copy.deepcopy(trainer.model).double()
     projections = getattr(trainer.losses[case.loss], "projections", {})
     student.projections = [projection.weight.detach().double().numpy() for projection in dict(projections).values()]
@@ -215,14 +247,14 @@ def test_value(make_trainer, case):
 def test_zero_on_identical_models(make_trainer, case):
     if case.loss == "task":
         pytest.skip("compares with labels")
-    teacher = make_model("bert", "classification")
-    arguments = {**case.all_arguments, "layer_map": None}
-    trainer = make_trainer(copy.deepcopy(teacher), teacher, eval_rows=make_rows("classification"), **arguments)
+    teacher = case.teacher()
+    arguments = {**case.all_arguments, "layer_map": None, "data_collator": case.collate}
+    trainer = make_trainer(copy.deepcopy(teacher), teacher, eval_rows=case.rows(), **arguments)
     if "relation_layer" in case.arguments:
         trainer = make_trainer(
             copy.deepcopy(teacher),
             teacher,
-            eval_rows=make_rows("classification"),
+            eval_rows=case.rows(),
             **{**arguments, "relation_layer": -1},
         )
     assert trainer.evaluate()[f"eval_loss_{case.loss}"] == pytest.approx(0, abs=1e-6)
@@ -232,10 +264,10 @@ def test_zero_on_identical_models(make_trainer, case):
 def test_gradient(make_trainer, case):
     """Along a random direction, the gradient is the difference quotient, in float64."""
     teacher, student = (model if model is None else model.double() for model in case.pair())
-    trainer = make_trainer(student, teacher, make_rows("classification"), **case.all_arguments)
+    trainer = make_trainer(student, teacher, case.rows(), data_collator=case.collate, **case.all_arguments)
     for loss in trainer.losses.values():
         loss.double()
-    batch = collate(make_rows("classification"))
+    batch = case.collate(case.rows())
     parameters = [*student.parameters(), *trainer.loss_parameters.trained]
     student.eval()
     loss = trainer.compute_loss(student, batch)
@@ -258,7 +290,7 @@ def test_gradient(make_trainer, case):
 def test_padding_changes_nothing(make_trainer, case):
     trainer = make_case_trainer(make_trainer, case)
     short = trainer.evaluate()[f"eval_loss_{case.loss}"]
-    trainer.data_collator = lambda rows: collate(rows, length=30)
+    trainer.data_collator = lambda rows: case.collate(rows, length=30)
     assert trainer.evaluate()[f"eval_loss_{case.loss}"] == pytest.approx(short, rel=1e-5)
 
 
@@ -266,8 +298,8 @@ def test_padding_changes_nothing(make_trainer, case):
 def test_splits_and_gradient_checkpointing_change_nothing(make_trainer, case):
     def step(**arguments):
         teacher, student = case.pair()
-        rows = make_rows("classification")
-        return one_step_of(make_trainer, student, teacher, rows, [case.loss], **{**case.all_arguments, **arguments})
+        options = {"data_collator": case.collate, **case.all_arguments, **arguments}
+        return one_step_of(make_trainer, student, teacher, case.rows(), [case.loss], **options)
 
     whole = step()
     assert_equal_steps(step(per_device_train_batch_size=4, gradient_accumulation_steps=4), whole)
@@ -286,7 +318,7 @@ def test_bfloat16_is_close(make_trainer, case):
 @every_case
 def test_a_resume_ends_in_the_same_weights(make_trainer, case, tmp_path):
     arguments = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 4}
-    rows = make_rows("classification")
+    rows = case.rows()
 
     def weights(trainer):
         loss = [parameter.detach().clone() for parameter in trainer.loss_parameters.trained]
