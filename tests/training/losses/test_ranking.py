@@ -1,7 +1,9 @@
 """The losses over the candidates of a query, and everything that reads grouped rows."""
 
 import copy
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from tests.conftest import make_model, make_rows
 from tests.data.pair_tokenizer import make_pair_tokenizer
 from tests.groups import collate_groups as collate
 from tests.groups import make_groups
+from tests.processes import run_on_two_processes
 from tests.training.losses.test_matrix import softmax
 from tests.training.test_split_invariance import assert_equal_steps, one_step_of
 
@@ -138,6 +141,25 @@ def test_splits_change_nothing(make_trainer, problem_type):
     whole = step(8)
     for size in (4, 2, 1):
         assert_equal_steps(step(size), whole)
+
+
+def test_two_processes_change_nothing(make_trainer, tmp_path):
+    """Each has two micro-batches of two queries."""
+    run = run_on_two_processes([Path(__file__).with_name("groups_on_processes.py"), tmp_path])
+    assert (tmp_path / "result.json").exists(), run.stderr[-3000:]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["num_processes"], result["wrapper"]) == (2, "DistributedDataParallel")
+    teacher, student = make_pair()
+    names, options = result["names"], {"data_collator": collate, **ALL}
+    assert set(names) == {"margin", "listwise", "kl", "task", "cos"}
+    whole = one_step_of(make_trainer, student, teacher, make_groups(), names, **options)
+    assert_equal_steps((result["losses"], torch.tensor(result["gradient"])), whole)
+
+    alone = make_ranker(make_trainer, None, **ALL).predict(make_groups()[1:])
+    for name in ("loss", *(f"loss_{name}" for name in names)):
+        assert result["metrics"][f"test_{name}"] == pytest.approx(alone.metrics[f"test_{name}"], rel=1e-6)
+    for own, other in ((result["predictions"], alone.predictions), (result["labels"], alone.label_ids)):
+        np.testing.assert_allclose(own, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [MarginLoss(), ListwiseLoss()], ids=["margin", "listwise"])
