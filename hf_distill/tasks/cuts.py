@@ -15,6 +15,7 @@ from hf_distill.student.width.importance import WITH_LABELS, WITHOUT_DATA
 from hf_distill.student.width.narrowing import check_width
 from hf_distill.student.width.sizes import KINDS
 from hf_distill.training.checkpoints.stages import Stage, errors_of
+from hf_distill.training.scoring.groups import as_pairs
 
 CUT = "cut"
 OPTIONS = ("num_layers", "layers", *KINDS, "width")
@@ -124,7 +125,8 @@ def _batches(cut: Cut, rows: Dataset, collate: Callable) -> list[dict[str, torch
                 f"width={WITH_LABELS!r} needs labelled training texts: give train_file, or width='activation'."
             )
     rows = rows.select(range(0, len(rows), max(1, len(rows) // NUM_TEXTS))).take(NUM_TEXTS)
-    return [dict(collate(list(rows.skip(start).take(BATCH_SIZE)))) for start in range(0, len(rows), BATCH_SIZE)]
+    parts = (list(rows.skip(start).take(BATCH_SIZE)) for start in range(0, len(rows), BATCH_SIZE))
+    return [as_pairs(collate(part)) for part in parts]
 
 
 def _as_one(earlier: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:

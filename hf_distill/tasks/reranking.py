@@ -1,28 +1,38 @@
 """Reranking: a score for each pair of a query and a document, which orders the documents of the query."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 from peft import TaskType
 from transformers import (
     AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedConfig,
 )
 
-from hf_distill.data import encode_pairs, load_rankings, load_unlabelled_rankings
+from hf_distill.data import (
+    DataCollatorForRankings,
+    encode_pairs,
+    encode_rankings,
+    load_rankings,
+    load_unlabelled_rankings,
+)
 from hf_distill.data.class_labels import NUMBER, SEVERAL
 from hf_distill.data.labels import IGNORE_INDEX
+from hf_distill.data.showing import short
 from hf_distill.deployment.predictor import Predictor
 from hf_distill.evaluation.ranking import ranking_metrics
 from hf_distill.evaluation.report import Metric
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.task import Done, Reading, Task
 from hf_distill.tasks.text_pair_classification import READS_PAIRS
+from hf_distill.training import DistillationTrainingArguments
+from hf_distill.training.losses.schedules import is_on
 
 
 @dataclass
@@ -119,6 +129,15 @@ output_dir: outputs/student
         is_number = any(self.has_head(config) and config.problem_type == NUMBER for config in configs)
         return super().complete(reading, configs) | READS_PAIRS | {"problem_type": NUMBER if is_number else SEVERAL}
 
+    def check(self, arguments: Any, training: DistillationTrainingArguments) -> None:
+        is_labelled = arguments.train_file or arguments.train_split
+        if is_on(training.loss_weights["margin"]) and not is_labelled:
+            raise ValueError(
+                f"There are no labels without train_file or train_split, but alpha_margin={training.alpha_margin} "
+                f"needs to know the relevant documents: set alpha_margin=0. alpha_listwise learns the order of the "
+                f"documents from the teacher alone."
+            )
+
     def load(self, source, reading, classes, *, split="train", config_name=None):
         columns = {name: value for name, value in reading.items() if name.endswith("_column")}
         return load_rankings(source, **columns, split=split, config_name=config_name), None
@@ -153,22 +172,38 @@ output_dir: outputs/student
 
     def encode(self, rows: Dataset, processor: Any, reading: Reading) -> Dataset:
         """The label is the relevance; above 1 it counts as 1, because a score is the logit of a relevance up to 1."""
-        is_number = reading["problem_type"] == NUMBER
-
-        def label(relevance: float) -> float | list[float]:
-            if is_number:
-                return relevance
-            return [float(IGNORE_INDEX) if math.isnan(relevance) else min(relevance, 1.0)]
-
-        labels = [label(relevance) for relevance in rows["labels"][:]]
+        labels: list = self._labels(rows, reading)
+        if reading["problem_type"] != NUMBER:
+            labels = [[label] for label in labels]
         rows = rows.remove_columns(["group", "labels"]).add_column("labels", labels)
         return encode_pairs(rows, processor, reading["max_length"])
 
+    def encode_for(
+        self, rows: Dataset, processor: Any, reading: Reading, training: DistillationTrainingArguments
+    ) -> Dataset:
+        """One row per query, with all its documents, if a loss compares the scores of a query."""
+        if not training.reads_groups:
+            return self.encode(rows, processor, reading)
+        _check_queries(rows, training)
+        rows = rows.remove_columns("labels").add_column("labels", self._labels(rows, reading))
+        return encode_rankings(rows, processor, reading["max_length"])
+
+    def _labels(self, rows: Dataset, reading: Reading) -> list[float]:
+        """The relevance of each document as the head reads it."""
+        if reading["problem_type"] == NUMBER:
+            return rows["labels"][:]
+        unknown = float(IGNORE_INDEX)
+        return [unknown if math.isnan(relevance) else min(relevance, 1.0) for relevance in rows["labels"][:]]
+
     def collator(self, processor: Any, model: Any) -> Callable:
-        return DataCollatorWithPadding(processor)
+        return DataCollatorForRankings(processor)
 
     def compute_metrics(self, evaluated: EvalPrediction, rows, processor, reading) -> dict[str, float]:
-        return ranking_metrics(evaluated.predictions, rows["group"][:], rows["labels"][:])
+        scores, groups = np.asarray(evaluated.predictions), rows["group"][:]
+        if len(scores) != len(groups):  # of rows with all documents of a query, padded
+            counts = Counter(groups).values()
+            scores = np.concatenate([own[:count] for own, count in zip(scores, counts, strict=True)])
+        return ranking_metrics(scores, groups, rows["labels"][:])
 
     def inputs(self, rows: Dataset) -> list:
         return list(zip(rows["text"][:], rows["text_pair"][:], strict=True))
@@ -200,3 +235,29 @@ output_dir: outputs/student
 
     def words_of_prediction(self, prediction, rows, row, reading, classes) -> str:
         return f"{prediction.score:.3g}"
+
+
+def _check_queries(rows: Dataset, training: DistillationTrainingArguments) -> None:
+    """Checks that the losses can compare the documents of each query, before a teacher reads them.
+
+    Raises:
+        ValueError: if a query has only one document; or, for `alpha_margin`, none that is relevant or no other.
+    """
+    relevances: dict[int, list[float]] = {}
+    for group, relevance in zip(rows["group"][:], rows["labels"][:], strict=True):
+        relevances.setdefault(group, []).append(relevance)
+    is_listwise, is_margin = (is_on(training.loss_weights[name]) for name in ("listwise", "margin"))
+    first = 0
+    for of_query in relevances.values():
+        known = [relevance > 0 for relevance in of_query if not math.isnan(relevance)]
+        missing = None
+        if is_listwise and len(of_query) == 1:
+            missing = "a second document, without which alpha_listwise has no order"
+        elif is_margin and known and len(set(known)) == 1:
+            missing = f"a document that is {'not ' if known[0] else ''}relevant, without which alpha_margin has no pair"
+        if missing is not None:
+            raise ValueError(
+                f"The query {short(rows[first]['text'])} lacks {missing}: add one, remove the query, or set this "
+                f"weight to 0."
+            )
+        first += len(of_query)

@@ -27,7 +27,7 @@ def encoded_rows(
 ) -> dict[str, Dataset]:
     """Encoded rows of each part of the data."""
     with training.main_process_first():
-        return {part: task.encode(own, processor, reading) for part, own in data.items()}
+        return {part: task.encode_for(own, processor, reading, training) for part, own in data.items()}
 
 
 def rows_with_targets(

@@ -230,6 +230,12 @@ class Task(ABC):
     def encode(self, rows: Dataset, processor: Any, reading: Reading) -> Dataset:
         """Turns loaded rows into inputs of the model, with labels. A long row may become several."""
 
+    def encode_for(
+        self, rows: Dataset, processor: Any, reading: Reading, training: DistillationTrainingArguments
+    ) -> Dataset:
+        """As `encode`, for a task whose rows depend on the losses of the training."""
+        return self.encode(rows, processor, reading)
+
     @abstractmethod
     def collator(self, processor: Any, model: PreTrainedModel) -> Callable:
         """The collator for encoded rows."""

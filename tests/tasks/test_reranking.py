@@ -160,6 +160,86 @@ def test_labels_and_teacher(folder, fine_tuned):
     assert load_predictor(folder / "student").reads_pairs
 
 
+ON = {"alpha_margin": 1.0, "alpha_listwise": 1.0, "alpha_cos": 0.0, "num_train_epochs": 1}
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "live"])
+def test_losses_over_the_documents_of_a_query(folder, fine_tuned, stored):
+    """Rows are queries: so are the batch size and the held-out share. The metrics are those of the pairs."""
+    rows = [{**own, "negative": own["negative"][: 1 + n % 3]} for n, own in enumerate(make_queries(20, 5))]
+    options = {**ON, "per_device_train_batch_size": 5, "eval_strategy": "epoch"}
+    trainer = train(
+        folder,
+        f"over_queries_{stored}",
+        "fine_tuned",
+        options,
+        train_file=write(folder / "ragged.jsonl", rows),
+        validation_share=0.25,
+        test_file=str(folder / "test.jsonl"),
+        store_teacher_targets=stored,
+    )
+    assert trainer.model.config.num_hidden_layers == 2
+    assert (len(trainer.train_dataset), len(trainer.eval_dataset), trainer.state.max_steps) == (15, 5, 3)
+    assert {len(own["labels"]) for own in trainer.train_dataset} == {2, 3, 4}
+    logged = next(logs for logs in trainer.state.log_history if "eval_loss_margin" in logs)
+    assert min(logged[f"eval_loss_{name}"] for name in ("margin", "listwise", "kl", "task")) > 1e-4
+
+    output = folder / f"over_queries_{stored}"
+    results = json.loads((output / "test_results.json").read_text())
+    measured = evaluate_model(output, folder / "test.jsonl")
+    for name in ("ndcg@10", "mrr@10", "map"):
+        assert results[f"test_{name}"] == pytest.approx(measured[name], abs=1e-6)
+    assert "MarginMSE" in (output / "README.md").read_text()
+
+
+def test_a_teacher_with_another_tokenizer(folder, tmp_path):
+    """It reads pairs of texts; its scores of the documents of a query are put together."""
+    make_model("bert", "classification", num_labels=1).save_pretrained(tmp_path / "teacher")
+    words = make_pair_tokenizer()
+    words.add_tokens(["another"])
+    words.save_pretrained(tmp_path / "teacher")
+    student = make_model("bert", "classification", num_labels=1, num_layers=2, seed=1)
+    student.save_pretrained(tmp_path / "student")
+    make_pair_tokenizer().save_pretrained(tmp_path / "student")
+    options = {**ON, "teacher_model_name_or_path": str(tmp_path / "teacher"), "max_steps": 1}
+    names = {"train_file": str(folder / "train.jsonl"), "model_name_or_path": str(tmp_path / "student")}
+    trainer = train(folder, "with_other_tokens", None, options, **names)
+    rows = load_rankings(folder / "train.jsonl")
+    pairs = list(zip(rows["text"], rows["text_pair"], strict=True))
+    expected = load_predictor(tmp_path / "teacher").logits(pairs)[:, 0].reshape(-1, 4)
+    np.testing.assert_allclose(np.stack(trainer.train_dataset["teacher_logits"][:]), expected, atol=1e-5)
+
+
+def test_the_order_from_a_teacher_alone(folder, tmp_path):
+    """Without labels. A cut that reads data reads the same rows."""
+    log = [{"query": row["query"], "found": row["negative"]} for row in make_queries(20, 2)]
+    data = {"unlabelled_file": write(tmp_path / "log.jsonl", log), "documents_column": "found"}
+    only = {"alpha_kl": 0.0, "alpha_task": 0.0, "alpha_cos": 0.0, "alpha_listwise": 1.0, "num_train_epochs": 1}
+    stages = [{"name": "cut", "cut": {"num_layers": 3, "layers": "influence"}}]
+    trainer = train(folder, "order", "teacher", {**only, "temperature": 1.0}, stages=stages, **data)
+    assert trainer.model.config.num_hidden_layers == 3
+    assert trainer.state.log_history[0]["loss_listwise"] > 1e-4
+    with pytest.raises(ValueError, match=r"no labels without train_file or train_split, but alpha_margin=1.0 needs"):
+        train(folder, "out", "teacher", {**only, "alpha_margin": 1.0}, **data)
+
+
+def test_queries_that_cannot_be_compared(folder, tmp_path):
+    def train_on(scores, **losses):
+        rows = [
+            {"query": f"w{5 + n}", "documents": [f"w{40 + n}" for n in range(len(own))], "scores": own}
+            for n, own in enumerate(scores)
+        ]
+        columns = {"documents_column": "documents", "scores_column": "scores"}
+        file = write(tmp_path / "few.jsonl", rows)
+        train(folder, "out", "teacher", {"alpha_cos": 0.0, "max_steps": 1, **losses}, train_file=file, **columns)
+
+    with pytest.raises(ValueError, match="The query 'w6' lacks a second document, without which alpha_listwise has no"):
+        train_on([[1, 0], [1]], alpha_listwise=1.0)
+    with pytest.raises(ValueError, match="The query 'w6' lacks a document that is not relevant, without which alpha_m"):
+        train_on([[1, 0], [1, 2]], alpha_margin=1.0)
+    train_on([[1, 0], [1, 2]], alpha_listwise=1.0)
+
+
 def test_a_teacher_for_numbers_gives_a_student_for_numbers(folder):
     """As its config says."""
     make_model("bert", "classification", num_labels=1, problem_type="regression").save_pretrained(folder / "numbers")

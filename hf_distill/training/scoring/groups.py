@@ -37,6 +37,14 @@ def flattened(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value[candidates] if is_per_candidate(value) else value for name, value in inputs.items()}
 
 
+def as_pairs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch that a model can read. Each candidate of grouped rows is an example, with labels `[pairs, 1]`."""
+    if not is_grouped(batch):
+        return dict(batch)
+    labels = {"labels": batch["labels"][candidates_of(batch)].unsqueeze(1)} if "labels" in batch else {}
+    return {**flattened(batch), **labels}
+
+
 def regrouped(values: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The values of pairs in rows, for the metrics.
 
