@@ -15,7 +15,7 @@ import transformers
 
 import hf_distill
 from hf_distill.student import layer_selection
-from hf_distill.training.losses import attention, hidden_states, logits, task
+from hf_distill.training.losses import attention, hidden_states, logits, ranking, task
 from hf_distill.training.losses.divergences import log_probabilities, standardization
 from hf_distill.training.losses.divergences import logits as divergences_of_logits
 from hf_distill.training.scoring.heads import Head
@@ -331,7 +331,7 @@ def test_version_is_in_the_changelog():
 
 def test_examples_in_docstrings():
     """Those that need nothing from the Hub."""
-    losses = [hidden_states, attention, logits, task, log_probabilities, divergences_of_logits, standardization]
+    losses = [hidden_states, attention, logits, ranking, task, log_probabilities, divergences_of_logits, standardization]
     modules = [*losses, means, layer_selection]
     results = [doctest.testmod(module) for module in modules]
     assert [result.failed for result in results] == [0] * len(modules)

@@ -38,7 +38,7 @@ def test_a_list_of_arguments_has_all(name):
     if not re.search("^(Args|Attributes):", doc, flags=re.MULTILINE):
         return  # its first line says it all
     if dataclasses.is_dataclass(public):  # whose fields have a help text, or a line of their own
-        own_fields = [field for field in dataclasses.fields(public) if field.name in vars(public)["__annotations__"]]
+        own_fields = [field for field in dataclasses.fields(public) if field.name in inspect.get_annotations(public)]
         documented = {field.name for field in own_fields if field.metadata.get("help")}
         arguments = {field.name for field in own_fields if not field.name.startswith("_")} - documented
     else:

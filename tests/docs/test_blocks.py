@@ -122,6 +122,9 @@ def given(page):
         names["outputs"] = [
             SimpleNamespace(prompt_logprobs=prompt_logprobs_of(row, teacher=causal)) for row in names["causal_rows"]
         ]
+    if page == "losses":
+        ranker = make_model("bert", "classification", num_labels=1)
+        names |= {"teacher_ranker": ranker, "student_ranker": make_student(ranker)}
     if page == "several_teachers":
         names |= {"large_teacher": teacher, "small_teacher": make_model("roberta", head, seed=1, num_layers=2)}
     if page == "pretraining":
