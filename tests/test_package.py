@@ -15,7 +15,7 @@ import transformers
 
 import hf_distill
 from hf_distill.student import layer_selection
-from hf_distill.training.losses import attention, hidden_states, logits, ranking, task
+from hf_distill.training.losses import attention, embeddings, hidden_states, logits, ranking, task
 from hf_distill.training.losses.divergences import log_probabilities, standardization
 from hf_distill.training.losses.divergences import logits as divergences_of_logits
 from hf_distill.training.scoring.heads import Head
@@ -331,8 +331,9 @@ def test_version_is_in_the_changelog():
 
 def test_examples_in_docstrings():
     """Those that need nothing from the Hub."""
-    losses = [hidden_states, attention, logits, ranking, task, log_probabilities, divergences_of_logits, standardization]
-    modules = [*losses, means, layer_selection]
+    losses = [hidden_states, attention, embeddings, logits, ranking, task]
+    divergences = [log_probabilities, divergences_of_logits, standardization]
+    modules = [*losses, *divergences, means, layer_selection]
     results = [doctest.testmod(module) for module in modules]
     assert [result.failed for result in results] == [0] * len(modules)
     assert min(result.attempted for result in results) > 0
