@@ -39,7 +39,7 @@ NUM_FITTED = 4000
 LOSSES = {"alpha_kl": 0.0, "alpha_task": 0.0, "alpha_cos": 0.0, "alpha_embedding": 1.0}
 
 STUDENTS = {
-    "3 layers": lambda teacher, texts: make_student(teacher, num_layers=3),
+    "3 layers": lambda teacher, texts: make_student(teacher, 3, "spread"),
     "half the width": lambda teacher, texts: fit_dense(
         make_student(teacher, hidden_size=192, num_attention_heads=6, intermediate_size=768), teacher, texts
     ),
@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--output", type=Path, default=Path("outputs/embedding"), help="folder for students and results"
     )
     parser.add_argument("--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="folder for downloads")
-    parser.add_argument("--epochs", type=float, default=4.0, help="passes over the texts (default: 4)")
+    parser.add_argument("--epochs", type=float, default=2.0, help="passes over the texts (default: 2)")
     parser.add_argument("--batch-size", type=int, default=64, help="texts per step (default: 64)")
     parser.add_argument("--learning-rate", type=float, default=5e-4, help="largest learning rate (default: 5e-4)")
     parser.add_argument("--texts", type=int, help="number of training texts (default: all)")
