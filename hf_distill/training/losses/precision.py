@@ -7,12 +7,23 @@ import torch
 
 from hf_distill.training.losses.base import Loss, ScoredItems, Signals
 
+FEW_CLASSES = 16
+
 Forward = Callable[..., torch.Tensor]
 
 
 def at_least_fp32(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor in fp32; unchanged if it is in fp64."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def in_fp64_if_few(logits: torch.Tensor) -> torch.Tensor:
+    """Logits in fp64 if there are few classes, where it costs nothing; else unchanged.
+
+    A small divergence is a difference of larger numbers. In fp32 its rounding is 2e-6 of it on some machines, so that
+    it would depend on how a step is split.
+    """
+    return logits.double() if logits.shape[-1] <= FEW_CLASSES and logits.device.type != "mps" else logits
 
 
 def without_autocast(forward: Forward) -> Forward:

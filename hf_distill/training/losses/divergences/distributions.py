@@ -6,7 +6,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from hf_distill.training.losses.precision import at_least_fp32
+from hf_distill.training.losses.precision import at_least_fp32, in_fp64_if_few
 from hf_distill.training.scoring.top_k import TopK, log_tail
 
 OfLogProbs = Callable[..., torch.Tensor]
@@ -47,10 +47,12 @@ def of_softmax(
         **parameters: of the divergence.
 
     Returns:
-        The sum over the scored positions, computed in fp32, a tensor of shape `[]`.
+        The sum over the scored positions in fp32, a tensor of shape `[]`.
     """
+    dtype = at_least_fp32(student_logits).dtype
+    student_logits, teacher_logits = in_fp64_if_few(student_logits), in_fp64_if_few(teacher_logits)
     log_probs = softmax_log_probs(student_logits, teacher_logits, temperature)
-    return temperature**temperature_power * divergence(*log_probs, **parameters)
+    return temperature**temperature_power * divergence(*log_probs, **parameters).to(dtype)
 
 
 def of_bernoulli(
