@@ -133,6 +133,7 @@ output_dir: outputs/student
     )
     has_classes = False
     text_columns = ("text",)
+    reads_no_head = True
     has_own_head = False
 
     def with_default_weights(self, training: DistillationTrainingArguments) -> DistillationTrainingArguments:

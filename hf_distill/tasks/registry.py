@@ -78,7 +78,7 @@ def check_head(task: Task, config: PreTrainedConfig, model: str) -> None:
     """Raises `ValueError` if a model has no head for the task. A config that names no class is not checked."""
     if not config.architectures or task.has_head(config):
         return
-    others = [own.name for own in TASKS.values() if own.has_head(config)]
+    others = [own.name for own in TASKS.values() if own.has_head(config) and not own.reads_no_head]
     if others:
         raise ValueError(f"{model} is a model for {' or '.join(others)}, not for {task.name}: set task={others[0]}.")
     raise ValueError(f"{model} has no head trained for {task.name}: fine-tune it first.")

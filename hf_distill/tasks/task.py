@@ -50,6 +50,7 @@ class Task(ABC):
         takes_stored_targets: whether the teacher's outputs can be stored before training.
         reads_text: whether its models read texts, with a tokenizer. Otherwise a teacher whose outputs are stored may
             prepare its inputs in its own way.
+        reads_no_head: whether its models have no head, as pretrained models before a fine-tuning.
         has_own_head: whether the head is new for each task, so that it is trained in full next to LoRA adapters.
         computes_metrics: whether training calls `compute_metrics`, which needs the logits of all rows in memory.
         stores_targets: whether they are stored by default, if no loss reads hidden states.
@@ -74,6 +75,7 @@ class Task(ABC):
     text_columns: ClassVar[tuple[str, ...]] = ()
     takes_stored_targets: ClassVar[bool] = True
     reads_text: ClassVar[bool] = True
+    reads_no_head: ClassVar[bool] = False
     has_own_head: ClassVar[bool] = True
     computes_metrics: ClassVar[bool] = True
     stores_targets: ClassVar[bool] = True

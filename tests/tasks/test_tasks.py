@@ -70,8 +70,9 @@ def test_an_unknown_task(capsys):
 def test_the_task_of_a_model():
     tagged = BertConfig(architectures=["BertForSequenceClassification"])
     assert task_of(tagged, "model").name == "text-classification"
+    assert task_of(BertConfig(architectures=["BertModel"]), "model").name == "embedding"
     with pytest.raises(ValueError, match=r"model has no head of a task \(text-classification"):
-        task_of(BertConfig(architectures=["BertModel"]), "model")
+        task_of(BertConfig(architectures=["BertForMultipleChoice"]), "model")
     with pytest.raises(ValueError, match="model has no head trained for text-classification: fine-tune it first"):
         task_of(BertConfig(architectures=["BertModel"]), "model", "text-classification")
 
