@@ -110,7 +110,8 @@ def test_torch_int8_loads_with_sentence_transformers(exports):
 
 ENCODERS_TAKING_LONG = ("modernbert", "mpnet", "xlm-roberta")
 
-POOLINGS = ["cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"]
+TAKE_LONG = ("max", "weightedmean", "mean_sqrt_len_tokens")
+POOLINGS = ["cls", "lasttoken", *(pytest.param(own, marks=pytest.mark.long) for own in TAKE_LONG)]
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -120,6 +121,7 @@ def test_poolings(pooling, tmp_path):
     np.testing.assert_allclose(ours(export.folder), model.encode(TEXTS), atol=1e-5)
 
 
+@pytest.mark.long
 def test_several_poolings_and_a_layer_norm(tmp_path):
     model = make_sentence_model(tmp_path / "model", ["cls", "mean"], normalize=False, options={"num_hidden_layers": 1})
     model = SentenceTransformer(modules=[*model, models.LayerNorm(32), models.Dropout(0.5)], device="cpu")
@@ -129,7 +131,9 @@ def test_several_poolings_and_a_layer_norm(tmp_path):
     np.testing.assert_allclose(ours(export.folder), model.encode(TEXTS), atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["lasttoken", pytest.param("mean", marks=pytest.mark.long), "weightedmean"])
+@pytest.mark.parametrize(
+    "pooling", ["lasttoken", *(pytest.param(own, marks=pytest.mark.long) for own in ("mean", "weightedmean"))]
+)
 def test_a_tokenizer_that_pads_on_the_left(pooling, tmp_path):
     """The predictor pads on the right, with the same result. The graph also takes what is padded on the left."""
     tokenizer = make_text_tokenizer()
@@ -179,6 +183,7 @@ def test_a_default_prompt(tmp_path):
     np.testing.assert_allclose(ours(export.folder, prompt_name="document"), expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_vectors_that_are_truncated(tmp_path):
     """`truncate_dim` of the model, which does not normalize the result."""
     model = make_sentence_model(tmp_path / "model", truncate_dim=5)
@@ -355,6 +360,7 @@ def test_without_sentence_transformers(folder, monkeypatch):
         load_predictor(folder)
 
 
+@pytest.mark.long
 def test_benchmark(folder, exports):
     models = {"pytorch": folder, "onnx": exports["onnx"].folder}
     measured = benchmark_models(models, lengths=[16], texts=make_texts(8), threads=1, rounds=1)
