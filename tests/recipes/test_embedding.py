@@ -8,6 +8,7 @@ import pytest
 
 from hf_distill.cli import main
 from recipes import embedding
+from recipes.benchmarks import embedding as benchmark
 from recipes.embedding import __main__ as recipe
 from recipes.embedding import data
 from tests.conftest import make_texts
@@ -46,6 +47,23 @@ def test_one_command(here, monkeypatch, capsys):
         assert own["trained"]["cosine_to_teacher"] > own["untrained"]["cosine_to_teacher"]
         assert "documents once with the teacher" in Path(own["folder"], "README.md").read_text(), name
     assert "| 3 layers, untrained |" in capsys.readouterr().out
+
+
+def test_benchmark(here, monkeypatch, capsys):
+    """Ours and sentence-transformers train the same student; a second run trains nothing again."""
+    teacher, texts = make_embedding_model(num_layers=6), make_texts(60)
+    monkeypatch.setattr(benchmark, "load_teacher", lambda folder: teacher)
+    monkeypatch.setattr(benchmark, "load_texts", lambda folder, number: data.Texts(texts[number:], texts[:number]))
+    monkeypatch.setattr("sys.argv", ["embedding", "--output", "out/b.json", "--held-out", "20", "--minutes", "0.01"])
+    assert benchmark.main() == 0
+    results = json.loads((here / "out" / "b.json").read_text())["results"]
+    assert results.keys() == {benchmark.UNTRAINED, *benchmark.OURS, benchmark.PEER}
+    for name, own in results.items():
+        assert (own["0"]["steps"] > 0) == (name != benchmark.UNTRAINED)
+        assert own["0"]["cosine_to_teacher"] >= results[benchmark.UNTRAINED]["0"]["cosine_to_teacher"]
+    monkeypatch.setattr(benchmark, "_train", None)
+    assert benchmark.main() == 0
+    assert benchmark.PEER in capsys.readouterr().out
 
 
 def test_config(here):
