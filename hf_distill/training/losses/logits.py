@@ -31,9 +31,9 @@ class DivergenceLoss(Loss):
         **parameters: parameters of the divergence, such as `divergence_beta`.
 
     Example:
-        >>> logits = Signals(logits=torch.tensor([[1.0, 0.0]]))
-        >>> DivergenceLoss("jsd", temperature=2.0, divergence_beta=0.5)(logits, logits, ScoredItems())
-        tensor(0.)
+        >>> student, teacher = Signals(logits=torch.tensor([[1.0, 0.0]])), Signals(logits=torch.tensor([[0.0, 1.0]]))
+        >>> DivergenceLoss("jsd", temperature=2.0, divergence_beta=0.5)(student, teacher, ScoredItems())
+        tensor(0.1212)
     """
 
     description = DIVERGENCES["forward_kl"].description
