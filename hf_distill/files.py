@@ -7,6 +7,9 @@ from typing import Any
 MANIFEST = "export.json"
 """File in the folder of an export that describes the export."""
 
+MODULES = "modules.json"
+"""File in the folder of a `SentenceTransformer` that lists its modules. Each has a folder, except the first."""
+
 
 def write_whole(file: Path, text: str) -> None:
     """Writes text atomically: if the process is killed, the old file stays."""

@@ -66,7 +66,7 @@ def load_texts_to_embed(
         `scores`: these scores, similarities or relevances.
 
     Raises:
-        ValueError: if the data cannot be read, if a column is missing, if a text is empty, or if a score is no number.
+        ValueError: if the data cannot be read, a column is missing, a text is empty, or a score is not a number.
 
     Example:
         >>> rows = load_texts_to_embed("sentences.txt")

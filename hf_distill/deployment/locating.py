@@ -5,10 +5,7 @@ from typing import Any
 
 from hf_distill.deployment.formats import FORMATS, PYTORCH
 from hf_distill.deployment.manifest import format_of, is_export
-from hf_distill.files import read_json
-
-MODULES = "modules.json"
-"""In the folder of an embedding model: its modules, some with a folder of their own."""
+from hf_distill.files import MODULES, read_json
 
 
 def formats_in(folder: Path, is_here: bool) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
-from hf_distill.files import write_json
+from hf_distill.files import MODULES, write_json
 from hf_distill.loading import load_config
 from hf_distill.optional import optional
 from hf_distill.version import __version__
@@ -20,11 +20,8 @@ from hf_distill.version import __version__
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-MODULES = "modules.json"
-"""In the folder of a `SentenceTransformer`: its modules in their order."""
-
 SETTINGS = "config_sentence_transformers.json"
-"""In the same folder: prompts and other settings."""
+"""In the folder of a `SentenceTransformer`: prompts and other settings."""
 
 AFTER_POOLING = ("Dense", "Normalize", "LayerNorm", "Dropout")
 """The modules that may follow the pooling. Each reads one vector per text and returns one."""

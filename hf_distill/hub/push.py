@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from hf_distill.files import MANIFEST, read_json
+from hf_distill.files import MANIFEST, MODULES, read_json
 from hf_distill.version import __version__
 
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors")
@@ -36,8 +36,6 @@ PROCESSORS = (
 )
 PLOTS = ("*.png",)
 EXPORTS = (MANIFEST, "*.onnx", "*.onnx.data")
-MODULES = "modules.json"
-"""Lists the modules of a `SentenceTransformer`. Each has a folder, except the first."""
 EMBEDDER = (MODULES, "config_sentence_transformers.json", "sentence_bert_config.json")
 OF_MODULE = ("config.json", *WEIGHTS)
 MODEL = (*WEIGHTS, WEIGHTS_INDEX, *CONFIGS, *PROCESSORS, *EMBEDDER)
@@ -57,8 +55,7 @@ def files_to_push(folder: str | Path) -> list[str]:
     """Lists the files of a folder that may be pushed to the Hub.
 
     These are safetensors weights, configs, tokenizer and processor, the modules of a `SentenceTransformer`, model card,
-    report, plots and ONNX files. Training
-    arguments, checkpoints, optimizer states and logs are never pushed.
+    report, plots and ONNX files. Training arguments, checkpoints, optimizer states and logs are never pushed.
 
     Returns:
         Names relative to the folder, sorted.

@@ -122,7 +122,7 @@ async def embed(service: Service, bodies: EmbedBodies, request: Request) -> Resp
     """
     info = check_ready(service)
     if not info.embeds:
-        raise RefusedError(404, "invalid", f"The {service.role} is no embedding model: POST to /predict.")
+        raise RefusedError(404, "invalid", f"The {service.role} is not an embedding model: POST to /predict.")
     body, answered = await _ask(service, bodies, request, lambda body: _with_prompt(body, info))
     check_entries(answered.entries, "Text")
     return _response(body.answer([from_entry(entry) for entry in answered.entries], info.name), answered)

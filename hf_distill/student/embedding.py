@@ -49,7 +49,10 @@ def _dense(module: Any, kept: torch.Tensor) -> nn.Module:
         ValueError: if it adds its input to its output.
     """
     if module.use_residual:
-        raise ValueError("hidden_size cannot be cut: the Dense module adds its input to its output (use_residual).")
+        raise ValueError(
+            "The Dense module adds its input to its output (use_residual), so hidden_size must stay as it is: give "
+            "num_layers or intermediate_size instead."
+        )
     smaller = type(module)(
         len(kept), module.out_features, module.bias, module.activation_function, module.linear.weight[:, kept].detach()
     )

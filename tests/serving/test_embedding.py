@@ -181,4 +181,4 @@ def test_a_classifier_does_not_embed(int8, tmp_path):
         for path, body in {"/embed": {"texts": ["w5"]}, OPENAI: {"input": "w5"}}.items():
             answer = service.post(body, path)
             assert answer.status == 404
-            assert answer.json["detail"] == "The student is no embedding model: POST to /predict."
+            assert answer.json["detail"] == "The student is not an embedding model: POST to /predict."

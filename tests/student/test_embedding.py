@@ -6,7 +6,15 @@ import torch
 from hf_distill import make_student, trim_vocabulary
 from hf_distill.cli import main
 from hf_distill.embedding import EmbeddingModel
-from tests.embedding.models import TEXTS, encode, library, make_embedding_model, make_sentence_transformer, tokenized
+from tests.embedding.models import (
+    TEXTS,
+    encode,
+    library,
+    make_embedding_model,
+    make_sentence_transformer,
+    models,
+    tokenized,
+)
 
 CUTS = [
     {"num_layers": 2},
@@ -53,6 +61,14 @@ def test_dense_module_reads_the_units_that_stay(pooling):
         for module in teacher.head:
             features = module(features)
         torch.testing.assert_close(student(**inputs).embeddings, features["sentence_embedding"])
+
+
+def test_dense_module_with_a_residual():
+    teacher = make_sentence_transformer()
+    teacher.add_module("3", models.Dense(16, 16, use_residual=True))
+    with pytest.raises(ValueError, match="give num_layers or intermediate_size instead"):
+        make_student(teacher, hidden_size=8, num_attention_heads=1)
+    assert make_student(teacher, num_layers=2).embedding_width == 16
 
 
 def test_trimmed_vocabulary(tmp_path):

@@ -9,24 +9,13 @@ import torch.nn.functional as F
 from hf_distill.embedding.anchors import Anchors, fingerprint_of, read_anchors
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
 from hf_distill.training.losses.citations import FANG_2021, GAO_2021, KUSUPATI_2022, REIMERS_2020
-from hf_distill.training.losses.hidden_states import Projection
+from hf_distill.training.losses.hidden_states import Projection, cosine_distance, mean_squared_error
 from hf_distill.training.losses.precision import at_least_fp32, without_autocast
 from hf_distill.training.scoring.alignment import HeadSpec
 
-
-def cosine_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """One minus the cosine of each pair of vectors: `[texts, width]` to `[texts]`."""
-    return 1 - F.cosine_similarity(student, teacher, dim=-1)
-
-
-def squared_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """The squared difference, as a mean over the width: `[texts, width]` to `[texts]`."""
-    return (student - teacher).square().mean(-1)
-
-
 EMBEDDING_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "cosine": cosine_distance,
-    "mse": squared_error,
+    "mse": mean_squared_error,
 }
 """What `alpha_embedding` minimises, by the value of `embedding_loss`."""
 
@@ -275,8 +264,8 @@ def kl_sum(student_log_probs: torch.Tensor, teacher_log_probs: torch.Tensor) -> 
 def in_fp64(vectors: torch.Tensor) -> torch.Tensor:
     """The vectors in fp64, where the device has it.
 
-    Dividing cosines by a low temperature multiplies their rounding: in fp32, the gradient would depend on the split of
-    a step by 2e-6 of its size.
+    Dividing cosines by a low temperature multiplies their rounding: in fp32, the gradient would depend on how a step is
+    split.
     """
     return vectors.float() if vectors.device.type == "mps" else vectors.double()
 

@@ -20,8 +20,8 @@ def at_least_fp32(tensor: torch.Tensor) -> torch.Tensor:
 def in_fp64_if_few(logits: torch.Tensor) -> torch.Tensor:
     """Logits in fp64 if there are few classes, where it costs nothing; else unchanged.
 
-    A small divergence is a difference of larger numbers. In fp32 its rounding is 2e-6 of it on some machines, so that
-    it would depend on how a step is split.
+    A small divergence is a difference of larger numbers. Their rounding in fp32 would make it depend on how a step is
+    split.
     """
     return logits.double() if logits.shape[-1] <= FEW_CLASSES and logits.device.type != "mps" else logits
 

@@ -12,8 +12,7 @@ from datasets import Dataset
 from hf_distill import DistillationTrainingArguments, check_split_invariance, make_student
 from hf_distill.embedding import write_anchors
 from hf_distill.training.losses import AnchorLoss, EmbeddingLoss, ScoredItems, Signals, SimilarityLoss
-from hf_distill.training.losses.embeddings import cosine_distance, squared_error
-from hf_distill.training.losses.hidden_states import Projection
+from hf_distill.training.losses.hidden_states import Projection, cosine_distance, mean_squared_error
 from tests.conftest import make_model, make_rows, make_texts
 from tests.embedding.models import TEXTS, encode, make_embedding_model
 from tests.processes import run_on_two_processes
@@ -66,7 +65,7 @@ def test_values(name, dims):
     student, teacher, anchors = (generator.normal(size=(size, 16)).astype(np.float32) for size in (9, 9, 7))
     loss = {
         "cosine": EmbeddingLoss(cosine_distance, dims=dims),
-        "mse": EmbeddingLoss(squared_error, dims=dims),
+        "mse": EmbeddingLoss(mean_squared_error, dims=dims),
         "similarity": SimilarityLoss(0.1, dims),
         "anchor": AnchorLoss(torch.tensor(anchors), 0.1, dims=dims),
     }[name]
@@ -85,7 +84,7 @@ def test_similarity_of_one_text_is_zero():
 def test_projection_maps_to_the_teachers_width():
     projection = Projection(4, 16, seed=0)
     student, teacher = torch.randn(5, 4), torch.randn(5, 16)
-    loss = EmbeddingLoss(squared_error, projection)
+    loss = EmbeddingLoss(mean_squared_error, projection)
     expected = ((student @ projection.weight.T - teacher) ** 2).mean(1).sum()
     torch.testing.assert_close(loss(Signals(embeddings=student), Signals(embeddings=teacher), ScoredItems()), expected)
 
@@ -101,7 +100,7 @@ def encoded(model, texts):
 
 LOSSES = {
     "cosine": lambda: EmbeddingLoss(cosine_distance),
-    "mse": lambda: EmbeddingLoss(squared_error, dims=[16, 4]),
+    "mse": lambda: EmbeddingLoss(mean_squared_error, dims=[16, 4]),
     "similarity": lambda: SimilarityLoss(0.05),
     "similarity of first numbers": lambda: SimilarityLoss(1.0, [16, 4]),
     "anchors": lambda: AnchorLoss(torch.randn(9, 16, generator=torch.Generator().manual_seed(0))),

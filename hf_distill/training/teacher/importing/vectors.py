@@ -35,7 +35,7 @@ class VectorReader:
             entries: one list of numbers per row.
 
         Raises:
-            ValueError: if an entry is no list of finite numbers, is all zeros, or has another width than the first.
+            ValueError: if an entry is not a list of finite numbers, is all zeros, or has another width than the first.
         """
         for row, entry in enumerate(entries):
             try:
