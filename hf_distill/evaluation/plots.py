@@ -42,7 +42,7 @@ def plot_training_curves(log_history: Sequence[Mapping[str, float]], file: str |
         )
     if norms := _gradient_norms(log_history):
         curves["gradient norm"] = norms
-    figure = _figure(file, width=7, height=1.2 + 1.8 * len(curves))
+    figure = new_figure(file, width=7, height=1.2 + 1.8 * len(curves))
     for row, (axes, (loss, series)) in enumerate(
         zip(figure.subplots(len(curves), sharex=True, squeeze=False).flat, curves.items(), strict=True)
     ):
@@ -56,7 +56,7 @@ def plot_training_curves(log_history: Sequence[Mapping[str, float]], file: str |
         axes.legend(loc="upper right", fontsize="small")
         if row == len(curves) - 1:
             axes.set_xlabel("step")
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def _curves(log_history: Sequence[Mapping[str, float]], loss: str) -> dict[str, list[tuple[float, float]]]:
@@ -109,7 +109,7 @@ def plot_calibration(
         name: calibration(*labelled_rows(as_probabilities(probabilities, name), labels), num_bins)
         for name, (probabilities, labels) in models.items()
     }
-    figure = _figure(file, width=1 + 3.5 * len(models), height=5)
+    figure = new_figure(file, width=1 + 3.5 * len(models), height=5)
     both = figure.subplots(2, len(models), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 1])
     width = 1 / num_bins
     for (above, below), (name, own) in zip(both.T, measured.items(), strict=True):
@@ -127,7 +127,7 @@ def plot_calibration(
             axes.grid(alpha=0.3)
     both[0, 0].set_ylabel("accuracy")
     both[1, 0].set(ylabel="rows", ylim=(0.5, None))  # keeps the bar of a single row visible
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def plot_quality_against_latency(
@@ -157,7 +157,7 @@ def plot_quality_against_latency(
     """
     if not models:
         raise ValueError("models is empty: give at least one name with its latency and quality.")
-    figure = _figure(file, width=7, height=4.5)
+    figure = new_figure(file, width=7, height=4.5)
     axes = figure.subplots()
     for index, (name, point) in enumerate(models.items()):
         # Hollow markers of different shapes stay visible where points overlap.
@@ -172,17 +172,17 @@ def plot_quality_against_latency(
     axes.set(xlabel=latency, ylabel=quality, title="Better models are further up and to the left")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=min(3, len(models)))  # below the axes, where no point is
-    _save(figure, file)
+    save_figure(figure, file)
 
 
-def _figure(file: str | Path, width: float, height: float) -> "Figure":
+def new_figure(file: str | Path, width: float, height: float) -> "Figure":
     """A figure with a size in inches. Does not use pyplot, which would choose a backend for the whole process."""
     if Path(file).suffix not in SUFFIXES:
         raise ValueError(f"Cannot write a plot to {file}: the file name must end in {', '.join(SUFFIXES)}.")
     return optional("matplotlib.figure", "evaluation").Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
-def _save(figure: "Figure", file: str | Path) -> None:
+def save_figure(figure: "Figure", file: str | Path) -> None:
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")

@@ -88,6 +88,36 @@ def possible_students(model: PreTrainedModel, stacks: Mapping[str, LayerStack], 
     return proposals
 
 
+def student_shape(
+    model: PreTrainedModel,
+    stacks: Mapping[str, LayerStack],
+    axes: Sequence[Axis],
+    num_layers: Mapping[str, int],
+    sizes: Sizes,
+) -> PreTrainedModel:
+    """The student with empty weights that has these sizes.
+
+    Args:
+        model: the teacher. Its weights are not read.
+        stacks: its stacks of layers.
+        axes: its axes.
+        num_layers: number of layers, by stack. Stacks that are not named keep theirs.
+        sizes: by argument of `make_student`, such as `intermediate_size`.
+
+    Raises:
+        ValueError: if the teacher cannot have such a student.
+    """
+    numbers = sizes_by_axis(model, axes, sizes)
+    narrow = model
+    if numbers:
+        narrow = skeleton(type(model), student_config(model.config, numbers))
+        leave_out_what_is_missing(narrow, model, [])
+    kept = {
+        name: select_layers(stack.num_layers, num_layers.get(name, stack.num_layers)) for name, stack in stacks.items()
+    }
+    return empty_student(narrow, stacks, kept)[0] if kept else narrow
+
+
 def _shallower(model: PreTrainedModel, stacks: Mapping[str, LayerStack]) -> list[Proposal]:
     """Students with some shares of the layers, deepest first. For BERT also a DistilBERT with half of the layers."""
     proposals: list[Proposal] = []

@@ -64,6 +64,10 @@ class ClassificationTask(Task):
         "mean_squared_error": Metric("mean squared error", ".4f", higher_is_better=False),
         "expected_calibration_error": Metric("calibration error", higher_is_better=False),
     }
+    searched_losses: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **Task.searched_losses,
+        "teacher at temperature 1": {**Task.searched_losses["teacher"], "temperature": 1.0},
+    }
     fidelity: ClassVar[Mapping[str, Metric]] = {
         "agreement": Metric("agreement with the teacher"),
         "kl_to_teacher": Metric("KL to the teacher", ".4f", higher_is_better=False),
@@ -106,6 +110,17 @@ class ClassificationTask(Task):
     def metrics(self, predictions, rows, reading, teacher=None) -> dict[str, float]:
         labels = None if rows is None else list(rows["labels"])
         return _kind(reading).metrics(np.stack(predictions), labels, None if teacher is None else np.stack(teacher))
+
+    def scores_of_units(self, metric, predictions, rows, reading, teacher) -> np.ndarray | None:
+        if reading.get("problem_type", SINGLE) != SINGLE or metric not in ("accuracy", "agreement"):
+            return None
+        expected = rows["labels"][:] if metric == "accuracy" else np.stack(teacher).argmax(-1)
+        return np.equal(np.stack(predictions).argmax(-1), expected).astype(float)
+
+    def chance(self, metric, rows, reading) -> float | None:
+        if reading.get("problem_type", SINGLE) != SINGLE or metric != "accuracy":
+            return None
+        return float(np.unique(rows["labels"][:], return_counts=True)[1].max() / len(rows))
 
     def differences(self, predictions, teacher, reading) -> list[float]:
         one, other = np.stack(predictions), np.stack(teacher)

@@ -131,6 +131,16 @@ output_dir: outputs/student
         "Similarities are cosines. Spearman with the scores is the rank correlation over the pairs. NDCG@10, MRR@10 "
         "and recall@10 are means over the queries, each searched in all documents of the data."
     )
+    searched_losses: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "vectors": {"alpha_kl": 0.0, "alpha_task": 0.0, "alpha_cos": 0.0, "alpha_embedding": 1.0},
+        "vectors and similarities": {
+            "alpha_kl": 0.0,
+            "alpha_task": 0.0,
+            "alpha_cos": 0.0,
+            "alpha_embedding": 1.0,
+            "alpha_similarity": 0.1,
+        },
+    }
     has_classes = False
     text_columns = ("text",)
     reads_no_head = True
@@ -232,6 +242,30 @@ output_dir: outputs/student
         if teacher is not None and len(vectors) > NEAREST:
             measured |= agreement_metrics(vectors, np.asarray(teacher), NEAREST)
         return measured
+
+    def units(self, rows: Dataset) -> np.ndarray:
+        """Scored pairs are two texts, of which all first ones come before all second ones."""
+        roles = np.array(rows["role"][:])
+        num_pairs = int((roles == "second").sum())
+        if num_pairs:
+            return np.arange(len(rows)).reshape(2, num_pairs).T
+        return np.flatnonzero(roles != "document")[:, None]
+
+    def scores_of_units(self, metric, predictions, rows, reading, teacher) -> np.ndarray | None:
+        vectors, roles = np.asarray(predictions), np.array(rows["role"][:])
+        if metric == "cosine_to_teacher":
+            cosines = 1 - np.array(self.differences(predictions, teacher, reading))
+            return cosines[self.units(rows)].mean(1)
+        if not (roles == "document").any() or metric not in self.quality:
+            return None
+        documents = np.flatnonzero(roles == "document")
+        queries = vectors[: len(vectors) - len(documents)]
+        relevant = _relevant(rows.select(documents), len(queries))
+        measured = (
+            retrieval_metrics(query[None], vectors[documents], [own])
+            for query, own in zip(queries, relevant, strict=True)
+        )
+        return np.array([own[metric] for own in measured])
 
     def differences(self, predictions, teacher, reading) -> list[float]:
         """One minus the cosine of a text's vectors; 0 if they differ in width."""

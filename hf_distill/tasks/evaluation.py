@@ -89,9 +89,13 @@ def read_by(predictor: Predictor) -> dict[str, Any]:
     return {"max_length": predictor.encoder.max_length, "truncation": predictor.encoder.truncation}
 
 
-def load_reader(name: str, reading: dict[str, Any]) -> Predictor:
-    """Loads a model of any format, which reads as much of each row as in its training, or as `reading` says."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    predictor = load_predictor(*locate_model(name), device=device)
+def load_reader(name: str, reading: dict[str, Any], threads: int | None = None) -> Predictor:
+    """Loads a model of any format, which reads as much of each row as in its training, or as `reading` says.
+
+    With a number of threads it runs on the CPU, else on the GPU if there is one.
+    """
+    on_gpu = threads is None and torch.accelerator.is_available()
+    device = torch.accelerator.current_accelerator() if on_gpu else None
+    predictor = load_predictor(*locate_model(name), threads=threads, device=device)
     predictor.read_texts(reading.get(MAX_LENGTH), reading.get("truncation"))
     return predictor

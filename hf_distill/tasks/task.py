@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from datasets import Dataset
 from peft import TaskType
 from transformers import AutoTokenizer, EvalPrediction, PreTrainedConfig, PreTrainedModel
@@ -55,6 +56,7 @@ class Task(ABC):
         computes_metrics: whether training calls `compute_metrics`, which needs the logits of all rows in memory.
         stores_targets: whether they are stored by default, if no loss reads hidden states.
         published: published figures of other students, for the report.
+        searched_losses: losses that `compress` tries, by name: training arguments.
     """
 
     name: ClassVar[str]
@@ -80,6 +82,10 @@ class Task(ABC):
     computes_metrics: ClassVar[bool] = True
     stores_targets: ClassVar[bool] = True
     published: ClassVar[Sequence[Mapping[str, Any]]] = ()
+    searched_losses: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "teacher": {"alpha_kl": 1.0, "alpha_task": 0.0, "alpha_cos": 0.0},
+        "teacher and labels": {"alpha_kl": 1.0, "alpha_task": 0.5, "alpha_cos": 0.0},
+    }
 
     # How data is read
 
@@ -303,6 +309,28 @@ class Task(ABC):
             reading: the options.
             teacher: the teacher's predictions, for the fidelity; None leaves it out.
         """
+
+    def units(self, rows: Dataset) -> np.ndarray:
+        """The rows that are measured together, `[units, rows of each]`, such as the two texts of a scored pair."""
+        return np.arange(len(rows))[:, None]
+
+    def scores_of_units(
+        self, metric: str, predictions: Sequence, rows: Dataset, reading: Reading, teacher: Sequence
+    ) -> np.ndarray | None:
+        """A number for each unit, whose mean is a metric of quality or fidelity; None if the metric is not a mean.
+
+        Args:
+            metric: name of the metric.
+            predictions: one per row.
+            rows: the rows with their labels.
+            reading: the options.
+            teacher: the teacher's predictions.
+        """
+        return None
+
+    def chance(self, metric: str, rows: Dataset, reading: Reading) -> float | None:
+        """The value of a metric for a constant prediction; None if it is unknown."""
+        return None
 
     def differences(self, predictions: Sequence, teacher: Sequence, reading: Reading) -> list[float]:
         """How much each prediction differs from the teacher's: 0 means not at all."""

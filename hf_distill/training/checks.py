@@ -80,7 +80,7 @@ def warn_of_emulated_bfloat16(args: DistillationTrainingArguments) -> None:
     asked = {"bf16": args.bf16, "bf16_full_eval": args.bf16_full_eval}
     asked["teacher_dtype"] = args.teacher_dtype if args.teacher_dtype == "bfloat16" else None
     asked = {name: value for name, value in asked.items() if value}
-    if asked and args.device.type == "cpu" and not _cpu_computes_in_bfloat16():
+    if asked and args.device.type == "cpu" and not cpu_computes_in_bfloat16():
         options = " and ".join(f"{name}={value!r}" for name, value in asked.items())
         logger.warning(
             f"{options}: this CPU has no bfloat16 instructions (AVX512-BF16 or AMX), so PyTorch emulates them, which "
@@ -88,7 +88,7 @@ def warn_of_emulated_bfloat16(args: DistillationTrainingArguments) -> None:
         )
 
 
-def _cpu_computes_in_bfloat16() -> bool:
+def cpu_computes_in_bfloat16() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
         if capabilities.get("architecture") != "x86_64":
