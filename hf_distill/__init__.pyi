@@ -1,3 +1,4 @@
+from .compression import Compressed, compress
 from .config_files import parse_config
 from .data import (
     DataCollatorForCausalLM,
@@ -108,6 +109,7 @@ __all__ = [
     "Axis",
     "Benchmark",
     "CausalLMArguments",
+    "Compressed",
     "DataCollatorForCausalLM",
     "DataCollatorForMaskedLM",
     "DataCollatorForRankings",
@@ -146,6 +148,7 @@ __all__ = [
     "classification_metrics",
     "classify_texts",
     "collate_speech",
+    "compress",
     "count_tokens",
     "describe",
     "encode_images",

@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[1]
 def test_public_names():
     assert set(hf_distill.__all__) == {
         "Benchmark",
+        "Compressed",
+        "compress",
         "EmbeddingModel",
         "EmbeddingArguments",
         "load_texts_to_embed",
@@ -188,6 +190,7 @@ FLOORS = (
     ("training", "deployment"),
     ("evaluation", "serving"),
     ("tasks",),
+    ("compression",),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,0 +1,313 @@
+"""Searches for students with Optuna: what is tried next, what is stopped early, and for how long."""
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from hf_distill.compression.directions import NUM_LAYERS, Sizes
+from hf_distill.compression.settings import Settings
+from hf_distill.compression.students import Maker, Recipe, Student
+from hf_distill.compression.workshop import ALL, USED
+from hf_distill.optional import optional
+
+if TYPE_CHECKING:
+    import optuna
+
+logger = logging.getLogger(__name__)
+
+STUDY = "compress"
+
+STUDENT, AT_RUNG = "student", "at_rung"
+"""User attributes of a trial: the trained student, and its share in the middle of the training."""
+
+LAYERS = ("spread", "alternate", "first")
+
+LENGTHS = (1, 2, 4)
+"""Lengths of a training, in units."""
+
+UNITS = 30
+"""Units of training that fit into the time of a search, for each worker."""
+
+FEWEST_STEPS = 10
+
+LEARNING_RATES = (5e-5, 1e-3)
+
+START_LEARNING_RATE = 3e-4
+
+NEAR = 0.06
+"""How far below the share asked for a student may be and still be worth trading for speed."""
+
+WORSE = 0.02
+"""Share by which a faster student must be better in the middle of the training, so that a slower one is stopped."""
+
+ABOUT_AS_GOOD = 0.01
+"""Share by which a smaller student may be worse than a larger one, and still be the one to cut from."""
+
+START = ((0.5, 1.0, 1.0), (0.5, 0.5, 1.0), (0.5, 0.5, 0.7), (0.34, 0.5, 1.0), (0.34, 0.5, 0.7))
+"""The first students: shares of layers, feed-forward width, and heads and hidden width; larger ones first."""
+
+REFINED = 3
+"""Of so many students, one is a student that is trained further."""
+
+HEARTBEAT = 15
+"""Seconds after which a running training says that it lives."""
+
+
+def open_study(settings: Settings) -> "optuna.Study":
+    """The study of a search, new or as it was left."""
+    optuna = optional("optuna", "compress")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        is_file = settings.database.startswith("sqlite")
+        storage = optuna.storages.RDBStorage(
+            settings.database,
+            engine_kwargs={"connect_args": {"timeout": 60}} if is_file else None,
+            heartbeat_interval=HEARTBEAT,
+        )
+        if settings.sampler == "random":
+            sampler = optuna.samplers.RandomSampler(seed=settings.seed)
+        else:
+            sampler = optuna.samplers.TPESampler(n_startup_trials=len(START), multivariate=True, seed=settings.seed)
+        return optuna.create_study(
+            storage=storage,
+            sampler=sampler,
+            study_name=STUDY,
+            directions=["maximize", "minimize"],
+            load_if_exists=True,
+        )
+
+
+def students_of(study: "optuna.Study") -> list[Student]:
+    """The students that a search has trained."""
+    trials = study.get_trials(deepcopy=False)
+    return [Student.of(trial.user_attrs[STUDENT]) for trial in trials if STUDENT in trial.user_attrs and trial.values]
+
+
+class Search:
+    """One worker of a search.
+
+    Attributes:
+        maker: makes the students.
+        study: the study, which all workers share.
+        until: when it ends, in seconds as of `time.time`.
+        unit: seconds of the shortest training.
+        said: is called with each student that this worker finishes.
+        tick: is called after each training step.
+    """
+
+    def __init__(
+        self,
+        maker: Maker,
+        study: "optuna.Study",
+        until: float,
+        unit: float,
+        said: Callable[[Student], None],
+        tick: Callable[[], None] = lambda: None,
+    ):
+        self.maker, self.study, self.until, self.unit, self.said, self.tick = maker, study, until, unit, said, tick
+        self.settings, self.costs = maker.workshop.settings, maker.costs
+        self._refined: set[int] = set()
+
+    def run(self) -> None:
+        """Trains students until the time is over."""
+        while self._left() > self.shortest_seconds():
+            self._refine()
+            self.study.optimize(self._try, n_trials=1)
+
+    def start(self) -> None:
+        """Queues the first students, in a new study. Random search has none."""
+        if self.study.get_trials(deepcopy=False) or self.settings.sampler == "random":
+            return
+        directions = self.maker.workshop.directions
+        losses, queued = self.maker.workshop.searched_losses(), []
+        for number, shares in enumerate(START):
+            sizes = directions.shares(*shares)
+            if sizes not in queued and self.costs.cost(sizes).products:
+                queued.append(sizes)
+                first = {
+                    "losses": losses[0],
+                    "learning_rate": START_LEARNING_RATE,
+                    "length": LENGTHS[-1 if number == 0 else 1],
+                }
+                vocabulary = {"vocabulary": USED} if self._vocabularies()[1:] else {}
+                layers = {"layers": LAYERS[0]} if self._chooses_layers() else {}
+                self.study.enqueue_trial({**sizes, **first, **vocabulary, **layers})
+
+    def _refine(self) -> None:
+        """From time to time, queues more training of a student that would be the best if it kept a little more."""
+        students = students_of(self.study)
+        if self.settings.sampler == "random" or len(students) < len(START) or len(students) % REFINED:
+            return
+        best = {own.number: self.best_product(own) for own in students}
+        margins = {
+            number: product.kept.margin(self.settings.keep, self._test_units()) for number, product in best.items()
+        }
+        good = [best[number].milliseconds for number, margin in margins.items() if margin >= 0]
+        near = [
+            number
+            for number, margin in margins.items()
+            if number not in self._refined
+            and -NEAR / 2 < margin < 0
+            and best[number].milliseconds < min(good, default=math.inf)
+        ]
+        if near:
+            number = max(near, key=lambda number: margins[number])
+            self._refined.add(number)
+            trial = self.study.get_trials(deepcopy=False)[number]
+            self.study.enqueue_trial({**trial.params, "length": LENGTHS[-1]}, skip_if_exists=False)
+
+    def shortest_seconds(self) -> float:
+        """How long the smallest student takes, from the cut to its measured products."""
+        smallest = self.maker.workshop.directions.shares(0.0, 0.0, 0.0)
+        return FEWEST_STEPS * self.costs.step_seconds(smallest) + self._overhead()
+
+    def _try(self, trial: "optuna.Trial") -> tuple[float, float]:
+        """Trains the student of a trial. Returns how far it is from the share asked for, at most 0, and its time."""
+        try:
+            student = self._student(trial)
+        except optional("optuna", "compress").TrialPruned:
+            trial.set_constraint("share", NEAR)  # as far from what is asked for as a student can be
+            raise
+        self.said(student)
+        best = self.best_product(student)
+        missing = max(0.0, -best.kept.margin(self.settings.keep, self._test_units()))
+        trial.set_user_attr(STUDENT, student.record())
+        trial.set_constraint("share", missing - NEAR)
+        return -missing, best.milliseconds
+
+    def _student(self, trial: "optuna.Trial") -> Student:
+        """Trains and measures the student of a trial, unless it is stopped early."""
+        pruned = optional("optuna", "compress").TrialPruned
+        recipe = self._recipe(trial)
+        format, milliseconds = self.costs.latency.fastest(self.costs.cost(recipe.sizes))[0]
+        if not self._is_small_enough(recipe, format, milliseconds):
+            raise pruned(f"{milliseconds:.2f} ms or {format} is over the limits.")
+        if self._is_superfluous(milliseconds):
+            raise pruned("A faster student keeps enough.")
+        if recipe.steps < FEWEST_STEPS:
+            raise pruned("There is no time left for its training.")
+
+        def at_rung(share: float) -> None:
+            trial.set_user_attr(AT_RUNG, [share, milliseconds])
+            if self._is_beaten(share, milliseconds):
+                raise pruned(f"A faster student was better after {share:.1%}.")
+
+        try:
+            return self.maker.make(
+                trial.number,
+                recipe,
+                self._source(recipe),
+                seed=self.settings.seed + trial.number,
+                callbacks=[_StopAt(self.until - self._overhead(), self.tick)],
+                at_rung=at_rung,
+            )
+        except FloatingPointError as error:
+            logger.warning("Student %d diverged: %s", trial.number, error)
+            raise pruned(str(error)) from error
+
+    def best_product(self, student: Student) -> Any:
+        """The fastest product of a student that keeps enough; if none does, the one that keeps most."""
+        margins = {own.format: own.kept.margin(self.settings.keep, self._test_units()) for own in student.products}
+        good = [own for own in student.products if margins[own.format] >= 0]
+        if good:
+            return min(good, key=lambda own: own.milliseconds)
+        return max(student.products, key=lambda own: margins[own.format])
+
+    def _recipe(self, trial: "optuna.Trial") -> Recipe:
+        workshop = self.maker.workshop
+        sizes = {
+            name: trial.suggest_int(name, own.smallest, own.largest, step=own.step)
+            for name, own in workshop.directions.by_name.items()
+        }
+        layers = trial.suggest_categorical("layers", LAYERS) if self._chooses_layers() else LAYERS[0]
+        vocabularies = self._vocabularies()
+        vocabulary = trial.suggest_categorical("vocabulary", vocabularies) if vocabularies[1:] else ALL
+        losses = trial.suggest_categorical("losses", workshop.searched_losses())
+        learning_rate = trial.suggest_float("learning_rate", *LEARNING_RATES, log=True)
+        length = trial.suggest_categorical("length", LENGTHS)
+        seconds = min(length * self.unit, self._left() - self._overhead())
+        return Recipe(sizes, layers, vocabulary, losses, learning_rate, int(seconds / self.costs.step_seconds(sizes)))
+
+    def _vocabularies(self) -> list[str]:
+        return list(self.maker.workshop.rows)
+
+    def _chooses_layers(self) -> bool:
+        return any(name.startswith(NUM_LAYERS) for name in self.maker.workshop.directions.by_name)
+
+    def _is_small_enough(self, recipe: Recipe, format: str, milliseconds: float) -> bool:
+        """Whether the predicted latency and size are within the limits, with a tenth for errors of the prediction."""
+        if self.settings.max_ms is not None and milliseconds > 1.1 * self.settings.max_ms:
+            return False
+        if self.settings.max_mb is None:
+            return True
+        return self.costs.megabytes(recipe.sizes, recipe.vocabulary, format) <= 1.1 * self.settings.max_mb
+
+    def _is_superfluous(self, milliseconds: float) -> bool:
+        """Whether a student that is as fast, and as small, keeps enough already."""
+        for own in students_of(self.study):
+            best = self.best_product(own)
+            is_smaller = self.settings.max_mb is None or best.megabytes <= self.settings.max_mb
+            if (
+                is_smaller
+                and best.milliseconds <= milliseconds
+                and best.kept.margin(self.settings.keep, self._test_units()) >= 0
+            ):
+                return True
+        return False
+
+    def _is_beaten(self, share: float, milliseconds: float) -> bool:
+        """Whether a student that is as fast was better at the same share of its training."""
+        others = [trial.user_attrs.get(AT_RUNG) for trial in self.study.get_trials(deepcopy=False)]
+        return any(own[1] <= milliseconds and own[0] > share + WORSE for own in others if own is not None)
+
+    def _source(self, recipe: Recipe) -> Student | None:
+        """The student to cut from: the smallest of the best ones that are larger in no direction smaller."""
+        larger = [
+            own
+            for own in students_of(self.study)
+            if _contains(own.recipe.sizes, recipe.sizes) and own.recipe.vocabulary in (ALL, recipe.vocabulary)
+        ]
+        if not larger:
+            return None
+        shares = {own.number: max(product.kept.share for product in own.products) for own in larger}
+        best = max(shares.values())
+        if best < self.settings.keep - NEAR:
+            return None
+        good = [own for own in larger if shares[own.number] >= best - ABOUT_AS_GOOD]
+        return min(good, key=lambda own: (own.parameters, -shares[own.number]))
+
+    def _test_units(self) -> int:
+        return len(self.settings.task.units(self.maker.workshop.parts.test))
+
+    def _left(self) -> float:
+        return self.until - time.time()
+
+    def _overhead(self) -> float:
+        """Seconds that a student takes besides its training."""
+        done = students_of(self.study)
+        if not done:
+            return self.costs.answer
+        trials = {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
+        own = trials[done[-1].number]
+        return (own.datetime_complete - own.datetime_start).total_seconds() - done[-1].seconds
+
+
+def _contains(larger: Sizes, smaller: Sizes) -> bool:
+    return all(larger[name] >= size for name, size in smaller.items())
+
+
+class _StopAt(TrainerCallback):
+    """Stops a training that takes longer than predicted."""
+
+    def __init__(self, time: float, tick: Callable[[], None]):
+        self.time, self.tick = time, tick
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.tick()
+        control.should_training_stop = control.should_training_stop or time.time() > self.time
