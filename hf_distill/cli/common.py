@@ -22,13 +22,17 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="labelled rows, as in training: a file (CSV, JSON, Parquet), a folder, or a dataset on the Hub",
     )
+    parser.add_argument("--split", default="test", help="split of a dataset on the Hub (default: test)")
+    parser.add_argument("--config-name", metavar="NAME", help="configuration of a dataset on the Hub")
+    add_reading_options(parser)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
         metavar="NAME",
         help="the task (default: the one that the model was trained for): see hf-distill tasks",
     )
-    parser.add_argument("--split", default="test", help="split of a dataset on the Hub (default: test)")
-    parser.add_argument("--config-name", metavar="NAME", help="configuration of a dataset on the Hub")
     group = parser.add_argument_group(
         "how rows are read",
         "Default: as in the training by hf-distill train. `hf-distill tasks NAME` shows what each option means.",

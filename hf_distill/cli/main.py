@@ -6,6 +6,7 @@ import sys
 
 import hf_distill.cli.benchmark as benchmark
 import hf_distill.cli.completion as completion
+import hf_distill.cli.compress as compress
 import hf_distill.cli.env as env
 import hf_distill.cli.evaluate as evaluate
 import hf_distill.cli.export as export
@@ -20,7 +21,10 @@ from hf_distill.cli.parser import Parser
 from hf_distill.quiet import quiet_libraries
 from hf_distill.version import __version__
 
-COMMANDS = [tasks, inspect, make_student, train, evaluate, export, benchmark, report, serve, push, env, completion]
+COMMANDS = [
+    *(tasks, inspect, make_student, train, evaluate, export, benchmark, report, compress, serve, push, env),
+    completion,
+]
 """In the order of `hf-distill --help`. Each has `add_parser(commands)` and `run(options)`."""
 
 EXPECTED = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
