@@ -5,6 +5,7 @@ import logging
 from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
@@ -65,6 +66,24 @@ def load_parts(task: Task, args: TaskArguments, reading: Reading, teacher: str) 
     if len(chosen) < len(train):
         logger.info("%d training rows are also validation rows: left out of the training", len(train) - len(chosen))
     return Parts(data["train"].select(chosen), data["validation"], data["test"], classes, is_labelled)
+
+
+def without_some_unlabelled(
+    task: Task, args: TaskArguments, reading: Reading, teacher: str, parts: Parts, most: int
+) -> Parts:
+    """At most this many training rows: all labelled ones, and of the others as many as fit, drawn at random.
+
+    Labelled rows are never left out, so there may be more.
+    """
+    if len(parts.train) <= most:
+        return parts
+    labelled = 0
+    if parts.is_labelled:
+        own = dataclasses.replace(args, unlabelled_file=None, unlabelled_split=None)
+        labelled = len(load_parts(task, own, reading, teacher).train)
+    others = np.arange(labelled, len(parts.train))
+    drawn = np.random.default_rng(0).permutation(others)[: max(0, most - labelled)]
+    return dataclasses.replace(parts, train=parts.train.select([*range(labelled), *sorted(drawn.tolist())]))
 
 
 def _check_test(task: Task, test: Dataset, known: set[Hashable]) -> None:

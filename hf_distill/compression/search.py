@@ -112,6 +112,7 @@ class Search:
     ):
         self.maker, self.study, self.until, self.unit, self.said, self.tick = maker, study, until, unit, said, tick
         self.settings, self.costs = maker.workshop.settings, maker.costs
+        self.test_units = len(self.settings.task.units(maker.workshop.parts.test))
         self._refined: set[int] = set()
 
     def run(self) -> None:
@@ -145,9 +146,7 @@ class Search:
         if self.settings.sampler == "random" or len(students) < len(START) or len(students) % REFINED:
             return
         best = {own.number: self.best_product(own) for own in students}
-        margins = {
-            number: product.kept.margin(self.settings.keep, self._test_units()) for number, product in best.items()
-        }
+        margins = {number: product.kept.margin(self.settings.keep, self.test_units) for number, product in best.items()}
         good = [best[number].milliseconds for number, margin in margins.items() if margin >= 0]
         near = [
             number
@@ -176,7 +175,7 @@ class Search:
             raise
         self.said(student)
         best = self.best_product(student)
-        missing = max(0.0, -best.kept.margin(self.settings.keep, self._test_units()))
+        missing = max(0.0, -best.kept.margin(self.settings.keep, self.test_units))
         trial.set_user_attr(STUDENT, student.record())
         trial.set_constraint("share", missing - NEAR)
         return -missing, best.milliseconds
@@ -196,7 +195,7 @@ class Search:
         def at_rung(share: float) -> None:
             trial.set_user_attr(AT_RUNG, [share, milliseconds])
             if self._is_beaten(share, milliseconds):
-                raise pruned(f"A faster student was better after {share:.1%}.")
+                raise pruned(f"It kept {share:.1%} in the middle of its training, and a faster student more.")
 
         try:
             return self.maker.make(
@@ -213,7 +212,7 @@ class Search:
 
     def best_product(self, student: Student) -> Any:
         """The fastest product of a student that keeps enough; if none does, the one that keeps most."""
-        margins = {own.format: own.kept.margin(self.settings.keep, self._test_units()) for own in student.products}
+        margins = {own.format: own.kept.margin(self.settings.keep, self.test_units) for own in student.products}
         good = [own for own in student.products if margins[own.format] >= 0]
         if good:
             return min(good, key=lambda own: own.milliseconds)
@@ -256,7 +255,7 @@ class Search:
             if (
                 is_smaller
                 and best.milliseconds <= milliseconds
-                and best.kept.margin(self.settings.keep, self._test_units()) >= 0
+                and best.kept.margin(self.settings.keep, self.test_units) >= 0
             ):
                 return True
         return False
@@ -267,7 +266,7 @@ class Search:
         return any(own[1] <= milliseconds and own[0] > share + WORSE for own in others if own is not None)
 
     def _source(self, recipe: Recipe) -> Student | None:
-        """The student to cut from: the smallest of the best ones that are larger in no direction smaller."""
+        """The student to cut from: the smallest of the best ones that are smaller in no direction."""
         larger = [
             own
             for own in students_of(self.study)
@@ -281,9 +280,6 @@ class Search:
             return None
         good = [own for own in larger if shares[own.number] >= best - ABOUT_AS_GOOD]
         return min(good, key=lambda own: (own.parameters, -shares[own.number]))
-
-    def _test_units(self) -> int:
-        return len(self.settings.task.units(self.maker.workshop.parts.test))
 
     def _left(self) -> float:
         return self.until - time.time()

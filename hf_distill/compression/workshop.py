@@ -14,7 +14,7 @@ from datasets import Dataset, load_from_disk
 from filelock import FileLock
 from transformers import AutoTokenizer, PreTrainedModel
 
-from hf_distill.compression.data import Parts, load_parts
+from hf_distill.compression.data import Parts, load_parts, without_some_unlabelled
 from hf_distill.compression.directions import Directions, Sizes
 from hf_distill.compression.kept import Judge, units_needed
 from hf_distill.compression.settings import Settings
@@ -39,6 +39,9 @@ ALL, USED = "all", "used"
 """Vocabularies: the teacher's, and the tokens that the training texts use."""
 
 BATCH_SIZE = 32
+
+SHARE_OF_READING = 0.25
+"""Share of the budget that the teacher may read training rows in."""
 
 KEPT = "kept.json"
 """In the folder of a vocabulary: the teacher's ids of its tokens."""
@@ -93,7 +96,8 @@ class Workshop:
             str(settings.folder), teacher_model_name_or_path=name, report_to="none", **_first(task.searched_losses)
         )
         teacher = task.prepare_model(teacher, processor, reading, training)
-        judge = _judge(settings, reading, parts)
+        judge, per_second = _judge(settings, reading, parts)
+        parts = _as_many_as_can_be_read(settings, reading, parts, per_second)
         workshop = cls(settings, reading, parts, teacher, processor, Directions.of(teacher), {}, judge)
         with workshop.locked():
             if settings.max_mb is not None and task.text_columns:
@@ -201,12 +205,15 @@ def _check_metric(settings: Settings) -> None:
         )
 
 
-def _judge(settings: Settings, reading: Reading, parts: Parts) -> Judge:
-    """Chooses the metric, and checks that the teacher is worth it and that the test rows can show the share."""
+def _judge(settings: Settings, reading: Reading, parts: Parts) -> tuple[Judge, float]:
+    """Chooses the metric, and checks that the teacher is worth it and that the test rows can show the share.
+
+    Also returns how many rows the teacher predicts per second.
+    """
     task, validation = settings.task, parts.validation
     start = time.perf_counter()
     teacher = task.predict(load_reader(settings.teacher, reading), validation, reading, parts.classes)
-    logger.info("The teacher predicted %d validation rows in %.0f s", len(validation), time.perf_counter() - start)
+    per_second = len(validation) / (time.perf_counter() - start)
     judge = Judge(
         task, settings.metric or _default_metric(settings, reading, validation, teacher), validation, reading, teacher
     )
@@ -226,7 +233,27 @@ def _judge(settings: Settings, reading: Reading, parts: Parts) -> Judge:
             f"{test_units} test rows are too few to show that {settings.keep:.1%} of the {judge.metric} is kept: "
             f"even if nothing is lost, it takes about {needed}. Give more rows, or a lower keep."
         )
-    return judge
+    return judge, per_second
+
+
+def _as_many_as_can_be_read(settings: Settings, reading: Reading, parts: Parts, per_second: float) -> Parts:
+    """Leaves out unlabelled rows that the teacher could not read in a quarter of the budget.
+
+    A search that goes on keeps its rows.
+    """
+    file = settings.folder / "training_rows.json"
+    if not file.is_file():
+        write_json(file, max(1, int(SHARE_OF_READING * settings.budget * per_second)))
+    limited = without_some_unlabelled(settings.task, settings.data, reading, settings.teacher, parts, read_json(file))
+    if (left_out := len(parts.train) - len(limited.train)) > 0:
+        logger.warning(
+            "%d of %d training rows are left out, because the teacher reads %.0f rows per second: give a longer budget "
+            "to use them",
+            left_out,
+            len(parts.train),
+            per_second,
+        )
+    return limited
 
 
 def _default_metric(settings: Settings, reading: Reading, validation: Dataset, teacher: Sequence) -> str:

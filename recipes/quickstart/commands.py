@@ -33,6 +33,16 @@ def own_data(
     ]
 
 
+def compress_it(output: Path) -> str:
+    """Search for the fastest student that keeps enough."""
+    teacher, data = (
+        _quoted(output / "teacher"),
+        [f"--train {_quoted(output / 'train.csv')}", f"--test {_quoted(output / 'test.csv')}"],
+    )
+    small = _quoted(output.parent / "my-small")
+    return _command("compress", teacher, *data, "--keep 0.95", "--budget 30m", f"--output {small}")
+
+
 def try_it(output: Path) -> str:
     """Serve the int8 student, with a page to try it in a browser."""
     return _command("serve", _quoted(output / "student-int8"))

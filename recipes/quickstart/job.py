@@ -8,7 +8,7 @@ import transformers
 from transformers import AutoTokenizer
 
 from hf_distill import export_model, load_predictor
-from recipes.quickstart.commands import own_data, try_it
+from recipes.quickstart.commands import compress_it, own_data, try_it
 from recipes.quickstart.data import Corpus, load_corpus, tokenize, write_lines, write_texts
 from recipes.quickstart.fetch import fetch
 from recipes.quickstart.folders import check_free_space, only_run, write_json
@@ -115,5 +115,7 @@ def print_commands(output: Path, pretrained: Path) -> None:
     print(f"\nModels, report.json, a plot and the data are in {output}.")
     print("\nTo do the same with your own CSV file, with the columns text and label:\n")
     print("\n".join(own_data(output, pretrained, TEACHER_OPTIONS, STUDENT_OPTIONS)))
+    print("\nTo let hf-distill choose layers, widths and format for your data:\n")
+    print(compress_it(output))
     print("\nTo try the int8 student in your browser:\n")
     print(try_it(output))

@@ -25,6 +25,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModelForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 from hf_distill.cli import main as hf_distill
+from hf_distill.cli.main import make_parser
 from recipes.quickstart import __main__ as quickstart
 from recipes.quickstart import commands, fetch, job, measure, report, students
 from recipes.quickstart.data import load_corpus, read_ratings
@@ -173,7 +174,8 @@ def test_printed_commands(outputs, capsys, monkeypatch):
     output = outputs / "quickstart"
     assert start("recipes.quickstart.job", output) == 0
     after = capsys.readouterr().out.replace("\\\n", "").partition("columns text and label:\n\n")[2]
-    pasted, _, serve = after.partition("\n\nTo try the int8 student in your browser:\n\n")
+    pasted, _, others = after.partition("\n\nTo let hf-distill choose layers, widths and format for your data:\n\n")
+    compress, _, serve = others.partition("\n\nTo try the int8 student in your browser:\n\n")
     words = shlex.split(pasted)
     name = shlex.split(commands._hf_distill())
     assert subprocess.run([*name, "--version"], capture_output=True, cwd=ROOT).returncode == 0
@@ -185,6 +187,10 @@ def test_printed_commands(outputs, capsys, monkeypatch):
     for folder in ("my-teacher", "my-student", "my-student-int8"):
         assert (outputs / folder / "config.json").is_file()
     assert "test_accuracy" in (outputs / "my-student" / "test_results.json").read_text()
+    command, *given = shlex.split(compress)[len(name) :]
+    options = make_parser().parse_args([command, *given])
+    assert command == "compress"
+    assert Path(options.test).is_file()
     assert shlex.split(serve) == [*name, "serve", str(output / "student-int8")]
 
 
