@@ -35,7 +35,8 @@ class Compressed:
         format: the format that was chosen, such as `"onnx-int8"`.
         is_met: whether the model does what was asked for.
         share: share of the teacher's metric on the test rows.
-        low, high: its 95% interval.
+        low: lower bound of its 95% interval.
+        high: upper bound.
         milliseconds: measured time of one input.
         teacher_milliseconds: the same of the teacher, in PyTorch in fp32.
         answer: the answer in words.

@@ -37,7 +37,8 @@ class Kept:
 
     Attributes:
         share: the share on all rows.
-        low, high: its 95% interval, from a bootstrap over the rows.
+        low: lower bound of its 95% interval, from a bootstrap over the rows.
+        high: upper bound.
         units: number of rows, or of what is measured together, such as pairs.
         value: the model's metric.
         teacher_value: the teacher's metric.
