@@ -10,7 +10,7 @@ from typing import Any
 from hf_distill.compression.choice import Candidate, candidates_of, choose, front, is_within, judge_on_test
 from hf_distill.compression.costs import load_product
 from hf_distill.compression.kept import Judge
-from hf_distill.compression.latency import measure, spread_over
+from hf_distill.compression.latency import NUM_INPUTS, ROUNDS, WARM_UP, measure, spread_over
 from hf_distill.compression.page import PICTURE, answer_in_words, as_json, page, plot_front
 from hf_distill.compression.settings import Clock, Settings
 from hf_distill.compression.students import Maker, Student
@@ -21,6 +21,8 @@ from hf_distill.tasks.evaluation import load_reader
 MODEL, PAGE, RECORD = "model", "compression.md", "compression.json"
 
 TEACHER = "teacher"
+
+FEWEST_INPUTS = 4
 
 SEEDS = 2
 """Other seeds that the chosen student is trained with, as far as the budget allows."""
@@ -60,13 +62,12 @@ def answer(maker: Maker, students: Sequence[Student], clock: Clock, tick: Callab
     workshop, settings = maker.workshop, maker.workshop.settings
     test_units = len(settings.task.units(workshop.parts.test))
     predicted = candidates_of(students)
-    contenders = front([own for own in predicted if is_within(own, settings)] or predicted)
-    contenders += [own for own in [choose(predicted, settings, test_units)] if own not in contenders]
+    contenders = _contenders(predicted, settings, test_units)
     predictors = {
         own.name: load_product(maker.folder(own.student.number), own.product.format, workshop) for own in contenders
     }
     teacher = load_reader(settings.teacher, workshop.reading, settings.threads)
-    measured = measure({**predictors, TEACHER: teacher}, spread_over(workshop.inputs()))
+    measured = measure({**predictors, TEACHER: teacher}, _inputs(maker, contenders))
     teacher_ms = measured.pop(TEACHER)
     candidates = candidates_of(students, measured)
     chosen = choose([own for own in candidates if own.measured is not None], settings, test_units)
@@ -123,6 +124,21 @@ def answer(maker: Maker, students: Sequence[Student], clock: Clock, tick: Callab
         words,
         whole,
     )
+
+
+def _contenders(predicted: Sequence[Candidate], settings: Settings, test_units: int) -> list[Candidate]:
+    """What is measured: the fastest product of each student, the front, and what would be chosen by predictions."""
+    fastest = {own.student.number: own for own in reversed(predicted)}
+    within = [own for own in predicted if is_within(own, settings)] or predicted
+    all_of_them = [*fastest.values(), *front(within), choose(predicted, settings, test_units)]
+    return list({own.name: own for own in all_of_them}.values())
+
+
+def _inputs(maker: Maker, contenders: Sequence[Candidate]) -> list:
+    """Inputs that all models answer in a twentieth of the budget, as far as that is possible."""
+    milliseconds = sum(own.milliseconds for own in contenders) + maker.costs.teacher_ms
+    number = int(0.05 * maker.workshop.settings.budget * 1e3 / (milliseconds * (ROUNDS + WARM_UP)))
+    return spread_over(maker.workshop.inputs(), min(max(number, FEWEST_INPUTS), NUM_INPUTS))
 
 
 def _share_of_seed(maker: Maker, chosen: Candidate, students: Sequence[Student], judge: Judge, number: int) -> float:

@@ -12,6 +12,7 @@ from hf_distill.evaluation.plots import new_figure, save_figure
 from hf_distill.evaluation.report import Metric
 from hf_distill.evaluation.tables import markdown_table, models_table, paragraph
 from hf_distill.machine import machine, versions
+from hf_distill.optional import optional
 from hf_distill.progress.lines import as_time
 
 PICTURE = "pareto.png"
@@ -87,6 +88,7 @@ def page(
         _students_table(students_of(candidates)),
         "## How this was measured",
         _method(settings, rows, used),
+        *([_predictions(candidates)] if len(measured_of(candidates)) > 2 else []),
         "## Next",
         _next(settings),
     ]
@@ -170,10 +172,30 @@ def _method(settings: Settings, rows: Mapping[str, int], used: float) -> str:
         f"{rows['train']:,} training rows, {rows['validation']:,} validation rows, which chose the student, and "
         f"{rows['test']:,} test rows, which were read once it was chosen. Intervals are from a bootstrap over the "
         f"rows, the same ones for student and teacher. Milliseconds are for one input with its preparation, the mean "
-        f"over validation inputs, on {on['cpu']}, threads: {settings.threads}; those of students outside of the front "
-        f"are predicted. The search took {as_time(used)} of a budget of {as_time(settings.budget)}, with seed "
+        f"over validation inputs, on {on['cpu']}, threads: {settings.threads}. "
+        f"The search took {as_time(used)} of a budget of {as_time(settings.budget)}, with seed "
         f"{settings.seed}. {packages}."
     )
+
+
+def _predictions(candidates: Sequence[Candidate]) -> str:
+    own = measured_of(candidates)
+    return paragraph(
+        f"Predicted and measured milliseconds of {len(own)} products have a rank correlation of "
+        f"{rank_correlation(own):.3f}. Products that were not measured have their prediction here."
+    )
+
+
+def measured_of(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates whose time was measured."""
+    return [own for own in candidates if own.measured is not None]
+
+
+def rank_correlation(candidates: Sequence[Candidate]) -> float:
+    """Spearman's correlation of predicted and measured milliseconds."""
+    spearmanr = optional("scipy.stats", "evaluation").spearmanr
+    pairs = [(own.product.milliseconds, own.measured) for own in candidates]
+    return float(spearmanr(*zip(*pairs, strict=True)).statistic)
 
 
 def _next(settings: Settings) -> str:
