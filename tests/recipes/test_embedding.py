@@ -1,14 +1,17 @@
 """The recipe with a tiny teacher and few texts, and its config file."""
 
 import json
+import sys
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 
 from hf_distill.cli import main
 from recipes import embedding
 from recipes.benchmarks import embedding as benchmark
+from recipes.benchmarks import embedding_speed
 from recipes.embedding import __main__ as recipe
 from recipes.embedding import data
 from tests.conftest import make_texts
@@ -64,6 +67,41 @@ def test_benchmark(here, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "_train", None)
     assert benchmark.main() == 0
     assert benchmark.PEER in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_speed(here, monkeypatch, capsys):
+    teacher, texts = make_embedding_model(num_layers=2), make_texts(12)
+    monkeypatch.setattr(embedding_speed, "load_teacher", lambda folder: teacher)
+    monkeypatch.setattr(embedding_speed, "load_texts", lambda folder: data.Texts([], texts))
+    monkeypatch.setattr(embedding_speed, "NUM_LAYERS", 1)
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")  # so that what the benchmark sets is undone
+    monkeypatch.setitem(sys.modules, "fastembed", None)  # as if it is not installed
+    monkeypatch.setattr("sys.argv", ["embedding_speed", "--output", "out/s.json", "--texts", "8", "--rounds", "2"])
+    assert embedding_speed.main() == 0
+    models = json.loads((here / "out" / "s.json").read_text())["models"]
+    ways = [embedding_speed.PYTORCH, *(f"`{format}`" for format in embedding_speed.FORMATS)]
+    assert [*models] == [
+        f"{name}, {way}" for name in (embedding_speed.TEACHER, embedding_speed.STUDENT) for way in ways
+    ]
+    for name, own in models.items():
+        measured = [own["milliseconds"], *own["texts_per_second"].values()]
+        assert len(measured) == (2 if "int8" in name else 1 + len(embedding_speed.BATCH_SIZES))
+        assert all(len(of_rounds) == 2 and min(of_rounds) > 0 for of_rounds in measured)
+    differences = [own["largest_difference"] for own in models.values() if "largest_difference" in own]
+    assert len(differences) == 2
+    assert differences[0] < 1e-5 < differences[1]
+    printed = capsys.readouterr()
+    (cells,) = [line.split("|") for line in printed.out.splitlines() if f"| {embedding_speed.BASELINE} |" in line]
+    assert [cells[3].strip(), cells[6].strip()] == ["1.00", "1.00"]
+    assert f"fastembed is not installed: {embedding_speed.INSTALL}" in printed.err
+
+
+def test_fastembed_computes_the_vectors_of_the_teacher(tmp_path):
+    pytest.importorskip("fastembed")
+    teacher, texts = make_embedding_model(num_layers=1), make_texts(12)
+    model, expected = embedding_speed.in_fastembed(teacher, tmp_path, threads=1), embedding_speed.in_pytorch(teacher)
+    assert np.abs(model.embed(texts, 4) - expected.embed(texts, 4)).max() < 1e-6
 
 
 def test_config(here):
