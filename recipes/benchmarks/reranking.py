@@ -1,24 +1,28 @@
-"""Compares rerankers of opinions: a teacher, and students of half its layers with and without it.
+"""Compares rerankers of opinions: a teacher, and students of half its layers with and without its scores.
 
 A query asks for praise of a film, in words that vary, and its documents are ten sentences of film reviews. The
 relevance of a sentence is how positive people find it (Hutto and Gilbert, 2014), 0 if it is negative. No sentence of a
 test query is in a training query. Random order is measured too.
 
 MiniLM with all six layers is fine-tuned on the relevance: the teacher. A student has every other layer of the
-pretrained MiniLM and learns from the relevance alone, or has every other layer of the teacher and learns from both.
+pretrained MiniLM or of the teacher. It learns from the relevance alone, or also from the teacher's scores: one by one
+(the KL divergence, or their squared difference), by their margins (MarginMSE, Hofstätter et al., 2020), or by the
+softmax over the documents of a query. Each step has 20 documents: 20 pairs, or 2 queries with all their documents.
 
     python -m recipes.benchmarks.reranking --seeds 3
 
-Figures are written after each training, and a second run continues from there. Takes about an hour on two cores.
+Figures are written after each training, and a second run continues from there. Takes about two hours on one
+core.
 """
 
 import argparse
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_distill import (
     DistillationTrainingArguments,
@@ -54,9 +58,19 @@ COLUMNS = {
 RANDOM = "random order"
 TEACHER = "6 layers, labels alone: the teacher"
 
-WITH, WITHOUT = "3 layers of the teacher, labels and teacher", "3 layers of the pretrained model, labels alone"
-STUDENTS = {WITHOUT: False, WITH: True}
-"""Whether a student has a teacher."""
+STARTS = {
+    "3 layers of the pretrained model, labels alone": "pretrained",
+    "3 layers of the teacher, labels alone": "cut",
+}
+"""Students without a teacher, and the folder of the model that their training starts with."""
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "3 layers of the teacher, labels and KL": {},
+    "3 layers of the teacher, labels and MSE": {"divergence": "mse"},
+    "3 layers of the teacher, labels and MarginMSE": {"alpha_kl": 0.0, "alpha_margin": 1.0},
+    "3 layers of the teacher, labels and listwise KL": {"alpha_kl": 0.0, "alpha_listwise": 5.0},
+}
+"""Students with a teacher, and the arguments that say how they learn from its scores."""
 
 QUERIES = ["a film that people praise", "enthusiastic about the film", "a positive opinion", "recommends it warmly"]
 """Wordings of a query."""
@@ -65,6 +79,8 @@ DOCUMENTS = 10
 """Documents of a query."""
 STRONGEST = 4
 """The largest rating."""
+BATCH_SIZE = 20
+"""Documents per step."""
 
 SCORED = {"documents_column": "documents", "scores_column": "scores"}
 SETTINGS = ("queries", "test_queries", "max_length", "epochs", "learning_rate")
@@ -85,13 +101,13 @@ def main() -> int:
     pretrained, sentences = fetch(options.fetched)
     folder = options.output.with_suffix("")
     settings = {name: getattr(options, name) for name in SETTINGS}
-    measured: dict[str, list] = {name: [] for name in (TEACHER, *STUDENTS)}
-    if options.output.exists() and (earlier := json.loads(options.output.read_text()))["settings"] == settings:
+    measured: dict[str, list] = {name: [] for name in (TEACHER, *STARTS, *LOSSES)}
+    earlier = json.loads(options.output.read_text()) if options.output.exists() else {"settings": None}
+    if earlier["settings"] == settings and earlier["measured"].keys() == measured.keys():
         measured = earlier["measured"]
     else:
         write_data(folder, sentences, options.queries, options.test_queries)
-        make_student(AutoModel.from_pretrained(pretrained)).save_pretrained(folder / "pretrained")
-        AutoTokenizer.from_pretrained(pretrained).save_pretrained(folder / "pretrained")
+        cut(AutoModel, pretrained, folder / "pretrained")
     on, versions = print_machine("device", "threads", "training"), print_versions(PACKAGES)
 
     def keep(name: str, model: Path) -> None:
@@ -102,12 +118,13 @@ def main() -> int:
 
     if not measured[TEACHER]:
         train(options, folder / "teacher", 0, model_name_or_path=str(pretrained))
+        cut(AutoModelForSequenceClassification, folder / "teacher", folder / "cut")
         keep(TEACHER, folder / "teacher")
     for seed in range(options.seeds):
-        for name, has_teacher in STUDENTS.items():
+        for name in (*STARTS, *LOSSES):
             if len(measured[name]) == seed:
-                given = {} if has_teacher else {"model_name_or_path": str(folder / "pretrained")}
-                train(options, folder / "student", seed, has_teacher, **given)
+                given = {"model_name_or_path": str(folder / STARTS[name])} if name in STARTS else {}
+                train(options, folder / "student", seed, LOSSES.get(name), **given)
                 keep(name, folder / "student")
     print(f"\n{table_of({RANDOM: [measure(folder)], **measured})}")
     return 0
@@ -135,13 +152,25 @@ def write_data(folder: Path, sentences: Path, num_train: int, num_test: int) -> 
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def train(options: argparse.Namespace, output: Path, seed: int, has_teacher: bool = False, **model: str) -> None:
-    losses = {"teacher_model_name_or_path": str(output.parent / "teacher"), "alpha_cos": 0.0} if has_teacher else {}
+def cut(kind: type, source: Path, folder: Path) -> None:
+    """Writes a model with every other layer of another one, and its tokenizer."""
+    make_student(kind.from_pretrained(source)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+
+
+def train(
+    options: argparse.Namespace, output: Path, seed: int, losses: dict[str, Any] | None = None, **model: str
+) -> None:
+    """Trains a model, with `losses` between its scores and the teacher's, or on labels alone if that is None."""
+    distilling = {}
+    if losses is not None:
+        distilling = {"teacher_model_name_or_path": str(output.parent / "teacher"), "alpha_cos": 0.0, **losses}
+    is_grouped = "alpha_margin" in distilling or "alpha_listwise" in distilling
     training = DistillationTrainingArguments(
         str(output),
         learning_rate=options.learning_rate,
         warmup_steps=0.1,
-        per_device_train_batch_size=16,
+        per_device_train_batch_size=BATCH_SIZE // DOCUMENTS if is_grouped else BATCH_SIZE,
         num_train_epochs=options.epochs,
         seed=seed,
         bf16=bf16_is_fast(),
@@ -150,7 +179,7 @@ def train(options: argparse.Namespace, output: Path, seed: int, has_teacher: boo
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        **losses,
+        **distilling,
     )
     data = {"train_file": str(output.parent / "train.jsonl"), "max_length": options.max_length, **SCORED}
     train_model(RerankingArguments(overwrite=True, **data, **model), training)
