@@ -60,7 +60,7 @@ class Compressed:
 def answer(maker: Maker, students: Sequence[Student], clock: Clock, tick: Callable[[], None]) -> Compressed:
     """Measures the front, chooses, tests, and writes the folder of the answer."""
     workshop, settings = maker.workshop, maker.workshop.settings
-    test_units = len(settings.task.units(workshop.parts.test))
+    test_units = workshop.test_units
     predicted = candidates_of(students)
     contenders = _contenders(predicted, settings, test_units)
     predictors = {

@@ -177,7 +177,7 @@ def _compress(settings: Settings) -> Compressed:
             maker,
             study,
             until,
-            max(SHORTEST, (until - time.time()) / UNITS),
+            max(SHORTEST, costs.answer, (until - time.time()) / UNITS),
             _sayer(maker, settings, study, until, progress.write),
             tick,
         )
@@ -229,7 +229,7 @@ def _sayer(
     write: Callable[[str], None] | None = None,
 ) -> Callable[[Student], None]:
     """A function that shows a student in one line, the best so far, and the time left."""
-    test_units = len(settings.task.units(maker.workshop.parts.test))
+    test_units = maker.workshop.test_units
     say = write or (lambda line: print(line, file=sys.stderr, flush=True))
 
     def words(own: Candidate) -> str:

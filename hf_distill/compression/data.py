@@ -11,7 +11,7 @@ from datasets.fingerprint import Hasher
 
 from hf_distill.compression.settings import VALIDATION_SHARE
 from hf_distill.tasks.arguments import TaskArguments
-from hf_distill.tasks.data import load_data
+from hf_distill.tasks.data import load_data, source_of_part
 from hf_distill.tasks.task import Reading, Task
 
 logger = logging.getLogger(__name__)
@@ -26,17 +26,17 @@ class Parts:
 
     Attributes:
         train: rows to learn from, unlabelled ones at the end.
+        num_labelled: how many of them have labels.
         validation: rows that choose the model.
         test: rows that are read once, when the model is chosen.
         classes: names of the classes; None if the task has none.
-        is_labelled: whether some training rows have labels.
     """
 
     train: Dataset
+    num_labelled: int
     validation: Dataset
     test: Dataset
     classes: list[str] | None
-    is_labelled: bool
 
 
 def load_parts(task: Task, args: TaskArguments, reading: Reading, teacher: str) -> Parts:
@@ -59,31 +59,30 @@ def load_parts(task: Task, args: TaskArguments, reading: Reading, teacher: str) 
     if not has_validation:
         args = dataclasses.replace(args, validation_share=VALIDATION_SHARE)
     data, classes = load_data(task, args, reading, teacher)
+    num_unlabelled = 0
+    if source := source_of_part(args, "unlabelled"):
+        num_unlabelled = len(task.load_unlabelled(reading=reading, classes=classes, **source))
     held_out = {*_keys(task, data["validation"])}
     train = _keys(task, data["train"])
     _check_test(task, data["test"], {*held_out, *train})
     chosen = [number for number, key in enumerate(train) if key not in held_out]
     if len(chosen) < len(train):
         logger.info("%d training rows are also validation rows: left out of the training", len(train) - len(chosen))
-    return Parts(data["train"].select(chosen), data["validation"], data["test"], classes, is_labelled)
+    num_labelled = sum(number < len(train) - num_unlabelled for number in chosen)
+    return Parts(data["train"].select(chosen), num_labelled, data["validation"], data["test"], classes)
 
 
-def without_some_unlabelled(
-    task: Task, args: TaskArguments, reading: Reading, teacher: str, parts: Parts, most: int
-) -> Parts:
+def without_some_unlabelled(parts: Parts, most: int) -> Parts:
     """At most this many training rows: all labelled ones, and of the others as many as fit, drawn at random.
 
     Labelled rows are never left out, so there may be more.
     """
     if len(parts.train) <= most:
         return parts
-    labelled = 0
-    if parts.is_labelled:
-        own = dataclasses.replace(args, unlabelled_file=None, unlabelled_split=None)
-        labelled = len(load_parts(task, own, reading, teacher).train)
-    others = np.arange(labelled, len(parts.train))
-    drawn = np.random.default_rng(0).permutation(others)[: max(0, most - labelled)]
-    return dataclasses.replace(parts, train=parts.train.select([*range(labelled), *sorted(drawn.tolist())]))
+    others = np.arange(parts.num_labelled, len(parts.train))
+    drawn = np.random.default_rng(0).permutation(others)[: max(0, most - parts.num_labelled)]
+    kept = [*range(parts.num_labelled), *sorted(drawn.tolist())]
+    return dataclasses.replace(parts, train=parts.train.select(kept))
 
 
 def _check_test(task: Task, test: Dataset, known: set[Hashable]) -> None:

@@ -112,7 +112,7 @@ class Search:
     ):
         self.maker, self.study, self.until, self.unit, self.said, self.tick = maker, study, until, unit, said, tick
         self.settings, self.costs = maker.workshop.settings, maker.costs
-        self.test_units = len(self.settings.task.units(maker.workshop.parts.test))
+        self.test_units = maker.workshop.test_units
         self._refined: set[int] = set()
 
     def run(self) -> None:
@@ -138,7 +138,8 @@ class Search:
                 }
                 vocabulary = {"vocabulary": USED} if self._vocabularies()[1:] else {}
                 layers = {"layers": LAYERS[0]} if self._chooses_layers() else {}
-                self.study.enqueue_trial({**sizes, **first, **vocabulary, **layers})
+                texts = {"texts": self.maker.workshop.texts()[0]} if self.maker.workshop.texts()[1:] else {}
+                self.study.enqueue_trial({**sizes, **first, **vocabulary, **layers, **texts})
 
     def _refine(self) -> None:
         """From time to time, queues more training of a student that would be the best if it kept a little more."""
@@ -227,11 +228,14 @@ class Search:
         layers = trial.suggest_categorical("layers", LAYERS) if self._chooses_layers() else LAYERS[0]
         vocabularies = self._vocabularies()
         vocabulary = trial.suggest_categorical("vocabulary", vocabularies) if vocabularies[1:] else ALL
+        choices = workshop.texts()
+        texts = trial.suggest_categorical("texts", choices) if choices[1:] else ALL
         losses = trial.suggest_categorical("losses", workshop.searched_losses())
         learning_rate = trial.suggest_float("learning_rate", *LEARNING_RATES, log=True)
         length = trial.suggest_categorical("length", LENGTHS)
         seconds = min(length * self.unit, self._left() - self._overhead())
-        return Recipe(sizes, layers, vocabulary, losses, learning_rate, int(seconds / self.costs.step_seconds(sizes)))
+        steps = int(seconds / self.costs.step_seconds(sizes))
+        return Recipe(sizes, layers, vocabulary, texts, losses, learning_rate, steps)
 
     def _vocabularies(self) -> list[str]:
         return list(self.maker.workshop.rows)

@@ -33,8 +33,11 @@ RUNG = 0.5
 RUNG_ROWS = 500
 """Validation rows of that comparison."""
 
-WORSE_IN_INT8 = 0.005
-"""Share that an export may lose before a slower format is measured too."""
+LOST_IN_EXPORT = 0.02
+"""Share that an export in int8 may lose, so that a slower format might keep enough."""
+
+FAR = 0.1
+"""How far below the share asked for a student is not exported any more."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Recipe:
         sizes: its sizes, in all directions.
         layers: the strategy that chooses its layers.
         vocabulary: the name of its vocabulary.
+        texts: the name of its training rows.
         losses: the name of the losses.
         learning_rate: the largest learning rate.
         steps: training steps.
@@ -53,6 +57,7 @@ class Recipe:
     sizes: Sizes
     layers: str
     vocabulary: str
+    texts: str
     losses: str
     learning_rate: float
     steps: int
@@ -212,7 +217,7 @@ class Maker:
         trainer = DistillationTrainer(
             model,
             arguments,
-            train_dataset=workshop.rows[recipe.vocabulary],
+            train_dataset=workshop.training_rows(recipe.vocabulary, recipe.texts),
             data_collator=task.collator(processor, model),
             processing_class=processor,
             callbacks=[*callbacks],
@@ -239,27 +244,31 @@ class Maker:
         folder: Path,
         formats: Sequence[str] | None,
     ) -> list[Product]:
-        """Measures the student in PyTorch and in its fastest export; in slower ones if that one loses quality."""
+        """Measures the student in its fastest format, and in slower ones as long as it keeps almost enough."""
         workshop, judge = self.workshop, self.workshop.judge
         inputs = spread_over(workshop.inputs())
         cost = self.costs.cost(recipe.sizes)
         fastest = [own for own in self.costs.latency.fastest(cost) if formats is None or own[0] in formats]
         products: list[Product] = []
-
-        def measure(format: str) -> Product:
+        for format in self._formats_to_measure(model, processor, fastest):
+            if format != PYTORCH:
+                write_exports(model, processor, folder, [format], texts=inputs, min_agreement=0.0, min_cosine=-1.0)
             kept = judge.kept(self.predictions(folder, format, judge.rows))
             milliseconds = self.costs.latency.milliseconds(cost, format)
             products.append(Product(format, milliseconds, megabytes_on_disk(folder, format), kept))
-            return products[-1]
-
-        best = measure(PYTORCH).kept.share if any(format == PYTORCH for format, _ in fastest) else 0.0
-        for format, _ in fastest:
-            if format == PYTORCH:
-                break
-            write_exports(model, processor, folder, [format], texts=inputs, min_agreement=0.0, min_cosine=-1.0)
-            if measure(format).kept.share >= best - WORSE_IN_INT8:
+            margin = kept.margin(workshop.settings.keep, workshop.test_units)
+            if not -LOST_IN_EXPORT < margin < 0:
                 break
         return products
+
+    def _formats_to_measure(
+        self, model: PreTrainedModel, processor: Any, fastest: Sequence[tuple[str, float]]
+    ) -> list[str]:
+        """The formats, fastest first. A student that is far from what is asked for is not worth an export."""
+        formats = [format for format, _ in fastest]
+        if PYTORCH in formats and self._share(model, processor) < self.workshop.settings.keep - FAR:
+            return [PYTORCH]
+        return formats
 
 
 class _Rung(TrainerCallback):

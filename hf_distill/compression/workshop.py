@@ -3,14 +3,14 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, concatenate_datasets, load_from_disk
 from filelock import FileLock
 from transformers import AutoTokenizer, PreTrainedModel
 
@@ -38,6 +38,12 @@ logger = logging.getLogger(__name__)
 ALL, USED = "all", "used"
 """Vocabularies: the teacher's, and the tokens that the training texts use."""
 
+LABELLED = "labelled"
+"""Training rows: `ALL`, or those with labels."""
+
+LABELLED_ROWS = "labelled.json"
+"""How many encoded rows have labels."""
+
 BATCH_SIZE = 32
 
 SHARE_OF_READING = 0.25
@@ -58,7 +64,7 @@ class Workshop:
         teacher: the teacher, in fp32.
         processor: its tokenizer or image processor.
         directions: what can be cut.
-        rows: encoded training rows with the teacher's outputs, by vocabulary.
+        rows: encoded training rows with the teacher's outputs, by vocabulary, those with labels first.
         judge: measures on the validation rows.
     """
 
@@ -97,7 +103,7 @@ class Workshop:
         )
         teacher = task.prepare_model(teacher, processor, reading, training)
         judge, per_second = _judge(settings, reading, parts)
-        parts = _as_many_as_can_be_read(settings, reading, parts, per_second)
+        parts = _as_many_as_can_be_read(settings, parts, per_second)
         workshop = cls(settings, reading, parts, teacher, processor, Directions.of(teacher), {}, judge)
         with workshop.locked():
             if settings.max_mb is not None and task.text_columns:
@@ -110,6 +116,11 @@ class Workshop:
                 workshop.rows[ALL] = workshop._kept_on_disk(ALL, lambda: workshop._with_targets(training, ALL))
         return workshop
 
+    @property
+    def test_units(self) -> int:
+        """How many test rows, or groups of rows that are measured together, there are."""
+        return len(self.settings.task.units(self.parts.test))
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time computes what all share."""
@@ -119,7 +130,7 @@ class Workshop:
     def searched_losses(self) -> list[str]:
         """The names of the losses that suit the data."""
         losses = self.settings.task.searched_losses
-        return [name for name, own in losses.items() if self.parts.is_labelled or not own.get("alpha_task")]
+        return [name for name, own in losses.items() if self.parts.num_labelled or not own.get("alpha_task")]
 
     def training_arguments(self, folder: Path, losses: str, **options: Any) -> DistillationTrainingArguments:
         """The arguments of a student's training."""
@@ -157,7 +168,16 @@ class Workshop:
         """Inputs of the validation rows."""
         return self.settings.task.inputs(self.parts.validation)
 
-    def _kept_on_disk(self, name: str, make: Any) -> Dataset:
+    def training_rows(self, vocabulary: str, texts: str) -> Dataset:
+        """Encoded training rows: `ALL`, or only those with labels."""
+        rows = self.rows[vocabulary]
+        return rows if texts == ALL else rows.take(read_json(self.settings.folder / "rows" / LABELLED_ROWS))
+
+    def texts(self) -> list[str]:
+        """Which training rows a student may be trained on."""
+        return [LABELLED, ALL] if 0 < self.parts.num_labelled < len(self.parts.train) else [ALL]
+
+    def _kept_on_disk(self, name: str, make: Callable[[], Dataset]) -> Dataset:
         folder = self.settings.folder / "rows" / name
         if not folder.exists():
             unfinished = folder.with_name(f".{name}.unfinished")
@@ -167,13 +187,18 @@ class Workshop:
         return load_from_disk(str(folder))
 
     def _with_targets(self, training: DistillationTrainingArguments, vocabulary: str) -> Dataset:
-        """The encoded training rows, each with what the teacher says of it."""
-        task, train = self.settings.task, self.parts.train
-        has_unlabelled = bool(self.settings.data.unlabelled_file or self.settings.data.unlabelled_split)
+        """The encoded training rows, each with what the teacher says of it. A row may become several."""
+        task, train, num_labelled = self.settings.task, self.parts.train, self.parts.num_labelled
+        has_unlabelled = num_labelled < len(train)
         if task.is_labelled_by_teacher(self.reading, has_unlabelled):
             train = labelled_by_teacher(task, training, self.reading, train, self.teacher)
-        processor = self.tokenizer(vocabulary)
-        return rows_with_targets(task, training, self.reading, {"train": train}, self.teacher, processor)["train"]
+        numbers = {LABELLED: range(num_labelled), ALL: range(num_labelled, len(train))}
+        parts = {name: train.select(own) for name, own in numbers.items() if own}
+        read = rows_with_targets(task, training, self.reading, parts, self.teacher, self.tokenizer(vocabulary))
+        folder = self.settings.folder / "rows"
+        folder.mkdir(exist_ok=True)
+        write_json(folder / LABELLED_ROWS, len(read.get(LABELLED, ())))
+        return concatenate_datasets([*read.values()])
 
     def _encoded_again(self, training: DistillationTrainingArguments) -> Dataset:
         """The same rows in the teacher's vocabulary. What it says belongs to texts here, not to tokens."""
@@ -236,7 +261,7 @@ def _judge(settings: Settings, reading: Reading, parts: Parts) -> tuple[Judge, f
     return judge, per_second
 
 
-def _as_many_as_can_be_read(settings: Settings, reading: Reading, parts: Parts, per_second: float) -> Parts:
+def _as_many_as_can_be_read(settings: Settings, parts: Parts, per_second: float) -> Parts:
     """Leaves out unlabelled rows that the teacher could not read in a quarter of the budget.
 
     A search that goes on keeps its rows.
@@ -244,7 +269,7 @@ def _as_many_as_can_be_read(settings: Settings, reading: Reading, parts: Parts, 
     file = settings.folder / "training_rows.json"
     if not file.is_file():
         write_json(file, max(1, int(SHARE_OF_READING * settings.budget * per_second)))
-    limited = without_some_unlabelled(settings.task, settings.data, reading, settings.teacher, parts, read_json(file))
+    limited = without_some_unlabelled(parts, read_json(file))
     if (left_out := len(parts.train) - len(limited.train)) > 0:
         logger.warning(
             "%d of %d training rows are left out, because the teacher reads %.0f rows per second: give a longer budget "

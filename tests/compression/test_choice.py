@@ -32,7 +32,7 @@ def kept_of(share, error=0.004, units=2000):
 
 
 def student_of(number, share, milliseconds, megabytes=10.0):
-    recipe = Recipe({"num_layers": 2}, "spread", "all", "teacher", 1e-4, 100)
+    recipe = Recipe({"num_layers": 2}, "spread", "all", "all", "teacher", 1e-4, 100)
     return Student(
         number, recipe, None, 1000, 900, 1.0, [Product("onnx-int8", milliseconds, megabytes, kept_of(share))]
     )
