@@ -27,6 +27,12 @@ COMMANDS = [
 ]
 """In the order of `hf-distill --help`. Each has `add_parser(commands)` and `run(options)`."""
 
+GOES_ON = {
+    "train": " The same command resumes from the last checkpoint, if there is one.",
+    "compress": " The same command goes on where it stopped.",
+}
+"""What is said after Ctrl-C, by command."""
+
 EXPECTED = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
 """Errors in the input of a command, and a training that diverged. Their messages say what would work."""
 
@@ -60,10 +66,7 @@ def _run(words: list[str], debug: bool) -> int:
         options = parser.parse_args(words if words[:1] == ["train"] else _with_dashes(words))
         options.run(options)
     except KeyboardInterrupt:
-        resumes = (
-            " The same command resumes from the last checkpoint, if there is one." if words[:1] == ["train"] else ""
-        )
-        print(f"hf-distill: Interrupted.{resumes}", file=sys.stderr)
+        print(f"hf-distill: Interrupted.{GOES_ON.get(words[0], '') if words else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         raise

@@ -64,7 +64,8 @@ def answer(maker: Maker, students: Sequence[Student], clock: Clock, tick: Callab
     predicted = candidates_of(students)
     contenders = _contenders(predicted, settings, test_units)
     predictors = {
-        own.name: load_product(maker.folder(own.student.number), own.product.format, workshop) for own in contenders
+        own.name: load_product(maker.folder(own.student.number), own.product.format, workshop, settings.threads)
+        for own in contenders
     }
     teacher = load_reader(settings.teacher, workshop.reading, settings.threads)
     measured = measure({**predictors, TEACHER: teacher}, _inputs(maker, contenders))
@@ -95,7 +96,7 @@ def answer(maker: Maker, students: Sequence[Student], clock: Clock, tick: Callab
             quality=tested,
             shares_of_other_seeds=seeds,
             rows=rows,
-            settings=settings.as_json(),
+            settings=settings.asked(),
             seconds=clock.used(),
         )
         write_json(settings.output / RECORD, whole)

@@ -102,9 +102,9 @@ def write_exports(
             export_model(student, folder / format, format, tokenizer=processor, **options)
 
 
-def load_product(folder: Path, format: str, workshop: Workshop) -> Predictor:
-    """Loads a student in a format, to run as the settings say."""
-    predictor = load_predictor(folder, format, workshop.settings.threads)
+def load_product(folder: Path, format: str, workshop: Workshop, threads: int) -> Predictor:
+    """Loads a student in a format, to read inputs as the teacher does."""
+    predictor = load_predictor(folder, format, threads)
     predictor.read_texts(workshop.reading.get("max_length"), workshop.reading.get("truncation"))
     return predictor
 
@@ -135,7 +135,7 @@ def _measured(workshop: Workshop) -> dict[str, Any]:
             cut = _cut(workshop, sizes)
             write_exports(cut, workshop.processor, folder, formats, texts=inputs, min_agreement=0.0, min_cosine=-1.0)
             for format in {*formats, PYTORCH} if number == 0 else formats:
-                predictors[number, format] = load_product(folder, format, workshop)
+                predictors[number, format] = load_product(folder, format, workshop, workshop.settings.threads)
         num_exports = len(cuts) * max(1, len(formats) - (PYTORCH in formats))
         answer = (time.perf_counter() - started) / num_exports
         names = {str(key): predictor for key, predictor in predictors.items()}

@@ -103,6 +103,11 @@ class Settings:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / FILE, self.as_json())
 
+    def asked(self) -> dict[str, Any]:
+        """What was asked for, without local paths."""
+        paths = ("teacher", "data", "output", "storage")
+        return {name: value for name, value in self.as_json().items() if name not in paths}
+
     def as_json(self) -> dict[str, Any]:
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         formats = self.formats and list(self.formats)

@@ -175,8 +175,9 @@ class Maker:
         )
 
     def predictions(self, folder: Path, format: str, rows: Any) -> list:
-        """Predictions of a student in a format."""
-        return self.workshop.predictions(load_product(folder, format, self.workshop), rows)
+        """Predictions of a student in a format, with this worker's share of the cores."""
+        predictor = load_product(folder, format, self.workshop, torch.get_num_threads())
+        return self.workshop.predictions(predictor, rows)
 
     def _cut(self, recipe: Recipe, source: Student | None) -> tuple[PreTrainedModel, Any]:
         workshop, processor = self.workshop, self.workshop.tokenizer(recipe.vocabulary)
