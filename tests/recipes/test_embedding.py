@@ -2,18 +2,20 @@
 
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from hf_distill.cli import main
 from recipes import embedding
 from recipes.benchmarks import embedding as benchmark
 from recipes.benchmarks import embedding_speed
 from recipes.embedding import __main__ as recipe
-from recipes.embedding import data
+from recipes.embedding import data, judged
 from tests.conftest import make_texts
 from tests.embedding.models import encode, library, make_embedding_model
 
@@ -31,6 +33,7 @@ def test_one_command(here, monkeypatch, capsys):
     teacher = make_embedding_model(num_layers=6)
     texts = make_texts(60)
     monkeypatch.setattr(recipe, "load_teacher", lambda folder: teacher)
+    monkeypatch.setattr(recipe, "load_judged", lambda folder: judged.Judged(texts[:3], [(0, 1), (0, 2)], [0.1, 0.9]))
     monkeypatch.setattr(recipe, "load_texts", lambda folder, number: data.Texts(texts[number:], texts[:number]))
     narrow = {"hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 16}
     monkeypatch.setitem(
@@ -50,6 +53,26 @@ def test_one_command(here, monkeypatch, capsys):
         assert own["trained"]["cosine_to_teacher"] > own["untrained"]["cosine_to_teacher"]
         assert "documents once with the teacher" in Path(own["folder"], "README.md").read_text(), name
     assert "| 3 layers, untrained |" in capsys.readouterr().out
+
+
+def test_similarities_that_people_see(here, monkeypatch, capsys):
+    """The matrix of judgements is read at the pairs' places, and the correlation is that of the cosines."""
+    texts = ["w5 w6", "w6 w7", "w5 w6 w8"]
+    with zipfile.ZipFile("gensim.whl", "w") as wheel:
+        wheel.writestr(f"{judged.FOLDER}/lee.cor", "\n".join(texts))
+        wheel.writestr(f"{judged.FOLDER}/similarities0-1.txt", "1\t0.2\t0.9\n0\t1\t0.4\n0\t0\t1\n")
+    monkeypatch.setattr(judged, "download", lambda package, folder: Path("gensim.whl"))
+    loaded = judged.load_judged(here)
+    assert loaded == judged.Judged(texts, [(0, 1), (0, 2), (1, 2)], [0.2, 0.9, 0.4])
+    model = make_embedding_model()
+    vectors = encode(model, texts)
+    cosines = [(vectors[first] * vectors[second]).sum().item() for first, second in loaded.pairs]
+    expected = spearmanr(cosines, loaded.scores).statistic
+    assert judged.spearman(model, loaded) == pytest.approx(expected)
+    monkeypatch.setattr(judged, "load_teacher", lambda folder: model)
+    model.save_pretrained("student")
+    assert judged.main(["student"]) == 0
+    assert capsys.readouterr().out == f"{expected:.3f}  all-MiniLM-L6-v2\n{expected:.3f}  student\n"
 
 
 def test_benchmark(here, monkeypatch, capsys):
