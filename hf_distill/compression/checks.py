@@ -1,30 +1,32 @@
 """Checks of a search before any student is trained."""
 
 import json
+from typing import TYPE_CHECKING
 
-from hf_distill.compression.costs import Costs
-from hf_distill.compression.settings import Settings
-from hf_distill.compression.workshop import Workshop
+from hf_distill.compression.data import Parts
+from hf_distill.compression.settings import DEFAULT_FORMATS, Settings
+from hf_distill.deployment.formats import FORMATS
 from hf_distill.files import read_json, write_json
+from hf_distill.optional import optional
 from hf_distill.training.checkpoints.runs import data_identity, model_identity
+
+if TYPE_CHECKING:
+    from hf_distill.compression.costs import Costs
 
 IDENTITY = "identity.json"
 
 
-def check_identity(workshop: Workshop) -> None:
+def check_identity(settings: Settings, metric: str, parts: Parts) -> None:
     """A folder holds one search: teacher, data and what is measured stay the same."""
-    settings, file = workshop.settings, workshop.settings.folder / IDENTITY
+    file = settings.folder / IDENTITY
     own = {
         "teacher": model_identity(settings.teacher),
         "task": settings.data.task,
-        "metric": workshop.judge.metric,
+        "metric": metric,
         "formats": settings.formats and list(settings.formats),
         "sampler": settings.sampler,
         "seed": settings.seed,
-        **{
-            f"{part}_data": data_identity(part, getattr(workshop.parts, part))
-            for part in ("train", "validation", "test")
-        },
+        **{f"{part}_data": data_identity(part, getattr(parts, part)) for part in ("train", "validation", "test")},
     }
     own = json.loads(json.dumps(own, default=str))
     if not file.is_file():
@@ -36,7 +38,16 @@ def check_identity(workshop: Workshop) -> None:
         )
 
 
-def check_limits(settings: Settings, costs: Costs) -> None:
+def check_packages(settings: Settings) -> None:
+    """Raises `ImportError` if a package is missing that is needed after minutes only."""
+    optional("optuna", "compress")
+    settings.task.check_packages("matplotlib.figure", "scipy.stats")
+    for name in settings.formats or DEFAULT_FORMATS:
+        for module in FORMATS[name].packages:
+            optional(module, FORMATS[name].extra or "compress")
+
+
+def check_limits(settings: Settings, costs: "Costs") -> None:
     """Checks that some student is within the limits, before any is trained."""
     directions = costs.workshop.directions
     smallest = directions.shares(0.0, 0.0, 0.0)
@@ -47,9 +58,8 @@ def check_limits(settings: Settings, costs: Costs) -> None:
             f"{milliseconds:.2f} ms in {format} (the teacher {costs.teacher_ms:.2f} ms in PyTorch)."
         )
     if settings.max_mb is not None:
-        formats = settings.tried_formats(costs.workshop.teacher.can_generate())
         vocabulary = list(costs.workshop.rows)[-1]
-        megabytes = min(costs.megabytes(smallest, vocabulary, own) for own in formats)
+        megabytes = min(costs.megabytes(smallest, vocabulary, own) for own in costs.workshop.formats)
         if megabytes > settings.max_mb:
             raise ValueError(
                 f"max_mb={settings.max_mb:g} cannot be met: the smallest student that this search cuts has about "

@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from hf_distill.compression.answer import Compressed, answer
-from hf_distill.compression.checks import check_identity, check_limits
+from hf_distill.compression.checks import check_limits
 from hf_distill.compression.choice import Candidate, candidates_of, choose
 from hf_distill.compression.costs import Costs
 from hf_distill.compression.page import sizes_in_words
@@ -160,15 +160,15 @@ def join(output: str | Path) -> None:
 def _compress(settings: Settings) -> Compressed:
     clock = Clock(settings.budget, settings.folder / CLOCK)
     workshop = Workshop.open(settings)
-    check_identity(workshop)
     settings.write()
     costs = Costs.open(workshop)
     maker, study = Maker(workshop, costs), open_study(settings)
     check_limits(settings, costs)
-    with Progress("Searching", int(settings.budget), "seconds") as progress:
+    before = clock.used()
+    with Progress("Searching", max(1, int(settings.budget - before)), "seconds") as progress:
 
         def tick() -> None:
-            if (seconds := int(clock.used()) - progress.done) > 0:
+            if (seconds := int(clock.used() - before) - progress.done) > 0:
                 progress.update(min(seconds, progress.total - progress.done))
                 clock.record()
 

@@ -119,7 +119,7 @@ def _measured(workshop: Workshop) -> dict[str, Any]:
     for widths in directions.widths():
         shapes |= set(products_of(directions.shape({**directions.of_teacher(), **widths})))
     seconds = measure_products(shapes, NUM_TOKENS)
-    formats = workshop.settings.tried_formats(workshop.teacher.can_generate())
+    formats = workshop.formats
     cuts = []
     for shares in CALIBRATED:
         sizes = directions.shares(*shares)

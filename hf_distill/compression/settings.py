@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_distill.deployment.formats import FORMATS
+from hf_distill.deployment.formats import FORMATS, PYTORCH
 from hf_distill.files import read_json, write_json
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.registry import task_named
@@ -19,6 +19,9 @@ SEARCH = "search"
 FILE = "settings.json"
 
 SAMPLERS = ("tpe", "random")
+
+DEFAULT_FORMATS = ("onnx-int8", "onnx", PYTORCH)
+"""The formats of models that do not generate text."""
 
 VALIDATION_SHARE = 0.25
 """Share of the training rows that choose the model, unless there is other validation data."""
@@ -89,15 +92,20 @@ class Settings:
         return self.storage or f"sqlite:///{(self.folder / 'study.db').absolute()}"
 
     def tried_formats(self, generates: bool) -> tuple[str, ...]:
-        """The formats that students are measured in; by default PyTorch and ONNX, in fp32 and in int8."""
+        """The formats that students are measured in.
+
+        Args:
+            generates: whether the models generate text, which few formats can.
+
+        Raises:
+            ValueError: if a format that was asked for cannot.
+        """
         usable = [name for name, format in FORMATS.items() if format.generates or not generates]
-        default = [name for name in usable if generates or name != "torch-int8"]
-        chosen = self.formats or default
-        if refused := sorted(set(chosen) - set(usable)):
+        if refused := sorted(set(self.formats or ()) - set(usable)):
             raise ValueError(
                 f"formats has {', '.join(refused)}, but a model that generates has only {', '.join(usable)}."
             )
-        return tuple(chosen)
+        return self.formats or (tuple(usable) if generates else DEFAULT_FORMATS)
 
     def write(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from hf_distill.compression.directions import NUM_LAYERS, Sizes
 from hf_distill.compression.kept import Kept
 from hf_distill.compression.latency import spread_over
 from hf_distill.compression.workshop import ALL, Workshop
+from hf_distill.copies import plain_copy
 from hf_distill.deployment.formats import PYTORCH
 from hf_distill.deployment.predictor import predictor_of
 from hf_distill.embedding import EmbeddingModel
@@ -196,7 +197,7 @@ class Maker:
             collator = workshop.settings.task.collator(workshop.tokenizer(vocabulary), base)
             base = cut_student(base, cut, workshop.rows[vocabulary], collator, is_first=source is None)
         elif source is None:
-            base = load_trained(workshop.settings.task, workshop.settings.teacher)
+            base = plain_copy(base)
         if isinstance(base, EmbeddingModel):
             base.tokenizer = processor
         note_reading(workshop.settings.task, workshop.reading, base, processor)

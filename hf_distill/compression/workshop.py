@@ -14,10 +14,12 @@ from datasets import Dataset, concatenate_datasets, load_from_disk
 from filelock import FileLock
 from transformers import AutoTokenizer, PreTrainedModel
 
+from hf_distill.compression.checks import check_identity, check_packages
 from hf_distill.compression.data import Parts, load_parts, without_some_unlabelled
 from hf_distill.compression.directions import Directions, Sizes
 from hf_distill.compression.kept import Judge, units_needed
 from hf_distill.compression.settings import Settings
+from hf_distill.deployment.heads import PREDICTION_HEADS, head_of_class
 from hf_distill.deployment.predictor import Predictor
 from hf_distill.files import read_json, write_json
 from hf_distill.lengths import length_of_rows
@@ -86,7 +88,7 @@ class Workshop:
         """
         settings.check()
         task, args, name = settings.task, settings.data, settings.teacher
-        task.check_packages("scipy.stats")
+        check_packages(settings)
         _check_metric(settings)
         config = load_config(name)
         check_head(task, config, name)
@@ -104,6 +106,7 @@ class Workshop:
         teacher = task.prepare_model(teacher, processor, reading, training)
         judge, per_second = _judge(settings, reading, parts)
         parts = _as_many_as_can_be_read(settings, parts, per_second)
+        check_identity(settings, judge.metric, parts)
         workshop = cls(settings, reading, parts, teacher, processor, Directions.of(teacher), {}, judge)
         with workshop.locked():
             if settings.max_mb is not None and task.text_columns:
@@ -115,6 +118,12 @@ class Workshop:
             else:
                 workshop.rows[ALL] = workshop._kept_on_disk(ALL, lambda: workshop._with_targets(training, ALL))
         return workshop
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats that students are measured in."""
+        head = PREDICTION_HEADS[head_of_class(type(self.teacher).__name__)]
+        return self.settings.tried_formats(head.generates)
 
     @property
     def test_units(self) -> int:

@@ -52,6 +52,7 @@ def test_bad_requests(changes, message):
 
 def test_formats_of_a_model_that_generates():
     assert set(SETTINGS.tried_formats(generates=True)) == {"pytorch", "torch-int8"}
+    assert dataclasses.replace(SETTINGS, formats=("pytorch",)).tried_formats(generates=True) == ("pytorch",)
     assert set(SETTINGS.tried_formats(generates=False)) == {"pytorch", "onnx", "onnx-int8"}
     with pytest.raises(ValueError, match="formats has onnx, but a model that generates has only"):
         dataclasses.replace(SETTINGS, formats=("onnx",)).tried_formats(generates=True)
