@@ -30,9 +30,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--train", metavar="PATH", help="labelled rows to learn from")
     parser.add_argument("--unlabelled", metavar="PATH", help="rows without labels, on which the teacher alone teaches")
     parser.add_argument(
-        "--validation", metavar="PATH", help="labelled rows that choose the student (default: a quarter of --train)"
+        "--validation", metavar="PATH", help="labelled rows that choose the student (default: two fifths of --test)"
     )
-    parser.add_argument("--test", metavar="PATH", help="labelled rows that are read once, when the student is chosen")
+    parser.add_argument("--test", metavar="PATH", help="labelled rows that the teacher was not trained on")
     for name in OF_HUB:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="NAME", help="as in hf-distill train")
     parser.add_argument(

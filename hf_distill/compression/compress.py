@@ -74,7 +74,7 @@ def compress(
     Args:
         teacher: folder or Hub name of a trained model.
         data: task and data, such as `TextClassificationArguments(train_file=..., test_file=..., unlabelled_file=...)`.
-            Without validation data, a quarter of the labelled training rows chooses the student.
+            Without validation data, two fifths of the test rows choose the student, and the others show what it keeps.
         output: folder for the chosen model (`model`), the page (`compression.md`, `pareto.png`), its content
             (`compression.json`) and the search (`search`).
         keep: share of the teacher's metric that the lower bound of the 95% interval must reach, between 0 and 1.

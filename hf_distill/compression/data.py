@@ -1,7 +1,6 @@
 """The rows of a search: training, validation rows that choose the model, and test rows that choose nothing."""
 
 import dataclasses
-import logging
 from collections.abc import Hashable
 from typing import Any
 
@@ -11,10 +10,8 @@ from datasets.fingerprint import Hasher
 
 from hf_distill.compression.settings import VALIDATION_SHARE
 from hf_distill.tasks.arguments import TaskArguments
-from hf_distill.tasks.data import load_data, source_of_part
+from hf_distill.tasks.data import SPLIT_SEED, load_data, source_of_part
 from hf_distill.tasks.task import Reading, Task
-
-logger = logging.getLogger(__name__)
 
 NAMED = 3
 """Rows that an error shows."""
@@ -40,36 +37,29 @@ class Parts:
 
 
 def load_parts(task: Task, args: TaskArguments, reading: Reading, teacher: str) -> Parts:
-    """Loads the rows. Without validation data, a quarter of the labelled training rows becomes it.
+    """Loads the rows. Without validation data, a part of the test rows becomes it.
 
-    Training rows with the same input as a validation row are left out.
+    It is not a part of the training rows, because the teacher was probably trained on those: it would be better on them
+    than on other rows, and every student would seem to keep less than it does.
 
     Raises:
-        ValueError: if a part is missing, or if test rows are also in the other parts.
+        ValueError: if a part is missing, or if test or validation rows are also training rows.
     """
-    is_labelled = bool(args.train_file or args.train_split)
-    has_validation = bool(args.validation_file or args.validation_split or args.validation_share)
-    if not is_labelled and not (args.unlabelled_file or args.unlabelled_split):
+    if not (args.train_file or args.train_split or args.unlabelled_file or args.unlabelled_split):
         raise ValueError("No training data: give train_file, unlabelled_file or both.")
-    if not is_labelled and not has_validation:
-        raise ValueError(
-            "Without labelled training data there are no rows that could choose the model: give validation_file, other "
-            "rows than those of test_file."
-        )
-    if not has_validation:
-        args = dataclasses.replace(args, validation_share=VALIDATION_SHARE)
     data, classes = load_data(task, args, reading, teacher)
+    if "validation" not in data:
+        halves = task.hold_out(data["test"], VALIDATION_SHARE, SPLIT_SEED)
+        data |= {"test": halves["train"], "validation": halves["test"]}
+    train = {*_keys(task, data["train"])}
+    _check_apart(task, data["validation"], train, "validation rows are also training rows")
+    held_out = {*_keys(task, data["validation"])}
+    _check_apart(task, data["test"], train | held_out, "test rows are also training or validation rows")
     num_unlabelled = 0
     if source := source_of_part(args, "unlabelled"):
         num_unlabelled = len(task.load_unlabelled(reading=reading, classes=classes, **source))
-    held_out = {*_keys(task, data["validation"])}
-    train = _keys(task, data["train"])
-    _check_test(task, data["test"], {*held_out, *train})
-    chosen = [number for number, key in enumerate(train) if key not in held_out]
-    if len(chosen) < len(train):
-        logger.info("%d training rows are also validation rows: left out of the training", len(train) - len(chosen))
-    num_labelled = sum(number < len(train) - num_unlabelled for number in chosen)
-    return Parts(data["train"].select(chosen), num_labelled, data["validation"], data["test"], classes)
+    num_labelled = len(data["train"]) - num_unlabelled
+    return Parts(data["train"], num_labelled, data["validation"], data["test"], classes)
 
 
 def without_some_unlabelled(parts: Parts, most: int) -> Parts:
@@ -85,15 +75,13 @@ def without_some_unlabelled(parts: Parts, most: int) -> Parts:
     return dataclasses.replace(parts, train=parts.train.select(kept))
 
 
-def _check_test(task: Task, test: Dataset, known: set[Hashable]) -> None:
-    shared = [number for number, key in enumerate(_keys(task, test)) if key in known]
+def _check_apart(task: Task, rows: Dataset, known: set[Hashable], what: str) -> None:
+    shared = [number for number, key in enumerate(_keys(task, rows)) if key in known]
     if shared:
-        examples = "; ".join(
-            f"row {number + 1}, {task.words_of_input(test, number)[:60]!r}" for number in shared[:NAMED]
-        )
+        examples = "; ".join(f"{task.words_of_input(rows, number)[:60]!r}" for number in shared[:NAMED])
         raise ValueError(
-            f"{len(shared)} of {len(test)} test rows are also in the training or validation data ({examples}): remove "
-            f"them from one of the two, because a share that is measured on rows that were trained on shows nothing."
+            f"{len(shared)} of {len(rows)} {what}, such as {examples}: remove them from one of the files, because a "
+            f"share that is measured on rows that were trained on shows nothing."
         )
 
 

@@ -23,8 +23,8 @@ SAMPLERS = ("tpe", "random")
 DEFAULT_FORMATS = ("onnx-int8", "onnx", PYTORCH)
 """The formats of models that do not generate text."""
 
-VALIDATION_SHARE = 0.25
-"""Share of the training rows that choose the model, unless there is other validation data."""
+VALIDATION_SHARE = 0.4
+"""Share of the test rows that choose the model, unless there is other validation data."""
 
 UNITS = {"h": 3600, "m": 60, "min": 60, "s": 1, "": 1}
 
@@ -56,7 +56,10 @@ class Settings:
                 f"of it is kept cannot be shown on any number of rows."
             )
         if not self.data.test_file and not self.data.test_split:
-            raise ValueError("keep is shown on test rows: give test_file, labelled rows that are not in train_file.")
+            raise ValueError(
+                "keep is shown on test rows: give test_file, labelled rows that neither the "
+                "teacher nor its students are trained on."
+            )
         if self.data.model_name_or_path or self.data.stages or self.data.lora_rank:
             raise ValueError(
                 "compress cuts its students from the teacher: leave out model_name_or_path, stages and lora_rank."

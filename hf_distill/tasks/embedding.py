@@ -168,12 +168,18 @@ output_dir: outputs/student
         return load_texts_to_embed(source, "texts", column, split=split, config_name=config_name)
 
     def hold_out(self, rows: Dataset, share: float, seed: int) -> DatasetDict | Mapping[str, Dataset]:
-        if roles := sorted({*rows["role"]} - {"text"}):
+        units = self.units(rows)
+        if units.size < len(rows):
             raise ValueError(
-                f"validation_share={share} cannot split data with the roles {' and '.join(roles)}, which belong "
-                f"together: give a validation_file."
+                f"validation_share={share} cannot split queries and documents, which belong together: give a "
+                f"validation_file."
             )
-        return super().hold_out(rows, share, seed)
+        if units.shape[1] == 1:
+            return super().hold_out(rows, share, seed)
+        pairs = np.random.default_rng(seed).permutation(units)
+        number = max(1, round(share * len(pairs)))
+        parts = {"train": np.sort(pairs[number:], axis=0), "test": np.sort(pairs[:number], axis=0)}
+        return {name: _only_pairs(rows, own) for name, own in parts.items()}
 
     def head_options(self, classes, reading) -> dict[str, Any]:
         return {"pooling": reading["pooling"]}
@@ -280,6 +286,14 @@ output_dir: outputs/student
 
     def words_of_prediction(self, prediction, rows, row, reading, classes) -> str:
         return f"{len(prediction)} numbers, length {np.linalg.norm(prediction):.3g}"
+
+
+def _only_pairs(rows: Dataset, pairs: np.ndarray) -> Dataset:
+    """Some pairs of texts, `[pairs, 2]`: all first texts, then all second ones, each with its new partner."""
+    own = rows.select(pairs.T.ravel())
+    columns = {name: own[name][:] for name in FEATURES}
+    columns["partners"] = columns["partners"][: len(pairs)] + [[number] for number in range(len(pairs))]
+    return Dataset.from_dict(columns, features=FEATURES)
 
 
 def _prompt(role: str, reading: Reading) -> str:

@@ -22,44 +22,48 @@ def load(folder, **options):
     return load_parts(TASK, args, reading, str(folder / "teacher"))
 
 
-def test_a_quarter_is_held_out(folder):
+def test_a_part_of_the_test_rows_chooses(folder):
     parts = load(folder)
-    assert [len(parts.train), len(parts.validation), len(parts.test)] == [120, 40, 200]
-    assert parts.num_labelled == 120
-    assert not {*parts.train["text"]} & {*parts.validation["text"]}
+    assert [len(parts.train), len(parts.validation), len(parts.test)] == [160, 80, 120]
+    assert parts.num_labelled == 160
+    assert not {*parts.test["text"]} & {*parts.validation["text"]}
+    assert parts.test["text"][:] == load(folder).test["text"][:]
 
 
-def test_training_rows_that_are_validation_rows_are_left_out(folder):
-    rows = [line.rsplit(",", 1) for line in (folder / "train.csv").read_text().splitlines()[1:]]
-    write_csv(folder / "other.csv", rows[:10])
+def test_validation_file(folder):
+    rows = [line.rsplit(",", 1) for line in (folder / "test.csv").read_text().splitlines()[1:]]
+    write_csv(folder / "other.csv", rows[:50])
+    write_csv(folder / "test.csv", rows[50:])
     parts = load(folder, validation_file=str(folder / "other.csv"))
-    assert [len(parts.train), len(parts.validation)] == [150, 10]
+    assert [len(parts.train), len(parts.validation), len(parts.test)] == [160, 50, 150]
 
 
-def test_unlabelled_test_rows_are_named(folder):
+def test_rows_in_two_parts_are_named(folder):
     text = (folder / "test.csv").read_text().splitlines()[3].rsplit(",", 1)[0]
     (folder / "more.txt").write_text(f"w5 w5 w5 w5 w5 w5\n{text}\n")
-    with pytest.raises(ValueError, match=r"1 of 200 test rows are also in the training or validation data \(row 3, "):
+    with pytest.raises(ValueError, match=rf"1 of \d+ (test|validation) rows are also training .*such as '{text}'"):
         load(folder, unlabelled_file=str(folder / "more.txt"))
+    (folder / "train.csv").rename(folder / "other.csv")
+    with pytest.raises(ValueError, match="160 of 160 validation rows are also training rows, such as "):
+        load(folder, train_file=str(folder / "other.csv"), validation_file=str(folder / "other.csv"))
 
 
 def test_labelled_rows_are_never_left_out(folder):
     (folder / "more.txt").write_text("".join(f"w5 w5 w5 w5 w5 w5 w5 w{5 + number}\n" for number in range(30)))
     parts = load(folder, unlabelled_file=str(folder / "more.txt"))
-    assert len(parts.train) == 150
-    assert parts.num_labelled == 120
-    fewer = without_some_unlabelled(parts, 130)
-    assert fewer.train["labels"][:120] == parts.train["labels"][:120]
-    assert fewer.train["labels"][120:] == [-100] * 10
-    assert fewer.train["text"][:] == without_some_unlabelled(parts, 130).train["text"][:]
-    assert len(without_some_unlabelled(parts, 5).train) == 120
-    assert without_some_unlabelled(parts, 150) == parts
+    assert len(parts.train) == 190
+    assert parts.num_labelled == 160
+    fewer = without_some_unlabelled(parts, 170)
+    assert fewer.train["labels"][:160] == parts.train["labels"][:160]
+    assert fewer.train["labels"][160:] == [-100] * 10
+    assert fewer.train["text"][:] == without_some_unlabelled(parts, 170).train["text"][:]
+    assert len(without_some_unlabelled(parts, 5).train) == 160
+    assert without_some_unlabelled(parts, 190) == parts
 
 
 def test_only_unlabelled_rows(folder):
     (folder / "more.txt").write_text("w5 w5 w5 w5 w5 w5\nw6 w6 w6 w6 w6 w6\n")
-    train = str(folder / "train.csv")
-    parts = load(folder, train_file=None, validation_file=train, unlabelled_file=str(folder / "more.txt"))
+    parts = load(folder, train_file=None, unlabelled_file=str(folder / "more.txt"))
     assert parts.num_labelled == 0
-    assert [len(parts.train), len(parts.validation)] == [2, 160]
+    assert [len(parts.train), len(parts.validation), len(parts.test)] == [2, 80, 120]
     assert dataclasses.asdict(parts)["classes"] == ["one", "other"]

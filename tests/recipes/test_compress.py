@@ -20,7 +20,7 @@ def test_one_command(tmp_path, monkeypatch, capsys):
     (tmp_path / "out" / "data").mkdir(parents=True)
     (tmp_path / "out" / "data" / "unlabelled.txt").write_text("w5 w6 w7 w8 w9 w5\nw9 w9 w9 w9 w9 w9\n")
     assert recipe.main(["--output", str(tmp_path / "out"), "--keep", "0.7", "--budget", "1h", "--seed", "3"]) == 0
-    assert record_of(tmp_path / "out", "small-tpe-3")["rows"]["train"] == 302
+    assert record_of(tmp_path / "out", "small-tpe-3")["rows"]["train"] == 402
     assert "small-tpe-3/compression.md has the front" in capsys.readouterr().out
 
 

@@ -128,8 +128,17 @@ def test_given_weights_are_kept(here):
 
 def test_validation_share(here):
     assert len(train(validation_share=0.25).eval_dataset) == 10
-    with pytest.raises(ValueError, match="cannot split data with the roles first and second"):
-        train(train_file="sts.jsonl", validation_share=0.25, overwrite=True)
+    pairs = TASKS["embedding"].load("sts.jsonl", TASKS["embedding"].reading_defaults(), None)[0]
+    parts = TASKS["embedding"].hold_out(pairs, 0.25, 0)
+    assert [len(parts["train"]), len(parts["test"])] == [len(pairs) - 2 * (len(pairs) // 8), 2 * (len(pairs) // 8)]
+    for part in parts.values():
+        half = len(part) // 2
+        assert part["role"][:] == ["first"] * half + ["second"] * half
+        assert part["partners"][half:] == [[number] for number in range(half)]
+        known = {(pairs[row]["text"], pairs[row + len(pairs) // 2]["text"]) for row in range(len(pairs) // 2)}
+        assert {*zip(part["text"][:half], part["text"][half:], strict=True)} <= known
+    with pytest.raises(ValueError, match="cannot split queries and documents"):
+        train(train_file="queries.jsonl", validation_share=0.25, overwrite=True)
 
 
 def test_without_a_teacher(here):
