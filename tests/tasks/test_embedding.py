@@ -7,7 +7,14 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from hf_distill import DistillationTrainingArguments, EmbeddingArguments, evaluate_model, export_model, train_model
+from hf_distill import (
+    TASKS,
+    DistillationTrainingArguments,
+    EmbeddingArguments,
+    evaluate_model,
+    export_model,
+    train_model,
+)
 from hf_distill.cli import main
 from hf_distill.embedding import EmbeddingModel
 from tests.conftest import make_texts
@@ -138,7 +145,7 @@ def test_validation_share(here):
         known = {(pairs[row]["text"], pairs[row + len(pairs) // 2]["text"]) for row in range(len(pairs) // 2)}
         assert {*zip(part["text"][:half], part["text"][half:], strict=True)} <= known
     with pytest.raises(ValueError, match="cannot split queries and documents"):
-        train(train_file="queries.jsonl", validation_share=0.25, overwrite=True)
+        train(train_file="search.jsonl", validation_share=0.25, overwrite=True)
 
 
 def test_without_a_teacher(here):
