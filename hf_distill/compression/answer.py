@@ -167,7 +167,7 @@ def _tested(judge: Judge, predictions: Sequence[Any]) -> tuple[dict[str, dict[st
 
 
 def _write_model(maker: Maker, chosen: Candidate, settings: Settings, answer: str) -> None:
-    """Copies the chosen student, its card and its export into the folder of the answer, whole or not at all."""
+    """Copies the chosen student, its card and its export into the folder of the answer, completely or not at all."""
     source, folder = maker.folder(chosen.student.number), settings.output / MODEL
     unfinished = settings.output / f".{MODEL}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -138,7 +138,7 @@ class Directions:
         try:
             make_student(self.teacher, **self.arguments({direction.name: direction.smallest}))
         except ValueError as error:
-            logger.info("%s stays as it is: %s", direction.name, error)
+            logger.info("%s is not cut: %s", direction.name, error)
             return False
         return True
 

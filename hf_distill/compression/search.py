@@ -59,7 +59,7 @@ HEARTBEAT = 15
 
 
 def open_study(settings: Settings) -> "optuna.Study":
-    """The study of a search, new or as it was left."""
+    """The study of a search, new or resumed."""
     optuna = optional("optuna", "compress")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():

@@ -196,7 +196,7 @@ class Workshop:
         return load_from_disk(str(folder))
 
     def _with_targets(self, training: DistillationTrainingArguments, vocabulary: str) -> Dataset:
-        """The encoded training rows, each with what the teacher says of it. A row may become several."""
+        """The encoded training rows, each with the teacher's output for it. A row may become several."""
         task, train, num_labelled = self.settings.task, self.parts.train, self.parts.num_labelled
         has_unlabelled = num_labelled < len(train)
         if task.is_labelled_by_teacher(self.reading, has_unlabelled):
@@ -210,7 +210,7 @@ class Workshop:
         return concatenate_datasets([*read.values()])
 
     def _encoded_again(self, training: DistillationTrainingArguments) -> Dataset:
-        """The same rows in the teacher's vocabulary. What it says belongs to texts here, not to tokens."""
+        """The same rows in the teacher's vocabulary. Its outputs belong to texts here, not to tokens."""
         rows = encoded_rows(self.settings.task, training, self.reading, {"train": self.parts.train}, self.processor)
         return with_columns(rows["train"], targets_of(self.rows[USED]))
 
