@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--output", type=Path, default=Path("outputs/embedding"), help="folder for students and results"
     )
     parser.add_argument("--fetched", type=Path, default=Path("outputs/quickstart-fetched"), help="folder for downloads")
-    parser.add_argument("--epochs", type=float, default=2.0, help="passes over the texts (default: 2)")
+    parser.add_argument("--epochs", type=float, default=3.0, help="passes over the texts (default: 3)")
     parser.add_argument("--batch-size", type=int, default=64, help="texts per step (default: 64)")
     parser.add_argument("--learning-rate", type=float, default=5e-4, help="largest learning rate (default: 5e-4)")
     parser.add_argument("--texts", type=int, help="number of training texts (default: all)")
