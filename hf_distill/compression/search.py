@@ -153,7 +153,7 @@ class Search:
             number
             for number, margin in margins.items()
             if number not in self._refined
-            and -NEAR / 2 < margin < 0
+            and -NEAR < margin < 0
             and best[number].milliseconds < min(good, default=math.inf)
         ]
         if near:

@@ -1,0 +1,89 @@
+"""What a search tries next, on a study whose students need no training."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import optuna
+import pytest
+
+from hf_distill.compression.search import LENGTHS, STUDENT, Search, open_study, students_of
+from hf_distill.compression.students import Product, Recipe, Student
+from tests.compression.test_choice import SETTINGS, kept_of
+
+SIZES = {"num_layers": 4, "intermediate_size": 32}
+
+
+@pytest.fixture
+def search(tmp_path):
+    settings = dataclasses.replace(SETTINGS, output=tmp_path, keep=0.95)
+    settings.folder.mkdir(parents=True)
+    workshop = SimpleNamespace(settings=settings, test_units=2000)
+    maker = SimpleNamespace(workshop=workshop, costs=None)
+    return Search(maker, open_study(settings), until=0.0, unit=1.0, said=print)
+
+
+def add(search, share, milliseconds, sizes=None, parameters=1000):
+    """Adds a finished trial with a student."""
+    sizes = {**SIZES, **(sizes or {})}
+    recipe = Recipe(sizes, "spread", "all", "all", "teacher", 1e-4, 100)
+    product = Product("onnx-int8", milliseconds, 1.0, kept_of(share))
+    trial = search.study.ask({"length": optuna.distributions.CategoricalDistribution(LENGTHS)})
+    student = Student(trial.number, recipe, None, parameters, 900, 1.0, [product])
+    trial.set_user_attr(STUDENT, student.record())
+    trial.set_constraint("share", 0.0)
+    search.study.tell(trial, (0.0, milliseconds))
+    return student
+
+
+def recipe_of(**sizes):
+    return Recipe({**SIZES, **sizes}, "spread", "all", "all", "teacher", 1e-4, 100)
+
+
+def test_students_are_read_from_the_study(search):
+    first = add(search, 0.99, 2.0)
+    search.study.ask()  # still in training, or lost with its process
+    assert students_of(search.study) == [first]
+
+
+def test_nothing_larger_was_trained(search):
+    assert search._source(recipe_of()) is None
+    add(search, 0.99, 1.0, {"num_layers": 2})
+    assert search._source(recipe_of()) is None
+
+
+def test_cut_from_the_smallest_of_the_best(search):
+    add(search, 0.99, 3.0, parameters=2000)
+    good = add(search, 0.985, 2.0, {"intermediate_size": 16}, parameters=1500)
+    add(search, 0.93, 1.0, {"intermediate_size": 16}, parameters=1400)
+    assert search._source(recipe_of(num_layers=2, intermediate_size=16)) == good
+
+
+def test_not_cut_from_a_bad_one(search):
+    add(search, 0.8, 3.0)
+    assert search._source(recipe_of(num_layers=2)) is None
+
+
+def test_not_trained_if_a_faster_one_keeps_enough(search):
+    add(search, 1.0, 2.0)
+    assert search._is_superfluous(2.5)
+    assert not search._is_superfluous(1.5)
+    search.settings = dataclasses.replace(search.settings, max_mb=0.5)
+    assert not search._is_superfluous(2.5)
+
+
+def test_stopped_if_a_faster_one_was_better_in_the_middle(search):
+    trial = search.study.ask()
+    trial.set_user_attr("at_rung", [0.96, 2.0])
+    assert search._is_beaten(0.9, 2.5)
+    assert not search._is_beaten(0.95, 2.5)
+    assert not search._is_beaten(0.9, 1.5)
+
+
+def test_a_student_that_keeps_almost_enough_is_trained_further(search):
+    for share in (1.0, 0.95, 0.5, 0.5, 0.5, 0.5):
+        add(search, share, 3.0 if share == 1.0 else 2.0)
+    search._refine()
+    queued = [trial for trial in search.study.get_trials() if trial.state.name == "WAITING"]
+    assert [trial.system_attrs["fixed_params"]["length"] for trial in queued] == [LENGTHS[-1]]
+    search._refine()
+    assert len([trial for trial in search.study.get_trials() if trial.state.name == "WAITING"]) == 1
