@@ -7,6 +7,9 @@ from hf_distill.compression.kept import Kept
 from hf_distill.compression.settings import Settings
 from hf_distill.compression.students import Product, Student
 
+MOST_ROWS = 10
+"""How many times as many test rows may be asked for. With more, the share is too near to what is asked for."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -105,12 +108,14 @@ def judge_on_test(candidate: Candidate, kept: Kept, settings: Settings) -> Verdi
 
 def _too_little(kept: Kept, settings: Settings) -> str:
     if kept.share >= settings.keep:
-        needed = kept.units * ((kept.share - kept.low) / max(kept.share - settings.keep, 1e-3)) ** 2
-        return (
+        found = (
             f"It keeps {kept.words()} on {kept.units:,} test rows: the share is high enough, but its lower bound is "
-            f"below {settings.keep:.1%}. About {needed:,.0f} test rows would show it if the share stays; a longer "
-            f"budget or more unlabelled texts may raise it."
+            f"below {settings.keep:.1%}."
         )
+        needed = kept.units * ((kept.share - kept.low) / max(kept.share - settings.keep, 1e-6)) ** 2
+        if needed <= MOST_ROWS * kept.units:
+            found += f" About {needed:,.0f} test rows would show it if the share stays."
+        return f"{found} A longer budget, more unlabelled texts or a lower keep would help."
     return (
         f"It keeps {kept.words()}, less than {settings.keep:.1%}. More unlabelled texts, a longer budget or a lower "
         f"keep would help."

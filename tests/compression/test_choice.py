@@ -79,6 +79,9 @@ def test_verdict():
     not_shown = judge_on_test(candidate, kept_of(0.975), SETTINGS)
     assert not not_shown.is_met
     assert "its lower bound is below 97.0%. About 4,917 test rows would show it" in not_shown.reasons[0]
+    too_near = judge_on_test(candidate, kept_of(0.971), SETTINGS).reasons[0]
+    assert "test rows would show it" not in too_near
+    assert "A longer budget" in too_near
     too_little = judge_on_test(candidate, kept_of(0.95), SETTINGS)
     assert "More unlabelled texts, a longer budget or a lower keep would help" in too_little.reasons[0]
     limits = judge_on_test(candidate, kept_of(0.99), dataclasses.replace(SETTINGS, max_ms=2.0, max_mb=5.0))
