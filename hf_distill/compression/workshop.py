@@ -187,11 +187,19 @@ class Workshop:
         return [LABELLED, ALL] if 0 < self.parts.num_labelled < len(self.parts.train) else [ALL]
 
     def _kept_on_disk(self, name: str, make: Callable[[], Dataset]) -> Dataset:
+        """Rows that are computed once.
+
+        Images and recordings are decoded when they are read, so only their targets are stored, in the cache of
+        `datasets`.
+        """
         folder = self.settings.folder / "rows" / name
         if not folder.exists():
+            rows = make()
+            if rows.format["type"] == "custom":
+                return rows
             unfinished = folder.with_name(f".{name}.unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
-            make().save_to_disk(unfinished)
+            rows.save_to_disk(unfinished)
             unfinished.rename(folder)
         return load_from_disk(str(folder))
 
@@ -207,7 +215,7 @@ class Workshop:
         folder = self.settings.folder / "rows"
         folder.mkdir(exist_ok=True)
         write_json(folder / LABELLED_ROWS, len(read.get(LABELLED, ())))
-        return concatenate_datasets([*read.values()])
+        return concatenate_datasets([*read.values()]) if len(read) > 1 else next(iter(read.values()))
 
     def _encoded_again(self, training: DistillationTrainingArguments) -> Dataset:
         """The same rows in the teacher's vocabulary. Its outputs belong to texts here, not to tokens."""
