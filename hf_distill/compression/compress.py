@@ -14,7 +14,6 @@ import torch
 from filelock import FileLock, Timeout
 
 from hf_distill.compression.answer import Compressed, answer
-from hf_distill.compression.checks import check_limits
 from hf_distill.compression.choice import Candidate, candidates_of, choose
 from hf_distill.compression.costs import Costs
 from hf_distill.compression.page import sizes_in_words
@@ -163,7 +162,7 @@ def _compress(settings: Settings) -> Compressed:
     settings.write()
     costs = Costs.open(workshop)
     maker, study = Maker(workshop, costs), open_study(settings)
-    check_limits(settings, costs)
+    costs.check_limits()
     before = clock.used()
     with Progress("Searching", max(1, int(settings.budget - before)), "seconds") as progress:
 

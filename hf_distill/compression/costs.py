@@ -89,6 +89,25 @@ class Costs:
         """Multiplications per token."""
         return operations_of(self.workshop.directions.shape(sizes))
 
+    def check_limits(self) -> None:
+        """Raises `ValueError` if no student is within the limits."""
+        settings, directions = self.workshop.settings, self.workshop.directions
+        smallest = directions.shares(0.0, 0.0, 0.0)
+        format, milliseconds = self.latency.fastest(self.cost(smallest))[0]
+        if settings.max_ms is not None and milliseconds > settings.max_ms:
+            raise ValueError(
+                f"max_ms={settings.max_ms:g} cannot be met: the smallest student that this search cuts takes about "
+                f"{milliseconds:.2f} ms in {format} (the teacher {self.teacher_ms:.2f} ms in PyTorch)."
+            )
+        if settings.max_mb is not None:
+            vocabulary = list(self.workshop.rows)[-1]
+            megabytes = min(self.megabytes(smallest, vocabulary, own) for own in self.workshop.formats)
+            if megabytes > settings.max_mb:
+                raise ValueError(
+                    f"max_mb={settings.max_mb:g} cannot be met: the smallest student that this search cuts has about "
+                    f"{megabytes:.1f} MB."
+                )
+
 
 def write_exports(
     student: PreTrainedModel, processor: Any, folder: Path, formats: Sequence[str], **options: Any

@@ -34,6 +34,7 @@ def code_of(given):
         return exit.code
 
 
+@pytest.mark.long
 def test_finds_a_student(folder, monkeypatch, capsys):
     end_after(monkeypatch, 1)
     code = code_of(words(keep=0.3))
