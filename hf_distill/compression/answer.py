@@ -10,10 +10,11 @@ from typing import Any
 from hf_distill.compression.choice import Candidate, candidates_of, choose, front, is_within, judge_on_test
 from hf_distill.compression.costs import load_product
 from hf_distill.compression.kept import Judge
-from hf_distill.compression.latency import NUM_INPUTS, ROUNDS, WARM_UP, measure, spread_over
+from hf_distill.compression.latency import ROUNDS, WARM_UP, measure
 from hf_distill.compression.page import PICTURE, answer_in_words, as_json, page, plot_front
 from hf_distill.compression.settings import Clock, Settings
 from hf_distill.compression.students import Maker, Student
+from hf_distill.evaluation.benchmark_inputs import NUM_TEXTS, spread_over
 from hf_distill.files import write_json, write_whole
 from hf_distill.hub.cards import put_results
 from hf_distill.tasks.evaluation import load_reader
@@ -139,7 +140,7 @@ def _inputs(maker: Maker, contenders: Sequence[Candidate]) -> list:
     """Inputs that all models answer in a twentieth of the budget, as far as that is possible."""
     milliseconds = sum(own.milliseconds for own in contenders) + maker.costs.teacher_ms
     number = int(0.05 * maker.workshop.settings.budget * 1e3 / (milliseconds * (ROUNDS + WARM_UP)))
-    return spread_over(maker.workshop.inputs(), min(max(number, FEWEST_INPUTS), NUM_INPUTS))
+    return spread_over(maker.workshop.inputs(), min(max(number, FEWEST_INPUTS), NUM_TEXTS))
 
 
 def _share_of_seed(maker: Maker, chosen: Candidate, students: Sequence[Student], judge: Judge, number: int) -> float:

@@ -10,12 +10,13 @@ from typing import Any
 from transformers import PreTrainedModel, TrainerCallback
 
 from hf_distill.compression.directions import Sizes
-from hf_distill.compression.latency import Cost, Latency, measure, spread_over
+from hf_distill.compression.latency import Cost, Latency, measure
 from hf_distill.compression.workshop import ALL, USED, Workshop
 from hf_distill.deployment.export import export_model
 from hf_distill.deployment.formats import PYTORCH
 from hf_distill.deployment.predictor import Predictor, load_predictor
 from hf_distill.evaluation.benchmark import bytes_on_disk
+from hf_distill.evaluation.benchmark_inputs import spread_over
 from hf_distill.files import read_json, write_json
 from hf_distill.progress import track
 from hf_distill.student import make_student
@@ -97,7 +98,8 @@ class Costs:
         if settings.max_ms is not None and milliseconds > settings.max_ms:
             raise ValueError(
                 f"max_ms={settings.max_ms:g} cannot be met: the smallest student that this search cuts takes about "
-                f"{milliseconds:.2f} ms in {format} (the teacher {self.teacher_ms:.2f} ms in PyTorch)."
+                f"{milliseconds:.2f} ms in {format} (the teacher {self.teacher_ms:.2f} ms in PyTorch). Allow "
+                f"more than that."
             )
         if settings.max_mb is not None:
             vocabulary = list(self.workshop.rows)[-1]
@@ -105,7 +107,7 @@ class Costs:
             if megabytes > settings.max_mb:
                 raise ValueError(
                     f"max_mb={settings.max_mb:g} cannot be met: the smallest student that this search cuts has about "
-                    f"{megabytes:.1f} MB."
+                    f"{megabytes:.1f} MB. Allow more than that."
                 )
 
 

@@ -81,7 +81,10 @@ class Directions:
         found = cls(whole, stacks, axes, {own.name: own for own in [*depths, *_widths(axes)]})
         usable = {name: own for name, own in found.by_name.items() if own in depths or found._can_be_cut(own)}
         if not usable:
-            raise ValueError(f"{type(whole).__name__} has no layers and no width that make_student can cut.")
+            raise ValueError(
+                f"{type(whole).__name__} has no layers and no width that make_student can cut: choose "
+                f"another teacher. `hf-distill inspect` lists what can be cut."
+            )
         return cls(whole, stacks, axes, usable)
 
     def arguments(self, sizes: Sizes) -> dict[str, Any]:

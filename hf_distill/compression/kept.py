@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class Kept:
 
     @property
     def error(self) -> float:
-        """The standard error of the share: half of the interval's lower part, over 1.96."""
+        """The standard error of the share: its distance from the lower bound, divided by 1.96."""
         return (self.share - self.low) / Z
 
     def margin(self, keep: float, test_units: int) -> float:
@@ -91,14 +92,14 @@ class Judge:
     reading: Reading
     teacher: Sequence[Any]
 
-    def kept(self, predictions: Sequence[Any], seed: int = 0) -> Kept:
+    def kept(self, predictions: Sequence[Any]) -> Kept:
         """The share of the teacher's metric that these predictions keep, with its interval.
 
         The bootstrap draws rows with replacement, the same ones for both models, and takes percentiles of the share
         (Efron and Tibshirani, 1993, chapter 13). Of a metric where less is better, the share is the teacher's value
         divided by the model's.
         """
-        own, teacher = self._on_draws(predictions), self._on_draws(self.teacher)
+        own, teacher = self._on_draws(predictions), self._teacher_on_draws
         units = np.arange(len(self.units()))
         low, high = (
             optional("scipy.stats", "evaluation")
@@ -109,7 +110,7 @@ class Judge:
                 confidence_level=CONFIDENCE,
                 vectorized=False,
                 method="percentile",
-                rng=np.random.default_rng(seed),
+                rng=np.random.default_rng(0),
             )
             .confidence_interval
         )
@@ -148,12 +149,12 @@ class Judge:
         return self._share(self.measure(predictions), self.measure(self.teacher))
 
     def how_shown(self) -> Metric:
-        return how_shown(self.task, self.metric)
+        return {**self.task.fidelity, **self.task.quality}[self.metric]
 
     def _scores(self, predictions: Sequence[Any]) -> np.ndarray | None:
         return self.task.scores_of_units(self.metric, predictions, self.rows, self.reading, self.teacher)
 
-    def _on_draws(self, predictions: Sequence[Any]):
+    def _on_draws(self, predictions: Sequence[Any]) -> Callable[[np.ndarray], float]:
         """A function that computes the metric on some units, by index."""
         scores = self._scores(predictions)
         if scores is not None:
@@ -165,6 +166,19 @@ class Judge:
             return self.measure([predictions[row] for row in rows], rows)
 
         return measure
+
+    @cached_property
+    def _teacher_on_draws(self) -> Callable[[np.ndarray], float]:
+        """As `_on_draws` of the teacher, computed once for each draw: all models have the same draws."""
+        measure, values = self._on_draws(self.teacher), {}
+
+        def remembered(drawn: np.ndarray) -> float:
+            key = drawn.tobytes()
+            if key not in values:
+                values[key] = measure(drawn)
+            return values[key]
+
+        return remembered
 
     def measure(self, predictions: Sequence[Any], rows: Sequence[int] | None = None) -> float:
         """The metric of predictions for all rows, or for some of them by index.
@@ -186,10 +200,6 @@ class Judge:
     def _share(self, value: float, teacher_value: float) -> float:
         share = value / teacher_value if self.how_shown().higher_is_better else teacher_value / value
         return float(share)
-
-
-def how_shown(task: Task, metric: str) -> Metric:
-    return {**task.fidelity, **task.quality}[metric]
 
 
 def units_needed(keep: float, relative_error: float, units: int) -> int:

@@ -14,9 +14,6 @@ from hf_distill.optional import optional
 
 ROUNDS, WARM_UP = 5, 1
 
-NUM_INPUTS = 32
-"""Inputs that each model answers in a round, one at a time."""
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -97,8 +94,3 @@ def measure(predictors: Mapping[str, Predictor], inputs: Sequence[Any], rounds: 
 def answers(predictor: Predictor) -> Callable[[list], Any]:
     """What a service calls for each request."""
     return predictor.embed if predictor.head == EMBEDDING else predictor.predict
-
-
-def spread_over(inputs: Sequence[Any], number: int = NUM_INPUTS) -> list[Any]:
-    """Some of the inputs, evenly spaced: data may be sorted."""
-    return list(inputs[:: max(1, len(inputs) // number)][:number])

@@ -14,12 +14,12 @@ from transformers import PreTrainedModel, TrainerCallback
 from hf_distill.compression.costs import Costs, load_product, megabytes_on_disk, write_exports
 from hf_distill.compression.directions import NUM_LAYERS, Sizes
 from hf_distill.compression.kept import Kept
-from hf_distill.compression.latency import spread_over
 from hf_distill.compression.workshop import ALL, Workshop
 from hf_distill.copies import plain_copy
 from hf_distill.deployment.formats import PYTORCH
 from hf_distill.deployment.predictor import predictor_of
 from hf_distill.embedding import EmbeddingModel
+from hf_distill.evaluation.benchmark_inputs import spread_over
 from hf_distill.student.width.sizes import KINDS
 from hf_distill.tasks.cuts import cut_student
 from hf_distill.tasks.data import note_reading

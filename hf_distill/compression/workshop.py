@@ -242,7 +242,7 @@ def _check_metric(settings: Settings) -> None:
     of_teacher = [name for name, how in task.fidelity.items() if how.higher_is_better]
     if metric is not None and metric not in {*task.quality, *of_teacher}:
         raise ValueError(
-            f"metric={metric!r} is no metric of {task.name} that a share can be kept of: use one of "
+            f"metric={metric!r} is not a metric of {task.name} whose share can be kept: use one of "
             f"{', '.join([*task.quality, *of_teacher])}."
         )
 

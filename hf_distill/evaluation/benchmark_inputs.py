@@ -81,3 +81,8 @@ def repeated(texts: Sequence[Any]) -> list[Any]:
     """As many inputs as throughput is measured on."""
     copies = math.ceil(NUM_TEXTS / len(texts))
     return (list(texts) * copies)[:NUM_TEXTS]
+
+
+def spread_over(inputs: Sequence[Any], number: int = NUM_TEXTS) -> list[Any]:
+    """Some of the inputs, evenly spaced: data may be sorted by class."""
+    return list(inputs[:: max(1, len(inputs) // number)][:number])

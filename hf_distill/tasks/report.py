@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from hf_distill.deployment.predictor import load_predictor
 from hf_distill.evaluation.benchmark import benchmark_models, locate_model
-from hf_distill.evaluation.benchmark_inputs import NUM_TEXTS
+from hf_distill.evaluation.benchmark_inputs import spread_over
 from hf_distill.evaluation.benchmark_tables import Json
 from hf_distill.evaluation.plots import plot_quality_against_latency
 from hf_distill.evaluation.report import (
@@ -121,7 +121,7 @@ def write_report(
     if row.reads_text:
         predictors[TEACHER].encoder.encode(inputs)  # raises for an invalid input before the long measurement
 
-    measured = benchmark_models(models, lengths=lengths, texts=_spread(inputs), threads=threads, rounds=rounds)
+    measured = benchmark_models(models, lengths=lengths, texts=spread_over(inputs), threads=threads, rounds=rounds)
     with Progress("Predicting", len(predictors) * len(rows), "rows", only_if_long=True) as progress:
         predictions = {name: row.predict(own, rows, how, classes, progress.update) for name, own in predictors.items()}
     quality = {name: row.metrics(own, rows, how) for name, own in predictions.items()}
@@ -217,11 +217,6 @@ def _by_name(teacher: str | Path, student: str | Path, exports: Sequence[str | P
             f"so rename one folder."
         )
     return dict(zip(names, [teacher, student, *exports], strict=True))
-
-
-def _spread(inputs: Sequence) -> list:
-    """A sample spread evenly over the data, which may be sorted by class."""
-    return list(inputs[:: max(1, len(inputs) // NUM_TEXTS)][:NUM_TEXTS])
 
 
 def _plot_quality_against_latency(report: Json, output: Path) -> None:

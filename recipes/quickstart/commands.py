@@ -35,12 +35,9 @@ def own_data(
 
 def compress_it(output: Path) -> str:
     """Search for the fastest student that keeps enough."""
-    teacher, data = (
-        _quoted(output / "teacher"),
-        [f"--train {_quoted(output / 'train.csv')}", f"--test {_quoted(output / 'test.csv')}"],
-    )
+    data = [f"--train {_quoted(output / 'train.csv')}", f"--test {_quoted(output / 'test.csv')}"]
     small = _quoted(output.parent / "my-small")
-    return _command("compress", teacher, *data, "--keep 0.95", "--budget 30m", f"--output {small}")
+    return _command("compress", _quoted(output / "teacher"), *data, "--keep 0.95 --budget 30m", f"--output {small}")
 
 
 def try_it(output: Path) -> str:

@@ -83,6 +83,26 @@ def test_a_metric_that_is_no_mean_has_the_same_kind_of_interval(monkeypatch):
     assert (slow.share, slow.low, slow.high) == pytest.approx((fast.share, fast.low, fast.high))
 
 
+def test_the_teacher_is_measured_once_for_each_draw(monkeypatch):
+    monkeypatch.setattr("hf_distill.compression.kept.DRAWS", 20)
+    labels, teacher, student = draw(np.random.default_rng(3), 40)
+    measured = []
+
+    class Counting(type(CLASSIFICATION)):
+        def scores_of_units(self, *arguments):
+            return None
+
+        def metrics(self, predictions, rows, reading, teacher=None):
+            measured.append(len(predictions))
+            return super().metrics(predictions, rows, reading, teacher)
+
+    judge = Judge(Counting(), "accuracy", Dataset.from_dict({"labels": labels}), READING, logits_of(teacher))
+    first = judge.kept(logits_of(student))
+    assert len(measured) == 2 * 21
+    assert judge.kept(logits_of(student)) == first
+    assert len(measured) == 3 * 21
+
+
 def test_agreement_compares_with_the_teacher_alone():
     judge = make_judge([0, 1, 0, 1], [0, 0, 0, 1], metric="agreement")
     assert judge.kept(logits_of([0, 0, 1, 1])).share == 0.75

@@ -2,7 +2,8 @@
 
 import pytest
 
-from hf_distill.compression.latency import Cost, Latency, measure, spread_over
+from hf_distill.compression.latency import Cost, Latency, measure
+from hf_distill.evaluation.benchmark_inputs import spread_over
 
 
 def test_fit_finds_the_weights():
