@@ -124,7 +124,7 @@ def compress(
     settings.check()
     settings.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(settings.folder / ".lock", timeout=0), _names_full_disk(settings), _threads(workers):
+        with FileLock(settings.folder / ".lock", timeout=0), _names_full_disk(settings):
             return _compress(settings)
     except Timeout:
         raise ValueError(
@@ -205,7 +205,8 @@ def _search(search: Search, settings: Settings) -> None:
     command = [sys.executable, "-m", "hf_distill.cli", "compress", "--join", str(settings.output)]
     others = [subprocess.Popen(command) for _ in range(settings.workers - 1)]
     try:
-        search.run()
+        with _threads(settings.workers):
+            search.run()
     except KeyboardInterrupt:
         if not students_of(search.study):
             raise
@@ -262,7 +263,7 @@ def _names_full_disk(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(workers: int = 1) -> Iterator[None]:
+def _threads(workers: int) -> Iterator[None]:
     """Gives PyTorch this worker's share of the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, available_cores() // workers))

@@ -17,6 +17,7 @@ from hf_distill.compression import join
 from hf_distill.compression.search import open_study, students_of
 from hf_distill.compression.settings import Settings
 from hf_distill.compression.students import Maker
+from hf_distill.compression.workshop import Workshop
 from tests.compression.requests import data_of, end_after, record_of, search, write_csv, write_request
 
 READING = {"text_column": "text", "label_column": "label", "problem_type": "single_label_classification"}
@@ -30,6 +31,20 @@ def folder(tmp_path, monkeypatch):
 
 def students_in(folder: Path, output: str = "small"):
     return students_of(open_study(Settings.read(folder / output)))
+
+
+def test_teacher_reads_with_all_cores(folder, monkeypatch):
+    """Workers share the cores only while students are trained."""
+    threads = []
+
+    def record(self, *_, **__):
+        threads.append(torch.get_num_threads())
+        raise InterruptedError("the teacher would read now")
+
+    monkeypatch.setattr(Workshop, "open", record)
+    with pytest.raises(InterruptedError):
+        search(folder, workers=2)
+    assert threads == [torch.get_num_threads()]
 
 
 def test_answer(folder, monkeypatch, capsys):
