@@ -98,7 +98,8 @@ def _body(file: Path) -> list[ast.stmt]:
 
 def _options_of(node: ast.ClassDef, file: Path, hidden: Collection[str] = ()) -> list[Option]:
     choices: dict[str, str] = {}
-    for source in (PACKAGE / "lengths.py", PACKAGE / "data" / "class_labels.py", file):
+    shared = (PACKAGE / "lengths.py", PACKAGE / "data" / "chats.py", PACKAGE / "data" / "class_labels.py")
+    for source in (*shared, file):
         choices |= _choices(source)
     options = []
     for own in node.body:

@@ -2,6 +2,7 @@
 
 from hf_distill.data.candidates import DataCollatorForRankings, encode_rankings
 from hf_distill.data.causal import DataCollatorForCausalLM
+from hf_distill.data.chats import encode_chats, load_chats, pack_chats
 from hf_distill.data.corpus import load_corpus
 from hf_distill.data.images import encode_images, load_labelled_images, load_unlabelled_images
 from hf_distill.data.masking import DataCollatorForMaskedLM, count_tokens
@@ -26,6 +27,7 @@ __all__ = [
     "SeparateDocuments",
     "collate_speech",
     "count_tokens",
+    "encode_chats",
     "encode_images",
     "encode_pairs",
     "encode_questions",
@@ -35,6 +37,7 @@ __all__ = [
     "encode_text_pairs",
     "encode_texts",
     "encode_transcripts",
+    "load_chats",
     "load_corpus",
     "load_labelled_images",
     "load_labelled_pairs",
@@ -53,6 +56,7 @@ __all__ = [
     "load_unlabelled_sounds",
     "load_unlabelled_texts",
     "load_untagged_words",
+    "pack_chats",
     "pack_documents",
     "retrieval_of_rankings",
     "truncate_documents",

@@ -15,6 +15,8 @@ from hf_distill.data.packing import SeparateDocuments
 class DataCollatorForCausalLM:
     """Pads the rows of `pack_documents` or `truncate_documents`, and labels every token except padding.
 
+    Rows of `encode_chats` and `pack_chats` have labels of their own, which are kept.
+
     `transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False)` removes the label of every token equal to the
     padding token. If padding and eos_token are the same token, as they often are, the student never learns to stop.
 
@@ -55,6 +57,8 @@ class DataCollatorForCausalLM:
             )
 
     def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        given = [row["labels"] for row in rows if "labels" in row]
+        rows = [{name: value for name, value in row.items() if name != "labels"} for row in rows] if given else rows
         batch = dict(
             pad_without_fast_tokenizer_warning(
                 self.tokenizer, rows, return_tensors="pt", pad_to_multiple_of=self.pad_to_multiple_of
@@ -62,6 +66,8 @@ class DataCollatorForCausalLM:
         )
         numbers = batch.pop("attention_mask")  # document numbers; 0 is padding
         labels = batch["input_ids"].masked_fill(numbers.eq(0), IGNORE_INDEX)
+        if given:
+            labels[numbers.ne(0)] = torch.tensor([label for own in given for label in own])
         if self.attention is None:
             return {**batch, "labels": labels, "attention_mask": numbers.ne(0).long()}
         begins = numbers.diff(dim=1, prepend=torch.zeros_like(numbers[:, :1])).ne(0)

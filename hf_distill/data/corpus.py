@@ -50,15 +50,7 @@ def load_corpus(
         >>> load_corpus("Skylion007/openwebtext", streaming=True)
     """
     name = source if isinstance(source, str) else ", ".join(source)
-    if isinstance(source, str) and _is_saved(Path(source)):
-        dataset = _load_saved(source, split, streaming, options)
-    elif files := _find_files([source] if isinstance(source, str) else source):
-        dataset = _load_files(files, split, streaming, options)
-    else:
-        try:
-            dataset = load_dataset(source, split=split, streaming=streaming, **options)
-        except OSError as error:
-            raise not_found(source, error) from error
+    dataset = load_rows(source, split, streaming, **options)
     first = next(iter(dataset), None)
     if first is None:
         raise ValueError(f"{name} is empty: it contains no documents.")
@@ -71,6 +63,20 @@ def load_corpus(
     if next(iter(dataset), None) is None:
         raise ValueError(f"{name} contains no documents, only white space.")
     return dataset
+
+
+def load_rows(
+    source: str | Sequence[str], split: str = "train", streaming: bool = False, **options
+) -> Dataset | IterableDataset:
+    """Loads rows with any columns. The arguments are those of `load_corpus`."""
+    if isinstance(source, str) and _is_saved(Path(source)):
+        return _load_saved(source, split, streaming, options)
+    if files := _find_files([source] if isinstance(source, str) else source):
+        return _load_files(files, split, streaming, options)
+    try:
+        return load_dataset(source, split=split, streaming=streaming, **options)
+    except OSError as error:
+        raise not_found(source, error) from error
 
 
 def _have_text(texts: list[str | None]) -> list[bool]:

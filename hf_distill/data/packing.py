@@ -50,12 +50,12 @@ def pack_documents(
     Example:
         >>> rows = pack_documents(load_corpus("texts/*.txt"), tokenizer, block_size=512)
     """
-    _check_length("block_size", block_size, tokenizer)
+    check_length("block_size", block_size, tokenizer)
     return corpus.select_columns("text").map(
         _pack,
         batched=True,
         remove_columns=["text"],
-        fn_kwargs={"tokenizer": tokenizer, "block_size": block_size, "end": _end_of_document(tokenizer)},
+        fn_kwargs={"tokenizer": tokenizer, "block_size": block_size, "end": end_of_document(tokenizer)},
     )
 
 
@@ -81,23 +81,24 @@ def truncate_documents(
     Example:
         >>> rows = truncate_documents(load_corpus("texts/*.txt"), tokenizer, max_length=512)
     """
-    _check_length("max_length", max_length, tokenizer)
+    check_length("max_length", max_length, tokenizer)
     return corpus.select_columns("text").map(
         _truncate,
         batched=True,
         remove_columns=["text"],
-        fn_kwargs={"tokenizer": tokenizer, "max_length": max_length, "end": _end_of_document(tokenizer)},
+        fn_kwargs={"tokenizer": tokenizer, "max_length": max_length, "end": end_of_document(tokenizer)},
     )
 
 
-def _check_length(name: str, length: int, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_length(name: str, length: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises `ValueError` for a number of tokens that the tokenizer does not allow."""
     if not 0 < length <= tokenizer.model_max_length:
         raise ValueError(
             f"{name}={length} must be between 1 and {tokenizer.model_max_length}, the tokenizer's model_max_length."
         )
 
 
-def _end_of_document(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_of_document(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The token to append to a document, or none if the tokenizer itself adds a special token at the end."""
     _, after = count_special_tokens(tokenizer)
     if after:

@@ -1,20 +1,45 @@
-"""Causal language modelling: the next token."""
+"""Causal language modelling: the next token, of texts and of chats."""
 
-from collections.abc import Callable
+import copy
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from datasets import Dataset
 from peft import TaskType
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_distill.data import DataCollatorForCausalLM
-from hf_distill.tasks.language_modelling import LanguageModelling, LanguageModellingArguments
+from hf_distill.data import DataCollatorForCausalLM, encode_chats, load_chats, pack_chats
+from hf_distill.data.chats import COMPLETION, MESSAGES, PROMPT, TooLong, has_chats
+from hf_distill.data.corpus import load_rows
+from hf_distill.data.labels import IGNORE_INDEX
+from hf_distill.deployment.predictor import Predictor
+from hf_distill.deployment.text_encoder import EditedTokens
+from hf_distill.tasks.language_modelling import (
+    LanguageModelling,
+    LanguageModellingArguments,
+    Predicted,
+    is_text_file,
+    read_tokens,
+    where_in,
+)
+from hf_distill.tasks.task import Reading
+from hf_distill.training import DistillationTrainingArguments
+
+PRESET: Mapping[str, float] = {"temperature": 1.0, "alpha_kl": 1.0, "alpha_task": 0.1, "alpha_cos": 0.0}
+"""Losses of a causal language model by default: the KL divergence at temperature 1, and little of the labels.
+
+Muralidharan et al., 2024, Compact Language Models via Pruning and Knowledge Distillation,
+https://arxiv.org/abs/2407.14679, found the KL divergence at temperature 1 best, and nothing gained from the labels. The
+loss on labels is there because its exponential is the perplexity.
+"""
 
 
 @dataclass
 class CausalLMArguments(LanguageModellingArguments):
-    """Model, teacher and texts of a causal language model's training.
+    """Model, teacher and texts or chats of a causal language model's training.
 
     `DistillationTrainingArguments` holds everything else: loss weights, learning rate, epochs, output folder.
 
@@ -26,13 +51,31 @@ class CausalLMArguments(LanguageModellingArguments):
     """
 
     task: str = field(default="causal-lm", metadata={"help": "The task: a name that `hf-distill tasks` lists."})
+    assistant_only_loss: bool = field(
+        default=True,
+        metadata={
+            "help": "Of chats (columns messages, or prompt and completion), train only on what the assistant writes. "
+            "False trains on every token."
+        },
+    )
+    too_long: TooLong = field(
+        default="error",
+        metadata={
+            "help": "Chats of more than max_length tokens: error; truncate, which cuts off their end; or leave_out."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.too_long not in get_args(TooLong):
+            raise ValueError(f"too_long={self.too_long!r} must be one of {', '.join(get_args(TooLong))}.")
 
 
 class CausalLM(LanguageModelling):
     name = "causal-lm"
     pipeline_tag = "text-generation"
-    summary = "the next token of a text"
-    data = "text files, or text in JSON, JSON lines and Parquet"
+    summary = "the next token of a text or of a chat"
+    data = "text files; text, messages, or prompt and completion in JSON, JSON lines and Parquet"
     example = """\
 teacher_model_name_or_path: openai-community/gpt2
 dataset_name: Salesforce/wikitext
@@ -40,7 +83,6 @@ dataset_config_name: wikitext-103-raw-v1
 train_split: train
 validation_split: validation
 max_length: 512
-alpha_cos: 0.0
 output_dir: outputs/student
 """
     arguments = CausalLMArguments
@@ -49,12 +91,81 @@ output_dir: outputs/student
     lora_task_type = TaskType.CAUSAL_LM
     notes = (
         "Perplexity is over all tokens but the first of each text. A text that is longer than the model reads is cut "
-        "into parts. Agreement is the share of tokens where both models find the same token most likely."
+        "into parts. Of a chat, only what the assistant writes counts. Agreement is the share of tokens where both "
+        "models find the same token most likely."
     )
+
+    def with_default_weights(self, training: DistillationTrainingArguments) -> DistillationTrainingArguments:
+        """`PRESET`, unless the user set the temperature or a weight."""
+        fields = training.__dataclass_fields__
+        names = {"temperature", *(f"alpha_{name}" for name in training.loss_weights)}
+        has_teacher = training.teacher_model_name_or_path is not None
+        if not has_teacher or any(getattr(training, name) != fields[name].default for name in names):
+            return training
+        training = copy.copy(training)
+        for name, value in PRESET.items():
+            setattr(training, name, value)
+        return training
+
+    def load(self, source, reading, classes, *, split="train", config_name=None):
+        options = where_in(source, split, config_name)
+        if is_text_file(source) or not has_chats(load_rows(str(source), **options).column_names):
+            return super().load(source, reading, classes, split=split, config_name=config_name)
+        return load_chats(str(source), **options), None
+
+    def encode(self, rows: Dataset, processor: Any, reading: Reading) -> Dataset:
+        if not has_chats(rows.column_names):
+            return super().encode(rows, processor, reading)
+        if reading["packing"] == "full_sentences":
+            raise ValueError(
+                "packing=full_sentences would let the answers of a chat see the chats before it: set packing=documents "
+                "or none."
+            )
+        encoded = _encode(rows, processor, reading, reading["max_length"])
+        return encoded if reading["packing"] == "none" else pack_chats(encoded, reading["max_length"])
 
     def collator(self, processor: Any, model: Any) -> Callable:
         return DataCollatorForCausalLM(processor)
 
+    def inputs(self, rows: Dataset) -> list:
+        return list(map(_text_of, rows)) if has_chats(rows.column_names) else super().inputs(rows)
+
+    def predict(self, predictor: Predictor, rows: Dataset, reading: Reading, classes, done=None) -> list[Predicted]:
+        if not has_chats(rows.column_names):
+            return super().predict(predictor, rows, reading, classes, done)
+        if predictor.folder is None:
+            raise ValueError("Chats need the chat template, which is in the model's folder: load the model from there.")
+        tokenizer = AutoTokenizer.from_pretrained(predictor.folder)
+        predicted = []
+        for row in _encode(
+            rows, tokenizer, reading, min(reading["max_length"] or math.inf, predictor.encoder.max_length)
+        ):
+            ids, labels = row["input_ids"], np.array(row["labels"])
+            places = np.flatnonzero(labels[1:] != IGNORE_INDEX)
+            window = EditedTokens(ids, [0] * len(ids), [1] * len(ids), [0] * len(ids), [(0, 0)] * len(ids))
+            (outputs,) = predictor.run([window])
+            predicted.append(read_tokens(outputs["logits"], places, labels[places + 1]))
+            if done is not None:
+                done(1)
+        return predicted
+
     def scored(self, window, predictor, row):
         ids = np.array(window.ids)
         return window, np.arange(len(ids) - 1), ids[1:]
+
+
+def _encode(chats: Dataset, tokenizer: Any, reading: Reading, max_length: int) -> Dataset:
+    return encode_chats(
+        chats,
+        tokenizer,
+        max_length,
+        assistant_only_loss=reading["assistant_only_loss"],
+        too_long=reading["too_long"],
+    )
+
+
+def _text_of(row: Mapping[str, Any]) -> str:
+    """What is written in a chat, without a template."""
+    parts = [row[MESSAGES]] if MESSAGES in row else [row[PROMPT], row[COMPLETION]]
+    texts = [[part] if isinstance(part, str) else [message.get("content") or "" for message in part] for part in parts]
+    return "\n".join(text for own in texts for text in own)

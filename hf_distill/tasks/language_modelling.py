@@ -93,13 +93,10 @@ class LanguageModelling(Task):
     }
 
     def load(self, source, reading, classes, *, split="train", config_name=None):
-        path = Path(source)
-        if path.is_file() or (path.is_dir() and not (path / "dataset_dict.json").exists()):
-            split = "train"  # to which all files belong
-        options: dict[str, Any] = {} if config_name is None else {"name": config_name}
-        if str(source).endswith(".txt"):
+        options = where_in(source, split, config_name)
+        if is_text_file(source):
             options["sample_by"] = reading["documents"]
-        return load_corpus(str(source), split=split, **options), None
+        return load_corpus(str(source), **options), None
 
     def load_unlabelled(self, source, reading, classes, *, split="train", config_name=None):
         rows, _ = self.load(source, reading, classes, split=split, config_name=config_name)
@@ -144,7 +141,7 @@ class LanguageModelling(Task):
                 windows = [self.scored(window, predictor, number) for window in windows_of([encoding])]
                 outputs = predictor.run([window for window, _, _ in windows])
                 parts = [
-                    _read(own["logits"], places, right)
+                    read_tokens(own["logits"], places, right)
                     for own, (_, places, right) in zip(outputs, windows, strict=True)
                 ]
                 predicted.append(Predicted(*map(np.concatenate, zip(*parts, strict=True))))
@@ -187,12 +184,31 @@ class LanguageModelling(Task):
         return f"perplexity {math.exp(prediction.losses.mean()):.4g}"
 
 
+def where_in(source: str, split: str, config_name: str | None) -> dict[str, Any]:
+    """The options of `load_corpus` that say what to read of a source."""
+    path = Path(source)
+    if path.is_file() or (path.is_dir() and not (path / "dataset_dict.json").exists()):
+        split = "train"  # to which all files belong
+    return {"split": split, **({} if config_name is None else {"name": config_name})}
+
+
+def is_text_file(source: str) -> bool:
+    return str(source).endswith(".txt")
+
+
 def models_of(trainer: DistillationTrainer) -> list:
     """The student, and the teacher if it is live."""
     return [trainer.model, *([] if trainer.teacher is None else [trainer.teacher.model])]
 
 
-def _read(logits: np.ndarray, places: np.ndarray, right: np.ndarray) -> Predicted:
+def read_tokens(logits: np.ndarray, places: np.ndarray, right: np.ndarray) -> Predicted:
+    """What a model predicts at some positions of a text.
+
+    Args:
+        logits: `[length, vocabulary]`.
+        places: `[tokens]`, the positions.
+        right: `[tokens]`, the right token of each.
+    """
     chosen = logits[places].astype(np.float64)
     largest = chosen.max(-1, keepdims=True, initial=-np.inf)
     sums = np.log(np.exp(chosen - largest).sum(-1)) + largest[:, 0]

@@ -12,7 +12,7 @@ from tokenizers.processors import TemplateProcessing
 
 from hf_distill import SeparateDocuments, pack_documents, truncate_documents
 from hf_distill.data import packing
-from hf_distill.data.packing import _end_of_document, _pack
+from hf_distill.data.packing import end_of_document, _pack
 from hf_distill.training.scoring.find_head import find_head
 from tests.conftest import PAD, collate, make_model, make_text_tokenizer, make_texts
 from tests.training.test_split_invariance import LOSS_NAMES, KeepGradient
@@ -131,10 +131,10 @@ def test_documents_that_nothing_ends(monkeypatch):
     monkeypatch.setattr(packing.logger, "warning", warnings.append)
     tokenizer = make_causal_tokenizer()
     tokenizer.eos_token = None
-    assert _end_of_document(tokenizer) == []
+    assert end_of_document(tokenizer) == []
     (warning,) = warnings
     assert "nothing marks the end of a document: set tokenizer.eos_token" in warning
-    assert _end_of_document(TOKENIZER) == []
+    assert end_of_document(TOKENIZER) == []
     assert len(warnings) == 1
 
 
