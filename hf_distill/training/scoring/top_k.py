@@ -14,12 +14,26 @@ class TopK:
     Attributes:
         log_probs: `[scored, k]`, log-probabilities at the temperature of the loss.
         ids: `[scored, k]`, token ids.
-        log_tail: `[scored]`, the logarithm of the remaining probability, at least -1e30.
+        log_tail: `[scored]`, the logarithm of the remaining probability. It is finite.
     """
 
     log_probs: torch.Tensor
     ids: torch.Tensor
     log_tail: torch.Tensor
+
+    @classmethod
+    def of_rounded(cls, log_probs: torch.Tensor, ids: torch.Tensor, log_tail: torch.Tensor) -> "TopK":
+        """Targets whose log-probabilities were rounded, scaled so that each position's probabilities sum to 1 again.
+
+        With a smaller sum the KL divergence could be negative.
+
+        Args:
+            log_probs: `[scored, k]`.
+            ids: `[scored, k]`.
+            log_tail: `[scored, 1]`.
+        """
+        events = torch.cat([log_probs, log_tail], dim=1).log_softmax(1)
+        return cls(events[:, :-1], ids, events[:, -1])
 
     def __getitem__(self, piece: slice) -> "TopK":
         return TopK(self.log_probs[piece], self.ids[piece], self.log_tail[piece])

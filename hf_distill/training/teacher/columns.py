@@ -25,14 +25,21 @@ SOURCE = "teacher_source"
 
 DTYPES = {
     LOGITS: "float32",
-    TOP_LOG_PROBS: "float32",
+    TOP_LOG_PROBS: "float16",
     TOP_IDS: "int32",
-    LOG_TAIL: "float32",
+    LOG_TAIL: "float16",
     HIDDEN_STATES: "float16",
     EMBEDDINGS: "float16",
     SCALE: "float32",
 }
-"""The dtype of each column. That of the embeddings may be another, see `Source.embedding_dtype`."""
+"""The dtype of each column. That of ids may be smaller, see `id_dtype`; that of embeddings another, see
+`Source.embedding_dtype`."""
+
+BYTES_PER_TOKEN = 120
+"""The most bytes that a language model's targets take per token, unless `top_k` or `num_samples` asks for more."""
+
+LEAST_LOG_PROB = float(np.finfo(np.float16).min)
+"""The stored logarithm of a probability of 0, -65504. It is finite, and the exponential of it is exactly 0."""
 
 OF_ROWS = (LOGITS, EMBEDDINGS, SCALE)
 """The columns with one target per row; logits may also have one per token."""
@@ -111,6 +118,9 @@ class Source:
 
     def dtype_of(self, column: str) -> str:
         """The dtype that a column is stored in."""
+        if column == TOP_IDS:
+            assert self.head_spec.logits_per_token is not None  # known for every language model
+            return id_dtype(self.head_spec.logits_per_token)
         return str(self.embedding_dtype) if column == EMBEDDINGS else DTYPES[column]
 
     @property
@@ -179,6 +189,19 @@ def source_of(dataset: Any) -> Source | JoinedSource | None:
             f"{', '.join(name for name in TARGET_COLUMNS if name in dataset.features)}, and call add_teacher_targets "
             f"again."
         ) from None
+
+
+def id_dtype(vocab_size: int) -> str:
+    """The smallest dtype for the token ids of a vocabulary, 2 or 4 bytes."""
+    return "uint16" if vocab_size <= 2**16 else "int32"
+
+
+def default_top_k(vocab_size: int) -> int:
+    """How many tokens fit in `BYTES_PER_TOKEN`, each with its id and its log-probability, with the tail."""
+    value_bytes = np.dtype(DTYPES[TOP_LOG_PROBS]).itemsize
+    tail_bytes = np.dtype(DTYPES[LOG_TAIL]).itemsize
+    top_k = (BYTES_PER_TOKEN - tail_bytes) // (np.dtype(id_dtype(vocab_size)).itemsize + value_bytes)
+    return min(top_k, vocab_size)
 
 
 def vocabulary_fingerprint(tokenizer: object) -> str | None:
@@ -253,7 +276,7 @@ def join(
     if teachers > 1:
         shape = (teachers, -1, width // teachers)
         arrays = [array.reshape(shape).transpose(1, 0, 2).reshape(-1) for array in arrays]
-    dtype = torch.long if name == TOP_IDS else torch.float32
-    joined = torch.zeros(*present.shape, width, dtype=dtype)
-    joined[present] = torch.from_numpy(np.concatenate(arrays)).to(dtype).reshape(-1, width)
+    values = torch.from_numpy(np.concatenate(arrays).astype(np.int64 if name == TOP_IDS else np.float32))
+    joined = torch.zeros(*present.shape, width, dtype=values.dtype)
+    joined[present] = values.reshape(-1, width)
     return joined

@@ -20,6 +20,7 @@ from hf_distill.training.scoring.top_k import log_tail
 from hf_distill.training.scoring.widths import vocab_size
 from hf_distill.training.teacher.columns import (
     HIDDEN_STATES,
+    LEAST_LOG_PROB,
     LOG_TAIL,
     LOGITS,
     TOP_IDS,
@@ -170,6 +171,6 @@ class TargetReader:
             logits = output.logits(slice(start, start + chunk_size))
             log_probs = (logits.float() / temperature).log_softmax(-1)
             top, ids = log_probs.topk(top_k)
-            chunks.append((top, ids, log_tail(log_probs, ids)))
+            chunks.append((top.clamp(min=LEAST_LOG_PROB), ids, log_tail(log_probs, ids).clamp(min=LEAST_LOG_PROB)))
         columns = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
         return dict(zip((TOP_LOG_PROBS, TOP_IDS, LOG_TAIL), columns, strict=True))

@@ -40,7 +40,8 @@ class TargetStore(ShardStore):
             "tokenizer": {"vocabulary": source.vocabulary, **reading},
             "dataset": {"fingerprint": dataset._fingerprint, "rows": len(dataset)},
             "options": {name: getattr(source, name) for name in ("hidden_states", "top_k", "temperature")}
-            | ({} if source.embedding_dtype is None else {"embedding_dtype": source.embedding_dtype}),
+            | ({} if source.embedding_dtype is None else {"embedding_dtype": source.embedding_dtype})
+            | ({} if source.top_k is None else {"dtypes": {name: source.dtype_of(name) for name in source.columns}}),
         }
         rows_per_shard = max(ROWS_PER_SHARD, -(-len(dataset) // MOST_SHARDS))
         if source.has_targets_per_token or dataset.format["type"] == "custom":  # decoded images are large too

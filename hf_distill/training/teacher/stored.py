@@ -157,7 +157,7 @@ class StoredTeacher:
             return embeddings * inputs[SCALE][: len(embeddings)] if SCALE in inputs else embeddings
         if self.top_k is not None:
             log_probs, ids, log_tail = (scored.select(inputs[name]) for name in (TOP_LOG_PROBS, TOP_IDS, LOG_TAIL))
-            return TopK(log_probs, ids, log_tail.squeeze(1))
+            return TopK.of_rounded(log_probs, ids, log_tail)
         stored = inputs[LOGITS]
         if self._part is not None:
             index, number = self._part

@@ -18,13 +18,17 @@ from hf_distill.training.scoring.alignment import head_spec
 from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.heads import Head
 from hf_distill.training.scoring.widths import hidden_width, vocab_size
-from hf_distill.training.teacher.columns import TARGET_COLUMNS, EmbeddingDtype, Source, vocabulary_fingerprint
+from hf_distill.training.teacher.columns import (
+    TARGET_COLUMNS,
+    EmbeddingDtype,
+    Source,
+    default_top_k,
+    vocabulary_fingerprint,
+)
 from hf_distill.training.teacher.mass import MIN_MASS, StoredMass
 from hf_distill.training.teacher.reader import TargetReader
 from hf_distill.training.teacher.store import TargetStore
 from hf_distill.training.training_args import DEFAULT_TEMPERATURE, TeacherDtype
-
-TOP_K = 64
 
 
 def add_teacher_targets(
@@ -52,15 +56,17 @@ def add_teacher_targets(
     | column | content of a row, as a flat list | for |
     |---|---|---|
     | `teacher_logits` | logits, `[classes]` or `[tokens * classes]`, float32 | classification, question answering |
-    | `teacher_top_log_probs` | log-probabilities, `[tokens * top_k]`, float32 | language models |
-    | `teacher_top_ids` | token ids, `[tokens * top_k]`, int32 | language models |
-    | `teacher_log_tail` | log-probability of all other tokens, `[tokens]`, float32 | language models |
+    | `teacher_top_log_probs` | log-probabilities, `[tokens * top_k]`, float16 | language models |
+    | `teacher_top_ids` | token ids, `[tokens * top_k]`, uint16 or int32 | language models |
+    | `teacher_log_tail` | log-probability of all other tokens, `[tokens]`, float16 | language models |
     | `teacher_embeddings` | the vector, `[width]`, float16, float32 or int8 | embedding models |
     | `teacher_embedding_scale` | what an int8 vector is multiplied by, `[1]`, float32 | embedding models |
     | `teacher_hidden_states` | last hidden states, `[tokens * width]`, float16 | `alpha_cos` |
     | `teacher_source` | the teacher, a `ClassLabel` | all |
 
-    `tokens` counts the tokens that are not padding; for a sequence-to-sequence model, the tokens of the target.
+    `tokens` counts the tokens that are not padding; for a sequence-to-sequence model, the tokens of the target. Token
+    ids take 2 bytes if the vocabulary has at most 65,536 entries, else 4. A log-probability in float16 is exact to 1
+    part in 2,048; one of -65504 is a probability of 0.
 
     Args:
         dataset: rows as the trainer reads them (`input_ids` and so on), or text with `text_columns`. A function set by
@@ -71,8 +77,8 @@ def add_teacher_targets(
         text_columns: one or two columns of text, which the teacher reads with its own tokenizer, `processing_class`.
             Teacher and student may then have different tokenizers. Only for heads with one distribution per text.
         hidden_states: also store the last hidden states, for `alpha_cos`. They take `2 * width` bytes per token.
-        top_k: for language models, how many of the most likely tokens to store per position; by default 64. Each takes
-            8 bytes.
+        top_k: for language models, how many of the most likely tokens to store per position. Each takes 4 bytes, or 6
+            if ids take 4, and the tail 2. By default as many as fit in 120 bytes: 29, or 19.
         temperature: for language models, the temperature of the training; by default 2.
         min_mass: for language models, the least probability that the `top_k` tokens must hold, as a mean over all
             tokens, from 0 to 1; by default 0.5. The student learns only the total of the rest. The higher the
@@ -142,7 +148,7 @@ def add_teacher_targets(
         vocabulary=vocabulary_fingerprint(processing_class),
         reads_text=bool(text_columns),
         hidden_states=hidden_states,
-        top_k=None if num_words is None else min(top_k or TOP_K, num_words),
+        top_k=None if num_words is None else min(top_k or default_top_k(num_words), num_words),
         temperature=(temperature or DEFAULT_TEMPERATURE) if head.over_vocabulary else None,
         embedding_dtype=(embedding_dtype or "float16") if head.has_embeddings else None,
     )

@@ -91,7 +91,7 @@ def test_of_stored_tokens_is_that_of_a_live_teacher(make_trainer, tmp_path, monk
         for given, dataset in ((teacher, rows), (None, stored))
     )
     assert live > 1e-3
-    assert ours == pytest.approx(live, rel=1e-5)
+    assert ours == pytest.approx(live, rel=2e-4)  # log-probabilities are stored in half precision
 
 
 def test_card_log_and_checkpoint(make_trainer, monkeypatch):

@@ -73,7 +73,7 @@ def train(make_trainer, student, teacher, rows, **options):
     ("head", "hidden_states"), [*((head, stored) for head in TEXT_HEADS for stored in (True, False)), ("image", False)]
 )
 def test_the_same_weights_as_with_the_teacher_at_hand(make_trainer, head, hidden_states):
-    """Losses are the same in fp32, although rows differ in length and are stored in other batches than in training."""
+    """Losses are the same to the stored precision, although rows are stored in other batches than in training."""
     teacher, student = make_pair(head)
     rows = make_dataset(head)
     tokenizer = None if head == "image" else TOKENIZER
@@ -87,9 +87,12 @@ def test_the_same_weights_as_with_the_teacher_at_hand(make_trainer, head, hidden
         train(make_trainer, student, given, dataset, eval_rows=dataset, **options)
         for given, dataset in ((teacher, rows), (None, stored))
     )
-    # Hidden states are stored in half precision, everything else in float32.
-    torch.testing.assert_close(weights(ours), weights(live), rtol=0, atol=1e-4 if hidden_states else 2e-6)
-    close = {"rel": 1e-3 if hidden_states else 1e-5, "abs": 2e-7}  # a small divergence is what larger numbers differ by
+    # Hidden states and log-probabilities are stored in half precision, everything else in float32.
+    is_language_model = head in ("causal", "seq2seq")
+    atol = 1e-4 if hidden_states else 2e-5 if is_language_model else 2e-6
+    torch.testing.assert_close(weights(ours), weights(live), rtol=0, atol=atol)
+    rel = 1e-3 if hidden_states else 2e-4 if is_language_model else 1e-5
+    close = {"rel": rel, "abs": 2e-7}  # a small divergence is what larger numbers differ by
     assert losses(ours) == pytest.approx(losses(live), **close)
     evaluated = [{k: v for k, v in trainer.evaluate().items() if "loss" in k} for trainer in (ours, live)]
     assert evaluated[0] == pytest.approx(evaluated[1], **close)
@@ -162,12 +165,13 @@ def test_the_most_likely_tokens_by_hand():
         with torch.no_grad():
             probs = (teacher(torch.tensor([row["input_ids"]])).logits[0] / 1.5).softmax(-1)
         ids = torch.tensor(row["teacher_top_ids"]).reshape(-1, 3)
+        close = {"rtol": 2**-11, "atol": 1e-6}  # half precision, of the logarithms
         torch.testing.assert_close(
-            torch.tensor(row["teacher_top_log_probs"]).exp().reshape(-1, 3), probs.gather(1, ids)
+            torch.tensor(row["teacher_top_log_probs"]).reshape(-1, 3), probs.gather(1, ids).log(), **close
         )
         assert set(ids[0].tolist()) == set(probs[0].topk(3).indices.tolist())
         left = 1 - probs.gather(1, ids).sum(1)
-        torch.testing.assert_close(torch.tensor(row["teacher_log_tail"]).exp(), left)
+        torch.testing.assert_close(torch.tensor(row["teacher_log_tail"]), left.log(), **close)
 
 
 @pytest.fixture
@@ -195,7 +199,7 @@ def test_what_the_most_likely_tokens_hold(mass_logs, temperature):
     mass, num_tokens = mass_by_hand(teacher, rows, 5, temperature)
     options = {"top_k": 5, "temperature": temperature}
     for _ in range(2):  # a repeated call, which does not run the teacher, reports it too
-        add_teacher_targets(rows, teacher, TOKENIZER, **options, min_mass=mass - 1e-6)
+        add_teacher_targets(rows, teacher, TOKENIZER, **options, min_mass=mass - 2e-4)
     expected = f"The 5 most likely tokens hold {mass:.0%} of the teacher's probability at temperature "
     assert len(mass_logs) == 2
     for level, message in mass_logs:
@@ -206,7 +210,7 @@ def test_what_the_most_likely_tokens_hold(mass_logs, temperature):
             in message
         )
     with pytest.raises(ValueError, match=f"hold {mass:.0%} of .* less than min_mass=.*raise top_k, lower temperature"):
-        add_teacher_targets(rows, teacher, TOKENIZER, **options, min_mass=mass + 1e-6)
+        add_teacher_targets(rows, teacher, TOKENIZER, **options, min_mass=mass + 2e-4)
 
 
 def test_most_likely_tokens_that_hold_little(cache):
@@ -238,7 +242,7 @@ def test_fewer_tokens_give_a_smaller_divergence(make_trainer):
     live = make_trainer(student, teacher, rows, rows, alpha_cos=0.0).evaluate()["eval_loss_kl"]
     assert losses_of == sorted(losses_of)
     assert losses_of[0] < 0.9 * live
-    assert losses_of[-1] == pytest.approx(live, rel=1e-5)
+    assert losses_of[-1] == pytest.approx(live, rel=2e-4)
 
 
 @pytest.mark.parametrize("length", [None, 24])
@@ -484,7 +488,7 @@ except OSError as error:
     folder = tmp_path / "targets"
     rows = make_dataset("causal", num_rows=12)
     lengths = [sum(map(len, rows["input_ids"][start : start + 4])) for start in range(0, 12, 4)]
-    limit = 8 * 61 * max(lengths) - 1  # the largest shard does not fit
+    limit = 4 * 61 * max(lengths) - 1  # the largest shard does not fit
     run = run_python(["-c", script, tmp_path, limit, folder])
     assert "could not be written" in run.stdout, run.stderr
     assert "call add_teacher_targets again" in run.stdout

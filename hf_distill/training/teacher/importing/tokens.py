@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from numbers import Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -18,9 +18,11 @@ from hf_distill.training.scoring.scored import MASKED_LOGIT
 from hf_distill.training.teacher.columns import (
     DTYPES,
     IMPORTED,
+    LEAST_LOG_PROB,
     LOG_TAIL,
     TOP_IDS,
     TOP_LOG_PROBS,
+    id_dtype,
     vocabulary_fingerprint,
 )
 from hf_distill.training.teacher.importing.distillkit import Decompressor
@@ -59,13 +61,13 @@ class TokenReader:
         top_k: how many tokens to keep per position; None for as many as every position has.
     """
 
-    dtypes: ClassVar[dict[str, str]] = {name: DTYPES[name] for name in (TOP_LOG_PROBS, TOP_IDS, LOG_TAIL)}
-
     def __init__(
         self, format: str, tokenizer: PreTrainedTokenizerBase, decompressor: Decompressor | None, top_k: int | None
     ):
         self.format, self.tokenizer, self.decompressor = format, tokenizer, decompressor
         self.vocab_size = len(tokenizer)
+        self.dtypes = {name: DTYPES[name] for name in (TOP_LOG_PROBS, TOP_IDS, LOG_TAIL)}
+        self.dtypes[TOP_IDS] = id_dtype(self.vocab_size)
         self.top_k, self.complete = top_k, True
         self._smallest: int | None = top_k
 
@@ -115,8 +117,9 @@ class TokenReader:
                 ids[position], log_probs[position] = candidates.ids[order], candidates.log_probs[order]
             self.complete &= not np.isnan(log_probs).any()
             log_probs, log_tail = _with_tail(log_probs, SUM_TOLERANCES[self.format], top_k == self.vocab_size, row)
+            log_probs, log_tail = (np.maximum(values, LEAST_LOG_PROB) for values in (log_probs, log_tail))
             of_row = {TOP_LOG_PROBS: log_probs, TOP_IDS: ids, LOG_TAIL: log_tail}
-            yield {name: values.reshape(-1).astype(DTYPES[name]) for name, values in of_row.items()}
+            yield {name: values.reshape(-1).astype(self.dtypes[name]) for name, values in of_row.items()}
 
     def description(self) -> dict[str, Any]:
         """The entries of `Source` that depend on the format, after all rows were read."""

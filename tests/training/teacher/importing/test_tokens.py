@@ -80,7 +80,7 @@ def test_vllm_teaches_what_its_model_teaches(make_trainer, tmp_path, form):
     for own, expected in zip(ours, stored, strict=True):
         for name in ("teacher_top_log_probs", "teacher_top_ids", "teacher_log_tail"):
             last = 1 if name == "teacher_log_tail" else 5
-            assert own[name][:-last] == pytest.approx(expected[name][:-last], abs=1e-5)
+            assert own[name][:-last] == pytest.approx(expected[name][:-last], rel=2**-10)
             assert len(own[name]) == len(expected[name])
     trainers = [train(make_trainer, STUDENT, None, data, eval_rows=data, **OPTIONS) for data in (ours, stored)]
     assert losses(trainers[0]) == pytest.approx(losses(trainers[1]), rel=1e-5)
@@ -97,8 +97,8 @@ def test_all_tokens_give_the_full_divergence(make_trainer):
     live, of_import = (
         train(make_trainer, STUDENT, teacher, data, **OPTIONS) for teacher, data in ((TEACHER, rows), (None, ours))
     )
-    assert losses(of_import) == pytest.approx(losses(live), rel=1e-5)
-    torch.testing.assert_close(weights(of_import), weights(live), rtol=0, atol=2e-6)
+    assert losses(of_import) == pytest.approx(losses(live), rel=2e-4)
+    torch.testing.assert_close(weights(of_import), weights(live), rtol=0, atol=2e-5)
 
 
 def test_a_position_by_hand():
@@ -109,13 +109,13 @@ def test_a_position_by_hand():
     (row,) = imported(rows, [[None, first, second]])
     assert np.array(row["teacher_top_ids"]).reshape(3, 2)[:2].tolist() == [[6, 8], [5, 7]]
     probabilities = np.exp(row["teacher_top_log_probs"]).reshape(3, 2)
-    assert probabilities[:2] == pytest.approx(np.array([[0.5, 0.25], [0.9, 0.01]]), rel=1e-6)
-    assert np.exp(row["teacher_log_tail"][:2]) == pytest.approx([0.25, 0.09], rel=1e-5)
+    assert np.log(probabilities[:2]) == pytest.approx(np.log([[0.5, 0.25], [0.9, 0.01]]), rel=2**-11)
+    assert row["teacher_log_tail"][:2] == pytest.approx(np.log([0.25, 0.09]), rel=2**-11)
     assert np.isnan(probabilities[2]).all()
     assert math.isnan(row["teacher_log_tail"][2])
     (row,) = imported(rows, [[None, first, second]], top_k=1)
     assert row["teacher_top_ids"][:2] == [6, 5]
-    assert np.exp(row["teacher_log_tail"][:2]) == pytest.approx([0.5, 0.1], rel=1e-6)
+    assert row["teacher_log_tail"][:2] == pytest.approx(np.log([0.5, 0.1]), rel=2**-11)
 
 
 def test_only_positions_with_a_label_need_a_distribution(make_trainer):
@@ -143,7 +143,7 @@ def test_rows_that_are_padded():
     )
     ours = imported(rows, [[None, {"6": -0.5}]] * 2)
     assert ours["teacher_top_ids"][:] == [[6, 0]] * 2
-    assert ours["teacher_log_tail"][0][0] == pytest.approx(math.log(1 - math.exp(-0.5)))
+    assert ours["teacher_log_tail"][0][0] == pytest.approx(math.log(1 - math.exp(-0.5)), rel=2**-11)
 
 
 def test_a_student_with_a_padded_vocabulary(make_trainer):
@@ -264,7 +264,7 @@ def test_texts_that_several_tokens_share():
     entry = [{"token": "?", "logprob": math.log(0.3), "top_logprobs": top}]
     (row,) = import_teacher_targets(rows, [entry], format="logprobs", teacher="x", processing_class=tokenizer)
     assert row["teacher_top_ids"][:2] == [10, 9]
-    assert math.exp(row["teacher_log_tail"][0]) == pytest.approx(0.2, rel=1e-5)
+    assert row["teacher_log_tail"][0] == pytest.approx(math.log(0.2), rel=2**-11)
 
 
 def test_top_k_that_is_too_large():
