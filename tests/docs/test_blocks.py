@@ -117,7 +117,7 @@ def given(page):
         names |= {"bert_tokenizer": tokenizer, "roberta_tokenizer": make_text_tokenizer()}
         names["roberta_large"] = make_model("roberta", "classification")
         causal = make_model("gpt2", "causal")
-        names |= {"causal_student": make_student(causal), "causal_tokenizer": tokenizer}
+        names |= {"causal_teacher": causal, "causal_student": make_student(causal), "causal_tokenizer": tokenizer}
         names["causal_rows"] = Dataset.from_list(make_rows("causal")).remove_columns("labels")
         names["outputs"] = [
             SimpleNamespace(prompt_logprobs=prompt_logprobs_of(row, teacher=causal)) for row in names["causal_rows"]

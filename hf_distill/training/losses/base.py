@@ -72,7 +72,7 @@ class Signals:
     """What a loss reads from the student or from the teacher. Whatever it does not need is None.
 
     Attributes:
-        logits: `[scored, classes]`; a `TopK` if only the most likely tokens of the teacher are stored.
+        logits: `[scored, classes]`; a `TopK` if only some tokens of the teacher are stored.
         embeddings: `[texts, width]`.
         last_hidden_state: `[batch, length, width]`; `[batch, states, width]` for images and audio.
         hidden_states: the output of the mapped layer, `[batch, length, width]`, before a final norm.
@@ -154,6 +154,7 @@ class Setup:
         student: a description of the student's outputs.
         teacher: a description of the teacher's outputs, a `HeadSpec`; None without a teacher.
         top_k: how many tokens per position are stored of the teacher's vocabulary; None if all logits are known.
+        num_samples: how many tokens per position were sampled from the teacher, if such targets are stored.
         models: the student and the teacher, if the teacher is a live model.
         teacher_fingerprint: fingerprint of the teacher's weights; None if it is unknown, or without a single teacher.
     """
@@ -165,6 +166,7 @@ class Setup:
     top_k: int | None
     models: tuple[PreTrainedModel, PreTrainedModel] | None = None
     teacher_fingerprint: str | None = None
+    num_samples: int | None = None
 
     @cached_property
     def layers(self) -> tuple[ModelLayers, ModelLayers]:

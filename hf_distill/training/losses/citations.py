@@ -101,6 +101,14 @@ SUN_2024 = """@article{sun2024logit,
   year    = {2024}
 }"""
 
+ANSHUMANN_2025 = """@article{anshumann2025sparse,
+  title   = {Sparse Logit Sampling: Accelerating Knowledge Distillation in {LLMs}},
+  author  = {Anshumann and Zaidi, Mohd Abbas and Kedia, Akhil and Ahn, Jinwoo and Kwon, Taehwak and Lee, Kangwook and
+             Lee, Haejun and Lee, Joohyung},
+  journal = {arXiv preprint arXiv:2503.16870},
+  year    = {2025}
+}"""
+
 REIMERS_2020 = """@inproceedings{reimers2020multilingual,
   title     = {Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation},
   author    = {Reimers, Nils and Gurevych, Iryna},

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hf_distill.training.losses.base import Loss, Needs, ScoredItems, Setup, Signals
-from hf_distill.training.losses.citations import SUN_2024
+from hf_distill.training.losses.citations import ANSHUMANN_2025, SUN_2024
 from hf_distill.training.losses.divergences import DIVERGENCES
 from hf_distill.training.losses.divergences.standardization import standardized
 
@@ -26,7 +26,8 @@ class DivergenceLoss(Loss):
     Args:
         divergence: a key of `DIVERGENCES`.
         temperature: divides the logits of both sides.
-        distribution: what the logits describe (`Head.distribution`), or "top k" for stored top-k targets.
+        distribution: what the logits describe (`Head.distribution`); "top k" or "samples" for stored targets of a
+            language model.
         standardize_logits: whether to standardise the logits of each position, see `standardized`.
         **parameters: parameters of the divergence, such as `divergence_beta`.
 
@@ -56,6 +57,9 @@ class DivergenceLoss(Loss):
         self.function = chosen.functions[distribution]
         self.needs = Needs(logits=True, labels=chosen.reads_labels)
         self.description, self.citation = chosen.description, chosen.citation
+        if distribution == "samples":
+            self.description += ", from sampled tokens of the teacher"
+            self.citation += f"\n\n{ANSHUMANN_2025}"
         if standardize_logits:
             self.description += ", with standardised logits"
             self.citation += f"\n\n{SUN_2024}"
@@ -84,7 +88,9 @@ class DivergenceLoss(Loss):
     @classmethod
     def from_setup(cls, setup: Setup) -> "DivergenceLoss":
         args = setup.args
-        distribution = setup.head.distribution if setup.top_k is None else "top k"
+        distribution: str = setup.head.distribution if setup.top_k is None else "top k"
+        if setup.num_samples is not None:
+            distribution = "samples"
         _check_distribution(setup, distribution)
         return cls(
             args.divergence,
@@ -134,6 +140,13 @@ def _check_distribution(setup: Setup, distribution: str) -> None:
     args, model = setup.args, setup.student.model
     chosen = DIVERGENCES[args.divergence]
     defined = ", ".join(repr(name) for name, other in DIVERGENCES.items() if distribution in other.functions)
+    if distribution == "samples" and (distribution not in chosen.functions or args.standardize_logits):
+        given = "standardize_logits=True" if distribution in chosen.functions else f"divergence={args.divergence!r}"
+        raise ValueError(
+            f"{given} does not work with targets of add_teacher_targets(..., num_samples={setup.num_samples}), which "
+            f"only divergence='forward_kl' can read: leave it out, store the most likely tokens with top_k, or pass "
+            f"teacher_model."
+        )
     if distribution not in chosen.functions:
         if distribution == "top k":
             raise ValueError(

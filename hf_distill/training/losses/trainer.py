@@ -48,6 +48,9 @@ class ReadTeacher(Protocol):
     @property
     def top_k(self) -> int | None: ...
 
+    @property
+    def num_samples(self) -> int | None: ...
+
     def can_read(self, inputs: Mapping[str, torch.Tensor]) -> bool: ...
 
     def prepare_for(self, losses: Mapping[str, Loss], capture: LayerCapture | None) -> None: ...
@@ -145,16 +148,17 @@ class LossTrainer(Trainer):
             top_k=None if self.teacher is None else self.teacher.top_k,
             models=None if teacher is None else (student, teacher),
             teacher_fingerprint=getattr(self.teacher, "fingerprint", None),
+            num_samples=None if self.teacher is None else self.teacher.num_samples,
         )
         self._schedules = {
             f"alpha_{name}": weight for name, weight in self.loss_weights.items() if isinstance(weight, Schedule)
         }
         if isinstance(args.loss_temperature, Schedule):
             self._schedules["temperature"] = args.loss_temperature
-            if setup.top_k is not None:
+            if setup.top_k is not None or setup.num_samples is not None:
                 raise ValueError(
                     f"temperature={args.loss_temperature!r} does not work with stored teacher targets of a language "
-                    f"model, which are log-probabilities at one temperature: set a fixed temperature, or pass "
+                    f"model, which are probabilities at one temperature: set a fixed temperature, or pass "
                     f"teacher_model."
                 )
         if begin_anew:

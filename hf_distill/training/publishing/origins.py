@@ -23,7 +23,7 @@ class Origin:
         revision: the commit, if known.
         on_hub: whether the model is known to be on the Hub.
         folder: the local folder, if it was loaded from one.
-        settings: how the teacher was asked, if its targets were imported.
+        settings: how the teacher was asked, if its targets were imported or sampled.
     """
 
     name: str
@@ -47,7 +47,8 @@ def _origin_of(teacher: Any) -> Origin:
     if teacher.model is None:
         source = teacher.source
         on_hub = "/" in source.teacher and is_on_hub(source.teacher)  # a folder's name has no slash
-        return Origin(source.teacher, source.revision, on_hub, settings=source.settings)
+        sampled = None if source.num_samples is None else {"sampled tokens per position": source.num_samples}
+        return Origin(source.teacher, source.revision, on_hub, settings=source.settings or sampled)
     raw = teacher.name
     folder = Path(raw) if raw and Path(raw).is_dir() else None
     return Origin(public_name(raw), revision_on_hub(teacher.model), bool(raw) and is_on_hub(raw), folder)

@@ -1,4 +1,4 @@
-"""The most likely tokens of the teacher, and the probability of all others."""
+"""Some tokens of the teacher, the most likely or sampled ones, and the probability of all others."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,9 @@ from hf_distill.training.scoring.scored import MASKED_LOGIT
 @dataclass(frozen=True)
 class TopK:
     """Stored targets of a language model: the k most likely tokens per position, and the probability of all others.
+
+    For sampled targets, the k slots have the tokens that were drawn, with their shares of the draws. Unused slots and
+    all other tokens have the log-probability -1e30.
 
     Attributes:
         log_probs: `[scored, k]`, log-probabilities at the temperature of the loss.
@@ -32,7 +35,7 @@ class TopK:
             ids: `[scored, k]`.
             log_tail: `[scored, 1]`.
         """
-        events = torch.cat([log_probs, log_tail], dim=1).log_softmax(1)
+        events = torch.cat([log_probs, log_tail], dim=1).float().log_softmax(1)
         return cls(events[:, :-1], ids, events[:, -1])
 
     def __getitem__(self, piece: slice) -> "TopK":

@@ -19,6 +19,7 @@ from hf_distill.training.scoring.alignment import HeadSpec
 
 LOGITS = "teacher_logits"
 TOP_LOG_PROBS, TOP_IDS, LOG_TAIL = "teacher_top_log_probs", "teacher_top_ids", "teacher_log_tail"
+SAMPLED_IDS, SAMPLED_COUNTS = "teacher_sampled_ids", "teacher_sampled_counts"
 HIDDEN_STATES = "teacher_hidden_states"
 EMBEDDINGS, SCALE = "teacher_embeddings", "teacher_embedding_scale"
 SOURCE = "teacher_source"
@@ -28,12 +29,13 @@ DTYPES = {
     TOP_LOG_PROBS: "float16",
     TOP_IDS: "int32",
     LOG_TAIL: "float16",
+    SAMPLED_IDS: "int32",
+    SAMPLED_COUNTS: "uint8",
     HIDDEN_STATES: "float16",
     EMBEDDINGS: "float16",
     SCALE: "float32",
 }
-"""The dtype of each column. That of ids may be smaller, see `id_dtype`; that of embeddings another, see
-`Source.embedding_dtype`."""
+"""The dtype of each column. That of ids may be smaller, see `id_dtype`; for others see `Source.dtype_of`."""
 
 BYTES_PER_TOKEN = 120
 """The most bytes that a language model's targets take per token, unless `top_k` or `num_samples` asks for more."""
@@ -73,6 +75,7 @@ class Source:
         revision: version of the teacher, if the targets were imported and it was given.
         settings: how the teacher was asked, if the targets were imported and it was given.
         embedding_dtype: how the vectors of an embedding model are stored; None for other models.
+        num_samples: how many tokens were sampled per position; None if other targets are stored.
     """
 
     teacher: str
@@ -88,6 +91,7 @@ class Source:
     revision: str | None = None
     settings: dict[str, Any] | None = None
     embedding_dtype: str | None = None
+    num_samples: int | None = None
 
     def __str__(self) -> str:
         return f"{self.teacher!r} (fingerprint {self.fingerprint}, {self.dtype})"
@@ -103,14 +107,21 @@ class Source:
         if self.embedding_dtype is not None:
             return [EMBEDDINGS] + [SCALE] * (self.embedding_dtype == "int8")
         of_logits = [LOGITS] if self.top_k is None else [TOP_LOG_PROBS, TOP_IDS, LOG_TAIL]
+        if self.num_samples is not None:
+            of_logits = [SAMPLED_IDS, SAMPLED_COUNTS]
         return of_logits + [HIDDEN_STATES] * self.hidden_states
+
+    @property
+    def is_of_some_tokens(self) -> bool:
+        """Whether probabilities of some tokens are stored, at one temperature, instead of logits."""
+        return self.top_k is not None or self.num_samples is not None
 
     @property
     def has_targets_per_token(self) -> bool:
         return self.hidden_states or self.head_spec.logits_per_token is not None
 
     def width_of(self, column: str) -> int:
-        """The number of values per token in a column."""
+        """The number of values per token in a column; those of sampled tokens have no fixed number."""
         widths = {LOGITS: self.head_spec.logits_per_token, LOG_TAIL: 1, HIDDEN_STATES: self.head_spec.hidden_width}
         width = widths.get(column, self.top_k)
         assert width is not None  # `column` is one of `columns`
@@ -118,7 +129,9 @@ class Source:
 
     def dtype_of(self, column: str) -> str:
         """The dtype that a column is stored in."""
-        if column == TOP_IDS:
+        if column == SAMPLED_COUNTS and self.num_samples is not None:
+            return str(np.min_scalar_type(self.num_samples))
+        if column in (TOP_IDS, SAMPLED_IDS):
             assert self.head_spec.logits_per_token is not None  # known for every language model
             return id_dtype(self.head_spec.logits_per_token)
         return str(self.embedding_dtype) if column == EMBEDDINGS else DTYPES[column]
@@ -269,10 +282,7 @@ def join(
     counts = present.flatten(1).sum(1).tolist()
     for array, count in zip(arrays, counts, strict=True):
         if len(array) != count * width:
-            raise ValueError(
-                f"A row has {count} {of}, but its {name} are for {len(array) / width:g} {of}: do not tokenise, "
-                f"truncate, pack or mask rows after add_teacher_targets, not even in the collator."
-            )
+            raise changed_rows(count, name, len(array) / width, of)
     if teachers > 1:
         shape = (teachers, -1, width // teachers)
         arrays = [array.reshape(shape).transpose(1, 0, 2).reshape(-1) for array in arrays]
@@ -280,3 +290,11 @@ def join(
     joined = torch.zeros(*present.shape, width, dtype=values.dtype)
     joined[present] = values.reshape(-1, width)
     return joined
+
+
+def changed_rows(count: int, column: str, stored: float, of: str = "tokens") -> ValueError:
+    """The error for a row that has `count` tokens, and targets of another number of tokens."""
+    return ValueError(
+        f"A row has {count} {of}, but its {column} are for {stored:g} {of}: do not tokenise, truncate, pack or mask "
+        f"rows after add_teacher_targets, not even in the collator."
+    )

@@ -39,7 +39,7 @@ class TeacherEnsemble:
         ValueError: if the teachers differ in labels, or if the weights do not match them.
     """
 
-    top_k = None  # all logits are known
+    top_k = num_samples = None  # all logits are known
 
     def __init__(
         self,

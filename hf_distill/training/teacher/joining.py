@@ -79,9 +79,11 @@ def _check_sources(sources: Sequence[tuple[str, Source]]) -> None:
                 f"{name} has vectors of {source}. Vectors of different models cannot be averaged, because each model "
                 f"has its own space: use one teacher."
             )
-        if source.top_k is not None:
+        if source.is_of_some_tokens:
+            samples = source.num_samples
+            tokens = f"the {source.top_k} most likely" if samples is None else f"{samples} sampled"
             raise ValueError(
-                f"{name} has the {source.top_k} most likely tokens of {source}. Such targets cannot be joined, because "
+                f"{name} has {tokens} tokens of {source}. Such targets cannot be joined, because "
                 f"the mean needs the probability that each teacher gives to the other's tokens: pass the teachers to "
                 f"the trainer as teacher_model=[...]."
             )

@@ -37,7 +37,7 @@ class Teacher:
         ValueError: if teacher and student share parameters, or differ in head, labels or vocabulary.
     """
 
-    top_k = None  # all logits are known
+    top_k = num_samples = None  # all logits are known
 
     def __init__(
         self, model: PreTrainedModel | PeftModel, student: PreTrainedModel | PeftModel, tokenizer: object = None

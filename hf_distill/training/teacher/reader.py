@@ -29,6 +29,7 @@ from hf_distill.training.teacher.columns import (
     split,
     stored_embeddings,
 )
+from hf_distill.training.teacher.samples import counted, draw, uniform_numbers
 
 Targets = dict[str, list[np.ndarray]]
 """For each column, one flat array per row."""
@@ -87,11 +88,12 @@ class TargetReader:
         finally:
             self.model = given
 
-    def __call__(self, rows: Mapping[str, list], done: Callable[[int], object]) -> Targets:
+    def __call__(self, rows: Mapping[str, list], first_row: int, done: Callable[[int], object]) -> Targets:
         """Computes the targets of rows, in the order of the rows.
 
         Args:
             rows: lists of values by column, as a `Dataset` returns a slice.
+            first_row: the position of the first of them in the dataset.
             done: called with the number of rows that have just been read.
 
         Returns:
@@ -113,14 +115,21 @@ class TargetReader:
         for start in range(0, len(order), self.batch_size):
             indices = order[start : start + self.batch_size]
             batch = self.collator([{name: values[index] for name, values in rows.items()} for index in indices])
-            for name, values in self._read(batch, len(indices)).items():
+            for name, values in self._read(batch, [first_row + index for index in indices]).items():
                 for index, value in zip(indices, values, strict=True):
                     targets[name][index] = value
             done(len(indices))
         return targets
 
     @torch.inference_mode()
-    def _read(self, batch: Mapping[str, torch.Tensor], num_rows: int) -> Targets:
+    def _read(self, batch: Mapping[str, torch.Tensor], numbers: Sequence[int]) -> Targets:
+        """The targets of a batch.
+
+        Args:
+            batch: the batch of the collator.
+            numbers: `[batch]`, the positions of its rows in the dataset.
+        """
+        num_rows = len(numbers)
         batch = {name: values.to(self.model.device) for name, values in batch.items()}
         grouped = batch if self.head.reads_groups_in(batch) else None
         batch = self.head.complete(batch, self.model)
@@ -132,23 +141,24 @@ class TargetReader:
 
         present = scored.attended.reshape(num_rows, -1) if grouped is None else attended_positions(grouped).flatten(1)
         tokens = present.sum(1).tolist()
-        values = self._logits(output, scored)
+        per_row = [1] * num_rows if grouped is None else candidates_of(grouped).sum(1).tolist()
+        of_logits = per_row if self.source.head_spec.logits_per_token is None else tokens
+        if self.source.num_samples is None:
+            values = self._logits(output, scored)
+        else:
+            ids = self._samples(output, numbers, tokens)
+            values, of_logits = counted(ids, tokens)
         if self.source.hidden_states:
             assert output.last_hidden_state is not None
             hidden = output.last_hidden_state.flatten(0, -2)  # of all tokens that the teacher read, row by row
             values[HIDDEN_STATES] = hidden[scored.attended.flatten()]
-        per_row = [1] * num_rows if grouped is None else candidates_of(grouped).sum(1).tolist()
-        of_logits = per_row if self.source.head_spec.logits_per_token is None else tokens
         targets = {
             name: split(value, tokens if name == HIDDEN_STATES else of_logits, self.source.dtype_of(name))
             for name, value in values.items()
         }
         for name, of_rows in targets.items():
             if not all(np.isfinite(row).all() for row in of_rows):
-                raise FloatingPointError(
-                    f"The teacher {self.source} returns {name} that are not finite in {self.source.dtype_of(name)}: "
-                    f"choose another dtype, such as 'bfloat16' or 'float32'."
-                )
+                raise self._not_finite(name, self.source.dtype_of(name))
         return targets
 
     def _logits(self, output: ScoredOutput, scored: Scored) -> dict[str, torch.Tensor]:
@@ -161,16 +171,38 @@ class TargetReader:
         return {LOGITS: self.head.stored_logits(logits, scored)}
 
     def _top_k(self, output: ScoredOutput) -> dict[str, torch.Tensor]:
-        num_words, top_k, temperature = vocab_size(self.model.config), self.source.top_k, self.source.temperature
-        assert num_words is not None  # known for every language model
+        top_k = self.source.top_k
         assert top_k is not None
-        assert temperature is not None
-        chunk_size = max(1, pieces.CHUNK_ELEMENTS // num_words)
         chunks = []
-        for start in range(0, len(output.head_inputs), chunk_size):
-            logits = output.logits(slice(start, start + chunk_size))
-            log_probs = (logits.float() / temperature).log_softmax(-1)
+        for _, log_probs in self._log_probs(output):
             top, ids = log_probs.topk(top_k)
             chunks.append((top.clamp(min=LEAST_LOG_PROB), ids, log_tail(log_probs, ids).clamp(min=LEAST_LOG_PROB)))
         columns = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
         return dict(zip((TOP_LOG_PROBS, TOP_IDS, LOG_TAIL), columns, strict=True))
+
+    def _samples(self, output: ScoredOutput, numbers: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """Tokens drawn from the teacher's distribution, `[tokens, num_samples]`."""
+        assert self.source.num_samples is not None
+        uniforms = uniform_numbers(self.source.fingerprint, numbers, tokens, self.source.num_samples)
+        ids = []
+        for piece, log_probs in self._log_probs(output):
+            if log_probs.isnan().any():
+                raise self._not_finite("logits", "float32")
+            ids.append(draw(log_probs, uniforms[piece]))
+        return torch.cat(ids)
+
+    def _not_finite(self, name: str, dtype: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"The teacher {self.source} returns {name} that are not finite in {dtype}: choose another dtype, such as "
+            f"'bfloat16' or 'float32'."
+        )
+
+    def _log_probs(self, output: ScoredOutput) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The log-probabilities `[piece, vocabulary]` of one piece of the tokens after the other."""
+        num_words, temperature = vocab_size(self.model.config), self.source.temperature
+        assert num_words is not None  # known for every language model
+        assert temperature is not None
+        chunk_size = max(1, pieces.CHUNK_ELEMENTS // num_words)
+        for start in range(0, len(output.head_inputs), chunk_size):
+            piece = slice(start, start + chunk_size)
+            yield piece, (output.logits(piece).float() / temperature).log_softmax(-1)

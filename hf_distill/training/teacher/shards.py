@@ -79,14 +79,15 @@ class ShardStore:
 
     def fill_shards(
         self,
-        compute: Callable[[dict[str, list], Callable[[int], object]], pa.Table],
+        compute: Callable[[dict[str, list], int, Callable[[int], object]], pa.Table],
         ready: Callable[[torch.device], AbstractContextManager],
         title: str,
     ) -> None:
         """Computes and writes the missing shards. Each process takes its share.
 
         Args:
-            compute: `(rows, done)` returns the table of a shard; it calls `done` with the number of finished rows.
+            compute: `(rows, first_row, done)` returns the table of a shard, whose first row is at the position
+                `first_row` of the dataset; it calls `done` with the number of finished rows.
             ready: while the context is open, the teacher is on the device.
             title: title of the progress bar.
 
@@ -102,8 +103,8 @@ class ShardStore:
             progress = Progress(title, num_rows, "rows", only_if_long=True, disable=hidden)
             with ready(state.device), progress:
                 for index in missing:
-                    rows = self.dataset.select(self._rows_of(index))
-                    self._write(compute(rows[:], progress.update), index)
+                    numbers = self._rows_of(index)
+                    self._write(compute(self.dataset.select(numbers)[:], numbers.start, progress.update), index)
         state.wait_for_everyone()
 
     def load(self) -> Dataset:

@@ -34,15 +34,17 @@ class TargetStore(ShardStore):
         self, folder: str | os.PathLike | None, dataset: Dataset, source: Source, reading: Mapping[str, object]
     ):
         self.source = source
-        manifest = {
+        manifest: dict[str, dict[str, object]] = {
             "teacher": {"name": source.teacher, "fingerprint": source.fingerprint, "dtype": source.dtype}
             | {"head_spec": asdict(source.head_spec)},
             "tokenizer": {"vocabulary": source.vocabulary, **reading},
             "dataset": {"fingerprint": dataset._fingerprint, "rows": len(dataset)},
             "options": {name: getattr(source, name) for name in ("hidden_states", "top_k", "temperature")}
             | ({} if source.embedding_dtype is None else {"embedding_dtype": source.embedding_dtype})
-            | ({} if source.top_k is None else {"dtypes": {name: source.dtype_of(name) for name in source.columns}}),
+            | ({} if source.num_samples is None else {"num_samples": source.num_samples}),
         }
+        if source.is_of_some_tokens:
+            manifest["options"]["dtypes"] = {name: source.dtype_of(name) for name in source.columns}
         rows_per_shard = max(ROWS_PER_SHARD, -(-len(dataset) // MOST_SHARDS))
         if source.has_targets_per_token or dataset.format["type"] == "custom":  # decoded images are large too
             rows_per_shard = ROWS_PER_SHARD // 4
@@ -60,8 +62,8 @@ class TargetStore(ShardStore):
             ValueError: if the stored tokens hold too little probability.
         """
 
-        def compute(rows: dict[str, list], done: Callable[[int], object]) -> pa.Table:
-            targets = reader(rows, done)
+        def compute(rows: dict[str, list], first_row: int, done: Callable[[int], object]) -> pa.Table:
+            targets = reader(rows, first_row, done)
             if mass is not None:
                 mass.add(targets[LOG_TAIL])
                 mass.check()

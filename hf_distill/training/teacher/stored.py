@@ -27,6 +27,8 @@ from hf_distill.training.teacher.columns import (
     LOG_TAIL,
     LOGITS,
     OF_ROWS,
+    SAMPLED_COUNTS,
+    SAMPLED_IDS,
     SCALE,
     TARGET_COLUMNS,
     TOP_IDS,
@@ -37,6 +39,7 @@ from hf_distill.training.teacher.columns import (
     vocabulary_fingerprint,
 )
 from hf_distill.training.teacher.importing.alignment import imported_spec
+from hf_distill.training.teacher.samples import join_samples, targets_of_samples
 
 
 class StoredTeacher:
@@ -65,7 +68,7 @@ class StoredTeacher:
         self._part = part
         self.head = find_head(student)
         own = head_spec(student)
-        self.source, self.top_k = source, source.top_k
+        self.source, self.top_k, self.num_samples = source, source.top_k, source.num_samples
         self.fingerprint = None if source.is_imported else source.fingerprint
         self.head_spec = imported_spec(source, own) if source.is_imported else source.head_spec
         in_use = [vocabulary_fingerprint(tokenizer), source.vocabulary]
@@ -75,7 +78,7 @@ class StoredTeacher:
                     f"The tokenizer given as processing_class is not the teacher's ({source}): both models "
                     f"read the same input_ids, so both need the same tokenizer."
                 )
-            if own.vocab_size != self.head_spec.vocab_size and self.top_k is not None:
+            if own.vocab_size != self.head_spec.vocab_size and source.is_of_some_tokens:
                 raise ValueError(
                     f"The student's vocabulary has {own.vocab_size} entries, but the stored targets have "
                     f"{self.head_spec.vocab_size}: cut the student with make_student(teacher)."
@@ -155,6 +158,8 @@ class StoredTeacher:
         if self.source.embedding_dtype is not None:
             embeddings = inputs[EMBEDDINGS][: len(scored.positions)]
             return embeddings * inputs[SCALE][: len(embeddings)] if SCALE in inputs else embeddings
+        if self.num_samples is not None:
+            return targets_of_samples(*(scored.select(inputs[name]) for name in (SAMPLED_IDS, SAMPLED_COUNTS)))
         if self.top_k is not None:
             log_probs, ids, log_tail = (scored.select(inputs[name]) for name in (TOP_LOG_PROBS, TOP_IDS, LOG_TAIL))
             return TopK.of_rounded(log_probs, ids, log_tail)
@@ -193,7 +198,13 @@ class TargetsCollator:
         present = (
             attended_positions(batch) if grouped else self.head.score(batch, "attended").attended.reshape(num_rows, -1)
         )
-        joined = {
+        joined = {}
+        if SAMPLED_IDS in targets:
+            assert isinstance(self.source, Source)  # others cannot be joined
+            assert self.source.num_samples is not None
+            samples = targets.pop(SAMPLED_IDS), targets.pop(SAMPLED_COUNTS)
+            joined = join_samples(*samples, present, self.source.num_samples)
+        joined |= {
             name: self._of_examples(batch, values, grouped)
             if name in OF_ROWS and self.source.head_spec.logits_per_token is None
             else join(name, values, present, self.source.width_of(name))

@@ -30,6 +30,9 @@ from hf_distill.training.teacher.reader import TargetReader
 from hf_distill.training.teacher.store import TargetStore
 from hf_distill.training.training_args import DEFAULT_TEMPERATURE, TeacherDtype
 
+MOST_SAMPLES = 2**16 - 1
+"""The limit of `num_samples`: a token may be drawn that often, and its count takes 2 bytes at most."""
+
 
 def add_teacher_targets(
     dataset: Dataset | DatasetDict,
@@ -39,6 +42,7 @@ def add_teacher_targets(
     text_columns: str | Sequence[str] | None = None,
     hidden_states: bool = False,
     top_k: int | None = None,
+    num_samples: int | None = None,
     temperature: float | None = None,
     min_mass: float | None = None,
     batch_size: int = 64,
@@ -61,6 +65,8 @@ def add_teacher_targets(
     | `teacher_log_tail` | log-probability of all other tokens, `[tokens]`, float16 | language models |
     | `teacher_embeddings` | the vector, `[width]`, float16, float32 or int8 | embedding models |
     | `teacher_embedding_scale` | what an int8 vector is multiplied by, `[1]`, float32 | embedding models |
+    | `teacher_sampled_ids` | sampled token ids, `[distinct]`, uint16 or int32 | language models, `num_samples` |
+    | `teacher_sampled_counts` | how often each was drawn, `[distinct]`, uint8 | the same; they sum to `num_samples` |
     | `teacher_hidden_states` | last hidden states, `[tokens * width]`, float16 | `alpha_cos` |
     | `teacher_source` | the teacher, a `ClassLabel` | all |
 
@@ -79,6 +85,11 @@ def add_teacher_targets(
         hidden_states: also store the last hidden states, for `alpha_cos`. They take `2 * width` bytes per token.
         top_k: for language models, how many of the most likely tokens to store per position. Each takes 4 bytes, or 6
             if ids take 4, and the tail 2. By default as many as fit in 120 bytes: 29, or 19.
+        num_samples: for language models, how many tokens to draw per position from the teacher's distribution, with
+            replacement, instead of the `top_k` most likely. From 1 to 65,535; 40 fit in 120 bytes, or 24 if ids take 4,
+            because each distinct one takes 3 bytes, or 5. Only for `divergence="forward_kl"`, whose gradient is then
+            unbiased. The draws depend on the teacher's weights and on the position of a row in the dataset, not on the
+            batch size or the number of processes.
         temperature: for language models, the temperature of the training; by default 2.
         min_mass: for language models, the least probability that the `top_k` tokens must hold, as a mean over all
             tokens, from 0 to 1; by default 0.5. The student learns only the total of the rest. The higher the
@@ -96,10 +107,13 @@ def add_teacher_targets(
     Raises:
         TypeError: if `teacher` is not a transformers model, or if `dataset` is not a `Dataset` (a stream, for example).
         ValueError: if the teacher's targets cannot be stored, as in masked language modelling; if columns are missing
-            or exist already; if an option would have no effect; if the `top_k` tokens hold less than `min_mass`; or if
-            `output_dir` has targets of another teacher, tokenizer or dataset.
+            or exist already; if an option would have no effect, such as `top_k` with `num_samples`; if the `top_k`
+            tokens hold less than `min_mass`; or if `output_dir` has targets of another teacher, tokenizer or dataset.
         FloatingPointError: if the teacher's outputs are not finite.
         OSError: if the targets cannot be written, for instance on a full disk. Finished shards are kept.
+
+    Reference: Anshumann et al., 2025, Sparse Logit Sampling: Accelerating Knowledge Distillation in LLMs,
+    https://arxiv.org/abs/2503.16870, for `num_samples`
 
     Example:
         >>> train = add_teacher_targets(train, teacher, tokenizer, dtype="bfloat16")
@@ -110,6 +124,7 @@ def add_teacher_targets(
     """
     if isinstance(dataset, DatasetDict):
         options: dict[str, Any] = {"text_columns": text_columns, "hidden_states": hidden_states, "top_k": top_k}
+        options["num_samples"] = num_samples
         options |= {"temperature": temperature, "min_mass": min_mass, "batch_size": batch_size, "dtype": dtype}
         options["embedding_dtype"] = embedding_dtype
         folders = {split: None if output_dir is None else Path(output_dir, split) for split in dataset}
@@ -136,7 +151,8 @@ def add_teacher_targets(
     head = find_head(model)
     text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns or [])
     _check_columns(dataset, model, text_columns, processing_class)
-    _check_options(head, model, text_columns, hidden_states, top_k, temperature, min_mass, embedding_dtype)
+    of_tokens = {"top_k": top_k, "num_samples": num_samples, "temperature": temperature, "min_mass": min_mass}
+    _check_options(head, model, text_columns, hidden_states, of_tokens, embedding_dtype)
 
     target_dtype = model.dtype if dtype is None else getattr(torch, dtype)
     num_words = vocab_size(model.config) if head.over_vocabulary else None
@@ -148,9 +164,10 @@ def add_teacher_targets(
         vocabulary=vocabulary_fingerprint(processing_class),
         reads_text=bool(text_columns),
         hidden_states=hidden_states,
-        top_k=None if num_words is None else min(top_k or default_top_k(num_words), num_words),
+        top_k=None if num_words is None or num_samples else min(top_k or default_top_k(num_words), num_words),
         temperature=(temperature or DEFAULT_TEMPERATURE) if head.over_vocabulary else None,
         embedding_dtype=(embedding_dtype or "float16") if head.has_embeddings else None,
+        num_samples=num_samples,
     )
     store = TargetStore(output_dir, dataset, source, {"text_columns": text_columns, **_limits(processing_class)})
     reader = TargetReader(model, source, processing_class, text_columns, batch_size, target_dtype)
@@ -202,9 +219,7 @@ def _check_options(
     model: PreTrainedModel,
     text_columns: list[str],
     hidden_states: bool,
-    top_k: int | None,
-    temperature: float | None,
-    min_mass: float | None,
+    of_tokens: dict[str, Any],
     embedding_dtype: str | None,
 ) -> None:
     name = type(model).__name__
@@ -226,12 +241,19 @@ def _check_options(
             f"teacher_model to the trainer. Targets can be stored for classification, token classification, question "
             f"answering, multiple choice, and causal and sequence-to-sequence language models."
         )
-    options = {"top_k": top_k, "temperature": temperature, "min_mass": min_mass}
-    set_ = {option: value for option, value in options.items() if value is not None}
+    set_ = {option: value for option, value in of_tokens.items() if value is not None}
     if set_ and not head.over_vocabulary:
         raise ValueError(f"{set_} would have no effect for a {name}, because all its logits are stored: leave it out.")
-    if min_mass is not None and not 0 <= min_mass <= 1:
-        raise ValueError(f"min_mass={min_mass} should be from 0 to 1.")
+    if not 0 <= set_.get("min_mass", 0) <= 1:
+        raise ValueError(f"min_mass={set_['min_mass']} should be from 0 to 1.")
+    if (num_samples := set_.pop("num_samples", None)) is not None:
+        if type(num_samples) is not int or not 0 < num_samples <= MOST_SAMPLES:
+            raise ValueError(f"num_samples={num_samples!r} should be a whole number from 1 to {MOST_SAMPLES}.")
+        if others := {option: value for option, value in set_.items() if option != "temperature"}:
+            raise ValueError(
+                f"{others} would have no effect with num_samples={num_samples}, which stores sampled tokens instead of "
+                f"the most likely ones: leave out {' and '.join(others)}, or num_samples."
+            )
     if any(value <= 0 for option, value in set_.items() if option != "min_mass"):
         raise ValueError(f"{set_} should be above 0.")
     if text_columns and (hidden_states or not head.takes_text_columns):

@@ -183,7 +183,7 @@ def with_texts(
     """
     rows_per_shard = max(BATCHES_PER_SHARD * writer.batch_size, -(-len(dataset) // MOST_SHARDS))
     store = TextStore(output_dir, dataset, manifest, rows_per_shard)
-    store.fill_shards(writer, writer.ready, "Writing with the teacher")
+    store.fill_shards(lambda rows, _, done: writer(rows, done), writer.ready, "Writing with the teacher")
     texts = store.load()
     if num_empty := sum(not text for text in texts["text"]):
         logger.warning(f"The teacher wrote nothing for {num_empty} of {len(texts)} sources: remove these rows.")

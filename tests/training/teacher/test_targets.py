@@ -385,9 +385,9 @@ def count_rows_read(monkeypatch):
     read = []
     of_reader = target_reader.TargetReader.__call__
 
-    def counted(self, rows, done):
+    def counted(self, rows, first_row, done):
         read.append(len(rows["input_ids"]))
-        return of_reader(self, rows, done)
+        return of_reader(self, rows, first_row, done)
 
     monkeypatch.setattr(target_reader.TargetReader, "__call__", counted)
     return read

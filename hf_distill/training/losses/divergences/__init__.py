@@ -28,7 +28,7 @@ from hf_distill.training.losses.divergences.log_probabilities import (
     skew_reverse_kl,
     tvd,
 )
-from hf_distill.training.losses.divergences.logits import bernoulli_kl, dist, dkd, mse, squared_difference
+from hf_distill.training.losses.divergences.logits import bernoulli_kl, dist, dkd, mse, sampled_kl, squared_difference
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Divergence:
     """A row of `DIVERGENCES`.
 
     Attributes:
-        functions: by distribution (`Head.distribution`, or "top k" for stored top-k targets), a function of
+        functions: by distribution (`Head.distribution`, "top k" or "samples" for stored targets), a function of
             `student_logits`, `teacher_logits`, `temperature` and the parameters that returns the sum over the scored
             positions. A distribution that is left out is an error when the trainer is created.
         description: what it is, in half a sentence, for the model card.
@@ -59,7 +59,12 @@ class Divergence:
 DIVERGENCES: dict[str, Divergence] = {
     # For multi-label heads the formula is written out, and for numbers there is a single choice.
     "forward_kl": Divergence(
-        {**over_distributions(forward_kl), "binary": bernoulli_kl, "real": squared_difference},
+        {
+            **over_distributions(forward_kl),
+            "binary": bernoulli_kl,
+            "real": squared_difference,
+            "samples": sampled_kl,
+        },
         "the divergence between the softened outputs of teacher and student",
         HINTON_2015,
     ),
