@@ -5,6 +5,7 @@ import platform
 from typing import Any
 
 import torch
+from datasets import IterableDataset
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import HubStrategy, has_length
@@ -14,7 +15,7 @@ from hf_distill.data.causal import labels_no_end
 from hf_distill.training.batches import is_of_transformers, text_in_column
 from hf_distill.training.engines import check_engine
 from hf_distill.training.scoring.heads import Head
-from hf_distill.training.teacher.columns import JoinedSource, Source, source_of
+from hf_distill.training.teacher.columns import SOURCE, JoinedSource, Source, source_of
 from hf_distill.training.teacher.ensemble import TeacherEnsemble
 from hf_distill.training.teacher.weights import check_column
 from hf_distill.training.training_args import DistillationTrainingArguments
@@ -162,11 +163,17 @@ def warn_of_ends_without_labels(head: Head, collator: Any) -> None:
         )
 
 
-def find_source(train_dataset: object, eval_dataset: object) -> Source | JoinedSource | None:
+def find_source(train_dataset: object, eval_dataset: object, is_needed: bool = False) -> Source | JoinedSource | None:
     """Finds the teacher whose targets the datasets have as columns; None if the first dataset has no targets.
 
+    Args:
+        train_dataset: the rows to train on.
+        eval_dataset: the rows to evaluate on, or several sets of them by name.
+        is_needed: whether there is no other teacher, and a loss reads one.
+
     Raises:
-        ValueError: if another dataset has no targets, or targets of another teacher.
+        ValueError: if another dataset has no targets, or targets of another teacher; or if a stream has targets
+            without the record of their teacher.
     """
     named = _named(train_dataset, eval_dataset)
     sources = {name: source_of(dataset) for name, dataset in named.items()}
@@ -174,6 +181,9 @@ def find_source(train_dataset: object, eval_dataset: object) -> Source | JoinedS
         return None
     first, *others = sources
     source = sources[first]
+    if is_needed or source is not None:
+        for name, dataset in named.items():
+            _check_record(name, dataset)
     for name in others if source is not None else []:
         if sources[name] != source:
             has = "no targets" if sources[name] is None else f"targets of the teacher {sources[name]}"
@@ -194,6 +204,15 @@ def check_targets(dataset: object, source: Source | JoinedSource) -> None:
         raise ValueError(
             f"The dataset has targets of the teacher {other}, but the trainer was created with targets of the teacher "
             f"{source}: {_how_to_share(source)}, or create one trainer for each."
+        )
+
+
+def _check_record(name: str, dataset: object) -> None:
+    """Checks that a stream with targets has the record of their teacher, which `map` drops. Reads the first row."""
+    if isinstance(dataset, IterableDataset) and dataset.features is None and SOURCE in next(iter(dataset), {}):
+        raise ValueError(
+            f"{name} is a stream that has targets, but map dropped the record of their teacher: pass the features to "
+            f"map, as in stream.map(function, features=stream.features), with those of new columns."
         )
 
 

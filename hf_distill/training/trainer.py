@@ -143,7 +143,9 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         check_datasets(self.train_dataset, self.eval_dataset)
         check_labels(self.train_dataset, self.eval_dataset, self.data_collator)
         self._take_losses(losses or {})
-        source = find_source(self.train_dataset, self.eval_dataset)
+        has_teacher = teacher_model is not None or args.teacher_model_name_or_path is not None
+        is_needed = bool(self.readers_of_teacher) and not has_teacher
+        source = find_source(self.train_dataset, self.eval_dataset, is_needed)
         self.teacher = prepare_teacher(
             teacher_model,
             self.model,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState  # noqa: F401 (for the script below)
-from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, default_data_collator
 
 from hf_distill import add_teacher_targets
@@ -336,13 +336,33 @@ def test_rows_of_another_format(make_trainer):
         torch.testing.assert_close(ours, expected, rtol=0, atol=2e-6)
 
 
-def test_a_stream_of_rows_that_have_targets(make_trainer):
+def test_a_stream_of_rows_that_have_targets(make_trainer, tmp_path):
+    """From memory, and from files."""
     teacher, student = make_pair("causal")
     stored = add_teacher_targets(make_dataset("causal", num_rows=24), teacher, TOKENIZER, hidden_states=True)
-    of_rows, of_stream = (
-        train(make_trainer, student, None, rows) for rows in (stored, stored.to_iterable_dataset(num_shards=1))
-    )
-    torch.testing.assert_close(weights(of_stream), weights(of_rows), rtol=0, atol=1e-6)
+    stored.to_parquet(tmp_path / "rows.parquet")
+    files = {"data_files": str(tmp_path / "rows.parquet"), "split": "train"}
+    of_rows = train(make_trainer, student, None, stored)
+    for stream in (stored.to_iterable_dataset(num_shards=1), load_dataset("parquet", **files, streaming=True)):
+        of_stream = train(make_trainer, student, None, stream)
+        assert losses(of_stream) == pytest.approx(losses(of_rows), rel=1e-6)
+        torch.testing.assert_close(weights(of_stream), weights(of_rows), rtol=0, atol=1e-6)
+
+
+def test_a_mapped_stream(make_trainer):
+    """`map` drops the features of a stream, and with them the record of the teacher, unless it gets them."""
+    teacher, student = make_pair("causal")
+    stored = add_teacher_targets(make_dataset("causal"), teacher, TOKENIZER)
+    stream = stored.to_iterable_dataset()
+    mapped = stream.map(lambda row: row)
+    for given in ({"rows": mapped}, {"rows": stored, "eval_rows": mapped}):
+        name = "eval_dataset" if len(given) == 2 else "train_dataset"
+        with pytest.raises(ValueError, match=rf"{name} is a stream .*map dropped the record.*features=stream.features"):
+            make_trainer(student, None, **given, alpha_cos=0.0, max_steps=1)
+    make_trainer(student, None, mapped, alpha_cos=0.0, alpha_kl=0.0, max_steps=1)
+    kept = train(make_trainer, student, None, stream.map(lambda row: row, features=stream.features), alpha_cos=0.0)
+    of_rows = train(make_trainer, student, None, stored, alpha_cos=0.0)
+    torch.testing.assert_close(weights(kept), weights(of_rows), rtol=0, atol=1e-6)
 
 
 def test_a_dict_of_data_sets(make_trainer, tmp_path):
