@@ -46,7 +46,7 @@ def draw(log_probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """
     if log_probs.device.type == "mps":  # which has no fp64
         log_probs = log_probs.cpu()
-    cumulative = log_probs.double().exp().cumsum(1)
+    cumulative = log_probs.to(torch.float64, copy=True).exp_().cumsum_(1)
     wanted = uniforms.to(cumulative.device) * cumulative[:, -1:]
     # The first token whose cumulative probability is above the number, so never one of probability 0.
     ids = torch.searchsorted(cumulative, wanted, right=True).clamp(max=log_probs.shape[1] - 1)
