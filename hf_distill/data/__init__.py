@@ -6,11 +6,12 @@ from hf_distill.data.chats import encode_chats, load_chats, pack_chats
 from hf_distill.data.corpus import load_corpus
 from hf_distill.data.images import encode_images, load_labelled_images, load_unlabelled_images
 from hf_distill.data.masking import DataCollatorForMaskedLM, count_tokens
-from hf_distill.data.packing import SeparateDocuments, pack_documents, truncate_documents
+from hf_distill.data.packing import pack_documents, truncate_documents
 from hf_distill.data.pairs import encode_pairs, load_labelled_pairs, load_unlabelled_pairs
 from hf_distill.data.question_tokens import encode_questions
 from hf_distill.data.questions import load_questions, load_unlabelled_questions
 from hf_distill.data.rankings import load_rankings, load_unlabelled_rankings, retrieval_of_rankings
+from hf_distill.data.separate_documents import SeparateDocuments
 from hf_distill.data.sounds import encode_sounds, load_labelled_sounds, load_unlabelled_sounds
 from hf_distill.data.tagged_windows import encode_tagged_words
 from hf_distill.data.tagged_words import load_tagged_words, load_untagged_words

@@ -8,7 +8,7 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBas
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from hf_distill.data.labels import IGNORE_INDEX
-from hf_distill.data.packing import SeparateDocuments
+from hf_distill.data.separate_documents import SeparateDocuments
 
 
 @dataclass
@@ -29,8 +29,8 @@ class DataCollatorForCausalLM:
 
     Returns:
         `input_ids` and `labels` `[batch, length]`, with -100 where there is no label. Labels are not shifted: the loss
-        shifts them. With `attention`, an `attention_mask` `[batch, 1, length, length]` and `position_ids`
-        `[batch, length]`; without it, an `attention_mask` `[batch, length]`.
+        shifts them. With `attention`, `position_ids` and masks, or one row `[1, tokens]` without padding, as
+        `SeparateDocuments` says; without it, an `attention_mask` `[batch, length]`.
 
     Raises:
         ValueError: if the tokenizer has no padding token, or if the models of `attention` are not causal.
@@ -71,7 +71,8 @@ class DataCollatorForCausalLM:
         if self.attention is None:
             return {**batch, "labels": labels, "attention_mask": numbers.ne(0).long()}
         begins = numbers.diff(dim=1, prepend=torch.zeros_like(numbers[:, :1])).ne(0)
-        return {**batch, "labels": labels.masked_fill(begins, IGNORE_INDEX), **self.attention(numbers)}
+        labels = labels.masked_fill(begins, IGNORE_INDEX)
+        return self.attention({**batch, "labels": labels, "attention_mask": numbers})
 
 
 def labels_no_end(collator: object) -> bool:

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import DataCollatorForLanguageModeling
 
-from hf_distill.data.packing import SeparateDocuments
+from hf_distill.data.separate_documents import SeparateDocuments
 
 RARITY_EXPONENT = 0.7
 """A token is masked with a weight of `count ** -RARITY_EXPONENT`, as in XLM and in DistilBERT's code."""
@@ -34,8 +34,8 @@ class DataCollatorForMaskedLM(DataCollatorForLanguageModeling):
             one text.
 
     Returns:
-        `input_ids` and `labels` `[batch, length]`, with -100 where there is no label. With `attention`, an
-        `attention_mask` `[batch, 1, length, length]` and `position_ids` `[batch, length]`; without it, an
+        `input_ids` and `labels` `[batch, length]`, with -100 where there is no label. With `attention`, `position_ids`
+        and masks, or one row `[1, tokens]` without padding, as `SeparateDocuments` says; without it, an
         `attention_mask` `[batch, length]`, only if there is padding.
 
     Raises:
@@ -76,7 +76,7 @@ class DataCollatorForMaskedLM(DataCollatorForLanguageModeling):
         batch = dict(super().torch_call(examples))
         numbers = batch.pop("attention_mask")
         if self.attention is not None:
-            return batch | self.attention(numbers)
+            return self.attention(batch | {"attention_mask": numbers})
         # A mask of ones has no effect, but transformers would synchronise with the device to find that out.
         return batch if numbers.all() else batch | {"attention_mask": numbers.ne(0).long()}
 

@@ -1,25 +1,17 @@
-"""Turns documents into rows of tokens, packed or one per row, and keeps attention within a document.
+"""Turns documents into rows of tokens, packed or one per row.
 
 The `attention_mask` of a row numbers its documents 1, 2 and so on; 0 is padding. Any code that reads it as a mask sees
 nonzero values as attended, and `SeparateDocuments` also sees which document a token belongs to.
 """
 
 import numpy as np
-import torch
 from datasets import Dataset, IterableDataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_distill.data.truncation import count_special_tokens
-from hf_distill.lengths import first_position
 
 logger = logging.get_logger(__name__)
-
-ATTENTION = ("sdpa", "eager")
-"""Attention implementations of transformers that accept a mask `[batch, 1, length, length]`."""
-
-TRIED_LENGTH = 512
-"""Length in tokens of the test row that checks that documents do not attend to each other."""
 
 
 def pack_documents(
@@ -135,107 +127,3 @@ def _truncate(
             ids += end
             mask += [1] * len(end)
     return {**rows, "length": [len(tokens) for tokens in rows["input_ids"]]}
-
-
-class SeparateDocuments:
-    """Keeps attention within each document of a packed row, and restarts positions at each document.
-
-    A model then computes the same for a packed row as for each of its documents alone. The constructor checks this for
-    every model on a row of up to 512 tokens, with bidirectional and with causal attention, and raises an error for a
-    model whose documents would attend to each other.
-
-    Args:
-        *models: the models that will read the batches: student and teacher. No reference to them is kept.
-
-    Attributes:
-        is_causal: True if the models attend only to earlier tokens.
-
-    Raises:
-        ValueError: if attention cannot be kept within documents: the attention implementation of a model is not "sdpa"
-            or "eager", its layers attend to a window of tokens (as in ModernBERT), it accepts no `position_ids`, or
-            the models need different masks or positions.
-
-    Example:
-        >>> collator = DataCollatorForMaskedLM(tokenizer, attention=SeparateDocuments(student, teacher))
-    """
-
-    def __init__(self, *models: PreTrainedModel):
-        names = {model.config._attn_implementation for model in models}
-        if len(names) != 1 or not names <= set(ATTENTION):
-            raise ValueError(
-                f"The models use the attention implementation {' and '.join(sorted(map(str, names)))}. To keep "
-                f"documents apart, load all models with "
-                f"attn_implementation={' or all with '.join(map(repr, ATTENTION))}; or leave SeparateDocuments out, so "
-                f"that a row is read as one text."
-            )
-        self.is_added = names == {"eager"}
-        self.first_position = first_position(models[0])
-        deviations = [self._deviations(model) for model in models]
-        self.is_causal = max(causal for _, causal in deviations) < max(both_sides for both_sides, _ in deviations)
-        for model, of_model in zip(models, deviations, strict=True):
-            tolerance = torch.finfo(model.dtype).eps ** 0.5
-            deviation, otherwise = of_model[self.is_causal], of_model[not self.is_causal]
-            if deviation <= tolerance:
-                continue
-            if otherwise <= tolerance:
-                classes = " and ".join(type(model).__name__ for model in models)
-                raise ValueError(
-                    f"{classes} need different masks, because one attends in both directions and the other only to "
-                    f"earlier tokens: pack without SeparateDocuments."
-                )
-            raise ValueError(
-                f"{type(model).__name__} computes different outputs for two documents in one row than for each alone "
-                f"(relative deviation {deviation:.2g}), although attention stays within documents and positions "
-                f"restart at {self.first_position}: pack without SeparateDocuments, or do not pack."
-            )
-
-    def __call__(self, numbers: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Makes mask and positions from document numbers `[batch, length]`, where 0 is padding.
-
-        Returns:
-            `attention_mask`: `[batch, 1, length, length]`, True where one token attends to another; for eager
-            attention, the values added to the scores. `position_ids`: `[batch, length]`.
-        """
-        return self._inputs(numbers, self.is_causal)
-
-    def _inputs(self, numbers: torch.Tensor, is_causal: bool) -> dict[str, torch.Tensor]:
-        attended = numbers.ne(0)
-        # Padding attends to the last document, because a softmax over no tokens would be NaN.
-        documents = numbers.where(attended, numbers.amax(1, keepdim=True))
-        mask = (documents.unsqueeze(2) == documents.unsqueeze(1)) & attended.unsqueeze(1)
-        if is_causal:
-            mask = mask & (torch.ones_like(mask).tril() | ~attended.unsqueeze(2))
-        if self.is_added:
-            # bfloat16 values can be added to scores of float32 and of bfloat16.
-            mask = torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill(~mask, torch.finfo(torch.bfloat16).min)
-        places = torch.arange(numbers.shape[1]).expand_as(numbers)
-        begins = numbers.diff(dim=1, prepend=torch.full_like(numbers[:, :1], -1)).ne(0)
-        positions = places - places.where(begins, 0).cummax(1).values
-        return {"attention_mask": mask.unsqueeze(1), "position_ids": positions + self.first_position}
-
-    @torch.no_grad()
-    def _deviations(self, model: PreTrainedModel) -> tuple[float, float]:
-        """Relative deviation of two documents in one row from each alone, with bidirectional and causal attention."""
-        config, was_training = model.config, model.training
-        longest = (getattr(config, "max_position_embeddings", None) or TRIED_LENGTH) - self.first_position
-        lengths = [min(TRIED_LENGTH, longest) // 4, min(TRIED_LENGTH, longest) * 3 // 4]
-        tokens = 1 + torch.arange(sum(lengths)).remainder(config.vocab_size - 1)
-        tokens = tokens.where(tokens != config.pad_token_id, 0).unsqueeze(0)
-        numbers = torch.repeat_interleave(torch.tensor([1, 2]), torch.tensor(lengths)).unsqueeze(0)
-        model.eval()
-        try:
-            alone = torch.cat([_hidden_states(model, input_ids=part) for part in tokens.split(lengths, 1)], 1)
-            both = [
-                _hidden_states(model, input_ids=tokens, **self._inputs(numbers, causal)) for causal in (False, True)
-            ]
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"{type(model).__name__} cannot read packed documents: {error}") from error
-        finally:
-            model.train(was_training)
-        both_sides, causal = (((packed - alone).norm() / alone.norm()).item() for packed in both)
-        return both_sides, causal
-
-
-def _hidden_states(model: PreTrainedModel, **inputs: torch.Tensor) -> torch.Tensor:
-    inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    return model.base_model(**inputs)[0].float()

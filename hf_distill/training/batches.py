@@ -273,10 +273,21 @@ class BatchTrainer(Trainer):
         super().__init__(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
-        """As in `Trainer`, but a collator draws the same random numbers after a resume."""
+        """As in `Trainer`, but a collator draws the same random numbers after a resume.
+
+        Raises:
+            ValueError: if one process makes batches for all, in one row without padding.
+        """
         dispatched = self.args.accelerator_config.dispatch_batches
         if dispatched is None:
             dispatched = isinstance(self.train_dataset, IterableDataset)
+        attention = getattr(self.data_collator, "attention", None)
+        if dispatched and self.accelerator.num_processes > 1 and getattr(attention, "is_padding_free", False):
+            raise ValueError(
+                "The collator joins all rows of a batch into one, which cannot be split among processes: set "
+                "accelerator_config={'dispatch_batches': False}, or load the models with attn_implementation='sdpa' or "
+                "'eager'."
+            )
         count_scored = None
         if self.head.per_token and not dispatched:  # a batch made by one process for all is later split by examples
             count_scored = partial(scored_indices, self.head, self.args.kl_positions)

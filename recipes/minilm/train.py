@@ -100,7 +100,7 @@ class PaddingCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
         batch = dict(DataCollatorWithPadding(self.tokenizer)(list(rows)))
-        return batch if self.attention is None else batch | self.attention(batch.pop("attention_mask"))
+        return batch if self.attention is None else self.attention(batch)
 
 
 def new_student(recipe: RecipeArguments, teacher: PreTrainedModel, seed: int) -> PreTrainedModel:

@@ -169,7 +169,7 @@ def test_a_packed_document_is_as_it_is_alone(family, attention, padding_side):
 
     separate = SeparateDocuments(model)
     with torch.no_grad():
-        logits = model(input_ids=batch["input_ids"], **separate(numbers)).logits
+        logits = model(input_ids=batch["input_ids"], **separate({"attention_mask": numbers})).logits
         as_one_text = model(input_ids=batch["input_ids"], attention_mask=numbers.ne(0).long()).logits
     assert logits.isfinite().all()
     different = 0
@@ -186,7 +186,7 @@ def test_a_packed_document_is_as_it_is_alone(family, attention, padding_side):
 @pytest.mark.parametrize(("family", "first_position"), [("bert", 0), ("distilbert", 0), ("roberta", PAD + 1)])
 def test_mask_and_positions_by_hand(family, first_position):
     separate = SeparateDocuments(make_masked_lm(family, "sdpa"))
-    given = separate(torch.tensor([[1, 1, 2, 2, 2], [1, 1, 1, 0, 0]]))
+    given = separate({"attention_mask": torch.tensor([[1, 1, 2, 2, 2], [1, 1, 1, 0, 0]])})
     x, o = True, False
     assert given["attention_mask"][:, 0].tolist() == [
         [[x, x, o, o, o], [x, x, o, o, o], [o, o, x, x, x], [o, o, x, x, x], [o, o, x, x, x]],
@@ -199,7 +199,7 @@ def test_mask_and_positions_by_hand(family, first_position):
 def test_causal_mask_by_hand():
     separate = SeparateDocuments(make_causal_lm("llama", "sdpa"))
     assert separate.is_causal
-    given = separate(torch.tensor([[1, 1, 2, 2, 2], [0, 0, 1, 1, 1]]))
+    given = separate({"attention_mask": torch.tensor([[1, 1, 2, 2, 2], [0, 0, 1, 1, 1]])})
     x, o = True, False
     # Padding attends to something, be it later: nobody reads what becomes of it.
     assert given["attention_mask"][:, 0].tolist() == [
@@ -237,35 +237,17 @@ def test_half_precision(attention, dtype):
     assert not teacher.training
 
 
-def make_other(name, **options):
+def make_other(name):
     """A tiny model of a family that no other test has."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
     special = dict.fromkeys(["pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"], PAD)
-    config = getattr(transformers, f"{name}Config")(vocab_size=61, **sizes, **special, **options)
+    config = getattr(transformers, f"{name}Config")(vocab_size=61, **sizes, **special)
     return getattr(transformers, f"{name}ForMaskedLM")(config)
 
 
 @pytest.mark.parametrize("name", ["Albert", "Camembert", "Electra", "XLMRoberta"])
 def test_other_families(name):
     SeparateDocuments(make_other(name))
-
-
-def test_layers_that_look_at_a_window_of_tokens():
-    with pytest.raises(
-        ValueError, match="ModernBertForMaskedLM computes different outputs for two documents in one row"
-    ):
-        SeparateDocuments(make_other("ModernBert", initializer_range=0.5))
-
-
-@pytest.mark.parametrize("attention", ["flash_attention_2", "flex_attention"])
-def test_attention_that_does_not_read_such_a_mask(attention):
-    model = make_model("roberta", "mlm")
-    model.config._attn_implementation = attention
-    with pytest.raises(
-        ValueError,
-        match=f"attention implementation {attention}\\. .* load all models with attn_implementation='sdpa' or",
-    ):
-        SeparateDocuments(model)
 
 
 def test_models_that_attend_in_different_ways():
@@ -290,7 +272,7 @@ def test_what_is_scored_in_packed_rows(attention):
     numbers = torch.tensor([[1, 1, 2, 2, 2], [1, 2, 3, 0, 0]])
     inputs = {"input_ids": torch.full((2, 5), 7), "labels": torch.tensor([[7, -100, -100, 7, 7], [-100] * 2 + [7] * 3])}
     expected = find_head(model).score({**inputs, "attention_mask": numbers.ne(0).long()})
-    scored = find_head(model).score({**inputs, **SeparateDocuments(model)(numbers)})
+    scored = find_head(model).score({**inputs, **SeparateDocuments(model)({"attention_mask": numbers})})
     for name in ("attended", "positions", "labelled"):
         assert torch.equal(getattr(scored, name), getattr(expected, name)), name
     assert scored.attended.sum() == 8
@@ -327,7 +309,7 @@ def one_step(make_trainer, rows, batch_size, num_batches, attention, separate):
 
     def collate_packed(rows):
         batch = collate(rows)
-        return batch | documents(batch.pop("attention_mask")) if separate else batch
+        return documents(batch) if separate else batch
 
     keeper = KeepGradient()
     trainer = make_trainer(
@@ -365,7 +347,7 @@ def test_tokens_seen_that_are_not_padding(make_trainer, attention, separate):
 
     def collate_packed(rows):
         batch = collate(rows)
-        return batch | documents(batch.pop("attention_mask")) if separate else batch
+        return documents(batch) if separate else batch
 
     rows = packed(make_labelled_documents())
     options = {"alpha_kl": 0.0, "alpha_cos": 0.0, "include_num_input_tokens_seen": "non_padding"}

@@ -11,8 +11,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
-    ModernBertConfig,
-    ModernBertForMaskedLM,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
 )
 
 from hf_distill import (
@@ -158,8 +158,8 @@ def test_what_does_not_fit(folder, task, options, message):
 def test_documents_that_cannot_be_kept_apart(folder, task):
     sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
-    config = ModernBertConfig(**sizes, **tokens, num_attention_heads=2, local_attention=8, max_position_embeddings=40)
-    ModernBertForMaskedLM(config).save_pretrained("teacher")
+    config = DebertaV2Config(**sizes, **tokens, num_attention_heads=2, max_position_embeddings=40)
+    DebertaV2ForMaskedLM(config).save_pretrained("teacher")
     with pytest.raises(ValueError, match=r"packing=documents does not work: .* Set packing=full_sentences"):
         distil(task)
 

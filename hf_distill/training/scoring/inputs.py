@@ -32,8 +32,10 @@ def attended_positions(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.ones(shape, dtype=torch.bool, device=tokens.device)
 
 
-def attended_by_mask(attention_mask: torch.Tensor) -> torch.Tensor:
+def attended_by_mask(attention_mask: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
     """True for attended tokens, `[batch, length]`, from a mask of tokens or of packed documents."""
+    if isinstance(attention_mask, Mapping):  # a mask for each layer type, with the same tokens
+        attention_mask = next(iter(attention_mask.values()))
     if attention_mask.ndim == 4:  # which token attends to which: an attended token attends to itself
         attention_mask = attention_mask[:, 0].diagonal(dim1=1, dim2=2)
         return attention_mask if attention_mask.dtype == torch.bool else attention_mask.eq(0)

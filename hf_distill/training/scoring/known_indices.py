@@ -1,6 +1,7 @@
 """The scored positions of a batch, found by the collator and valid as long as the batch is not changed."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -28,17 +29,24 @@ class KnownIndices:
 
     def __init__(self, indices: torch.Tensor, batch: Mapping[str, torch.Tensor]):
         self.indices = indices
-        self._tensors = {name: batch.get(name) for name in _READ}
+        self._tensors = _tensors_of(batch)
         self._versions = _versions(self._tensors)
 
     def fit(self, batch: Mapping[str, torch.Tensor]) -> bool:
         """Whether `batch` has the same, unchanged tensors."""
-        is_same = all(batch.get(name) is tensor for name, tensor in self._tensors.items())
+        tensors, own = _tensors_of(batch), self._tensors
+        is_same = tensors.keys() == own.keys() and all(tensors[name] is own[name] for name in own)
         return is_same and _versions(self._tensors) == self._versions
 
 
 _READ = ("input_ids", "inputs_embeds", "attention_mask", "labels", "decoder_input_ids", "decoder_attention_mask")
 """The entries that the scored positions depend on."""
+
+
+def _tensors_of(batch: Mapping[str, Any]) -> dict[str, torch.Tensor | None]:
+    tensors = {name: batch.get(name) for name in _READ}
+    mask = tensors["attention_mask"]
+    return {**tensors, **mask, "attention_mask": None} if isinstance(mask, Mapping) else tensors  # one per layer type
 
 
 def _versions(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, int]:

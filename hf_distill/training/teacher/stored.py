@@ -18,7 +18,7 @@ from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.forward import ScoredOutput
 from hf_distill.training.scoring.groups import candidates_of
 from hf_distill.training.scoring.heads import Head
-from hf_distill.training.scoring.inputs import attended_positions
+from hf_distill.training.scoring.inputs import attended_positions, count_examples
 from hf_distill.training.scoring.scored import Scored
 from hf_distill.training.scoring.top_k import TopK
 from hf_distill.training.teacher.columns import (
@@ -195,6 +195,12 @@ class TargetsCollator:
             return batch
         num_rows = len(next(iter(targets.values())))
         grouped = self.head.reads_groups_in(batch)
+        if not grouped and count_examples(batch) == 1 < num_rows:
+            raise ValueError(
+                f"The collator joins {num_rows} rows into one, so their stored targets fit no row of the batch: load "
+                f"the student with attn_implementation='sdpa' or 'eager' if the collator has SeparateDocuments, or use "
+                f"a live teacher."
+            )
         present = (
             attended_positions(batch) if grouped else self.head.score(batch, "attended").attended.reshape(num_rows, -1)
         )
