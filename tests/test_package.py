@@ -82,6 +82,7 @@ def test_public_names():
         "collate_speech",
         "count_tokens",
         "describe",
+        "draft_metrics",
         "encode_chats",
         "encode_images",
         "encode_sounds",

@@ -2,6 +2,7 @@
 
 from hf_distill.evaluation.benchmark import Benchmark, benchmark_models
 from hf_distill.evaluation.classification import classification_metrics
+from hf_distill.evaluation.drafting import draft_metrics
 from hf_distill.evaluation.embedding import agreement_metrics, retrieval_metrics, similarity_metrics
 from hf_distill.evaluation.generation import summarization_metrics, translation_metrics
 from hf_distill.evaluation.metrics import glue_metric
@@ -17,6 +18,7 @@ __all__ = [
     "answer_metrics",
     "benchmark_models",
     "classification_metrics",
+    "draft_metrics",
     "glue_metric",
     "plot_calibration",
     "plot_quality_against_latency",

@@ -40,6 +40,7 @@ from hf_distill.training.losses.generation import check_generates
 from hf_distill.training.losses.gradient_norms import GradientNorms, check_gradient_norms
 from hf_distill.training.losses.grouped_rows import check_groups
 from hf_distill.training.losses.making import GivenLosses, how_to_read_no_labels, name_of_label_reader
+from hf_distill.training.losses.on_policy import OnPolicyTrainer, check_on_policy
 from hf_distill.training.losses.parameters import check_optimizer, check_scheduler
 from hf_distill.training.losses.schedules import Schedule
 from hf_distill.training.losses.steps import means
@@ -58,7 +59,7 @@ from hf_distill.training.training_args import DistillationTrainingArguments
 logger = logging.get_logger(__name__)
 
 
-class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer):
+class DistillationTrainer(EvaluatingTrainer, OnPolicyTrainer, BatchTrainer, CheckpointingTrainer):
     """A drop-in replacement for `Trainer` and `Seq2SeqTrainer` that trains a student to imitate a frozen teacher.
 
     `loss = alpha_kl * L_kl + alpha_task * L_task + alpha_cos * L_cos`: the KL divergence between the softened outputs,
@@ -80,9 +81,8 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
             columns of `add_teacher_targets` or `import_teacher_targets`. The teacher is frozen
             (`requires_grad=False`), moved to the training device and otherwise unchanged; checkpoints do not contain
             it. For a student with PEFT adapters it may be the student itself, which then teaches with its adapters
-            switched off. A list, or a dict by name, of several such teachers is an ensemble: the student learns from
-            the mean of their outputs, which `args.teacher_mean` and `args.teacher_weights` set, and from the hidden
-            states of the first.
+            switched off. Several such teachers, as a list or a dict by name, are an ensemble: the student learns from
+            the mean of their outputs (`args.teacher_mean`, `args.teacher_weights`) and the first's hidden states.
         losses: your own losses with their weights, by name: `{"mine": (MyLoss(), 0.5)}`, each a `Loss`. They are added
             to the losses of the `alpha_...` arguments. To replace a built-in loss, use its name, such as `kl`, and
             set its alpha to 0. A weight may be a schedule, such as `"linear:1->0"`.
@@ -186,6 +186,7 @@ class DistillationTrainer(EvaluatingTrainer, BatchTrainer, CheckpointingTrainer)
         self.head.set_problem_type(student.config)
         check_student(student, self.head, self.args)
         check_generates(student, self.args)
+        check_on_policy(self.args, student, self.head, self.teacher, self.accelerator)
         self._shared_encoder = SharedEncoder(self.model, self.teacher) if self.args.share_encoder else None
 
         student_inputs = named_inputs(student)

@@ -88,6 +88,18 @@ class DistillationTrainingArguments(LossTrainingArguments):
         },
     )
 
+    # Completions that the student writes
+    on_policy_fraction: float = field(
+        default=0.0,
+        metadata={
+            "help": "For causal models: the share of the optimizer steps, from 0 to 1, in which the student itself "
+            "writes the completions of the prompts, as in GKD. Needs alpha_task=0 and a live teacher."
+        },
+    )
+    on_policy_max_new_tokens: int = field(
+        default=128, metadata={"help": "With on_policy_fraction, the most tokens that the student writes for a prompt."}
+    )
+
     # Several teachers
     teacher_mean: TeacherMean = field(
         default="probabilities",

@@ -12,7 +12,7 @@ from tokenizers.processors import TemplateProcessing
 
 from hf_distill import SeparateDocuments, pack_documents, truncate_documents
 from hf_distill.data import packing
-from hf_distill.data.packing import end_of_document, _pack
+from hf_distill.data.packing import _pack, end_of_document
 from hf_distill.training.scoring.find_head import find_head
 from tests.conftest import PAD, collate, make_model, make_text_tokenizer, make_texts
 from tests.training.test_split_invariance import LOSS_NAMES, KeepGradient

@@ -62,6 +62,8 @@ def test_own_fields():
         "project_hidden_states",
         "teacher_quantization",
         "teacher_device_map",
+        "on_policy_fraction",
+        "on_policy_max_new_tokens",
         "share_encoder",
         "teacher_mean",
         "teacher_weights",
