@@ -65,6 +65,7 @@ from .evaluation import (
 from .evaluation.split_invariance import check_split_invariance
 from .hub import push_folder
 from .progress import Progress, track
+from .progress.completions import show_completions
 from .progress.training import show_progress
 from .quiet import quiet_libraries
 from .student import Axis, TrimmedVocabulary, describe, find_axes, make_student, product_seconds, trim_vocabulary
@@ -209,6 +210,7 @@ __all__ = [
     "reduce_width",
     "retrieval_metrics",
     "retrieval_of_rankings",
+    "show_completions",
     "show_progress",
     "similarity_metrics",
     "suggest_weights",

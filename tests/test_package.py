@@ -136,6 +136,7 @@ def test_public_names():
         "product_seconds",
         "push_folder",
         "quiet_libraries",
+        "show_completions",
         "show_progress",
         "track",
         "transcription_metrics",
