@@ -1,15 +1,27 @@
 """On-policy distillation: the student's own completions, however a step is split."""
 
+import json
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from hf_distill import DataCollatorForCausalLM, SeparateDocuments, add_teacher_targets, encode_chats
+from hf_distill import (
+    DataCollatorForCausalLM,
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    SeparateDocuments,
+    add_teacher_targets,
+    encode_chats,
+)
 from hf_distill.training.losses import on_policy
 from hf_distill.training.losses.on_policy import SeededNoise, prompts_of
 from tests.conftest import make_model, make_rows, make_texts
 from tests.data.test_chats import chat, make_tokenizer
+from tests.processes import run_on_two_processes
 from tests.training.test_split_invariance import KeepGradient
 
 ON = {"on_policy_fraction": 1.0, "on_policy_max_new_tokens": 5}
@@ -108,6 +120,14 @@ def test_split_invariance(make_trainer, size):
     assert (own_gradient - gradient).norm() <= 1e-6 * gradient.norm()
 
 
+def test_two_processes(make_trainer, tmp_path):
+    file = tmp_path / "gradient.json"
+    run = run_on_two_processes([__file__, str(file)], cwd=Path(__file__).parents[3])
+    assert file.exists(), run.stderr[-3000:]
+    _, _, gradient = train(make_trainer, per_device_train_batch_size=8)
+    assert (torch.tensor(json.loads(file.read_text())) - gradient).norm() <= 1e-6 * gradient.norm()
+
+
 def test_share_of_the_steps(make_trainer):
     rows = make_chats()
     _, batches, _ = train(make_trainer, rows, on_policy_fraction=0.5, max_steps=4, per_device_train_batch_size=8)
@@ -172,3 +192,18 @@ def test_bad_rows(make_trainer, monkeypatch):
     )
     with pytest.raises(ValueError, match="put one chat into a row"):
         prompts_of(packed)
+
+
+if __name__ == "__main__":  # one of two processes
+    torch.set_num_threads(1)
+
+    def make_on_process(student, teacher, rows, data_collator, trainer_options, **arguments):
+        options = {"use_cpu": True, "ddp_backend": "gloo", "report_to": "none", "save_strategy": "no"}
+        options |= {"train_sampling_strategy": "sequential", "max_grad_norm": 0.0, **arguments}
+        args = DistillationTrainingArguments(str(Path(sys.argv[1]).parent / "out"), **options)
+        return DistillationTrainer(student, args, data_collator, rows, teacher_model=teacher, **trainer_options)
+
+    own_trainer, _, own_gradient = train(make_on_process, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    assert own_trainer.accelerator.num_processes == 2
+    if own_trainer.is_world_process_zero():
+        Path(sys.argv[1]).write_text(json.dumps(own_gradient.tolist()))
