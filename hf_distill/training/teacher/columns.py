@@ -74,6 +74,7 @@ class Source:
         complete: whether every token has a distribution. If not, only tokens whose next token has a label have one.
         revision: version of the teacher, if the targets were imported and it was given.
         settings: how the teacher was asked, if the targets were imported and it was given.
+        separate_documents: whether the documents of a packed row did not see each other.
         embedding_dtype: how the vectors of an embedding model are stored; None for other models.
         num_samples: how many tokens were sampled per position; None if other targets are stored.
     """
@@ -92,6 +93,7 @@ class Source:
     settings: dict[str, Any] | None = None
     embedding_dtype: str | None = None
     num_samples: int | None = None
+    separate_documents: bool = False
 
     def __str__(self) -> str:
         return f"{self.teacher!r} (fingerprint {self.fingerprint}, {self.dtype})"
@@ -166,6 +168,11 @@ class JoinedSource:
     def complete(self) -> bool:
         """Whether every token has a distribution of each teacher."""
         return all(source.complete for source in self.sources)
+
+    @property
+    def separate_documents(self) -> bool:
+        """Whether the documents of a packed row did not see each other, for all teachers."""
+        return all(source.separate_documents for source in self.sources)
 
     @property
     def columns(self) -> list[str]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from transformers import PreTrainedModel
 
+from hf_distill.data import SeparateDocuments
 from hf_distill.training.scoring import pieces
 from hf_distill.training.scoring.alignment import named_inputs
 from hf_distill.training.scoring.find_head import find_head
@@ -61,6 +63,7 @@ class TargetReader:
         text_columns: columns of text to tokenise with it; empty if the rows are already tokenised.
         batch_size: rows per forward.
         dtype: the dtype to compute in.
+        attention: keeps the documents of a packed row apart; None reads a row as one text.
     """
 
     def __init__(
@@ -71,10 +74,11 @@ class TargetReader:
         text_columns: Sequence[str],
         batch_size: int,
         dtype: torch.dtype,
+        attention: SeparateDocuments | None = None,
     ):
         self.model, self.source, self.batch_size, self.dtype = model, source, batch_size, dtype
         self.processing_class, self.text_columns = processing_class, text_columns
-        self.head = find_head(model)
+        self.head, self.attention = find_head(model), attention
         self.collator = self.head.padding_collator(processing_class)
         self.inputs = named_inputs(model)
 
@@ -130,7 +134,9 @@ class TargetReader:
             numbers: `[batch]`, the positions of its rows in the dataset.
         """
         num_rows = len(numbers)
-        batch = {name: values.to(self.model.device) for name, values in batch.items()}
+        if self.attention is not None:
+            batch = self.attention(batch)
+        batch = send_to_device(dict(batch), self.model.device)
         grouped = batch if self.head.reads_groups_in(batch) else None
         batch = self.head.complete(batch, self.model)
         scored = self.head.score(batch, "attended")

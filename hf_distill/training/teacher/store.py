@@ -41,7 +41,8 @@ class TargetStore(ShardStore):
             "dataset": {"fingerprint": dataset._fingerprint, "rows": len(dataset)},
             "options": {name: getattr(source, name) for name in ("hidden_states", "top_k", "temperature")}
             | ({} if source.embedding_dtype is None else {"embedding_dtype": source.embedding_dtype})
-            | ({} if source.num_samples is None else {"num_samples": source.num_samples}),
+            | ({} if source.num_samples is None else {"num_samples": source.num_samples})
+            | ({"separate_documents": True} if source.separate_documents else {}),
         }
         if source.is_of_some_tokens:
             manifest["options"]["dtypes"] = {name: source.dtype_of(name) for name in source.columns}

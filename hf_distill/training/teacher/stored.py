@@ -193,6 +193,7 @@ class TargetsCollator:
         batch = self.collator(rest)
         if not targets:
             return batch
+        self._check_documents(rest, batch)
         num_rows = len(next(iter(targets.values())))
         grouped = self.head.reads_groups_in(batch)
         if not grouped and count_examples(batch) == 1 < num_rows:
@@ -219,6 +220,27 @@ class TargetsCollator:
         if not self.source.complete and LOG_TAIL in joined:
             self._check_positions(batch, joined[LOG_TAIL].isnan().squeeze(-1))
         return {**batch, **joined}
+
+    def _check_documents(self, rows: Any, batch: Mapping[str, Any]) -> None:
+        """Checks that documents of packed rows are apart in the batch exactly if they were for the teacher."""
+        masks = (
+            rows.get("attention_mask", []) if isinstance(rows, Mapping) else [row.get("attention_mask") for row in rows]
+        )
+        if not self.head.per_token or all(mask is None or max(mask, default=0) <= 1 for mask in masks):
+            return
+        mask = batch.get("attention_mask")
+        are_apart = isinstance(mask, Mapping) or (mask is not None and mask.ndim == 4)
+        if are_apart == self.source.separate_documents:
+            return
+        if are_apart:
+            raise ValueError(
+                "The collator keeps the documents of a row apart, but the teacher read each row as one text: store the "
+                "targets with add_teacher_targets(..., attention=SeparateDocuments(teacher))."
+            )
+        raise ValueError(
+            "The teacher read the documents of a row apart, but the collator does not keep them apart: pass "
+            "attention=SeparateDocuments(student) to DataCollatorForCausalLM."
+        )
 
     def _of_examples(self, batch: Mapping[str, torch.Tensor], rows: Sequence, grouped: bool) -> torch.Tensor:
         """The logits `[batch, classes]`, or `[batch, candidates, classes]` of grouped rows."""

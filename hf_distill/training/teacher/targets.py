@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.adapters import transformers_model
+from hf_distill.data import SeparateDocuments
 from hf_distill.embedding import as_embedding_model
 from hf_distill.fingerprints import fingerprint
 from hf_distill.hub.push import public_name
@@ -48,6 +49,7 @@ def add_teacher_targets(
     batch_size: int = 64,
     dtype: TeacherDtype | None = None,
     embedding_dtype: EmbeddingDtype | None = None,
+    attention: SeparateDocuments | None = None,
     output_dir: str | os.PathLike | None = None,
 ) -> Dataset | DatasetDict:
     """Runs the teacher once on a dataset, and returns the dataset with the teacher's outputs as additional columns.
@@ -98,6 +100,8 @@ def add_teacher_targets(
         dtype: the dtype that the teacher computes in; by default its own.
         embedding_dtype: for embedding models, how their vectors are stored: `"float16"` (the default), `"float32"` or
             `"int8"`, which takes a quarter of float32.
+        attention: for packed rows, `SeparateDocuments(teacher)` keeps documents apart, as the training's collator does.
+            By default a row is read as one text.
         output_dir: the folder for the targets; by default one in the cache of `datasets`. For a `DatasetDict`, it gets
             a folder per split.
 
@@ -124,7 +128,7 @@ def add_teacher_targets(
     """
     if isinstance(dataset, DatasetDict):
         options: dict[str, Any] = {"text_columns": text_columns, "hidden_states": hidden_states, "top_k": top_k}
-        options["num_samples"] = num_samples
+        options |= {"num_samples": num_samples, "attention": attention}
         options |= {"temperature": temperature, "min_mass": min_mass, "batch_size": batch_size, "dtype": dtype}
         options["embedding_dtype"] = embedding_dtype
         folders = {split: None if output_dir is None else Path(output_dir, split) for split in dataset}
@@ -154,6 +158,12 @@ def add_teacher_targets(
     of_tokens = {"top_k": top_k, "num_samples": num_samples, "temperature": temperature, "min_mass": min_mass}
     _check_options(head, model, text_columns, hidden_states, of_tokens, embedding_dtype)
 
+    if attention is not None and attention.is_padding_free:
+        raise ValueError(
+            f"attention joins all rows of a batch into one with attn_implementation="
+            f"{model.config._attn_implementation!r}, so targets would fit no row: load the "
+            f"teacher with 'sdpa' or 'eager'."
+        )
     target_dtype = model.dtype if dtype is None else getattr(torch, dtype)
     num_words = vocab_size(model.config) if head.over_vocabulary else None
     source = Source(
@@ -168,9 +178,10 @@ def add_teacher_targets(
         temperature=(temperature or DEFAULT_TEMPERATURE) if head.over_vocabulary else None,
         embedding_dtype=(embedding_dtype or "float16") if head.has_embeddings else None,
         num_samples=num_samples,
+        separate_documents=attention is not None,
     )
     store = TargetStore(output_dir, dataset, source, {"text_columns": text_columns, **_limits(processing_class)})
-    reader = TargetReader(model, source, processing_class, text_columns, batch_size, target_dtype)
+    reader = TargetReader(model, source, processing_class, text_columns, batch_size, target_dtype, attention)
     if source.top_k is None:
         store.fill(reader)
         return with_columns(dataset, store.load())
