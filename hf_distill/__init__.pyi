@@ -64,6 +64,7 @@ from .evaluation import (
 )
 from .evaluation.split_invariance import check_split_invariance
 from .hub import push_folder
+from .loading import convert_gguf
 from .progress import Progress, track
 from .progress.completions import show_completions
 from .progress.training import show_progress
@@ -154,6 +155,7 @@ __all__ = [
     "classify_texts",
     "collate_speech",
     "compress",
+    "convert_gguf",
     "count_tokens",
     "describe",
     "draft_metrics",

