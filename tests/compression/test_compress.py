@@ -83,6 +83,7 @@ def test_answer(folder, monkeypatch, capsys):
     assert shown.count("Best so far: student") == 3
 
 
+@pytest.mark.long
 def test_a_student_is_cut_from_the_larger_one_that_was_trained(folder, monkeypatch):
     end_after(monkeypatch, 2)
     search(folder, keep=0.5)
@@ -133,6 +134,7 @@ def test_ctrl_c_leaves_the_best_so_far(folder, monkeypatch, caplog):
     assert load_predictor(small.folder).predict(["w5 w6"])
 
 
+@pytest.mark.long
 def test_full_disk(folder, monkeypatch):
     end_after(monkeypatch, 2)
     make = Maker.make
@@ -178,6 +180,7 @@ def test_random_search_has_no_first_students(folder, monkeypatch):
     assert not any("fixed_params" in trial.system_attrs for trial in trials)
 
 
+@pytest.mark.long
 def test_smaller_vocabulary_if_the_size_is_limited(folder, monkeypatch):
     end_after(monkeypatch, 1)
     write_csv(

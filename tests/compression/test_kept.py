@@ -56,6 +56,7 @@ def test_interval_is_that_of_the_delta_method():
     assert kept.error == pytest.approx(error, rel=0.1)
 
 
+@pytest.mark.long
 def test_interval_holds_the_true_share():
     """Of 200 samples, about 195 intervals hold the share that the models have in truth."""
     rng, held = np.random.default_rng(1), 0
