@@ -135,6 +135,11 @@ def encode_chats(
         fn_kwargs={"tokenizer": tokenizer, "assistant_only_loss": assistant_only_loss},
         desc="Tokenizing chats",
     )
+    if unmarked := [row for row, labels in enumerate(rows["labels"], start=1) if not _has_label(labels)]:
+        raise ValueError(
+            f"The chat template marks nothing that the assistant writes, in {listed_rows(unmarked)}: correct its "
+            f"{{% generation %}} marks, or set assistant_only_loss=False."
+        )
     lengths = np.array(rows["length"][:])
     is_long = lengths > max_length
     if is_long.any() and too_long == "error":
@@ -145,7 +150,7 @@ def encode_chats(
         )
     if too_long == "truncate":
         rows = rows.map(_truncate, batched=True, fn_kwargs={"max_length": max_length}) if is_long.any() else rows
-        is_kept = [any(label != IGNORE_INDEX for label in labels[1:]) for labels in rows["labels"]]
+        is_kept = list(map(_has_label, rows["labels"]))
     else:
         is_kept = (~is_long).tolist()
     if not any(is_kept):
@@ -272,13 +277,12 @@ def _of_messages(
         return text
 
     text = written(len(whole), for_answer=False)
-    spans = []
-    if assistant_only_loss:
-        spans = (
-            [_answer(text, written(len(prompt), for_answer=True), text)]
-            if prompt
-            else list(_turns(text, whole, written))
-        )
+    if not assistant_only_loss:
+        spans = [(0, len(text))]
+    elif prompt:
+        spans = [_answer(text, written(len(prompt), for_answer=True), text)]
+    else:
+        spans = list(_turns(text, whole, written))
     return _with_labels(text, spans, tokenizer, add_special_tokens=False)
 
 
@@ -313,6 +317,11 @@ def _with_labels(
     for start, end in spans:
         inside |= (starts >= start) & (ends <= end) & (ends > starts)
     return encoded["input_ids"], inside.tolist()
+
+
+def _has_label(labels: Sequence[int]) -> bool:
+    """Whether a token has a label, other than the first one, which nothing predicts."""
+    return any(label != IGNORE_INDEX for label in labels[1:])
 
 
 def _truncate(batch: Mapping[str, list], max_length: int) -> dict[str, list]:

@@ -132,6 +132,10 @@ def test_bad_rows(tmp_path, row, message):
 
 
 def test_bad_templates():
+    with pytest.raises(
+        ValueError, match=r"The chat template marks nothing that the assistant writes, in row 1: .*marks"
+    ):
+        encode({"messages": TALK}, MARKED.replace("== 'assistant'", "== 'bot'"))
     with pytest.raises(ValueError, match=r"Row 1: the tokenizer has no chat template: set tokenizer.chat_template"):
         encode({"messages": TALK}, None)
     with pytest.raises(ValueError, match="Row 1: the chat begins with the assistant"):
