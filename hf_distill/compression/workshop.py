@@ -51,8 +51,8 @@ BATCH_SIZE = 32
 SHARE_OF_READING = 0.1
 """Share of the budget that the teacher may read training rows in.
 
-A student is trained on a few percent of the budget, after those that it was cut from, and reads rows about as fast as the
-teacher. So it would never see more rows than these, and the time is better spent on its training.
+A student trains for a few percent of the budget, as did those that it was cut from, and reads rows about as fast as
+the teacher. So it would never see more rows than these, and the time is better spent on its training.
 """
 
 KEPT = "kept.json"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
@@ -39,7 +40,7 @@ def show_completions(trainer: Trainer, prompts: Sequence[str], *, max_new_tokens
         raise ValueError(f"A {type(student).__name__} does not continue texts: load it with AutoModelForCausalLM.")
     if not isinstance(trainer.processing_class, PreTrainedTokenizerBase):
         raise ValueError("The trainer has no tokenizer: pass it as processing_class.")
-    if trainer.accelerator.distributed_type.value in ("FSDP", "DEEPSPEED"):
+    if trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError("Completions need the whole student in one process: leave show_completions out.")
     trainer.add_callback(Completions(trainer, prompts, max_new_tokens))
 

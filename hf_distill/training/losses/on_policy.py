@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, Trainer
 
@@ -64,7 +65,7 @@ def check_on_policy(
         raise ValueError(
             f"{given} needs alpha_task=0: the labels of such a completion are what the student itself wrote."
         )
-    if accelerator.distributed_type.value in ("FSDP", "DEEPSPEED"):
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError(
             f"{given} does not work with {accelerator.distributed_type.value}, where no process has the whole student: "
             f"use DDP or one process."
