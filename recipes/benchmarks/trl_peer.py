@@ -12,9 +12,11 @@ It prints two tables:
 
 - Cost: CPU seconds, seconds and memory of a step. Each side has a process of its own, and the sides take turns. A ratio
   is the median over the rounds of the ratio within a round, so that a machine that slows down slows all sides. Prefer
-  CPU seconds on a machine that does other work too.
+  CPU seconds on a machine that does other work too. Memory is the peak of a step minus weights and optimizer state. It
+  is also given without the gradients of the weights, which have the same size on all sides.
 - Exactness: one step of 16 rows as one batch, as 4 accumulated batches of 4, and as 8 rows on each of two processes. It
-  is the same step, so its loss and its gradient should be the same. The rows have unequal numbers of tokens and labels.
+  is the same step, so its loss and its gradient should be the same. The rows have unequal numbers of tokens, and only
+  their completions have labels: the labels of a prompt are -100.
 """
 
 import multiprocessing
@@ -68,7 +70,14 @@ SMOLLM2 = LlamaConfig(
     intermediate_size=1536,
     tie_word_embeddings=True,
 )
-SHAPES = {"smollm2-135m": (SMOLLM2, 4, 128), "tiny": (TINY_MODEL, 4, 32)}
+LARGE_VOCABULARY = LlamaConfig(**(SMOLLM2.to_dict() | {"vocab_size": 128_256, "num_hidden_layers": 8}))
+UNTIED = LlamaConfig(**(LARGE_VOCABULARY.to_dict() | {"tie_word_embeddings": False}))
+SHAPES = {
+    "smollm2-135m": (SMOLLM2, 4, 128),
+    "vocabulary-128k": (LARGE_VOCABULARY, 4, 128),
+    "vocabulary-128k-untied": (UNTIED, 4, 128),
+    "tiny": (TINY_MODEL, 4, 32),
+}
 """Of the teacher, and of the batch: rows, and tokens of a row. The student has half of the teacher's layers."""
 
 SPLITS = {"one batch of 16": (16, 1), "4 batches of 4": (4, 4), "two processes": (8, 1)}
@@ -183,7 +192,8 @@ SIDES = {
 }
 """The first is what the others are compared with."""
 
-COST = ["", "CPU s per step", "of the first", "s per step", "of the first", "memory, MB", "of the first", "process, MB"]
+COST = ["", "CPU s per step", "of the first", "s per step", "of the first", "memory, MB", "of the first"]
+COST += ["without gradients, MB", "of the first", "process, MB"]
 EXACTNESS = ["", "loss", "loss, 4 x 4", "gradient, 4 x 4", "loss, 2 x 8", "gradient, 2 x 8", "loss at T = 2"]
 
 Figures = dict[str, float | list[float] | str]
@@ -232,10 +242,16 @@ def step() -> tuple[float, float, float]:
     return time.process_time() - cpu, time.perf_counter() - wall, loss
 
 
-def memory() -> tuple[int, int]:
-    """Bytes at most: of tensors above weights and optimizer state, and of the process, all of it."""
-    at_most = peak_of_process()
-    return peak_memory(lambda: _stepping["side"].forward_and_backward(_stepping["batch"]), "cpu"), at_most
+def memory() -> dict[str, int]:
+    """Peaks in bytes: of tensors above weights and optimizer state, the same without gradients, and of the process."""
+    process, side = peak_of_process(), _stepping["side"]
+    peak = peak_memory(lambda: side.forward_and_backward(_stepping["batch"]), "cpu")
+    gradients = [own.grad for own in side.trainer.model.parameters() if own.grad is not None]
+    return {
+        "memory": peak,
+        "without gradients": peak - sum(gradient.nbytes for gradient in gradients),
+        "process": process,
+    }
 
 
 def measure_cost(names: Sequence[str], shape: str, rounds: int, folder: Path) -> dict[str, Figures]:
@@ -253,7 +269,7 @@ def measure_cost(names: Sequence[str], shape: str, rounds: int, folder: Path) ->
                     measured[name]["wall"].append(wall)
                     measured[name]["loss"] = loss
         for name, process in processes.items():
-            measured[name]["memory"], measured[name]["process"] = process.submit(memory).result()
+            measured[name] |= process.submit(memory).result()
     finally:
         for process in processes.values():
             process.shutdown()
@@ -337,7 +353,8 @@ def run(names: Sequence[str], shape: str, rounds: int, output: Path) -> dict[str
         f"\nA teacher of {config.num_hidden_layers} layers and a student of half of them, {num_rows} x {length} tokens"
     )
     print(f"\n{table(COST, [_cost_cells(own, name, cost[names[0]]) for name, own in cost.items()])}")
-    print(f"\nMedians of {rounds} rounds. Memory: of tensors, above weights and optimizer state; process: at most")
+    print(f"\nMedians of {rounds} rounds. Memory: peak of tensors above weights and optimizer state. Process: its peak")
+    print(f"\n{describe_rows()}")
     print(f"\n{table(EXACTNESS, [[name, *_exactness_cells(own)] for name, own in exactness.items()])}")
     for name, own in exactness.items():
         for split in own.keys() & SPLITS.keys():
@@ -353,12 +370,24 @@ def run(names: Sequence[str], shape: str, rounds: int, output: Path) -> dict[str
     return {"cost": cost, "exactness": exactness}
 
 
+def describe_rows() -> str:
+    """The lengths of the rows of the exactness table, and of their completions."""
+    rows = make_rows("causal LM")
+    lengths = [len(row["labels"]) for row in rows]
+    completions = [sum(label != -100 for label in row["labels"]) for row in rows]
+    return (
+        f"Exactness: {len(rows)} rows of {min(lengths)} to {max(lengths)} tokens. Only completions have labels: the "
+        f"last {min(completions)} to {max(completions)} tokens of a row."
+    )
+
+
 def _cost_cells(own: Figures, name: str, first: Figures) -> list[str]:
     cells = [name]
     for column in ("cpu", "wall"):
         cells += [f"{statistics.median(own[column]):.2f}", f"{median_ratio(own[column], first[column]):.2f}"]
-    cells += [f"{own['memory'] / 1e6:,.0f}", f"{own['memory'] / first['memory']:.2f}", f"{own['process'] / 1e6:,.0f}"]
-    return cells
+    for column in ("memory", "without gradients"):
+        cells += [f"{own[column] / 1e6:,.0f}", f"{own[column] / first[column]:.2f}"]
+    return [*cells, f"{own['process'] / 1e6:,.0f}"]
 
 
 def _exactness_cells(own: Figures) -> list[str]:

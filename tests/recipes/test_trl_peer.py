@@ -1,4 +1,4 @@
-"""The benchmark beside TRL on tiny models. TRL and ModelOpt are not installed for the tests: their part is skipped."""
+"""The benchmark with TRL on tiny models. Without TRL and ModelOpt, their part is skipped."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recipes.benchmarks import trl_peer
+from recipes.benchmarks.split_invariance import make_rows
 from tests.processes import PROCESSES
 
 OURS, GKD, TRL, BY_HAND, MODELOPT = trl_peer.SIDES
@@ -37,13 +38,28 @@ def test_trl_peer(tmp_path, monkeypatch, capsys):
     for own in cost.values():
         assert own["loss"] == pytest.approx(cost[OURS]["loss"], rel=1e-5)
         assert len(own["cpu"]) == len(own["wall"]) == 2
-        assert own["process"] > own["memory"] > 0
+        assert own["process"] > own["memory"] > own["without gradients"] > 0
+    gradients = {own["memory"] - own["without gradients"] for own in cost.values()}
+    assert len(gradients) == 1  # the students are the same
+    assert "16 rows of 4 to 16 tokens. Only completions have labels: the last 1 to 10 tokens of a row." in printed
+
+
+def test_rows_are_prompts_and_completions():
+    """The rows of the exactness table: labels on the completion alone, and unequal numbers of them in every batch."""
+    labels = [torch.tensor(row["labels"]) for row in make_rows("causal LM")]
+    for own in labels[:-1]:  # the last row has no prompt
+        number = int(own.ne(-100).sum())
+        assert own[:-number].eq(-100).all()
+        assert own[-number:].ne(-100).all()
+    for size in (4, 8):
+        assert len({int(torch.cat(labels[first : first + size]).ne(-100).sum()) for first in range(0, 16, size)}) > 1
 
 
 def test_trl(tmp_path):
     """What is claimed of TRL in docs/compare.md."""
     pytest.importorskip("trl")
     exactness = trl_peer.measure_exactness([OURS, GKD, TRL], tmp_path)
+    assert abs(exactness[OURS]["gradient, two processes"]) < 1e-6
     for own in exactness.values():
         assert own["loss"] == pytest.approx(exactness[OURS]["loss"], rel=1e-6)
         assert abs(own["gradient, 4 batches of 4"]) < 1e-6
