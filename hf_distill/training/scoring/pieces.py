@@ -75,7 +75,9 @@ def sum_over_pieces(
         gradients = [a.add_(b) for a, b in zip(gradients, own_gradients, strict=True)] if gradients else own_gradients
         del own_gradients  # as large as the head: free it before the next piece
         total, total_figures = total + scalar.detach(), total_figures + own_figures
-    gradients = [value_gradients, *gradients]
+    # The gradient of a linear layer is a transposed view. Autograd adds another gradient in place only to what is no
+    # view: without `data`, embeddings that are tied to the head would take a third tensor of their size.
+    gradients = [gradient.data for gradient in (value_gradients, *gradients)]
     return _Differentiated.apply(total, gradients, loss_scale, values, *parameters), total_figures
 
 

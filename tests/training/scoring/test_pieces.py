@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hf_distill.training.scoring import pieces
 from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.forward import scored_forward
 from hf_distill.training.scoring.pieces import sum_over_pieces
@@ -92,3 +93,28 @@ def test_differentiated_twice():
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="differentiated twice"):
         total.backward()
+
+
+def test_tied_embeddings_add_their_gradient_in_place(monkeypatch):
+    """A head that is also the embeddings has two gradients of its size in the backward pass, and not their sum too."""
+    embeddings = torch.nn.Embedding(40, 8)
+    kept = []
+    apply = pieces._Differentiated.apply
+
+    def remember(value, gradients, *rest):
+        kept.extend(gradient.data_ptr() for gradient in gradients[1:])
+        return apply(value, gradients, *rest)
+
+    monkeypatch.setattr(pieces._Differentiated, "apply", remember)
+    hidden = embeddings(torch.arange(12)) * 2.0
+
+    def of_piece(values, piece):
+        return (values @ embeddings.weight.T).log_softmax(-1)[:, 0].sum(), torch.zeros(1)
+
+    total, _ = sum_over_pieces(of_piece, hidden, 5)
+    total.backward()
+    assert embeddings.weight.grad.data_ptr() in kept
+    own = embeddings.weight.grad.clone()
+    embeddings.weight.grad = None
+    ((embeddings(torch.arange(12)) * 2.0) @ embeddings.weight.T).log_softmax(-1)[:, 0].sum().backward()
+    assert torch.allclose(own, embeddings.weight.grad, atol=1e-6)
