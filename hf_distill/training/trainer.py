@@ -186,7 +186,7 @@ class DistillationTrainer(EvaluatingTrainer, OnPolicyTrainer, BatchTrainer, Chec
         self.head.set_problem_type(student.config)
         check_student(student, self.head, self.args)
         check_generates(student, self.args)
-        check_on_policy(self.args, student, self.head, self.teacher, self.accelerator)
+        check_on_policy(self.args, student, self.head, self.teacher, self.processing_class, self.accelerator)
         self._shared_encoder = SharedEncoder(self.model, self.teacher) if self.args.share_encoder else None
 
         student_inputs = named_inputs(student)

@@ -38,7 +38,12 @@ class OnPolicyArguments(Protocol):
 
 
 def check_on_policy(
-    args: OnPolicyArguments, student: PreTrainedModel, head: Head, teacher: Any, accelerator: Accelerator
+    args: OnPolicyArguments,
+    student: PreTrainedModel,
+    head: Head,
+    teacher: Any,
+    tokenizer: Any,
+    accelerator: Accelerator,
 ) -> None:
     """Checks that the student can write completions and that a teacher can read them.
 
@@ -61,6 +66,8 @@ def check_on_policy(
         raise ValueError(
             f"{given} needs a teacher that reads what the student writes: pass teacher_model, without stored targets."
         )
+    if getattr(tokenizer, "pad_token_id", None) is None:
+        raise ValueError(f"{given} needs a tokenizer with a padding token: pass it as processing_class.")
     if args.alpha_task:
         raise ValueError(
             f"{given} needs alpha_task=0: the labels of such a completion are what the student itself wrote."

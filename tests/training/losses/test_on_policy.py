@@ -177,6 +177,12 @@ def test_bad_arguments(make_trainer):
         make_trainer(student, None, rows, trainer_options={"processing_class": make_tokenizer()}, **KL, **ON)
 
 
+def test_without_a_tokenizer(make_trainer):
+    teacher, student = make_pair()
+    with pytest.raises(ValueError, match="needs a tokenizer with a padding token: pass it as processing_class"):
+        make_trainer(student, teacher, make_chats(), **KL, **ON)
+
+
 def test_bad_rows(make_trainer, monkeypatch):
     monkeypatch.setattr(on_policy, "most_tokens", lambda student: 10)
     with pytest.raises(
