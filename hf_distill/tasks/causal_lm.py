@@ -17,6 +17,7 @@ from hf_distill.data.corpus import load_rows
 from hf_distill.data.labels import IGNORE_INDEX
 from hf_distill.deployment.predictor import Predictor
 from hf_distill.deployment.text_encoder import EditedTokens
+from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.language_modelling import (
     LanguageModelling,
     LanguageModellingArguments,
@@ -105,7 +106,17 @@ output_dir: outputs/student
         training = copy.copy(training)
         for name, value in PRESET.items():
             setattr(training, name, value)
+        if training.on_policy_fraction:
+            training.alpha_task = 0.0  # the labels would be the student's own tokens
         return training
+
+    def check(self, arguments: TaskArguments, training: DistillationTrainingArguments) -> None:
+        packing = self.reading_of(arguments)["packing"]
+        if training.on_policy_fraction and packing != "none":
+            raise ValueError(
+                f"on_policy_fraction={training.on_policy_fraction} needs one chat in a row, but packing={packing}: set "
+                f"packing=none."
+            )
 
     def load(self, source, reading, classes, *, split="train", config_name=None):
         options = where_in(source, split, config_name)

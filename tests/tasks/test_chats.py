@@ -83,6 +83,14 @@ def test_preset(folder):
     assert (alone.args.alpha_kl, alone.args.alpha_task) == (0, 1)
 
 
+def test_on_policy(folder):
+    trainer = distil(packing="none", training={"on_policy_fraction": 1.0, "on_policy_max_new_tokens": 4})
+    assert trainer.args.alpha_task == 0
+    assert trainer.state.log_history[0]["loss_kl"] > 0
+    with pytest.raises(ValueError, match=r"on_policy_fraction=1.0 needs one chat in a row, but packing=documents"):
+        distil("other", training={"on_policy_fraction": 1.0})
+
+
 def test_every_token(folder):
     """With `assistant_only_loss=False`, the words of the user count too."""
     distil(assistant_only_loss=False, packing="none", training={"alpha_task": 0.5})
