@@ -157,6 +157,8 @@ class Judge:
     def _on_draws(self, predictions: Sequence[Any]) -> Callable[[np.ndarray], float]:
         """A function that computes the metric on some units, by index."""
         scores = self._scores(predictions)
+        if scores is not None and scores.ndim == 2:
+            return lambda drawn: _ratio(scores[drawn].sum(0))
         if scores is not None:
             return lambda drawn: scores[drawn].mean()
         units = self.units()
@@ -200,6 +202,10 @@ class Judge:
     def _share(self, value: float, teacher_value: float) -> float:
         share = value / teacher_value if self.how_shown().higher_is_better else teacher_value / value
         return float(share)
+
+
+def _ratio(sums: np.ndarray) -> float:
+    return float(sums[0] / sums[1]) if sums[1] else 0.0
 
 
 def units_needed(keep: float, relative_error: float, units: int) -> int:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from hf_distill.optional import optional
 from hf_distill.words import group_words, is_prefixed
 
@@ -49,6 +51,33 @@ def tagging_metrics(predictions: Labels, references: Labels, label_names: Sequen
     f1_score = optional("sklearn.metrics", "metrics").f1_score
     score = f1_score(labels, guesses, average="macro", labels=occurring, zero_division=0)
     return {"accuracy": accuracy, "f1": float(score)}
+
+
+def tagging_counts(
+    metric: str, predictions: Labels, references: Labels, label_names: Sequence[str]
+) -> np.ndarray | None:
+    """For each text, two numbers; the metric of some texts is the sum of the first divided by that of the second.
+
+    Args:
+        metric: `"accuracy"`, or `"f1"` over all entities.
+        predictions: as in `tagging_metrics`.
+        references: as in `tagging_metrics`.
+        label_names: names of all classes.
+
+    Returns:
+        `[texts, 2]`: words with the correct label, and words; or twice the entities that were found, and the entities
+        in predictions and references together. None for the macro F1 of plain tags, which is no such ratio.
+    """
+    if metric == "f1" and not is_prefixed(label_names):
+        return None
+    counts = []
+    for own, labels in zip(*_known(predictions, references), strict=True):
+        if metric == "accuracy":
+            counts.append((sum(guess == label for guess, label in zip(own, labels, strict=True)), len(labels)))
+        else:
+            found, entities = (set(group_words(tags, label_names)) for tags in (own, labels))
+            counts.append((2 * len(found & entities), len(found) + len(entities)))
+    return np.array(counts, dtype=float)
 
 
 def tagging_fidelity(predictions: Labels, teacher: Labels, label_names: Sequence[str]) -> dict[str, float]:

@@ -317,7 +317,7 @@ class Task(ABC):
     def scores_of_units(
         self, metric: str, predictions: Sequence, rows: Dataset, reading: Reading, teacher: Sequence
     ) -> np.ndarray | None:
-        """A number for each unit, whose mean is a metric of quality or fidelity; None if the metric is not a mean.
+        """What a metric of quality or fidelity is computed from, for each unit. Resampling units is fast with it.
 
         Args:
             metric: name of the metric.
@@ -325,6 +325,10 @@ class Task(ABC):
             rows: the rows with their labels.
             reading: the options.
             teacher: the teacher's predictions.
+
+        Returns:
+            `[units]` numbers whose mean is the metric; or `[units, 2]`, whose first numbers summed and divided by the sum
+            of the second ones are the metric, such as right words and words; None if it is neither.
         """
         return None
 

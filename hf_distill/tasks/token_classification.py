@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 from datasets import Dataset
 from peft import TaskType
 from tokenizers import Tokenizer
@@ -22,7 +23,7 @@ from hf_distill.deployment.entities import classify_words
 from hf_distill.deployment.predictor import Predictor
 from hf_distill.deployment.text_encoder import TextEncoder
 from hf_distill.evaluation.report import Metric
-from hf_distill.evaluation.tagging import Labels, tagging_fidelity, tagging_metrics
+from hf_distill.evaluation.tagging import Labels, tagging_counts, tagging_fidelity, tagging_metrics
 from hf_distill.lengths import default_stride
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.classes import columns_by_name
@@ -177,6 +178,11 @@ output_dir: outputs/student
             names = {label for labels in (predictions, teacher) for own in labels for label in own if label is not None}
             measured |= tagging_fidelity(predictions, teacher, sorted(names))
         return measured
+
+    def scores_of_units(self, metric, predictions, rows, reading, teacher) -> np.ndarray | None:
+        if metric not in ("f1", "accuracy"):
+            return None
+        return tagging_counts(metric, predictions, _labels(rows), _names(rows))
 
     def differences(self, predictions: Labels, teacher: Labels, reading: Reading) -> list[float]:
         """The number of words with different tags."""

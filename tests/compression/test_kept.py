@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, List
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -180,3 +180,24 @@ def test_error_of_the_teacher():
     right = (labels == teacher).mean()
     expected = math.sqrt(right * (1 - right) / 1000) / right
     assert make_judge(labels, teacher).teacher_error() == pytest.approx(expected, rel=0.2)
+
+
+def test_a_ratio_of_sums_has_the_interval_of_the_recomputed_metric(monkeypatch):
+    """F1 of entities, from counts of each text and by computing it again for each draw."""
+    monkeypatch.setattr("hf_distill.compression.kept.DRAWS", 50)
+    names = ["O", "B-LOC", "I-LOC"]
+    generator = np.random.default_rng(4)
+    labels = [generator.choice(3, 6).tolist() for _ in range(30)]
+    own = [[names[own] if generator.random() < 0.7 else "O" for own in text] for text in labels]
+    teacher = [[names[own] if generator.random() < 0.9 else "O" for own in text] for text in labels]
+    rows = Dataset.from_dict({"labels": labels}).cast_column("labels", List(ClassLabel(names=names)))
+    task = task_named("token-classification")
+    fast = Judge(task, "f1", rows, {}, teacher).kept(own)
+
+    class Slow(type(task)):
+        def scores_of_units(self, *arguments):
+            return None
+
+    slow = Judge(Slow(), "f1", rows, {}, teacher).kept(own)
+    assert (fast.share, fast.low, fast.high) == pytest.approx((slow.share, slow.low, slow.high))
+    assert fast.low < fast.share < fast.high

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import seqeval.metrics
 
-from hf_distill.evaluation.tagging import tagging_fidelity, tagging_metrics
+from hf_distill.evaluation.tagging import tagging_counts, tagging_fidelity, tagging_metrics
 
 NAMES = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 
@@ -90,3 +90,25 @@ def test_bad_input():
         tagging_metrics([["O"]], [["O", "O"]], NAMES)
     with pytest.raises(ValueError, match="No word has a known label"):
         tagging_metrics([["O"]], [[None]], NAMES)
+
+
+@pytest.mark.parametrize("metric", ["f1", "accuracy"])
+def test_counts_give_the_metric_of_any_texts(metric):
+    references, predictions = random_tags(2), random_tags(2)
+    generator = np.random.default_rng(0)
+    for own, others in zip(predictions, random_tags(7, 40), strict=True):
+        for place in np.flatnonzero(generator.random(len(own)) < 0.3):
+            own[place] = others[place % len(others)]
+    references[3][0] = None  # unknown
+    counts = tagging_counts(metric, predictions, references, NAMES)
+    assert counts.shape == (40, 2)
+    for _ in range(5):
+        drawn = generator.integers(0, 40, 40)
+        texts = [[own[text] for text in drawn] for own in (predictions, references)]
+        first, second = counts[drawn].sum(0)
+        assert first / second == pytest.approx(tagging_metrics(*texts, NAMES)[metric])
+
+
+def test_plain_tags_have_no_counts_of_f1():
+    assert tagging_counts("f1", [["NOUN"]], [["VERB"]], ["NOUN", "VERB"]) is None
+    assert tagging_counts("accuracy", [["NOUN"]], [["VERB"]], ["NOUN", "VERB"]).tolist() == [[0, 1]]
