@@ -327,8 +327,8 @@ class Task(ABC):
             teacher: the teacher's predictions.
 
         Returns:
-            `[units]` numbers whose mean is the metric; or `[units, 2]`, whose first numbers summed and divided by the sum
-            of the second ones are the metric, such as right words and words; None if it is neither.
+            `[units]` numbers whose mean is the metric; or `[units, 2]`, where the metric is the sum of the first column
+            divided by that of the second, such as right words and words; None if it is neither.
         """
         return None
 
