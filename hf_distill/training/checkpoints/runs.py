@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -301,8 +301,8 @@ def _check_later(stage: Stage, is_unchanged: bool) -> None:
 
 
 def _differences(written: dict[str, object], settings: Mapping[str, object]) -> dict[str, str]:
-    """A sentence for each setting that differs, by name."""
-    pairs = {name: (written.get(name), settings.get(name)) for name in {**written, **settings}}
+    """A sentence for each setting that differs, by name. An option that was not there yet had its default."""
+    pairs = {name: (written.get(name, _default_of(name)), settings.get(name)) for name in {**written, **settings}}
     return {
         name: f"{name} was {_shown(was)} and is {_shown(now)}"
         if _shown(was) != _shown(now)
@@ -310,6 +310,11 @@ def _differences(written: dict[str, object], settings: Mapping[str, object]) -> 
         for name, (was, now) in pairs.items()
         if _compared(was) != _compared(now)
     }
+
+
+def _default_of(name: str) -> object:
+    own = DistillationTrainingArguments.__dataclass_fields__.get(name)
+    return None if own is None or own.default is MISSING else own.default
 
 
 def _compared(value: object) -> object:

@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 
 from hf_distill import DistillationTrainingArguments, TrainingRun, make_student, model_identity
-from hf_distill.training.checkpoints.runs import MAY_CHANGE, WITHOUT_EFFECT, data_identity
+from hf_distill.training.checkpoints.runs import MAY_CHANGE, RECORD, WITHOUT_EFFECT, data_identity
 from tests.conftest import make_model, make_rows
 from tests.tasks.test_text_classification import assert_equal_weights, weights
 
@@ -87,6 +87,17 @@ def test_a_finished_training_with_other_settings(run, tmp_path, options, message
     with pytest.raises(ValueError, match=message):
         run(**options)
     assert everything(tmp_path / "out") == before
+
+
+def test_an_option_that_a_later_version_added_had_its_default(run, tmp_path):
+    run()
+    file = tmp_path / "out" / RECORD
+    record = json.loads(file.read_text())
+    del record["settings"]["on_policy_max_new_tokens"], record["settings"]["divergence"]
+    file.write_text(json.dumps(record))
+    assert run() is None
+    with pytest.raises(ValueError, match=r"settings: divergence was 'forward_kl' and is 'reverse_kl'"):
+        run(divergence="reverse_kl")
 
 
 def test_resume_for_longer(run, tmp_path):
