@@ -44,14 +44,14 @@ def test_one_command(tmp_path, monkeypatch, capsys):
     assert set(results) == {"teacher", *recipe.STUDENTS}
     for name in recipe.STUDENTS:
         own = results[name]
-        assert len(own["with the teacher"]) == len(own["without"]) == 2
-        assert own["with the teacher"] != own["without"]
+        assert [len(own[way]) for way in recipe.WAYS] == [2, 2, 2]
+        assert own["teacher and labels"] != own["labels"] != own["teacher"]
         assert 0 < own["draft"]["acceptance_rate"] < 1
-        student, _ = recipe.load(tmp_path / "out" / name.replace(" ", "-") / "with-the-teacher-0")
+        student, _ = recipe.load(tmp_path / "out" / name.replace(" ", "-") / "teacher-and-labels-0")
         assert own["parameters"] == student.num_parameters()
     shown = capsys.readouterr().out
-    assert "| 15 layers, with the teacher | " in shown
-    assert shown.count(" ± ") == 8
+    assert "| 15 layers, teacher and labels | " in shown
+    assert shown.count(" ± ") == 12
 
 
 def test_held_out_sentences(tmp_path, monkeypatch):

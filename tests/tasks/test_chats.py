@@ -76,7 +76,7 @@ def test_the_whole_way(folder, packing):
 
 def test_preset(folder):
     args = distil(max_steps=1).args
-    assert (args.temperature, args.alpha_kl, args.alpha_task, args.alpha_cos) == (1, 1, 0.1, 0)
+    assert (args.temperature, args.alpha_kl, args.alpha_task, args.alpha_cos) == (1, 1, 1, 0)
     args = distil("other", max_steps=1, training={"alpha_cos": 0.5}).args
     assert (args.temperature, args.alpha_kl, args.alpha_task, args.alpha_cos) == (2, 5, 2, 0.5)
     alone = distil("alone", max_steps=1, model_name_or_path="teacher", training={"teacher_model_name_or_path": None})
