@@ -34,7 +34,7 @@ PRESET: Mapping[str, float] = {"temperature": 1.0, "alpha_kl": 1.0, "alpha_task"
 
 Muralidharan et al., 2024, Compact Language Models via Pruning and Knowledge Distillation,
 https://arxiv.org/abs/2407.14679, found temperature 1 best, and on texts like those of the teacher's pretraining nothing
-gained from the labels. On other texts the labels teach what the teacher does not know: see recipes/smollm.
+gained from the labels. On texts that the teacher predicts badly, the labels help: see recipes/smollm.
 """
 
 
