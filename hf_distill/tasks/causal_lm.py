@@ -33,8 +33,8 @@ PRESET: Mapping[str, float] = {"temperature": 1.0, "alpha_kl": 1.0, "alpha_task"
 """Losses of a causal language model by default: the KL divergence at temperature 1, and the labels.
 
 Muralidharan et al., 2024, Compact Language Models via Pruning and Knowledge Distillation,
-https://arxiv.org/abs/2407.14679, found temperature 1 best, and on texts like those of the teacher's pretraining nothing
-gained from the labels. On texts that the teacher predicts badly, the labels help: see recipes/smollm.
+https://arxiv.org/abs/2407.14679, trained on the teacher's own pretraining data, and gained nothing from the labels. On
+texts that the teacher predicts badly, the labels help: see recipes/smollm.
 """
 
 
