@@ -26,7 +26,7 @@ def test_one_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(recipe, "fetch_teacher", lambda folder: save_teacher(tmp_path / "teacher"))
     monkeypatch.setattr(recipe, "MAX_LENGTH", 20)
-    monkeypatch.setattr(recipe, "NUM_PROMPTS", 2)
+    monkeypatch.setattr(recipe, "NUM_PROMPTS", 1)
     monkeypatch.setattr(recipe, "PROMPT_WORDS", 3)
     cuts = [{"num_layers": 3, "layers": "influence"}, {"intermediate_size": 8, "width": "activation"}]
     monkeypatch.setattr(recipe, "STUDENTS", dict(zip(recipe.STUDENTS, cuts, strict=True)))
@@ -39,7 +39,7 @@ def test_one_command(tmp_path, monkeypatch, capsys):
         return files
 
     monkeypatch.setattr(recipe, "write_texts", write_texts)
-    assert recipe.main(["--output", str(tmp_path / "out"), "--steps", "12", "--seeds", "0", "1"]) == 0
+    assert recipe.main(["--output", str(tmp_path / "out"), "--steps", "3", "--seeds", "0", "1"]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert set(results) == {"teacher", *recipe.STUDENTS}
     for name in recipe.STUDENTS:
