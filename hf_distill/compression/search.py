@@ -52,7 +52,7 @@ START = ((0.5, 1.0, 1.0), (0.5, 0.5, 1.0), (0.5, 0.5, 0.7), (0.34, 0.5, 1.0), (0
 """The first students: shares of layers, feed-forward width, and heads and hidden width; larger ones first."""
 
 REFINED = 3
-"""After so many students, one of them is trained further."""
+"""After this many students, the search trains one of them further."""
 
 HEARTBEAT = 15
 """Seconds after which a running training says that it lives."""

@@ -66,7 +66,7 @@ def tagging_counts(
 
     Returns:
         `[texts, 2]`: words with the correct label, and words; or twice the entities that were found, and the entities
-        in predictions and references together. None for the macro F1 of plain tags, which is no such ratio.
+        in predictions and references together. None for the macro F1 of plain tags, a mean of several ratios.
     """
     if metric == "f1" and not is_prefixed(label_names):
         return None

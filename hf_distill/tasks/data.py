@@ -58,10 +58,12 @@ def load_data(
     if source := source_of_part(args, "unlabelled"):
         unlabelled = task.load_unlabelled(reading=reading, classes=classes, **source)
         if "train" in data:
-            columns = {"train": data["train"].column_names, "unlabelled": unlabelled.column_names}
-            if set(columns["train"]) != set(columns["unlabelled"]):
-                found = ", but ".join(f"{part} has {', '.join(own)}" for part, own in columns.items())
-                raise ValueError(f"{found.replace('has', 'has the columns', 1)}: give rows of one kind.")
+            labelled = data["train"].column_names
+            if set(labelled) != set(unlabelled.column_names):
+                raise ValueError(
+                    f"train has the columns {', '.join(labelled)}, but unlabelled has "
+                    f"{', '.join(unlabelled.column_names)}: give both the same columns."
+                )
             unlabelled = concatenate_datasets([data["train"], unlabelled.cast(data["train"].features)])
         data["train"] = unlabelled
     return data, classes

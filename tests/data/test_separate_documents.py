@@ -10,6 +10,7 @@ from hf_distill import SeparateDocuments
 from hf_distill.training.scoring.find_head import find_head
 from hf_distill.training.scoring.known_indices import KnownIndices
 from tests.conftest import PAD, collate
+from tests.data.test_packing import packed
 from tests.training.test_split_invariance import LOSS_NAMES, TOLERANCE, KeepGradient
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -195,18 +196,6 @@ def make_documents(num_documents=12, every=3):
         tokens = torch.randint(5, 61, (length,), generator=generator).tolist()
         labels = [token if place % every == every - 1 else -100 for place, token in enumerate(tokens)]
         rows.append({"input_ids": tokens, "attention_mask": [1] * length, "labels": labels})
-    return rows
-
-
-def packed(documents, per_row=3):
-    rows = []
-    for start in range(0, len(documents), per_row):
-        row = {"input_ids": [], "attention_mask": [], "labels": []}
-        for number, document in enumerate(documents[start : start + per_row], start=1):
-            row["input_ids"] += document["input_ids"]
-            row["attention_mask"] += [number] * len(document["input_ids"])
-            row["labels"] += document["labels"]
-        rows.append(row)
     return rows
 
 
