@@ -125,6 +125,21 @@ def encode_chats(
     Example:
         >>> rows = encode_chats(load_chats("chats.jsonl"), tokenizer, max_length=2048)
     """
+    rows, is_kept = encode_each_chat(
+        chats, tokenizer, max_length, assistant_only_loss=assistant_only_loss, too_long=too_long
+    )
+    return rows if all(is_kept) else rows.select([row for row, kept in enumerate(is_kept) if kept])
+
+
+def encode_each_chat(
+    chats: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    assistant_only_loss: bool = True,
+    too_long: TooLong = "error",
+) -> tuple[Dataset, list[bool]]:
+    """As `encode_chats`, but with a row for each chat, and whether it is kept."""
     check_length("max_length", max_length, tokenizer)
     if too_long not in get_args(TooLong):
         raise ValueError(f"too_long={too_long!r} must be one of {', '.join(get_args(TooLong))}.")
@@ -155,11 +170,9 @@ def encode_chats(
         is_kept = (~is_long).tolist()
     if not any(is_kept):
         raise ValueError(f"No chat has an answer within max_length={max_length} tokens: raise it.")
-    if not all(is_kept):
-        left_out = len(is_kept) - sum(is_kept)
+    if left_out := len(is_kept) - sum(is_kept):
         logger.warning(f"{left_out:,} of {len(is_kept):,} chats are too long for max_length={max_length}: left out.")
-        rows = rows.select([row for row, kept in enumerate(is_kept) if kept])
-    return rows
+    return rows, is_kept
 
 
 def pack_chats(rows: Dataset, block_size: int) -> Dataset:

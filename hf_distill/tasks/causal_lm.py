@@ -12,13 +12,14 @@ from peft import TaskType
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_distill.data import DataCollatorForCausalLM, encode_chats, load_chats, pack_chats
-from hf_distill.data.chats import COMPLETION, MESSAGES, PROMPT, TooLong, has_chats
+from hf_distill.data.chats import COMPLETION, MESSAGES, PROMPT, TooLong, encode_each_chat, has_chats
 from hf_distill.data.corpus import load_rows
 from hf_distill.data.labels import IGNORE_INDEX
 from hf_distill.deployment.predictor import Predictor
 from hf_distill.deployment.text_encoder import EditedTokens
 from hf_distill.tasks.arguments import TaskArguments
 from hf_distill.tasks.language_modelling import (
+    NOTHING_READ,
     LanguageModelling,
     LanguageModellingArguments,
     Predicted,
@@ -132,7 +133,7 @@ output_dir: outputs/student
                 "packing=full_sentences would let the answers of a chat see the chats before it: set packing=documents "
                 "or none."
             )
-        encoded = _encode(rows, processor, reading, reading["max_length"])
+        encoded = encode_chats(rows, processor, reading["max_length"], **_options(reading))
         return encoded if reading["packing"] == "none" else pack_chats(encoded, reading["max_length"])
 
     def collator(self, processor: Any, model: Any) -> Callable:
@@ -147,15 +148,11 @@ output_dir: outputs/student
         if predictor.folder is None:
             raise ValueError("Chats need the chat template, which is in the model's folder: load the model from there.")
         tokenizer = AutoTokenizer.from_pretrained(predictor.folder)
+        max_length = min(reading["max_length"] or math.inf, predictor.encoder.max_length)
+        encoded, is_kept = encode_each_chat(rows, tokenizer, max_length, **_options(reading))
         predicted = []
-        for row in _encode(
-            rows, tokenizer, reading, min(reading["max_length"] or math.inf, predictor.encoder.max_length)
-        ):
-            ids, labels = row["input_ids"], np.array(row["labels"])
-            places = np.flatnonzero(labels[1:] != IGNORE_INDEX)
-            window = EditedTokens(ids, [0] * len(ids), [1] * len(ids), [0] * len(ids), [(0, 0)] * len(ids))
-            (outputs,) = predictor.run([window])
-            predicted.append(read_tokens(outputs["logits"], places, labels[places + 1]))
+        for row, kept in zip(encoded, is_kept, strict=True):
+            predicted.append(_read_answer(predictor, row) if kept else NOTHING_READ)
             if done is not None:
                 done(1)
         return predicted
@@ -165,14 +162,18 @@ output_dir: outputs/student
         return window, np.arange(len(ids) - 1), ids[1:]
 
 
-def _encode(chats: Dataset, tokenizer: Any, reading: Reading, max_length: int) -> Dataset:
-    return encode_chats(
-        chats,
-        tokenizer,
-        max_length,
-        assistant_only_loss=reading["assistant_only_loss"],
-        too_long=reading["too_long"],
-    )
+def _options(reading: Reading) -> dict[str, Any]:
+    """How chats are encoded."""
+    return {name: reading[name] for name in ("assistant_only_loss", "too_long")}
+
+
+def _read_answer(predictor: Predictor, row: Mapping[str, Any]) -> Predicted:
+    """What a model predicts of the tokens of a chat that have labels."""
+    ids, labels = row["input_ids"], np.array(row["labels"])
+    places = np.flatnonzero(labels[1:] != IGNORE_INDEX)
+    window = EditedTokens(ids, [0] * len(ids), [1] * len(ids), [0] * len(ids), [(0, 0)] * len(ids))
+    (outputs,) = predictor.run([window])
+    return read_tokens(outputs["logits"], places, labels[places + 1])
 
 
 def _text_of(row: Mapping[str, Any]) -> str:

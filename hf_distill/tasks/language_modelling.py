@@ -75,6 +75,10 @@ class Predicted(NamedTuple):
     right: np.ndarray
 
 
+NOTHING_READ = Predicted(np.empty(0), np.empty(0, dtype=int), np.empty(0, dtype=int))
+"""The prediction for a text that is left out."""
+
+
 class LanguageModelling(Task):
     """A row is a document. Its prediction is a `Predicted`."""
 
@@ -181,6 +185,8 @@ class LanguageModelling(Task):
         return "its tokens"
 
     def words_of_prediction(self, prediction, rows, row, reading, classes) -> str:
+        if not len(prediction.losses):
+            return "left out: too long"
         return f"perplexity {math.exp(prediction.losses.mean()):.4g}"
 
 

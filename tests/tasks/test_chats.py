@@ -4,17 +4,20 @@ import json
 import math
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_distill import (
+    TASKS,
     CausalLMArguments,
     DistillationTrainingArguments,
     encode_chats,
     evaluate_model,
     export_model,
     load_chats,
+    load_predictor,
     train_model,
 )
 from tests.conftest import make_model, make_texts
@@ -96,6 +99,21 @@ def test_every_token(folder):
     distil(assistant_only_loss=False, packing="none", training={"alpha_task": 0.5})
     tested = json.loads((folder / "student" / "test_results.json").read_text())
     assert tested["test_loss_task"] != pytest.approx(losses_of_answers("student", "test.jsonl").mean().item(), rel=1e-3)
+
+
+def test_a_chat_that_is_left_out_has_a_prediction_without_tokens(folder):
+    """So that each prediction stands at the row of its chat."""
+    distil(max_steps=1)
+    chats = [chat("w5", "w6"), chat(" ".join(["w7"] * 40), "w8"), chat("w9 w5", "w10 w11")]
+    (folder / "three.jsonl").write_text("\n".join(json.dumps({"messages": own}) for own in chats))
+    reading = {"max_length": 38, "assistant_only_loss": True, "too_long": "leave_out"}
+    rows, _ = TASKS["causal-lm"].load("three.jsonl", reading, None)
+    predicted = TASKS["causal-lm"].predict(load_predictor("student"), rows, reading, None)
+    assert [len(own.losses) for own in predicted] == [2, 0, 3]  # with the token that ends a turn
+    words = [TASKS["causal-lm"].words_of_prediction(own, rows, row, reading, None) for row, own in enumerate(predicted)]
+    assert [own.split()[0] for own in words] == ["perplexity", "left", "perplexity"]
+    found = evaluate_model("student", "three.jsonl", too_long="leave_out", max_length=38)
+    assert found["perplexity"] == pytest.approx(math.exp(np.concatenate([own.losses for own in predicted]).mean()))
 
 
 def test_errors(folder):
