@@ -7,11 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 
 from hf_distill.compression.directions import Sizes
 from hf_distill.compression.latency import Cost, Latency, measure
-from hf_distill.compression.workshop import ALL, USED, Workshop
+from hf_distill.compression.workshop import ALL, BATCH_SIZE, USED, Workshop
 from hf_distill.deployment.export import export_model
 from hf_distill.deployment.formats import PYTORCH
 from hf_distill.deployment.predictor import Predictor, load_predictor
@@ -32,8 +34,11 @@ NUM_TOKENS = 64
 CALIBRATED = ((1.0, 1.0, 1.0), (0.5, 0.5, 0.5), (0.0, 0.5, 1.0))
 """Shares of layers, feed-forward width and hidden width of the cuts whose latency is measured at the start."""
 
-STEPS = 4
-"""Training steps that are tried, the first of which is not measured."""
+STEPS = (0.5, 0.17, 0.5, 0.83)
+"""Training steps that are tried, the first of which is not measured: where their rows are among all, sorted by length.
+
+A training has steps of short rows and steps of long ones, because rows of similar length share a batch.
+"""
 
 
 @dataclass(frozen=True)
@@ -209,15 +214,24 @@ def _seconds_of_step(workshop: Workshop, sizes: Sizes, folder: Path) -> float:
     if student is workshop.teacher:
         student = make_student(workshop.teacher, **workshop.cut_arguments(workshop.directions.shares(0.0), ALL))
     steps = _Steps()
-    arguments = workshop.training_arguments(folder, workshop.searched_losses()[0], max_steps=STEPS, seed=0)
-    collator = workshop.settings.task.collator(workshop.processor, student)
+    options: dict[str, Any] = {"max_steps": len(STEPS), "train_sampling_strategy": "sequential", "seed": 0}
+    arguments = workshop.training_arguments(folder, workshop.searched_losses()[0], **options)
+    task = workshop.settings.task
     trainer = DistillationTrainer(
         student,
         arguments,
-        train_dataset=workshop.rows[ALL],
-        data_collator=collator,
+        train_dataset=_rows_of_steps(workshop.rows[ALL], task.reads_text),
+        data_collator=task.collator(workshop.processor, student),
         processing_class=workshop.processor,
         callbacks=[steps],
     )
+    task.prepare(trainer, workshop.reading)
     trainer.train()
     return sum(steps.seconds[1:]) / len(steps.seconds[1:])
+
+
+def _rows_of_steps(rows: Dataset, grouped: bool) -> Dataset:
+    """The rows of the steps that are tried."""
+    order = np.argsort([len(own) for own in rows["input_ids"]], kind="stable") if grouped else np.arange(len(rows))
+    starts = [int(share * max(0, len(rows) - BATCH_SIZE)) for share in STEPS]
+    return rows.select(np.concatenate([order[start : start + BATCH_SIZE] for start in starts]))

@@ -150,16 +150,19 @@ class Workshop:
         return DistillationTrainingArguments(
             str(folder),
             **self.settings.task.searched_losses[losses],
-            per_device_train_batch_size=BATCH_SIZE,
-            lr_scheduler_type="linear",
-            warmup_steps=0.1,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=not torch.accelerator.is_available(),
-            bf16=torch.accelerator.is_available() or cpu_computes_in_bfloat16(),
-            **options,
+            **{
+                "per_device_train_batch_size": BATCH_SIZE,
+                "train_sampling_strategy": "group_by_length" if self.settings.task.reads_text else "random",
+                "lr_scheduler_type": "linear",
+                "warmup_steps": 0.1,
+                "save_strategy": "no",
+                "logging_strategy": "no",
+                "report_to": "none",
+                "disable_tqdm": True,
+                "use_cpu": not torch.accelerator.is_available(),
+                "bf16": torch.accelerator.is_available() or cpu_computes_in_bfloat16(),
+                **options,
+            },
         )
 
     def cut_arguments(self, sizes: Sizes, vocabulary: str) -> dict[str, Any]:
