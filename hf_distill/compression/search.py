@@ -116,8 +116,10 @@ class Search:
         self._refined: set[int] = set()
 
     def run(self) -> None:
-        """Trains students until the time is over."""
-        while self._left() > self.shortest_seconds():
+        """Trains students until the time is over, or until none could be faster than one that keeps enough."""
+        smallest = self.costs.cost(self.maker.workshop.directions.shares(0.0, 0.0, 0.0))
+        _, least_milliseconds = self.costs.latency.fastest(smallest)[0]
+        while self._left() > self.shortest_seconds() and not self._is_superfluous(least_milliseconds):
             self._refine()
             self.study.optimize(self._try, n_trials=1)
 

@@ -1,6 +1,7 @@
 """What a search tries next, on a study whose students need no training."""
 
 import dataclasses
+import time
 from types import SimpleNamespace
 
 import optuna
@@ -69,6 +70,23 @@ def test_not_trained_if_a_faster_one_keeps_enough(search):
     assert not search._is_superfluous(1.5)
     search.settings = dataclasses.replace(search.settings, max_mb=0.5)
     assert not search._is_superfluous(2.5)
+
+
+def test_ends_when_the_smallest_keeps_enough(search, monkeypatch):
+    """Every other proposal would be superfluous, and the rest of the budget a loop without a training."""
+    search.maker.workshop.directions = SimpleNamespace(shares=lambda *shares: SIZES)
+    latency = SimpleNamespace(fastest=lambda cost: [("onnx-int8", 2.0)])
+    search.costs = SimpleNamespace(cost=lambda sizes: None, latency=latency, answer=1.0, step_seconds=lambda sizes: 0.1)
+    search.until = time.time() + 3600
+    tried = []
+
+    def student(trial):
+        tried.append(trial.number)
+        return add(search, 1.0, 2.0 if len(tried) == 3 else 3.0)
+
+    monkeypatch.setattr(search, "_try", lambda trial: (0.0, student(trial).products[0].milliseconds))
+    search.run()
+    assert len(tried) == 3
 
 
 def test_stopped_if_a_faster_one_was_better_in_the_middle(search):
