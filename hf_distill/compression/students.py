@@ -156,9 +156,12 @@ class Maker:
         folder = folder or self.folder(number)
         shutil.rmtree(folder, ignore_errors=True)
         model, processor = self._cut(recipe, source)
+        processor.save_pretrained(folder)
         trainer = self._trainer(model, processor, recipe, seed, folder, callbacks)
         if at_rung is not None:
-            trainer.add_callback(_Rung(int(RUNG * recipe.steps), lambda: at_rung(self._share(model, processor))))
+            trainer.add_callback(
+                _Rung(int(RUNG * recipe.steps), lambda: at_rung(self._share(model, processor, folder)))
+            )
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started
@@ -228,10 +231,10 @@ class Maker:
         task.prepare(trainer, workshop.reading)
         return trainer
 
-    def _share(self, model: PreTrainedModel, processor: Any) -> float:
+    def _share(self, model: PreTrainedModel, processor: Any, folder: Path) -> float:
         """The share that a model keeps on a part of the validation rows, in the middle of its training."""
         judge, was_training = self.workshop.judge.part(RUNG_ROWS), model.training
-        predictor = predictor_of(model.eval(), processor, "student")
+        predictor = predictor_of(model.eval(), processor, "student", folder=folder)
         predictor.read_texts(self.workshop.reading.get("max_length"), self.workshop.reading.get("truncation"))
         with torch.inference_mode():
             predictions = self.workshop.predictions(predictor, judge.rows)
@@ -252,7 +255,7 @@ class Maker:
         cost = self.costs.cost(recipe.sizes)
         fastest = [own for own in self.costs.latency.fastest(cost) if formats is None or own[0] in formats]
         products: list[Product] = []
-        for format in self._formats_to_measure(model, processor, fastest):
+        for format in self._formats_to_measure(model, processor, folder, fastest):
             if format != PYTORCH:
                 write_exports(model, processor, folder, [format], texts=inputs, min_agreement=0.0, min_cosine=-1.0)
             kept = judge.kept(self.predictions(folder, format, judge.rows))
@@ -264,11 +267,11 @@ class Maker:
         return products
 
     def _formats_to_measure(
-        self, model: PreTrainedModel, processor: Any, fastest: Sequence[tuple[str, float]]
+        self, model: PreTrainedModel, processor: Any, folder: Path, fastest: Sequence[tuple[str, float]]
     ) -> list[str]:
         """The formats, fastest first. A student that is far from what is asked for is not worth an export."""
         formats = [format for format, _ in fastest]
-        if PYTORCH in formats and self._share(model, processor) < self.workshop.settings.keep - FAR:
+        if PYTORCH in formats and self._share(model, processor, folder) < self.workshop.settings.keep - FAR:
             return [PYTORCH]
         return formats
 

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 from datasets import Dataset
@@ -91,6 +91,10 @@ output_dir: outputs/student
     auto_class = AutoModelForCausalLM
     head = "causal language modelling"
     lora_task_type = TaskType.CAUSAL_LM
+    searched_losses: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "teacher and labels": PRESET,
+        "teacher": {**PRESET, "alpha_task": 0.0},
+    }
     notes = (
         "Perplexity is over all tokens but the first of each text. A text that is longer than the model reads is cut "
         "into parts. Of a chat, only what the assistant writes counts. Agreement is the share of tokens where both "
@@ -112,6 +116,11 @@ output_dir: outputs/student
         return training
 
     def check(self, arguments: TaskArguments, training: DistillationTrainingArguments) -> None:
+        if training.on_policy_fraction and arguments.store_teacher_targets:
+            raise ValueError(
+                f"on_policy_fraction={training.on_policy_fraction} needs the teacher in every step, because it reads "
+                f"what the student writes: leave store_teacher_targets out."
+            )
         packing = self.reading_of(arguments)["packing"]
         if training.on_policy_fraction and packing != "none":
             raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 from datasets import Dataset
 from tokenizers import Tokenizer
+from transformers import PreTrainedModel
 
 from hf_distill.data import SeparateDocuments, load_corpus, pack_documents, truncate_documents
 from hf_distill.deployment.predictor import Predictor
@@ -85,7 +86,7 @@ class LanguageModelling(Task):
     has_classes = False
     has_own_head = False
     computes_metrics = False  # of logits over the vocabulary: the loss says enough
-    takes_stored_targets = False
+    stores_targets = False  # they take 120 bytes per token
     metric_packages = ()
     quality: ClassVar[Mapping[str, Metric]] = {
         "perplexity": Metric("perplexity", ".2f", higher_is_better=False),
@@ -112,14 +113,12 @@ class LanguageModelling(Task):
 
     def prepare(self, trainer: DistillationTrainer, reading: Reading) -> None:
         """Keeps the documents of a row apart, which is checked for student and teacher."""
-        if reading["packing"] != "documents":
-            return
-        try:
-            attention = SeparateDocuments(*models_of(trainer))
-        except ValueError as error:
-            raise ValueError(f"packing=documents does not work: {error} Set packing=full_sentences.") from error
         collator: Any = trainer.data_collator
-        collator.attention = attention
+        if reading["packing"] == "documents":
+            collator.attention = separate_documents(*models_of(trainer))
+
+    def target_options(self, teacher: PreTrainedModel, reading: Reading) -> dict[str, Any]:
+        return {"attention": separate_documents(teacher)} if reading["packing"] == "documents" else {}
 
     def metrics_of_losses(self, losses: Mapping[str, float]) -> dict[str, float]:
         return {"perplexity": math.exp(losses["loss_task"])} if "loss_task" in losses else {}
@@ -202,9 +201,18 @@ def is_text_file(source: str) -> bool:
     return str(source).endswith(".txt")
 
 
+def separate_documents(*models: PreTrainedModel) -> SeparateDocuments:
+    """Keeps the documents of a row apart, which is checked for each model."""
+    try:
+        return SeparateDocuments(*models)
+    except ValueError as error:
+        raise ValueError(f"packing=documents does not work: {error} Set packing=full_sentences.") from error
+
+
 def models_of(trainer: DistillationTrainer) -> list:
     """The student, and the teacher if it is live."""
-    return [trainer.model, *([] if trainer.teacher is None else [trainer.teacher.model])]
+    teacher = None if trainer.teacher is None else trainer.teacher.model
+    return [trainer.model, *([] if teacher is None else [teacher])]
 
 
 def read_tokens(logits: np.ndarray, places: np.ndarray, right: np.ndarray) -> Predicted:

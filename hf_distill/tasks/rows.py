@@ -51,6 +51,7 @@ def rows_with_targets(
         if MAX_LENGTH in reading:
             check_length(reading[MAX_LENGTH], teacher)
         rows = encoded_rows(task, training, reading, data, tokenizer)
+        stored |= task.target_options(teacher, reading)
         return {part: add_teacher_targets(own, teacher, tokenizer, **stored) for part, own in rows.items()}
     if not task.reads_text:
         read = encoded_rows(task, training, reading, data, teacher_tokenizer)

@@ -244,6 +244,10 @@ class Task(ABC):
         """As `encode`, for a task whose rows depend on the losses of the training."""
         return self.encode(rows, processor, reading)
 
+    def target_options(self, teacher: PreTrainedModel, reading: Reading) -> dict[str, Any]:
+        """Options of `add_teacher_targets` for encoded rows, such as how the teacher reads packed ones."""
+        return {}
+
     @abstractmethod
     def collator(self, processor: Any, model: PreTrainedModel) -> Callable:
         """The collator for encoded rows."""

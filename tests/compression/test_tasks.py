@@ -5,9 +5,12 @@ import json
 import datasets
 import pytest
 
-from hf_distill import TASKS, compress
+from hf_distill import TASKS, CausalLMArguments, compress
 from hf_distill.compression import data
 from tests.compression.requests import end_after, record_of
+from tests.conftest import make_model
+from tests.data.test_chats import make_tokenizer
+from tests.tasks.test_chats import write_chats
 from tests.tasks.test_every_task import make_tasks
 
 STORED = [name for name, task in TASKS.items() if task.takes_stored_targets]
@@ -43,3 +46,19 @@ def test_task(folder, tmp_path, monkeypatch, name):
     assert (small.folder / "config.json").is_file()
     assert record_of(tmp_path)["students"][0]["parameters"] > 0
     assert "nan" not in (tmp_path / "small" / "compression.md").read_text()
+
+
+@pytest.mark.long
+def test_chats(tmp_path, monkeypatch):
+    """Only what the assistant writes is measured, also in the middle of a training."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    end_after(monkeypatch, 1)
+    for part, number, seed in (("train", 48, 1), ("test", 60, 2)):
+        write_chats(tmp_path / f"{part}.jsonl", number, seed)
+    make_model("llama", "causal", num_layers=2).save_pretrained("teacher")
+    make_tokenizer().save_pretrained("teacher")
+    data = CausalLMArguments(train_file="train.jsonl", test_file="test.jsonl", max_length=38)
+    small = compress("teacher", data, tmp_path / "small", keep=0.3, threads=1, formats=["pytorch"])
+    assert record_of(tmp_path)["rows"] == {"train": 48, "validation": 24, "test": 36}
+    assert small.share > 0.3

@@ -20,6 +20,7 @@ from hf_distill import (
     load_predictor,
     train_model,
 )
+from hf_distill.training.teacher import targets
 from tests.conftest import make_model, make_texts
 from tests.data.test_chats import chat, make_tokenizer
 
@@ -92,6 +93,20 @@ def test_on_policy(folder):
     assert trainer.state.log_history[0]["loss_kl"] > 0
     with pytest.raises(ValueError, match=r"on_policy_fraction=1.0 needs one chat in a row, but packing=documents"):
         distil("other", training={"on_policy_fraction": 1.0})
+    with pytest.raises(ValueError, match=r"on_policy_fraction=1.0 needs the teacher in every step"):
+        distil("other", packing="none", store_teacher_targets=True, training={"on_policy_fraction": 1.0})
+
+
+@pytest.mark.parametrize("packing", ["documents", "none"])
+def test_stored_targets(folder, packing, monkeypatch):
+    """Of chats too, a training with stored targets is one with its teacher."""
+    monkeypatch.setattr(targets, "default_top_k", lambda vocab_size: vocab_size)
+    options = {"packing": packing, "max_steps": 2, "training": {"logging_steps": 1}}
+    live, stored = distil(**options), distil("stored", store_teacher_targets=True, **options)
+    assert (live.teacher.model is None, stored.teacher.model is None) == (False, True)
+    of_live, of_stored = ([step["loss_kl"] for step in own.state.log_history[:2]] for own in (live, stored))
+    assert of_stored == pytest.approx(of_live, rel=2e-3)
+    assert of_stored != of_live
 
 
 def test_every_token(folder):

@@ -26,6 +26,7 @@ from hf_distill import (
 )
 from hf_distill.tasks.language_modelling import Predicted
 from hf_distill.tasks.registry import TASKS
+from hf_distill.training.teacher import targets
 from tests.conftest import make_model, make_text_tokenizer, make_texts
 
 OPTIONS = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "learning_rate": 3e-3}
@@ -56,7 +57,7 @@ def folder(tmp_path, monkeypatch, task):
 
 def distil(task, output="student", max_steps=4, **options):
     arguments, *_ = ROWS[task]
-    training = {name: options.pop(name) for name in ("alpha_task", "alpha_cos") if name in options}
+    training = {name: options.pop(name) for name in ("alpha_task", "alpha_cos", "logging_steps") if name in options}
     args = arguments(**{"train_file": "train.txt", "test_file": "test.txt", "max_length": 20} | options)
     return train_model(
         args,
@@ -145,13 +146,32 @@ def test_adapters(folder, task):
     [
         ({"packing": "tight"}, "packing='tight' must be one of documents, full_sentences, none"),
         ({"documents": "page"}, "documents='page' must be one of line, paragraph, document"),
-        ({"store_teacher_targets": True}, "store_teacher_targets=True does not work with"),
         ({"train_file": "nothing.txt"}, "nothing.txt"),
     ],
 )
 def test_what_does_not_fit(folder, task, options, message):
     with pytest.raises(ValueError, match=message):
         distil(task, **options)
+
+
+@pytest.mark.parametrize("packing", ["documents", "full_sentences", "none"])
+@pytest.mark.parametrize("task", ["causal-lm"], indirect=True)
+def test_stored_targets_teach_as_the_teacher_does(folder, task, packing, monkeypatch):
+    """With all tokens of the small vocabulary, in float16."""
+    monkeypatch.setattr(targets, "default_top_k", lambda vocab_size: vocab_size)
+    options = {"packing": packing, "test_file": None, "max_steps": 2, "logging_steps": 1}
+    live = distil(task, **options)
+    stored = distil(task, output="stored", store_teacher_targets=True, **options)
+    assert (live.teacher.model is None, stored.teacher.model is None) == (False, True)
+    of_live, of_stored = ([step["loss_kl"] for step in own.state.log_history[:2]] for own in (live, stored))
+    assert of_stored == pytest.approx(of_live, rel=2e-3)
+    assert of_stored != of_live
+
+
+@pytest.mark.parametrize("task", ["fill-mask"], indirect=True)
+def test_targets_of_masked_tokens_cannot_be_stored(folder, task):
+    with pytest.raises(ValueError, match="store_teacher_targets=True does not work with fill-mask"):
+        distil(task, store_teacher_targets=True)
 
 
 @pytest.mark.parametrize("task", ["fill-mask"], indirect=True)
