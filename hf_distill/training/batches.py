@@ -112,7 +112,7 @@ def begin_epoch(progress: Progress, dataloader: DataLoader, seed: int, epoch: in
     """Tells the collator the epoch, and seeds the sampler. Call it before the epoch's first batch is made.
 
     A sampler that groups rows by length shares its random generator with dropout. The generator's state differs after a
-    resume, and may differ between processes.
+    resume, and may differ between processes. Its lengths may be a column of `datasets`, which is slow row by row.
 
     Args:
         progress: the collator's progress.
@@ -128,6 +128,7 @@ def begin_epoch(progress: Progress, dataloader: DataLoader, seed: int, epoch: in
     sampler = getattr(batch_sampler, "sampler", None)
     if isinstance(sampler, LengthGroupedSampler):
         sampler.generator = torch.Generator().manual_seed(seed + epoch)
+        sampler.lengths = sampler.lengths[:]
 
 
 def why_not_collated(rows: Sequence, collator: object, head: Head, error: Exception) -> str | None:

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import (
     DataCollatorForLanguageModeling,
     DataCollatorWithPadding,
     TrainerCallback,
     default_data_collator,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_distill.training.batches import Progress, RepeatableCollator, own_generators
+from hf_distill.training.batches import Progress, RepeatableCollator, begin_epoch, own_generators
 from hf_distill.training.scoring.find_head import find_head
 from tests.conftest import FAMILY_OF_HEAD, VOCAB_SIZE, make_model, make_text_tokenizer
 
@@ -337,7 +338,7 @@ def test_workers_that_stay_draw_the_same_in_every_evaluation(make_trainer):
     assert len({trainer.evaluate()["eval_loss"] for _ in range(3)}) == 1
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(0, marks=pytest.mark.long), 2])
 @pytest.mark.parametrize(
     "kind", ["language modelling", pytest.param("language modelling, seeded", marks=pytest.mark.long)]
 )
@@ -451,3 +452,15 @@ def test_the_error_of_a_collator_that_somebody_wrote(make_trainer):
     trainer = make_head_trainer(make_trainer, "token_classification", Dataset.from_dict(OF_UNEQUAL_LENGTH), collate)
     with pytest.raises(ValueError, match=r"^something else$"):
         trainer.train()
+
+
+def test_lengths_in_a_column_are_read_once():
+    """Each row of a column takes 0.1 ms, and sorting a million rows by length would take minutes in every epoch."""
+    lengths = [3, 9, 4, 1, 5, 8, 2, 7] * 4
+    rows = Dataset.from_dict({"length": lengths})
+    sampler = LengthGroupedSampler(2, lengths=rows["length"])
+    begin_epoch(Progress(), DataLoader(rows, batch_size=2, sampler=sampler), seed=3, epoch=1, skipped_batches=0)
+    assert sampler.lengths == lengths
+    assert isinstance(sampler.lengths, list)
+    in_memory = LengthGroupedSampler(2, lengths=lengths, generator=torch.Generator().manual_seed(4))
+    assert list(sampler) == list(in_memory)
