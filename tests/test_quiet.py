@@ -71,6 +71,7 @@ def run_quietly(words: list[str], folder: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.long
 def test_commands_show_only_our_lines(folder):
     run = run_quietly(["-c", RUN_ALL, COMMANDS], folder)
     assert run.returncode == 0, run.stderr

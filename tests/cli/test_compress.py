@@ -45,6 +45,7 @@ def test_finds_a_student(folder, monkeypatch, capsys):
     assert "hf-distill serve small/model" in shown
 
 
+@pytest.mark.long
 def test_exit_code_if_no_student_keeps_enough(folder, monkeypatch, capsys):
     end_after(monkeypatch, 1)
     assert code_of(words(keep=0.9, max_ms=1000)) == 3

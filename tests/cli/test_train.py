@@ -113,6 +113,7 @@ def test_train_into_a_finished_folder(reviews, capsys, caplog):
     assert "| learning rate | 0.5," in Path("out/README.md").read_text()
 
 
+@pytest.mark.long
 def test_train_on_two_processes(reviews):
     """The command also runs as a module, as `accelerate launch -m` and `torchrun -m` start it."""
     words = ["-m", "hf_distill.cli", "train", "config.yaml", "--ddp_backend", "gloo"]

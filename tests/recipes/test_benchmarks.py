@@ -345,6 +345,7 @@ def test_rows_of_memory_options():
     assert halves == [50] * 16
 
 
+@pytest.mark.long
 def test_distil_from_scratch(tmp_path, capsys):
     """A teacher without a head is trained, then a student with it and a student without it, twice."""
     model_folder, corpus = tmp_path / "model", tmp_path / "corpus.txt"

@@ -4,12 +4,14 @@ import csv
 from pathlib import Path
 
 import datasets
+import pytest
 
 from recipes.compress import __main__ as recipe
 from recipes.quickstart.data import Corpus
 from tests.compression.requests import end_after, record_of, write_request
 
 
+@pytest.mark.long
 def test_one_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     end_after(monkeypatch, 1)

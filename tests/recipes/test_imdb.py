@@ -95,6 +95,7 @@ def test_two_processes(folder):
     assert AutoModelForSequenceClassification.from_pretrained("out/teacher").config.label2id == {"neg": 0, "pos": 1}
 
 
+@pytest.mark.long
 def test_two_processes_share_the_teachers_reading(folder):
     """The options of the two-step recipe, with unlabelled texts."""
     make_model("roberta", "classification").save_pretrained("out/teacher")

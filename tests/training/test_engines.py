@@ -96,6 +96,7 @@ def test_ddp(make_trainer, tmp_path):
             assert result["evaluated"][f"eval_{name}"] == pytest.approx(evaluated[f"eval_{name}"], rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.long
 def test_accelerate_launch(make_trainer, tmp_path):
     launcher = ("accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu.yaml"))
     (result,) = run_script(tmp_path, "ddp", [("mlm", "bert")], launcher)
