@@ -190,8 +190,11 @@ class Workshop:
         return rows if texts == ALL else rows.take(read_json(self.settings.folder / "rows" / LABELLED_ROWS))
 
     def texts(self) -> list[str]:
-        """Which training rows a student may be trained on."""
-        return [LABELLED, ALL] if 0 < self.parts.num_labelled < len(self.parts.train) else [ALL]
+        """Which training rows a student may be trained on; the first students read all of them.
+
+        The teacher is surer of rows that it was trained on than of others, so it teaches less on them.
+        """
+        return [ALL, LABELLED] if 0 < self.parts.num_labelled < len(self.parts.train) else [ALL]
 
     def _kept_on_disk(self, name: str, make: Callable[[], Dataset]) -> Dataset:
         """Rows that are computed once.
