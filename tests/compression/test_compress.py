@@ -14,8 +14,9 @@ import torch
 
 from hf_distill import TASKS, evaluate_model, load_predictor
 from hf_distill.compression import join
+from hf_distill.compression.costs import Costs
 from hf_distill.compression.search import open_study, students_of
-from hf_distill.compression.settings import Settings
+from hf_distill.compression.settings import Clock, Settings
 from hf_distill.compression.students import Maker
 from hf_distill.compression.workshop import Workshop
 from tests.compression.requests import data_of, end_after, record_of, search, write_csv, write_request
@@ -45,6 +46,18 @@ def test_teacher_reads_with_all_cores(folder, monkeypatch):
     with pytest.raises(InterruptedError):
         search(folder, workers=2)
     assert threads == [torch.get_num_threads()]
+
+
+def test_the_teachers_reading_counts_when_the_search_goes_on(folder, monkeypatch):
+    monkeypatch.setattr(Workshop, "open", lambda settings: time.sleep(0.2))
+
+    def fail(workshop):
+        raise InterruptedError("killed while cuts are measured")
+
+    monkeypatch.setattr(Costs, "open", fail)
+    with pytest.raises(InterruptedError):
+        search(folder)
+    assert Clock(3600.0, folder / "small" / "search" / "clock.json").used() > 0.2
 
 
 def test_answer(folder, monkeypatch, capsys):
