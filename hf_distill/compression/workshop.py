@@ -192,7 +192,7 @@ class Workshop:
     def texts(self) -> list[str]:
         """Which training rows a student may be trained on; the first students read all of them.
 
-        The teacher is surer of rows that it was trained on than of others, so it teaches less on them.
+        The teacher is surer of rows that it was trained on, so other texts may teach more.
         """
         return [ALL, LABELLED] if 0 < self.parts.num_labelled < len(self.parts.train) else [ALL]
 
