@@ -37,7 +37,6 @@ from hf_distill import (
     quiet_libraries,
     train_model,
 )
-from hf_distill.tasks.arguments import TaskArguments
 from recipes.benchmarks._common import (
     PACKAGES,
     add_fetched,
@@ -85,7 +84,7 @@ class Dataset:
     """
 
     load: Callable[[Path], Rows]
-    arguments: type[TaskArguments]
+    arguments: type[TextClassificationArguments] | type[EmbeddingArguments]
     columns: tuple[str, ...]
     num_test: int
     keep: float
