@@ -18,11 +18,9 @@ Figures are written after each run, and a second call continues from there.
 
 import argparse
 import csv
-import io
 import json
 import random
 import shutil
-import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +45,7 @@ from recipes.benchmarks._common import (
     table,
     write_json,
 )
-from recipes.embedding.data import TWEETS, TWEETS_FILE, load_teacher, load_texts
+from recipes.embedding.data import TWEETS, load_teacher, load_texts, read_labelled_tweets
 from recipes.quickstart.data import LABELS, read_ratings
 from recipes.quickstart.fetch import download, fetch
 from recipes.quickstart.train import bf16_is_fast
@@ -93,9 +91,7 @@ class Dataset:
 
 
 def load_tweets(fetched: Path) -> Rows:
-    with tarfile.open(download(TWEETS, fetched / "downloads")) as opened:
-        rows = csv.DictReader(io.StringIO(opened.extractfile(TWEETS_FILE).read().decode("latin-1")))
-        labelled = {" ".join(row["text"].split()): row["sentiment"] for row in rows}
+    labelled = dict(read_labelled_tweets(download(TWEETS, fetched / "downloads")))
     return _split(list(labelled.items()), 3000)
 
 

@@ -55,6 +55,11 @@ def load_texts(folder: Path, num_held_out: int = NUM_HELD_OUT) -> Texts:
 
 
 def read_tweets(archive: Path) -> list[str]:
+    return [text for text, _ in read_labelled_tweets(archive)]
+
+
+def read_labelled_tweets(archive: Path) -> list[tuple[str, str]]:
+    """Tweets with their sentiment: negative, neutral or positive."""
     with tarfile.open(archive) as opened:
         rows = csv.DictReader(io.StringIO(opened.extractfile(TWEETS_FILE).read().decode("latin-1")))
-        return [" ".join(row["text"].split()) for row in rows]
+        return [(" ".join(row["text"].split()), row["sentiment"]) for row in rows]
