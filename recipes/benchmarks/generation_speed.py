@@ -1,11 +1,10 @@
 """How fast does a language model write with weights in fp32, bf16, int8 and int4, and what does that change?
 
-The models are SmolLM2-135M and a student with 15 of its 30 layers, or those that are given. transformers quantizes
-their linear layers with torchao as it loads them. All write the same number of tokens for the same prompts, greedily,
-taking turns. The last column is the share of tokens in held-out sentences after which a model finds the same token most
-likely as in fp32.
+The models are SmolLM2-135M, and students of `recipes.smollm` that are named. transformers quantizes their linear layers
+with torchao as it loads them. All write the same number of tokens for the same prompts, greedily, taking turns. The last
+column is the share of tokens in held-out sentences after which a model finds the same token most likely as in fp32.
 
-    python -m recipes.benchmarks.generation_speed
+    python -m recipes.benchmarks.generation_speed --students outputs/smollm/15-layers/with-the-teacher-0
 
 torchao has int4 kernels for GPUs alone, so int4 is measured where there is one.
 """
@@ -22,7 +21,6 @@ from torchao.quantization import Int4WeightOnlyConfig, Int8DynamicActivationInt8
 from torchao.utils import get_model_size_in_bytes
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TorchAoConfig
 
-from hf_distill import make_student
 from recipes.benchmarks._common import (
     PACKAGES,
     add_fetched,
@@ -128,15 +126,6 @@ def measure(folder: Path, texts: Sequence[str], num_tokens: int, rounds: int) ->
     }
 
 
-def cut_student(teacher: Path, folder: Path) -> Path:
-    """The folder of the student. Training changes neither its speed nor its size."""
-    if not (folder / "config.json").is_file():
-        model = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32)
-        make_student(model, num_layers=model.config.num_hidden_layers // 2).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(teacher).save_pretrained(folder)
-    return folder
-
-
 def show(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     header = ["model", "weights", "tokens per second", "of fp32", "MB", "same next token as in fp32"]
     lines = []
@@ -152,20 +141,14 @@ def show(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 def main() -> int:
     parser = make_parser("generation_speed", __doc__)
     add_fetched(parser)
-    parser.add_argument(
-        "--models", type=Path, nargs="+", help="folders of causal models (default: SmolLM2 and its cut)"
-    )
+    parser.add_argument("--students", type=Path, nargs="*", default=[], help="folders of students of SmolLM2")
     parser.add_argument("--tokens", type=int, default=32, help="tokens to write (default: 32)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds (default: 3)")
     args = parser.parse_args()
     silence()
     _, held_out = write_texts(args.fetched, args.output.with_suffix(""))
     texts = held_out.read_text(encoding="utf-8").splitlines()
-    if args.models:
-        models = {folder.name: folder for folder in args.models}
-    else:
-        teacher = fetch_teacher(args.fetched)
-        models = {"30 layers": teacher, "15 layers": cut_student(teacher, args.output.with_suffix("") / "15-layers")}
+    models = {"the teacher": fetch_teacher(args.fetched)} | {str(folder): folder for folder in args.students}
     results = {name: measure(folder, texts, args.tokens, args.rounds) for name, folder in models.items()}
     on = print_machine("device", "threads")
     versions = print_versions([*PACKAGES, "torchao"])

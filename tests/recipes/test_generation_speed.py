@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from hf_distill import make_student
 from recipes.benchmarks import generation_speed as benchmark
 from tests.conftest import make_model, make_text_tokenizer, make_texts
 
@@ -23,17 +22,20 @@ def folder(tmp_path):
 def test_speed_size_and_agreement(folder, monkeypatch, capsys):
     (folder / "test.txt").write_text("\n".join(make_texts(8, seed=0, longest=20)))
     monkeypatch.setattr(benchmark, "write_texts", lambda fetched, output: (None, folder / "test.txt"))
+    monkeypatch.setattr(benchmark, "fetch_teacher", lambda fetched: folder / "tiny")
     monkeypatch.setattr(benchmark, "PROMPT_TOKENS", 4)
-    output = folder / "out.json"
-    words = ["generation_speed", "--models", str(folder / "tiny"), "--tokens", "3", "--rounds", "1"]
+    output, student = folder / "out.json", str(folder / "tiny")
+    words = ["generation_speed", "--students", student, "--tokens", "3", "--rounds", "1"]
     monkeypatch.setattr("sys.argv", [*words, "--output", str(output)])
     assert benchmark.main() == 0
-    found = json.loads(output.read_text())["results"]["tiny"]
+    results = json.loads(output.read_text())["results"]
+    assert list(results) == ["the teacher", student]
+    found = results[student]
     assert found["fp32"]["agreement"] == 1.0
     assert found["bf16"]["megabytes"] == pytest.approx(found["fp32"]["megabytes"] / 2, rel=0.01)
     assert found["int8 weights"]["megabytes"] < found["fp32"]["megabytes"]
     assert found["int8 weights"]["agreement"] > 0.8
-    assert capsys.readouterr().out.count("| tiny | ") == len(found)
+    assert capsys.readouterr().out.count(f"| {student} | ") == len(found)
 
 
 def test_writes_as_many_tokens_as_asked_for(folder):
@@ -48,11 +50,3 @@ def test_writes_as_many_tokens_as_asked_for(folder):
 def test_tied_embeddings_count_once(folder):
     model = make_model("llama", "causal", num_layers=2, tie_word_embeddings=True)
     assert benchmark.megabytes(model) == pytest.approx(sum(own.nbytes for own in model.parameters()) / 1e6, rel=0.01)
-
-
-def test_cut_student(folder):
-    cut = benchmark.cut_student(folder / "tiny", folder / "cut")
-    student = benchmark.load(cut, {}, torch.device("cpu"))
-    teacher = benchmark.load(folder / "tiny", {}, torch.device("cpu"))
-    expected = make_student(teacher, num_layers=1).state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in student.state_dict().items())
