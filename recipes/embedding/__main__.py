@@ -36,6 +36,8 @@ MAX_LENGTH = 64
 """Tokens per text in training."""
 NUM_FITTED = 4000
 """Texts that the Dense module of the narrow student is fitted on before it is trained."""
+NUM_SEEN = 2000
+"""Training texts on which a student is compared too: what it keeps there and not on other texts, more texts would add."""
 
 LOSSES = {"alpha_kl": 0.0, "alpha_task": 0.0, "alpha_cos": 0.0, "alpha_embedding": 1.0}
 
@@ -58,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     rows = teach(teacher, texts.train[: args.texts], args.output / "targets")
-    expected = vectors_of(teacher, texts.held_out)
+    seen = texts.train[: args.texts][:NUM_SEEN]
+    expected, expected_of_seen = vectors_of(teacher, texts.held_out), vectors_of(teacher, seen)
     results = {}
     for name, make in STUDENTS.items():
         student = make(teacher, texts.train[:NUM_FITTED])
@@ -66,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = args.output / name.replace(" ", "-")
         seconds = distil(student, rows, folder, args)
         trained = agreement_metrics(vectors_of(student, texts.held_out), expected)
-        results[name] = {"untrained": untrained, "trained": trained, "seconds": seconds}
+        of_seen = agreement_metrics(vectors_of(student, seen), expected_of_seen)
+        results[name] = {"untrained": untrained, "trained": trained, "training_texts": of_seen, "seconds": seconds}
         results[name] |= {"parameters": student.num_parameters(), "folder": str(folder)}
         results[name]["spearman_with_people"] = spearman(student, judged)
     print(f"\n{table(results, teacher, spearman(teacher, judged))}\n")
@@ -129,21 +133,20 @@ def vectors_of(model: EmbeddingModel, texts: Sequence[str]) -> np.ndarray:
 
 
 def table(results: dict[str, dict], teacher: EmbeddingModel, of_teacher: float) -> str:
-    columns = ["student", "parameters", "trained for", "mean cosine with the teacher"]
-    columns += ["overlap of the ten nearest texts", "Spearman with people"]
-    lines = [
-        f"| {' | '.join(columns)} |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-        f"| the teacher itself | {teacher.num_parameters() / 1e6:.1f} M | - | 1.000 | 1.000 | {of_teacher:.3f} |",
-    ]
+    header = ["student", "parameters", "trained for", "mean cosine with the teacher", "on training texts"]
+    header += ["overlap of the ten nearest texts", "Spearman with people"]
+    million = f"{teacher.num_parameters() / 1e6:.1f} M"
+    rows = [header, ["---", *["---:"] * (len(header) - 1)]]
+    rows += [["the teacher itself", million, "-", "1.000", "1.000", "1.000", f"{of_teacher:.3f}"]]
     for name, own in results.items():
-        size = f"{own['parameters'] / 1e6:.1f} M"
-        for when, seconds in (("untrained", "-"), ("trained", f"{own['seconds']:.0f} s")):
-            measured = own[when]
-            scores = f"{measured['cosine_to_teacher']:.3f} | {measured['overlap@10']:.3f}"
-            scores += f" | {own['spearman_with_people']:.3f}" if seconds != "-" else " | -"
-            lines.append(f"| {name}{'' if seconds != '-' else ', untrained'} | {size} | {seconds} | {scores} |")
-    return "\n".join(lines)
+        million = f"{own['parameters'] / 1e6:.1f} M"
+        before, after, seen = own["untrained"], own["trained"], own["training_texts"]["cosine_to_teacher"]
+        cosine, overlap = f"{before['cosine_to_teacher']:.3f}", f"{before['overlap@10']:.3f}"
+        rows += [[f"{name}, untrained", million, "-", cosine, "-", overlap, "-"]]
+        cosine, overlap = f"{after['cosine_to_teacher']:.3f}", f"{after['overlap@10']:.3f}"
+        spearman_with_people = f"{own['spearman_with_people']:.3f}"
+        rows += [[name, million, f"{own['seconds']:.0f} s", cosine, f"{seen:.3f}", overlap, spearman_with_people]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 if __name__ == "__main__":

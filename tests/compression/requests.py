@@ -16,12 +16,14 @@ MODULE = sys.modules["hf_distill.compression.compress"]
 LABELS = ["one", "other"]
 
 
-def write_request(folder: Path, num_train: int = 160, num_test: int = 200, wrong: float = 0.1) -> Path:
+def write_request(
+    folder: Path, num_train: int = 160, num_test: int = 200, wrong: float = 0.1, **sizes: int
+) -> Path:
     """Writes `teacher`, a random classifier, and `train.csv` and `test.csv` with its own labels, some of them wrong."""
     torch.manual_seed(0)
     tokenizer = make_text_tokenizer()
     names = {"id2label": dict(enumerate(LABELS)), "label2id": {label: number for number, label in enumerate(LABELS)}}
-    model = make_model("bert", "classification", num_labels=2, num_hidden_layers=4, **names)
+    model = make_model("bert", "classification", num_labels=2, **{"num_hidden_layers": 4, **sizes}, **names)
     texts = list(dict.fromkeys(make_texts(2 * (num_train + num_test), seed=1, longest=8)))[: num_train + num_test]
     inputs = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.inference_mode():

@@ -1,9 +1,17 @@
 """Predicted latency."""
 
-import pytest
+import random
 
+import pytest
+from scipy.stats import spearmanr
+
+from hf_distill import make_student
+from hf_distill.compression.costs import Costs, load_product, write_exports
 from hf_distill.compression.latency import Cost, Latency, measure
+from hf_distill.compression.settings import Settings
+from hf_distill.compression.workshop import ALL, Workshop
 from hf_distill.evaluation.benchmark_inputs import spread_over
+from tests.compression.requests import data_of, write_request
 
 
 def test_fit_finds_the_weights():
@@ -55,3 +63,41 @@ def test_models_answer_one_input_at_a_time(monkeypatch):
 def test_spread_over():
     assert spread_over(list(range(100)), 4) == [0, 25, 50, 75]
     assert spread_over([1, 2], 4) == [1, 2]
+
+
+@pytest.mark.long
+def test_order_of_students_is_predicted(tmp_path):
+    sizes = {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+    folder = write_request(tmp_path, **sizes)
+    settings = Settings(
+        teacher=str(folder / "teacher"),
+        data=data_of(folder),
+        output=folder / "small",
+        keep=0.8,
+        metric=None,
+        max_ms=None,
+        max_mb=None,
+        budget=3600,
+        formats=("onnx", "onnx-int8"),
+        workers=1,
+        threads=1,
+        storage=None,
+        sampler="random",
+        seed=0,
+    )
+    settings.write()
+    workshop = Workshop.open(settings)
+    costs = Costs.open(workshop)
+    inputs, draw = spread_over(workshop.inputs()), random.Random(0)
+    predicted, students = {}, {}
+    for number in range(20):
+        own = {name: draw.choice(direction.sizes()) for name, direction in workshop.directions.by_name.items()}
+        format, cut = settings.formats[number % 2], make_student(workshop.teacher, **workshop.cut_arguments(own, ALL))
+        write_exports(
+            cut, workshop.processor, folder / str(number), [format], texts=inputs, min_agreement=0.0, min_cosine=-1.0
+        )
+        students[number] = load_product(folder / str(number), format, workshop, settings.threads)
+        predicted[number] = costs.latency.milliseconds(costs.cost(own), format)
+    measured = measure(students, inputs)
+    print({number: (round(predicted[number], 3), round(measured[number], 3)) for number in students})
+    assert spearmanr([*predicted.values()], [measured[number] for number in predicted]).statistic > 0.95

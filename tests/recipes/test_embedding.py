@@ -51,6 +51,8 @@ def test_one_command(here, monkeypatch, capsys):
         cosine = (vectors * expected).sum(1).mean().item()
         assert own["trained"]["cosine_to_teacher"] == pytest.approx(cosine, abs=1e-5)
         assert own["trained"]["cosine_to_teacher"] > own["untrained"]["cosine_to_teacher"]
+        cosine = (encode(student, texts[20:]) * encode(teacher, texts[20:])).sum(1).mean().item()
+        assert own["training_texts"]["cosine_to_teacher"] == pytest.approx(cosine, abs=1e-5)
         assert "documents once with the teacher" in Path(own["folder"], "README.md").read_text(), name
     assert "| 3 layers, untrained |" in capsys.readouterr().out
 

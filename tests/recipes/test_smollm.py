@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import datasets
+import pytest
 import torch
 
 from hf_distill import CausalLMArguments, DistillationTrainingArguments, parse_config
@@ -22,6 +23,7 @@ def save_teacher(folder):
     return folder
 
 
+@pytest.mark.long
 def test_one_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(recipe, "fetch_teacher", lambda folder: save_teacher(tmp_path / "teacher"))
