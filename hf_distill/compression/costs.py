@@ -192,7 +192,9 @@ def _cost(workshop: Workshop, sizes: Sizes, products: Mapping[Product, float]) -
 
 def _cut(workshop: Workshop, sizes: Sizes) -> PreTrainedModel:
     changed = {name: size for name, size in sizes.items() if size != workshop.directions.by_name[name].largest}
-    return make_student(workshop.teacher, **workshop.cut_arguments(changed, ALL)) if changed else workshop.teacher
+    if not changed:
+        return workshop.teacher
+    return workshop.fitted(make_student(workshop.teacher, **workshop.cut_arguments(changed, ALL)))
 
 
 class _Steps(TrainerCallback):

@@ -203,6 +203,7 @@ class Maker:
             base = plain_copy(base)
         if isinstance(base, EmbeddingModel):
             base.tokenizer = processor
+        base = workshop.fitted(base)
         note_reading(workshop.settings.task, workshop.reading, base, processor)
         return base, processor
 

@@ -172,6 +172,10 @@ class Workshop:
             arguments["vocabulary"] = read_json(self._vocabulary_folder() / KEPT)
         return arguments
 
+    def fitted(self, student: PreTrainedModel) -> PreTrainedModel:
+        """A student that was just cut, with outputs that can be compared with the teacher's."""
+        return self.settings.task.fit_to_teacher(student, self.teacher, self.parts.train, self.reading)
+
     def tokenizer(self, vocabulary: str) -> Any:
         """The processor of students with this vocabulary."""
         return self.processor if vocabulary == ALL else AutoTokenizer.from_pretrained(self._vocabulary_folder())

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, EvalPrediction,
 from hf_distill.data.texts_to_embed import FEATURES, load_texts_to_embed
 from hf_distill.deployment.embeddings import embed
 from hf_distill.deployment.predictor import Predictor
-from hf_distill.embedding import EmbeddingModel
+from hf_distill.embedding import EmbeddingModel, fit_dense
 from hf_distill.evaluation.embedding import agreement_metrics, retrieval_metrics, similarity_metrics
 from hf_distill.evaluation.report import Metric
 from hf_distill.tasks.arguments import TaskArguments
@@ -23,6 +23,9 @@ from hf_distill.training.scoring.find_head import is_base_class
 
 NEAREST = 10
 """Neighbours of a text whose overlap is measured."""
+
+FITTED = 4
+"""Texts for each of the student's dimensions that a map to the teacher's vectors is fitted on."""
 
 PART = 1024
 """Texts after which progress is shown."""
@@ -199,10 +202,16 @@ output_dir: outputs/student
 
     def encode(self, rows: Dataset, processor: Any, reading: Reading) -> Dataset:
         def encode(batch: Mapping[str, list]) -> Mapping[str, list]:
-            texts = [f"{_prompt(role, reading)}{text}" for text, role in zip(batch["text"], batch["role"], strict=True)]
-            return processor(texts, truncation=True, max_length=reading["max_length"])
+            return processor(_texts(batch, reading), truncation=True, max_length=reading["max_length"])
 
         return rows.map(encode, batched=True, remove_columns=[*FEATURES], desc="Tokenising")
+
+    def fit_to_teacher(self, student, teacher, rows, reading):
+        """A student with narrower vectors gets a Dense module, so that they are in the teacher's space."""
+        if student.embedding_width == teacher.embedding_width:
+            return student
+        fitted = rows.take(min(len(rows), FITTED * student.embedding_width))
+        return fit_dense(student, teacher, _texts(fitted, reading))
 
     def collator(self, processor: Any, model: Any) -> Callable:
         return DataCollatorWithPadding(processor)
@@ -294,6 +303,11 @@ def _only_pairs(rows: Dataset, pairs: np.ndarray) -> Dataset:
     columns = {name: own[name][:] for name in FEATURES}
     columns["partners"] = columns["partners"][: len(pairs)] + [[number] for number in range(len(pairs))]
     return Dataset.from_dict(columns, features=FEATURES)
+
+
+def _texts(rows: Dataset | Mapping[str, list], reading: Reading) -> list[str]:
+    """Texts with the prompts of their roles."""
+    return [f"{_prompt(role, reading)}{text}" for text, role in zip(rows["text"], rows["role"], strict=True)]
 
 
 def _prompt(role: str, reading: Reading) -> str:

@@ -248,6 +248,19 @@ class Task(ABC):
         """Options of `add_teacher_targets` for encoded rows, such as how the teacher reads packed ones."""
         return {}
 
+    def fit_to_teacher(
+        self, student: PreTrainedModel, teacher: PreTrainedModel, rows: Dataset, reading: Reading
+    ) -> PreTrainedModel:
+        """The student that is trained in place of one that was just cut, if its outputs have another shape.
+
+        Args:
+            student: the student.
+            teacher: the teacher.
+            rows: loaded training rows.
+            reading: how rows are read.
+        """
+        return student
+
     @abstractmethod
     def collator(self, processor: Any, model: PreTrainedModel) -> Callable:
         """The collator for encoded rows."""

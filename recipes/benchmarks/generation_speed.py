@@ -1,8 +1,9 @@
 """How fast does a language model write with weights in fp32, bf16, int8 and int4, and what does that change?
 
-The models are SmolLM2-135M, and students of `recipes.smollm` that are named. transformers quantizes their linear layers
-with torchao as it loads them. All write the same number of tokens for the same prompts, greedily, taking turns. The last
-column is the share of tokens in held-out sentences after which a model finds the same token most likely as in fp32.
+The models are SmolLM2-135M, and students of `recipes.smollm` that are named. transformers quantizes their linear
+layers with torchao as it loads them. All write the same number of tokens for the same prompts, greedily, taking turns.
+The last column is the share of tokens in held-out sentences after which a model finds the same token most likely as in
+fp32.
 
     python -m recipes.benchmarks.generation_speed --students outputs/smollm/15-layers/with-the-teacher-0
 

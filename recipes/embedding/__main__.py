@@ -37,7 +37,7 @@ MAX_LENGTH = 64
 NUM_FITTED = 4000
 """Texts that the Dense module of the narrow student is fitted on before it is trained."""
 NUM_SEEN = 2000
-"""Training texts on which a student is compared too: what it keeps there and not on other texts, more texts would add."""
+"""Training texts on which a student is compared too: where it is nearer to its teacher there, more texts would help."""
 
 LOSSES = {"alpha_kl": 0.0, "alpha_task": 0.0, "alpha_cos": 0.0, "alpha_embedding": 1.0}
 

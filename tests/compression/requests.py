@@ -16,9 +16,7 @@ MODULE = sys.modules["hf_distill.compression.compress"]
 LABELS = ["one", "other"]
 
 
-def write_request(
-    folder: Path, num_train: int = 160, num_test: int = 200, wrong: float = 0.1, **sizes: int
-) -> Path:
+def write_request(folder: Path, num_train: int = 160, num_test: int = 200, wrong: float = 0.1, **sizes: int) -> Path:
     """Writes `teacher`, a random classifier, and `train.csv` and `test.csv` with its own labels, some of them wrong."""
     torch.manual_seed(0)
     tokenizer = make_text_tokenizer()

@@ -5,11 +5,12 @@ import json
 import datasets
 import pytest
 
-from hf_distill import TASKS, CausalLMArguments, compress
-from hf_distill.compression import data
+from hf_distill import TASKS, CausalLMArguments, EmbeddingArguments, EmbeddingModel, compress
+from hf_distill.compression import data, search
 from tests.compression.requests import end_after, record_of
-from tests.conftest import make_model
+from tests.conftest import make_model, make_texts
 from tests.data.test_chats import make_tokenizer
+from tests.embedding.models import make_embedding_model
 from tests.tasks.test_chats import write_chats
 from tests.tasks.test_every_task import make_tasks
 
@@ -46,6 +47,28 @@ def test_task(folder, tmp_path, monkeypatch, name):
     assert (small.folder / "config.json").is_file()
     assert record_of(tmp_path)["students"][0]["parameters"] > 0
     assert "nan" not in (tmp_path / "small" / "compression.md").read_text()
+
+
+def test_narrow_embedding_models_have_vectors_of_the_teachers_width(tmp_path, monkeypatch):
+    """The second student is cut from the first one, which has the Dense module already."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(search, "START", ((1.0, 1.0, 0.5), (0.5, 1.0, 0.25)))
+    end_after(monkeypatch, 2)
+    teacher = make_embedding_model(num_layers=2, hidden_size=32, num_attention_heads=4)
+    teacher.save_pretrained(tmp_path / "teacher")
+    texts = list(dict.fromkeys(make_texts(300, longest=12)))
+    for part, own in (("train", texts[:180]), ("test", texts[180:])):
+        (tmp_path / f"{part}.txt").write_text("\n".join(own) + "\n")
+    data = EmbeddingArguments(train_file=str(tmp_path / "train.txt"), test_file=str(tmp_path / "test.txt"))
+    options = {"keep": 0.01, "metric": "cosine_to_teacher", "formats": ["pytorch"], "threads": 1}
+    compress(tmp_path / "teacher", data, tmp_path / "small", **options)
+    students = record_of(tmp_path)["students"]
+    assert [(own["recipe"]["sizes"]["num_attention_heads"], own["source"]) for own in students] == [(2, None), (1, 0)]
+    for own in students:
+        student = EmbeddingModel.from_pretrained(tmp_path / "small" / "search" / "students" / str(own["number"]))
+        assert student.config.hidden_size == 8 * own["recipe"]["sizes"]["num_attention_heads"]
+        assert student.embedding_width == teacher.embedding_width
+        assert [type(module).__name__ for module in student.head].count("Dense") == 1
 
 
 @pytest.mark.long
