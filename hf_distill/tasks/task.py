@@ -251,14 +251,7 @@ class Task(ABC):
     def fit_to_teacher(
         self, student: PreTrainedModel, teacher: PreTrainedModel, rows: Dataset, reading: Reading
     ) -> PreTrainedModel:
-        """The student that is trained in place of one that was just cut, if its outputs have another shape.
-
-        Args:
-            student: the student.
-            teacher: the teacher.
-            rows: loaded training rows.
-            reading: how rows are read.
-        """
+        """The student to train in place of one that was just cut: its outputs must have the shape of the teacher's."""
         return student
 
     @abstractmethod
