@@ -26,7 +26,7 @@ CASES = [
 ] + [
     ("bert", "masked language modelling"),
     ("llama", "sequence classification"),
-    ("gpt2", "causal language modelling"),
+    pytest.param("gpt2", "causal language modelling", marks=pytest.mark.long),
     ("llama", "causal language modelling"),
 ]
 

@@ -343,7 +343,7 @@ def test_torch_compile(make_trainer, head):
     assert results[2] == pytest.approx(results[0], rel=1e-5)
 
 
-@pytest.mark.parametrize("head", ["classification", pytest.param("mlm", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_lengths_do_not_compile_anew(make_trainer, head):
     """Student and teacher compile two graphs each: for the first length, and for any length."""
     rows = make_rows(head, num_rows=48)

@@ -67,7 +67,8 @@ def test_a_loss_of_ones_own_over_layers(make_trainer):
     assert [pair.of_teacher for pair in mapped.losses["values"].layers] == [("layers", 2)]
 
 
-@pytest.mark.parametrize("head", ["mlm", pytest.param("causal", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("head", ["mlm", "causal"])
 def test_compiled(make_trainer, head):
     """Layers that are read are not fused with others. The losses are the same."""
     family = FAMILY_OF_HEAD.get(head, "bert")
