@@ -99,5 +99,4 @@ def test_order_of_students_is_predicted(tmp_path):
         students[number] = load_product(folder / str(number), format, workshop, settings.threads)
         predicted[number] = costs.latency.milliseconds(costs.cost(own), format)
     measured = measure(students, inputs)
-    print({number: (round(predicted[number], 3), round(measured[number], 3)) for number in students})
     assert spearmanr([*predicted.values()], [measured[number] for number in predicted]).statistic > 0.95
