@@ -121,9 +121,7 @@ def _over_batches(
     gradients = _gradients(teacher) if needs_labels else nullcontext()
     with evaluating(teacher), gradients, kept_inputs(teacher, readers) as kept:
         for batch in batches:
-            batch = {name: values.to(teacher.device) for name, values in batch.items()}
-            if not needs_labels:
-                batch.pop("labels", None)
+            batch = inputs_of(teacher, batch, with_labels=needs_labels)
             output = teacher(**batch)
             if needs_labels:
                 _differentiate(teacher, output)
@@ -183,6 +181,14 @@ def kept_inputs(teacher: nn.Module, names: Iterable[str]) -> Iterator[dict[str, 
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def inputs_of(
+    teacher: PreTrainedModel, batch: Mapping[str, torch.Tensor], with_labels: bool = False
+) -> dict[str, torch.Tensor]:
+    """A batch on the teacher's device, without labels unless its decoder inputs are made of them."""
+    with_labels = with_labels or teacher.config.is_encoder_decoder
+    return {name: own.to(teacher.device) for name, own in batch.items() if with_labels or name != "labels"}
 
 
 def token_weights(read: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

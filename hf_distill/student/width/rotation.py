@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from hf_distill.copies import plain_copy
 from hf_distill.student.proof import evaluating
 from hf_distill.student.width.cutting import width_of
-from hf_distill.student.width.importance import kept_inputs, token_weights
+from hf_distill.student.width.importance import inputs_of, kept_inputs, token_weights
 from hf_distill.student.width.units import Place, UnitClass, canonical_names, layout_of
 
 Batches = Iterable[Mapping[str, torch.Tensor]]
@@ -138,7 +138,7 @@ def _principal_components(
     covariances: dict[str, Any] = {}
     with evaluating(teacher), kept_inputs(teacher, norms) as kept:
         for batch in batches:
-            batch = {name: values.to(teacher.device) for name, values in batch.items() if name != "labels"}
+            batch = inputs_of(teacher, batch)
             teacher(**batch)
             for name, reads in kept.items():
                 for read in reads:

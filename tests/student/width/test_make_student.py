@@ -19,6 +19,9 @@ from transformers import (
 
 from hf_distill import make_student
 from hf_distill.student.axes import find_axes
+from hf_distill.training.scoring.inputs import decoder_input_ids_of
+from tests.conftest import make_model
+from tests.speech import make_whisper
 from tests.student.width.models import wide_model
 
 INPUTS = {"input_ids": torch.randint(5, 60, (3, 9), generator=torch.Generator().manual_seed(0))}
@@ -282,3 +285,19 @@ def test_right_after_a_training_in_bf16(teacher, tmp_path):
     assert teacher.forward is forward
     assert "_original_forward" in vars(teacher)
     assert "forward" not in vars(student)
+
+
+@pytest.mark.parametrize("family", ["bart", "t5", "whisper"])
+def test_decoder_inputs_come_from_the_labels(family):
+    """Collators give labels and often no decoder inputs, which the model then makes of the labels."""
+    teacher = make_whisper() if family == "whisper" else make_model(family, "seq2seq")
+    labels = torch.randint(5, 14, (3, 6), generator=torch.Generator().manual_seed(1))
+    read = (
+        {"input_features": torch.randn(3, 8, 200)} if family == "whisper" else {"input_ids": INPUTS["input_ids"] % 20}
+    )
+    batches = {**read, "labels": labels}, {**read, "decoder_input_ids": decoder_input_ids_of(teacher, labels)}
+    students = [
+        make_student(teacher, intermediate_size=8, width="activation", calibration_data=[batch]) for batch in batches
+    ]
+    first, second = (student.state_dict() for student in students)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
