@@ -5,7 +5,7 @@ layers with torchao as it loads them. All write the same number of tokens for th
 The last column is the share of tokens in held-out sentences after which a model finds the same token most likely as in
 fp32.
 
-    python -m recipes.benchmarks.generation_speed --students outputs/smollm/15-layers/with-the-teacher-0
+    python -m recipes.benchmarks.generation_speed --students outputs/smollm/15-layers/teacher-0
 
 torchao has int4 kernels for GPUs alone, so int4 is measured where there is one.
 """
