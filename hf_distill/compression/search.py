@@ -49,7 +49,7 @@ ABOUT_AS_GOOD = 0.01
 """Share by which a smaller student may be worse than a larger one, and still be the one to cut from."""
 
 START = ((0.84, 0.67, 1.0), (0.67, 0.67, 1.0), (0.5, 0.5, 1.0), (0.5, 0.5, 0.7), (0.34, 0.5, 0.7))
-"""The first students: shares of layers, feed-forward width, and heads and hidden width; each is cut from the one
+"""The first students: shares of layers, feed-forward width, and heads and hidden width; each is a part of the one
 before."""
 
 REFINED = 3

@@ -15,6 +15,9 @@ from tests.conftest import make_model, make_text_tokenizer, make_texts
 MODULE = sys.modules["hf_distill.compression.compress"]
 LABELS = ["one", "other"]
 
+MOST_TRIALS = 50
+"""A search may refuse every proposal, and its test must not go on for ever."""
+
 
 def write_request(folder: Path, num_train: int = 160, num_test: int = 200, wrong: float = 0.1, **sizes: int) -> Path:
     """Writes `teacher`, a random classifier, and `train.csv` and `test.csv` with its own labels, some of them wrong."""
@@ -66,8 +69,11 @@ def end_after(monkeypatch, students: int) -> None:
 
     def run(self: Search) -> None:
         wanted = len(students_of(self.study)) + students
-        while len(students_of(self.study)) < wanted:
+        for _ in range(MOST_TRIALS):
+            if len(students_of(self.study)) == wanted:
+                return
             self.study.optimize(self._try, n_trials=1)
+        raise AssertionError(f"{MOST_TRIALS} trials have not trained {students} students.")
 
     monkeypatch.setattr(Search, "run", run)
     monkeypatch.setattr(MODULE, "UNITS", 1e9)
