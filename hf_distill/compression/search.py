@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from hf_distill.compression.directions import NUM_LAYERS, Sizes
 from hf_distill.compression.settings import Settings
 from hf_distill.compression.students import Maker, Recipe, Student
-from hf_distill.compression.workshop import ALL, USED
+from hf_distill.compression.workshop import ALL, BATCH_SIZE, LABELLED, USED
 from hf_distill.optional import optional
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ FEWEST_STEPS = 10
 
 LEARNING_RATES = (5e-5, 1e-3)
 
-START_LEARNING_RATE = 3e-4
+START_LEARNING_RATE = 2e-4
+
+MOST_EPOCHS = 2
+"""How often a first student reads the rows with labels; other texts teach more than reading them again."""
 
 NEAR = 0.06
 """How far below the share asked for a student may be and still be worth trading for speed."""
@@ -48,11 +51,11 @@ WORSE = 0.02
 ABOUT_AS_GOOD = 0.01
 """Share by which a smaller student may be worse than a larger one, and still be the one to cut from."""
 
-START = ((0.84, 0.67, 1.0), (0.67, 0.67, 1.0), (0.5, 0.5, 1.0), (0.5, 0.5, 0.7), (0.34, 0.5, 0.7))
+START = ((0.67, 1.0, 1.0), (0.5, 1.0, 1.0), (0.5, 0.5, 1.0), (0.5, 0.5, 0.7), (0.34, 0.5, 0.7))
 """The first students: shares of layers, feed-forward width, and heads and hidden width; each is a part of the one
 before."""
 
-REFINED = 3
+REFINED = 2
 """After this many students, the search trains one of them further."""
 
 HEARTBEAT = 15
@@ -120,7 +123,7 @@ class Search:
         """Trains students until the time is over, or until none could be faster than one that keeps enough."""
         smallest = self.costs.cost(self.maker.workshop.directions.shares(0.0, 0.0, 0.0))
         _, least_milliseconds = self.costs.latency.fastest(smallest)[0]
-        while self._left() > self.shortest_seconds() and not self._is_superfluous(least_milliseconds):
+        while self._has_time() and not self._is_superfluous(least_milliseconds):
             self._refine()
             self.study.optimize(self._try, n_trials=1)
 
@@ -134,15 +137,17 @@ class Search:
             sizes = directions.shares(*shares)
             if sizes not in queued and self.costs.cost(sizes).products:
                 queued.append(sizes)
-                first = {
-                    "losses": losses[0],
-                    "learning_rate": START_LEARNING_RATE,
-                    "length": LENGTHS[-1 if number == 0 else 1],
-                }
+                length = LENGTHS[-1 if number == 0 else 1]
+                first = {"losses": losses[0], "learning_rate": START_LEARNING_RATE, "length": length}
                 vocabulary = {"vocabulary": USED} if self._vocabularies()[1:] else {}
                 layers = {"layers": LAYERS[0]} if self._chooses_layers() else {}
-                texts = {"texts": self.maker.workshop.texts()[0]} if self.maker.workshop.texts()[1:] else {}
+                texts = {"texts": self._first_texts(sizes, length)} if self.maker.workshop.texts()[1:] else {}
                 self.study.enqueue_trial({**sizes, **first, **vocabulary, **layers, **texts})
+
+    def _first_texts(self, sizes: Sizes, length: int) -> str:
+        """The rows with labels, which are of the kind that is measured, unless they would be read too often."""
+        read = BATCH_SIZE * length * self.unit / self.costs.step_seconds(sizes)
+        return LABELLED if read <= MOST_EPOCHS * len(self.maker.workshop.training_rows(ALL, LABELLED)) else ALL
 
     def _refine(self) -> None:
         """From time to time, queues more training of a student that would be the best if it kept a little more."""
@@ -163,7 +168,13 @@ class Search:
             number = max(near, key=lambda number: margins[number])
             self._refined.add(number)
             trial = self.study.get_trials(deepcopy=False)[number]
-            self.study.enqueue_trial({**trial.params, "length": LENGTHS[-1]}, skip_if_exists=False)
+            texts = {"texts": ALL} if "texts" in trial.params else {}
+            self.study.enqueue_trial({**trial.params, "length": LENGTHS[-1], **texts}, skip_if_exists=False)
+
+    def _has_time(self) -> bool:
+        """Whether there is time for another student; after the first one, for a training of a whole unit."""
+        worth = self.unit + self._overhead() if students_of(self.study) else 0.0
+        return self._left() > max(worth, self.shortest_seconds())
 
     def shortest_seconds(self) -> float:
         """How long the smallest student takes, from the cut to its measured products."""
@@ -273,7 +284,7 @@ class Search:
         return any(own[1] <= milliseconds and own[0] > share + WORSE for own in others if own is not None)
 
     def _source(self, recipe: Recipe) -> Student | None:
-        """The student to cut from: the smallest of the best ones that are smaller in no direction."""
+        """The student to cut from: the best of the same sizes, or the smallest of the best larger ones."""
         larger = [
             own
             for own in students_of(self.study)
@@ -285,6 +296,9 @@ class Search:
         best = max(shares.values())
         if best < self.settings.keep - NEAR:
             return None
+        same = [own for own in larger if own.recipe.sizes == recipe.sizes]
+        if same:
+            return max(same, key=lambda own: shares[own.number])
         good = [own for own in larger if shares[own.number] >= best - ABOUT_AS_GOOD]
         return min(good, key=lambda own: (own.parameters, -shares[own.number]))
 

@@ -12,6 +12,7 @@ from hf_distill.compression.students import Product, Recipe, Student
 from tests.compression.test_choice import SETTINGS, kept_of
 
 SIZES = {"num_layers": 4, "intermediate_size": 32}
+CHOICES = {"length": LENGTHS, "texts": ["all", "labelled"]}
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def add(search, share, milliseconds, sizes=None, parameters=1000):
     sizes = {**SIZES, **(sizes or {})}
     recipe = Recipe(sizes, "spread", "all", "all", "teacher", 1e-4, 100)
     product = Product("onnx-int8", milliseconds, 1.0, kept_of(share))
-    trial = search.study.ask({"length": optuna.distributions.CategoricalDistribution(LENGTHS)})
+    trial = search.study.ask({name: optuna.distributions.CategoricalDistribution(own) for name, own in CHOICES.items()})
     student = Student(trial.number, recipe, None, parameters, 900, 1.0, [product])
     trial.set_user_attr(STUDENT, student.record())
     trial.set_constraint("share", 0.0)
@@ -57,6 +58,13 @@ def test_cut_from_the_smallest_of_the_best(search):
     good = add(search, 0.985, 2.0, {"intermediate_size": 16}, parameters=1500)
     add(search, 0.93, 1.0, {"intermediate_size": 16}, parameters=1400)
     assert search._source(recipe_of(num_layers=2, intermediate_size=16)) == good
+
+
+def test_the_same_sizes_again_mean_more_training(search):
+    add(search, 0.99, 3.0, parameters=2000)
+    add(search, 0.94, 2.0, {"num_layers": 2})
+    better = add(search, 0.95, 2.0, {"num_layers": 2})
+    assert search._source(recipe_of(num_layers=2)) == better
 
 
 def test_not_cut_from_a_bad_one(search):
@@ -89,6 +97,40 @@ def test_ends_when_the_smallest_keeps_enough(search, monkeypatch):
     assert len(tried) == 3
 
 
+@pytest.mark.parametrize(("num_labelled", "texts"), [(3200, ["labelled", "all"]), (1500, ["all", "all"])])
+def test_first_students_read_labelled_rows_unless_they_read_them_too_often(search, num_labelled, texts):
+    sizes = {0.67: {"num_layers": 4}, 0.5: {"num_layers": 3}}
+    workshop = search.maker.workshop
+    workshop.directions = SimpleNamespace(
+        by_name={"num_layers": None}, shares=lambda layers, *widths: sizes.get(layers, sizes[0.5])
+    )
+    workshop.searched_losses = lambda: ["teacher", "teacher and labels"]
+    workshop.texts = lambda: ["all", "labelled"]
+    workshop.rows = {"all": None}
+    workshop.training_rows = lambda vocabulary, texts: range({("all", "labelled"): num_labelled}[vocabulary, texts])
+    search.unit = 30.0
+    search.costs = SimpleNamespace(
+        cost=lambda sizes: SimpleNamespace(products=1.0),
+        step_seconds=lambda sizes: 1.0 if sizes["num_layers"] == 4 else 0.2,
+    )
+    search.start()  # 4 x 30 steps of 32 rows, then 2 x 30 / 0.2
+    queued = [trial.system_attrs["fixed_params"] for trial in search.study.get_trials()]
+    assert [own["texts"] for own in queued] == texts
+    assert [own["length"] for own in queued] == [4, 2]
+
+
+def test_ends_when_no_whole_unit_is_left(search):
+    search.unit = 60.0
+    search.maker.workshop.directions = SimpleNamespace(shares=lambda *shares: SIZES)
+    search.costs = SimpleNamespace(answer=5.0, step_seconds=lambda sizes: 0.1)
+    search.until = time.time() + 30
+    assert search._has_time()  # for the only student there may be
+    add(search, 0.99, 1.0)
+    assert not search._has_time()
+    search.until = time.time() + 70
+    assert search._has_time()
+
+
 def test_stopped_if_a_faster_one_was_better_in_the_middle(search):
     trial = search.study.ask()
     trial.set_user_attr("at_rung", [0.96, 2.0])
@@ -97,11 +139,11 @@ def test_stopped_if_a_faster_one_was_better_in_the_middle(search):
     assert not search._is_beaten(0.9, 1.5)
 
 
-def test_a_student_that_keeps_almost_enough_is_trained_further(search):
+def test_a_student_that_keeps_almost_enough_is_trained_further_on_all_texts(search):
     for share in (1.0, 0.95, 0.5, 0.5, 0.5, 0.5):
         add(search, share, 3.0 if share == 1.0 else 2.0)
     search._refine()
     queued = [trial for trial in search.study.get_trials() if trial.state.name == "WAITING"]
-    assert [trial.system_attrs["fixed_params"]["length"] for trial in queued] == [LENGTHS[-1]]
+    assert [trial.system_attrs["fixed_params"] for trial in queued] == [{"length": LENGTHS[-1], "texts": "all"}]
     search._refine()
     assert len([trial for trial in search.study.get_trials() if trial.state.name == "WAITING"]) == 1
