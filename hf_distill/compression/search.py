@@ -4,14 +4,14 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
 from hf_distill.compression.directions import NUM_LAYERS, Sizes
 from hf_distill.compression.settings import Settings
-from hf_distill.compression.students import Maker, Recipe, Student
+from hf_distill.compression.students import Maker, Product, Recipe, Student
 from hf_distill.compression.workshop import ALL, BATCH_SIZE, LABELLED, USED
 from hf_distill.optional import optional
 
@@ -51,12 +51,15 @@ WORSE = 0.02
 ABOUT_AS_GOOD = 0.01
 """Share by which a smaller student may be worse than a larger one, and still be the one to cut from."""
 
-START = ((0.67, 1.0, 1.0), (0.5, 1.0, 1.0), (0.5, 0.5, 1.0), (0.5, 0.5, 0.7), (0.34, 0.5, 0.7))
+START = ((0.67, 1.0, 1.0), (0.67, 0.5, 1.0), (0.67, 0.5, 0.7), (0.5, 0.5, 0.7), (0.34, 0.5, 0.7))
 """The first students: shares of layers, feed-forward width, and heads and hidden width; each is a part of the one
 before."""
 
 REFINED = 2
 """After this many students, the search trains one of them further."""
+
+STEP = 0.8
+"""Most time of a student that is a step down from another, relative to that one."""
 
 HEARTBEAT = 15
 """Seconds after which a running training says that it lives."""
@@ -124,52 +127,75 @@ class Search:
         smallest = self.costs.cost(self.maker.workshop.directions.shares(0.0, 0.0, 0.0))
         _, least_milliseconds = self.costs.latency.fastest(smallest)[0]
         while self._has_time() and not self._is_superfluous(least_milliseconds):
-            self._refine()
+            self._propose()
             self.study.optimize(self._try, n_trials=1)
 
     def start(self) -> None:
         """Queues the first students, in a new study. Random search has none."""
         if self.study.get_trials(deepcopy=False) or self.settings.sampler == "random":
             return
-        directions = self.maker.workshop.directions
-        losses, queued = self.maker.workshop.searched_losses(), []
+        queued = []
         for number, shares in enumerate(START):
-            sizes = directions.shares(*shares)
+            sizes = self.maker.workshop.directions.shares(*shares)
             if sizes not in queued and self.costs.cost(sizes).products:
                 queued.append(sizes)
-                length = LENGTHS[-1 if number == 0 else 1]
-                first = {"losses": losses[0], "learning_rate": START_LEARNING_RATE, "length": length}
-                vocabulary = {"vocabulary": USED} if self._vocabularies()[1:] else {}
-                layers = {"layers": LAYERS[0]} if self._chooses_layers() else {}
-                texts = {"texts": self._first_texts(sizes, length)} if self.maker.workshop.texts()[1:] else {}
-                self.study.enqueue_trial({**sizes, **first, **vocabulary, **layers, **texts})
+                self._queue(sizes, LENGTHS[-1 if number == 0 else 1])
+
+    def _queue(self, sizes: Sizes, length: int) -> None:
+        """Queues a student of these sizes, with what is most likely to be right for all else."""
+        chosen = {"losses": self.maker.workshop.searched_losses()[0], "learning_rate": START_LEARNING_RATE}
+        if self._vocabularies()[1:]:
+            chosen["vocabulary"] = USED
+        if self._chooses_layers():
+            chosen["layers"] = LAYERS[0]
+        if self.maker.workshop.texts()[1:]:
+            chosen["texts"] = self._first_texts(sizes, length)
+        self.study.enqueue_trial({**sizes, **chosen, "length": length})
 
     def _first_texts(self, sizes: Sizes, length: int) -> str:
         """The rows with labels, which are of the kind that is measured, unless they would be read too often."""
         read = BATCH_SIZE * length * self.unit / self.costs.step_seconds(sizes)
         return LABELLED if read <= MOST_EPOCHS * len(self.maker.workshop.training_rows(ALL, LABELLED)) else ALL
 
-    def _refine(self) -> None:
-        """From time to time, queues more training of a student that would be the best if it kept a little more."""
-        students = students_of(self.study)
-        if self.settings.sampler == "random" or len(students) < len(START) or len(students) % REFINED:
+    def _propose(self) -> None:
+        """Queues steps down from the fastest student that keeps enough; without new ones, training for another."""
+        trials, students = self.study.get_trials(deepcopy=False), students_of(self.study)
+        is_waiting = any(trial.state.name == "WAITING" for trial in trials)
+        if not students or is_waiting or self.settings.sampler == "random":
             return
         best = {own.number: self.best_product(own) for own in students}
-        margins = {number: product.kept.margin(self.settings.keep, self.test_units) for number, product in best.items()}
-        good = [best[number].milliseconds for number, margin in margins.items() if margin >= 0]
-        near = [
-            number
-            for number, margin in margins.items()
-            if number not in self._refined
-            and -NEAR < margin < 0
-            and best[number].milliseconds < min(good, default=math.inf)
-        ]
-        if near:
-            number = max(near, key=lambda number: margins[number])
+        good = {
+            best[own.number].milliseconds: own.recipe.sizes for own in students if self._margin(best[own.number]) >= 0
+        }
+        whole = self.maker.workshop.directions.of_teacher()
+        milliseconds, sizes = min(good.items(), default=(self._milliseconds(whole), whole), key=lambda own: own[0])
+        if not self._step_down(sizes, milliseconds, trials) and len(students) % REFINED == 0:
+            self._refine({own: product for own, product in best.items() if product.milliseconds < milliseconds}, trials)
+
+    def _step_down(self, sizes: Sizes, milliseconds: float, trials: "Sequence[optuna.trial.FrozenTrial]") -> bool:
+        """Queues students that are a step faster than this one, each smaller in one direction, unless they were tried.
+
+        As NetAdapt (Yang et al., 2018, https://arxiv.org/abs/1804.03230).
+        """
+        directions = self.maker.workshop.directions.by_name
+        tried = [{name: trial.params.get(name) for name in directions} for trial in trials]
+        steps = []
+        for name, direction in directions.items():
+            smaller = [{**sizes, name: size} for size in direction.sizes() if size < sizes[name]]
+            fast = [own for own in smaller if self._milliseconds(own) <= STEP * milliseconds]
+            steps += [own for own in fast[-1:] if own not in tried and self.costs.cost(own).products]
+        for own in steps:
+            self._queue(own, LENGTHS[1])
+        return bool(steps)
+
+    def _refine(self, faster: Mapping[int, Product], trials: "Sequence[optuna.trial.FrozenTrial]") -> None:
+        """Queues more training of the student that needs least to be the best, once."""
+        margins = {number: self._margin(own) for number, own in faster.items() if number not in self._refined}
+        number = max(margins, key=margins.get, default=None)
+        if number is not None and margins[number] > -NEAR:
             self._refined.add(number)
-            trial = self.study.get_trials(deepcopy=False)[number]
-            texts = {"texts": ALL} if "texts" in trial.params else {}
-            self.study.enqueue_trial({**trial.params, "length": LENGTHS[-1], **texts}, skip_if_exists=False)
+            texts = {"texts": ALL} if "texts" in trials[number].params else {}
+            self.study.enqueue_trial({**trials[number].params, "length": LENGTHS[-1], **texts}, skip_if_exists=False)
 
     def _has_time(self) -> bool:
         """Whether there is time for another student; after the first one, for a training of a whole unit."""
@@ -190,7 +216,7 @@ class Search:
             raise
         self.said(student)
         best = self.best_product(student)
-        missing = max(0.0, -best.kept.margin(self.settings.keep, self.test_units))
+        missing = max(0.0, -self._margin(best))
         trial.set_user_attr(STUDENT, student.record())
         trial.set_constraint("share", missing - NEAR)
         return -missing, best.milliseconds
@@ -225,9 +251,17 @@ class Search:
             logger.warning("Student %d diverged: %s", trial.number, error)
             raise pruned(str(error)) from error
 
-    def best_product(self, student: Student) -> Any:
+    def _margin(self, product: Product) -> float:
+        """How far above what is asked for a product is."""
+        return product.kept.margin(self.settings.keep, self.test_units)
+
+    def _milliseconds(self, sizes: Sizes) -> float:
+        """Predicted milliseconds in the fastest format."""
+        return self.costs.latency.fastest(self.costs.cost(sizes))[0][1]
+
+    def best_product(self, student: Student) -> Product:
         """The fastest product of a student that keeps enough; if none does, the one that keeps most."""
-        margins = {own.format: own.kept.margin(self.settings.keep, self.test_units) for own in student.products}
+        margins = {own.format: self._margin(own) for own in student.products}
         good = [own for own in student.products if margins[own.format] >= 0]
         if good:
             return min(good, key=lambda own: own.milliseconds)
@@ -270,11 +304,7 @@ class Search:
         for own in students_of(self.study):
             best = self.best_product(own)
             is_smaller = self.settings.max_mb is None or best.megabytes <= self.settings.max_mb
-            if (
-                is_smaller
-                and best.milliseconds <= milliseconds
-                and best.kept.margin(self.settings.keep, self.test_units) >= 0
-            ):
+            if is_smaller and best.milliseconds <= milliseconds and self._margin(best) >= 0:
                 return True
         return False
 

@@ -24,8 +24,8 @@ from recipes.quickstart.data import LABELS, MAX_LENGTH, load_corpus
 from recipes.quickstart.fetch import FetchError, download, fetch
 from recipes.quickstart.train import bf16_is_fast
 
-NUM_TEST = 3000
-NUM_TRAIN = 7500
+NUM_TEST = 4500
+NUM_TRAIN = 6000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keep=args.keep,
         budget=args.budget,
         workers=args.workers,
+        threads=args.threads,
         sampler=args.sampler,
         seed=args.seed,
     )
@@ -63,6 +64,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep", type=float, default=0.97, help="share of the accuracy to keep (default: 0.97)")
     parser.add_argument("--budget", default="30m", help="time of the search (default: 30m)")
     parser.add_argument("--workers", type=int, default=1, help="students trained at the same time (default: 1)")
+    parser.add_argument("--threads", type=int, help="threads of the measured models (default: all cores)")
     parser.add_argument("--sampler", default="tpe", help="tpe, or random for comparison (default: tpe)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the search (default: 0)")
     return parser.parse_args(arguments)

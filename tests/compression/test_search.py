@@ -7,12 +7,18 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
+from hf_distill.compression.directions import Direction
 from hf_distill.compression.search import LENGTHS, STUDENT, Search, open_study, students_of
 from hf_distill.compression.students import Product, Recipe, Student
 from tests.compression.test_choice import SETTINGS, kept_of
 
 SIZES = {"num_layers": 4, "intermediate_size": 32}
-CHOICES = {"length": LENGTHS, "texts": ["all", "labelled"]}
+DISTRIBUTIONS = {
+    "num_layers": optuna.distributions.IntDistribution(1, 6),
+    "intermediate_size": optuna.distributions.IntDistribution(8, 48, step=8),
+    "length": optuna.distributions.CategoricalDistribution(LENGTHS),
+    "texts": optuna.distributions.CategoricalDistribution(["all", "labelled"]),
+}
 
 
 @pytest.fixture
@@ -29,7 +35,8 @@ def add(search, share, milliseconds, sizes=None, parameters=1000):
     sizes = {**SIZES, **(sizes or {})}
     recipe = Recipe(sizes, "spread", "all", "all", "teacher", 1e-4, 100)
     product = Product("onnx-int8", milliseconds, 1.0, kept_of(share))
-    trial = search.study.ask({name: optuna.distributions.CategoricalDistribution(own) for name, own in CHOICES.items()})
+    search.study.enqueue_trial({**sizes, "length": 1, "texts": "all"})
+    trial = search.study.ask(DISTRIBUTIONS)
     student = Student(trial.number, recipe, None, parameters, 900, 1.0, [product])
     trial.set_user_attr(STUDENT, student.record())
     trial.set_constraint("share", 0.0)
@@ -82,7 +89,9 @@ def test_not_trained_if_a_faster_one_keeps_enough(search):
 
 def test_ends_when_the_smallest_keeps_enough(search, monkeypatch):
     """Every other proposal would be superfluous, and the rest of the budget a loop without a training."""
-    search.maker.workshop.directions = SimpleNamespace(shares=lambda *shares: SIZES)
+    search.maker.workshop.directions = SimpleNamespace(
+        shares=lambda *shares: SIZES, of_teacher=lambda: SIZES, by_name={}
+    )
     latency = SimpleNamespace(fastest=lambda cost: [("onnx-int8", 2.0)])
     search.costs = SimpleNamespace(cost=lambda sizes: None, latency=latency, answer=1.0, step_seconds=lambda sizes: 0.1)
     search.until = time.time() + 3600
@@ -139,11 +148,55 @@ def test_stopped_if_a_faster_one_was_better_in_the_middle(search):
     assert not search._is_beaten(0.9, 1.5)
 
 
-def test_a_student_that_keeps_almost_enough_is_trained_further_on_all_texts(search):
-    for share in (1.0, 0.95, 0.5, 0.5, 0.5, 0.5):
-        add(search, share, 3.0 if share == 1.0 else 2.0)
-    search._refine()
-    queued = [trial for trial in search.study.get_trials() if trial.state.name == "WAITING"]
-    assert [trial.system_attrs["fixed_params"] for trial in queued] == [{"length": LENGTHS[-1], "texts": "all"}]
-    search._refine()
-    assert len([trial for trial in search.study.get_trials() if trial.state.name == "WAITING"]) == 1
+@pytest.fixture
+def stepping(search, monkeypatch):
+    """A search of layers and feed-forward width, whose times are the product of both."""
+    by_name = {"num_layers": Direction("num_layers", 1, 6, 1), "intermediate_size": Direction("inner", 8, 48, 8)}
+    whole = {name: own.largest for name, own in by_name.items()}
+    workshop = search.maker.workshop
+    workshop.directions = SimpleNamespace(by_name=by_name, of_teacher=lambda: whole)
+    workshop.searched_losses, workshop.texts, workshop.rows = lambda: ["teacher"], lambda: ["all"], {"all": None}
+    latency = SimpleNamespace(fastest=lambda cost: [("onnx-int8", cost.products)])
+    search.costs = SimpleNamespace(
+        cost=lambda sizes: SimpleNamespace(products=sizes["num_layers"] * sizes["intermediate_size"]), latency=latency
+    )
+    return search
+
+
+def queued_by(search):
+    search._propose()
+    return [trial.system_attrs["fixed_params"] for trial in search.study.get_trials() if trial.state.name == "WAITING"]
+
+
+def sizes_of(queued):
+    return [(own["num_layers"], own["intermediate_size"]) for own in queued]
+
+
+def test_steps_down_from_the_fastest_that_keeps_enough(stepping):
+    add(stepping, 1.0, 200.0, {"num_layers": 5, "intermediate_size": 40})
+    add(stepping, 1.0, 160.0, {"num_layers": 4, "intermediate_size": 40})
+    add(stepping, 0.9, 32.0, {"num_layers": 4, "intermediate_size": 8})
+    queued = queued_by(stepping)  # at most 128, in each direction
+    assert sizes_of(queued) == [(3, 40), (4, 32)]
+    assert {own["length"] for own in queued} == {LENGTHS[1]}
+
+
+def test_steps_down_from_the_teacher_if_none_keeps_enough(stepping):
+    add(stepping, 0.9, 160.0, {"num_layers": 4, "intermediate_size": 40})
+    assert sizes_of(queued_by(stepping)) == [(4, 48), (6, 32)]  # at most 230.4 of 288
+
+
+def test_no_step_twice(stepping):
+    add(stepping, 1.0, 160.0, {"num_layers": 4, "intermediate_size": 40})
+    add(stepping, 0.9, 120.0, {"num_layers": 3, "intermediate_size": 40})
+    assert sizes_of(queued_by(stepping)) == [(4, 32)]
+    assert sizes_of(queued_by(stepping)) == [(4, 32)]  # as long as it waits
+    add(stepping, 0.9, 128.0, {"num_layers": 4, "intermediate_size": 32})
+
+
+def test_a_student_that_keeps_almost_enough_is_trained_further_on_all_texts(stepping):
+    add(stepping, 1.0, 8.0, {"num_layers": 1, "intermediate_size": 8})  # no step down from here
+    for share in (0.95, 0.5, 0.5):
+        add(stepping, share, 7.0)
+    assert queued_by(stepping) == [{**SIZES, "length": LENGTHS[-1], "texts": "all"}]
+    assert len(queued_by(stepping)) == 1

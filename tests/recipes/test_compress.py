@@ -27,7 +27,7 @@ def test_one_command(tmp_path, monkeypatch, capsys):
 
 
 def small_formats(compress):
-    return lambda *arguments, **options: compress(*arguments, **options, formats=("pytorch",), threads=1)
+    return lambda *arguments, **options: compress(*arguments, **options | {"formats": ("pytorch",), "threads": 1})
 
 
 def test_data(tmp_path, monkeypatch):
