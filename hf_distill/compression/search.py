@@ -1,11 +1,10 @@
 """Searches for students with Optuna: what is tried next, what is stopped early, and for how long."""
 
 import logging
-import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformers import TrainerCallback
 
@@ -191,8 +190,9 @@ class Search:
     def _refine(self, faster: Mapping[int, Product], trials: "Sequence[optuna.trial.FrozenTrial]") -> None:
         """Queues more training of the student that needs least to be the best, once."""
         margins = {number: self._margin(own) for number, own in faster.items() if number not in self._refined}
-        number = max(margins, key=margins.get, default=None)
-        if number is not None and margins[number] > -NEAR:
+        near = {number: margin for number, margin in margins.items() if margin > -NEAR}
+        if near:
+            number = max(near, key=lambda own: near[own])
             self._refined.add(number)
             texts = {"texts": ALL} if "texts" in trials[number].params else {}
             self.study.enqueue_trial({**trials[number].params, "length": LENGTHS[-1], **texts}, skip_if_exists=False)
