@@ -25,7 +25,7 @@ CASES = [
     for case in itertools.product(ENCODERS, PER_ENCODER)
 ] + [
     ("bert", "masked language modelling"),
-    ("llama", "sequence classification"),
+    pytest.param("llama", "sequence classification", marks=pytest.mark.long),
     pytest.param("gpt2", "causal language modelling", marks=pytest.mark.long),
     ("llama", "causal language modelling"),
 ]

@@ -152,6 +152,7 @@ def test_metrics_description_and_page(service):
     assert "This is an embedding model, which has no form here" in service.get("/").body.decode()
 
 
+@pytest.mark.long
 def test_schemathesis(service, tmp_path):
     """Requests generated from the description, as in `test_openapi.py`."""
     command = [Path(sys.executable).with_name("schemathesis"), "--config-file", CONFIG, "run"]

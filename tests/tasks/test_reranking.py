@@ -89,6 +89,7 @@ def fine_tuned(folder):
     return folder / "fine_tuned"
 
 
+@pytest.mark.long
 def test_the_same_predictions_from_training_to_service(folder, fine_tuned, tmp_path):
     results = json.loads((fine_tuned / "test_results.json").read_text())
     assert "\npipeline_tag: text-ranking\n" in (fine_tuned / "README.md").read_text()

@@ -11,8 +11,8 @@ from tests.student.width.models import SIZES
 
 SIZES_OF = {name: SIZES[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")}
 
-OTHERS = ["distilbert", "albert", "deberta-v2"]
-FAMILIES = ["bert", "modernbert", *(pytest.param(own, marks=pytest.mark.long) for own in OTHERS)]
+OTHERS = ["modernbert", "distilbert", "albert", "deberta-v2"]
+FAMILIES = ["bert", *(pytest.param(own, marks=pytest.mark.long) for own in OTHERS)]
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

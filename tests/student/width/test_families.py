@@ -69,7 +69,13 @@ def check_student(student, teacher, tmp_path):
         assert student.get_output_embeddings().weight is student.get_input_embeddings().weight
 
 
-@pytest.mark.parametrize("model_type", [name for name in ALL if name not in NO_FEED_FORWARD])
+FEED_FORWARD_ALONE = [
+    pytest.param(name, marks=[] if name in NO_HIDDEN else pytest.mark.long) for name in ALL if name not in NO_FEED_FORWARD
+]
+"""The others are also cut in all widths at once, below."""
+
+
+@pytest.mark.parametrize("model_type", FEED_FORWARD_ALONE)
 def test_feed_forward_width(model_type):
     teacher = wide_model(model_type)
     inputs = example_inputs(teacher)
