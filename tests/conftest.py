@@ -35,8 +35,8 @@ for device in (torch.cuda, torch.xpu, torch.mtia):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than the number of cores, because tests of a service mostly wait for it."""
-    return os.cpu_count() + 1
+    """Two more than the number of cores, because tests of a service, and all that start processes, mostly wait."""
+    return os.cpu_count() + 2
 
 
 @pytest.fixture(scope="module", autouse=True)

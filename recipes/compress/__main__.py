@@ -22,6 +22,7 @@ from hf_distill import (
 from recipes.embedding.data import TWEETS, read_tweets
 from recipes.quickstart.data import LABELS, MAX_LENGTH, load_corpus
 from recipes.quickstart.fetch import FetchError, download, fetch
+from recipes.quickstart.folders import written_file
 from recipes.quickstart.train import bf16_is_fast
 
 NUM_TEST = 4500
@@ -75,14 +76,18 @@ def write_data(fetched: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     corpus = load_corpus(fetch(fetched)[1], NUM_TRAIN, NUM_TEST)
     for name, rows in {"train": corpus.train, "test": corpus.test}.items():
-        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+        with (
+            written_file(folder / f"{name}.csv") as unfinished,
+            unfinished.open("w", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(["text", "label"])
             writer.writerows((row["text"], LABELS[row["labels"]]) for row in rows)
     labelled = {text for rows in (corpus.train, corpus.test) for text in rows["text"]}
     tweets = read_tweets(download(TWEETS, fetched / "downloads"))
     unlabelled = sorted({*corpus.unlabelled["text"], *tweets} - labelled - {""})
-    (folder / "unlabelled.txt").write_text("\n".join(unlabelled) + "\n", encoding="utf-8")
+    with written_file(folder / "unlabelled.txt") as unfinished:
+        unfinished.write_text("\n".join(unlabelled) + "\n", encoding="utf-8")
     return folder
 
 

@@ -70,7 +70,9 @@ def check_student(student, teacher, tmp_path):
 
 
 FEED_FORWARD_ALONE = [
-    pytest.param(name, marks=[] if name in NO_HIDDEN else pytest.mark.long) for name in ALL if name not in NO_FEED_FORWARD
+    pytest.param(name, marks=[] if name in NO_HIDDEN else pytest.mark.long)
+    for name in ALL
+    if name not in NO_FEED_FORWARD
 ]
 """The others are also cut in all widths at once, below."""
 
