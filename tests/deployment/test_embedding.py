@@ -108,10 +108,8 @@ def test_torch_int8_loads_with_sentence_transformers(exports):
         load_predictor(folder)
 
 
-ENCODERS_TAKING_LONG = ("modernbert", "mpnet", "xlm-roberta")
-
-TAKE_LONG = ("max", "weightedmean", "mean_sqrt_len_tokens")
-POOLINGS = ["cls", "lasttoken", *(pytest.param(own, marks=pytest.mark.long) for own in TAKE_LONG)]
+TAKE_LONG = ("cls", "max", "weightedmean", "mean_sqrt_len_tokens")
+POOLINGS = ["lasttoken", *(pytest.param(own, marks=pytest.mark.long) for own in TAKE_LONG)]
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -151,9 +149,8 @@ def test_a_tokenizer_that_pads_on_the_left(pooling, tmp_path):
     np.testing.assert_allclose(session.run(["embeddings"], given)[0], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "model_type", ["distilbert", *(pytest.param(own, marks=pytest.mark.long) for own in ENCODERS_TAKING_LONG)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("model_type", ["distilbert", "modernbert", "mpnet", "xlm-roberta"])
 def test_other_encoders(model_type, tmp_path):
     tokenizer = make_text_tokenizer()
     if model_type == "distilbert":

@@ -18,7 +18,7 @@ INPUTS = ["input_ids", "attention_mask"]
     ("model_type", "head", "narrowed"),
     [
         ("bert", "sequence classification", 3),  # the attention's output and the two products of the feed-forward block
-        ("roberta", "sequence classification", 3),
+        pytest.param("roberta", "sequence classification", 3, marks=pytest.mark.long),
         pytest.param("modernbert", "sequence classification", 1, marks=pytest.mark.long),  # its block splits its output
         ("bert", "token classification", 0),  # uses all tokens
     ],

@@ -218,6 +218,7 @@ def test_several_seeds(outputs, capsys):
     assert "student-no-labels" not in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_old_python():
     """The line comes before anything that an old Python cannot read."""
     code = (

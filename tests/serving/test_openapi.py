@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
+@pytest.mark.long
 def test_schemathesis(service, tmp_path):
     """Runs all checks: no status 500; statuses and schemas as described; valid bodies accepted, others refused."""
     command = [Path(sys.executable).with_name("schemathesis"), "--config-file", CONFIG, "run"]

@@ -62,7 +62,7 @@ def losses_of_answers(folder, file, max_length=38):
     return torch.cat(losses)
 
 
-@pytest.mark.parametrize("packing", ["documents", "none"])
+@pytest.mark.parametrize("packing", ["documents", pytest.param("none", marks=pytest.mark.long)])
 def test_the_whole_way(folder, packing):
     trainer = distil(packing=packing, training={"alpha_task": 0.5})
     losses = losses_of_answers("student", "test.jsonl")

@@ -612,7 +612,9 @@ def test_data_is_checked_before_a_model_is_loaded(folder, teacher, monkeypatch, 
         evaluate_model("teacher", **({"data": "test.csv", "teacher": "teacher"} | data))
 
 
-@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
+@pytest.mark.parametrize(
+    "truncation", ["head_tail", *(pytest.param(own, marks=pytest.mark.long) for own in ("head", "tail"))]
+)
 def test_a_model_is_read_as_it_was_trained(folder, truncation):
     """Evaluation, export and serving read texts as in training by default, also from a checkpoint."""
     for name in ("train", "test"):

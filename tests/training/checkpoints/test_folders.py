@@ -28,7 +28,8 @@ def warnings(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("head", ["classification", pytest.param("mlm", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("head", ["classification", "mlm"])
 def test_ten_kills_and_resumes(tmp_path, head):
     """A training killed anywhere gives the same weights, with dropout, accumulation and (for "mlm") dynamic masks."""
     script = Path(__file__).with_name("kill_and_resume.py")
