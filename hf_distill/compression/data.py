@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import Hasher
 
 from hf_distill.compression.settings import VALIDATION_SHARE
@@ -16,14 +16,18 @@ from hf_distill.tasks.task import Reading, Task
 NAMED = 3
 """Rows that an error shows."""
 
+VARIANTS = 3
+"""Most variants of each labelled text."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
     """The loaded rows.
 
     Attributes:
-        train: rows to learn from, unlabelled ones at the end.
+        train: rows to learn from: those with labels, their variants, and other rows.
         num_labelled: how many of them have labels.
+        num_variants: how many of them are variants of those.
         validation: rows that choose the model.
         test: rows that are read once, when the model is chosen.
         classes: names of the classes; None if the task has none.
@@ -34,6 +38,7 @@ class Parts:
     validation: Dataset
     test: Dataset
     classes: list[str] | None
+    num_variants: int = 0
 
 
 def load_parts(task: Task, args: TaskArguments, reading: Reading, teacher: str) -> Parts:
@@ -73,6 +78,31 @@ def without_some_unlabelled(parts: Parts, most: int) -> Parts:
     drawn = np.random.default_rng(0).permutation(others)[: max(0, most - parts.num_labelled)]
     kept = [*range(parts.num_labelled), *sorted(drawn.tolist())]
     return dataclasses.replace(parts, train=parts.train.select(kept))
+
+
+def with_variants(parts: Parts, task: Task, reading: Reading, most: int) -> Parts:
+    """Adds variants of the labelled rows, if the task has any, and leaves out unlabelled rows that are too many then.
+
+    Unlabelled rows may be of another kind than those that are measured, so variants get half of their room.
+
+    Args:
+        parts: rows without variants.
+        task: the task.
+        reading: how its rows are read.
+        most: how many rows may be read. Labelled rows are never left out, so there may be more.
+    """
+    room = max(0, most - parts.num_labelled)
+    has_others = len(parts.train) > parts.num_labelled
+    number = min(VARIANTS * parts.num_labelled, room // 2 if has_others else room)
+    drawn = np.resize(np.random.default_rng(0).permutation(parts.num_labelled), number)
+    variants = task.variants(parts.train.select(drawn), reading, parts.classes) if number else None
+    if not variants:
+        return without_some_unlabelled(parts, most)
+    parts = without_some_unlabelled(parts, most - len(variants))
+    rows = [parts.train.take(parts.num_labelled), variants]
+    if others := range(parts.num_labelled, len(parts.train)):
+        rows.append(parts.train.select(others))
+    return dataclasses.replace(parts, train=concatenate_datasets(rows), num_variants=len(variants))
 
 
 def _check_apart(task: Task, rows: Dataset, known: set[Hashable], what: str) -> None:

@@ -172,9 +172,10 @@ def _students_table(students: Sequence[Student]) -> str:
 
 def _method(settings: Settings, rows: Mapping[str, int], used: float) -> str:
     on, packages = machine(), ", ".join(f"{name} {version}" for name, version in versions().items())
+    variants = f" ({rows['variants']:,} of them variants of labelled texts)" if rows["variants"] else ""
     return paragraph(
-        f"{rows['train']:,} training rows, {rows['validation']:,} validation rows, which chose the student, and "
-        f"{rows['test']:,} test rows, which were read once it was chosen. Intervals are from a bootstrap over the "
+        f"{rows['train']:,} training rows{variants}, {rows['validation']:,} validation rows, which chose the student, "
+        f"and {rows['test']:,} test rows, which were read once it was chosen. Intervals are from a bootstrap over the "
         f"rows, the same ones for student and teacher. Milliseconds are for one input with its preparation, the mean "
         f"over validation inputs, on {on['cpu']}, threads: {settings.threads}. "
         f"The search took {as_time(used)} of a budget of {as_time(settings.budget)}, with seed "

@@ -39,7 +39,7 @@ LEARNING_RATES = (5e-5, 1e-3)
 START_LEARNING_RATE = 2e-4
 
 MOST_EPOCHS = 2
-"""How often a first student reads the rows with labels; other texts teach more than reading them again."""
+"""How often a first student reads the rows with labels and their variants; other texts teach more than that."""
 
 NEAR = 0.06
 """How far below the share asked for a student may be and still be worth trading for speed."""
@@ -50,12 +50,12 @@ WORSE = 0.02
 ABOUT_AS_GOOD = 0.01
 """Share by which a smaller student may be worse than a larger one, and still be the one to cut from."""
 
-START = ((0.67, 1.0, 1.0), (0.67, 0.5, 1.0), (0.67, 0.5, 0.7), (0.5, 0.5, 0.7), (0.34, 0.5, 0.7))
-"""The first students: shares of layers, feed-forward width, and heads and hidden width; each is a part of the one
-before."""
+START = (((0.67, 1.0, 1.0), LENGTHS[-1]), ((0.67, 0.5, 0.7), LENGTHS[-1]), ((0.5, 0.5, 0.7), LENGTHS[1]))
+"""The first students: shares of layers, feed-forward width, and heads and hidden width, and the length of the training.
+Each is a part of the one before."""
 
 REFINED = 2
-"""After this many students, the search trains one of them further."""
+"""After this many students, the search trains one of them further, if there is no step down."""
 
 STEP = 0.8
 """Most time of a student that is a step down from another, relative to that one."""
@@ -119,7 +119,6 @@ class Search:
         self.maker, self.study, self.until, self.unit, self.said, self.tick = maker, study, until, unit, said, tick
         self.settings, self.costs = maker.workshop.settings, maker.costs
         self.test_units = maker.workshop.test_units
-        self._refined: set[int] = set()
 
     def run(self) -> None:
         """Trains students until the time is over, or until none could be faster than one that keeps enough."""
@@ -134,11 +133,11 @@ class Search:
         if self.study.get_trials(deepcopy=False) or self.settings.sampler == "random":
             return
         queued = []
-        for number, shares in enumerate(START):
+        for shares, length in START:
             sizes = self.maker.workshop.directions.shares(*shares)
             if sizes not in queued and self.costs.cost(sizes).products:
                 queued.append(sizes)
-                self._queue(sizes, LENGTHS[-1 if number == 0 else 1])
+                self._queue(sizes, length)
 
     def _queue(self, sizes: Sizes, length: int) -> None:
         """Queues a student of these sizes, with what is most likely to be right for all else."""
@@ -188,14 +187,17 @@ class Search:
         return bool(steps)
 
     def _refine(self, faster: Mapping[int, Product], trials: "Sequence[optuna.trial.FrozenTrial]") -> None:
-        """Queues more training of the student that needs least to be the best, once."""
-        margins = {number: self._margin(own) for number, own in faster.items() if number not in self._refined}
+        """Queues more training of the student that needs least to be the best.
+
+        If there are later trials with its sizes, they are in training, or were stopped early.
+        """
+        directions = self.maker.workshop.directions.by_name
+        last = {tuple(trial.params.get(name) for name in directions): trial.number for trial in trials}
+        margins = {number: self._margin(own) for number, own in faster.items() if number in last.values()}
         near = {number: margin for number, margin in margins.items() if margin > -NEAR}
         if near:
             number = max(near, key=lambda own: near[own])
-            self._refined.add(number)
-            texts = {"texts": ALL} if "texts" in trials[number].params else {}
-            self.study.enqueue_trial({**trials[number].params, "length": LENGTHS[-1], **texts}, skip_if_exists=False)
+            self.study.enqueue_trial({**trials[number].params, "length": LENGTHS[-1]}, skip_if_exists=False)
 
     def _has_time(self) -> bool:
         """Whether there is time for another student; after the first one, for a training of a whole unit."""

@@ -15,7 +15,7 @@ from filelock import FileLock
 from transformers import AutoTokenizer, PreTrainedModel
 
 from hf_distill.compression.checks import check_identity, check_packages
-from hf_distill.compression.data import Parts, load_parts, without_some_unlabelled
+from hf_distill.compression.data import Parts, load_parts, with_variants
 from hf_distill.compression.directions import Directions, Sizes
 from hf_distill.compression.kept import Judge, units_needed
 from hf_distill.compression.settings import Settings
@@ -41,10 +41,10 @@ ALL, USED = "all", "used"
 """Vocabularies: the teacher's, and the tokens that the training texts use."""
 
 LABELLED = "labelled"
-"""Training rows: `ALL`, or those with labels."""
+"""Training rows: `ALL`, or those with labels and their variants."""
 
 LABELLED_ROWS = "labelled.json"
-"""How many encoded rows have labels."""
+"""How many encoded rows are labelled or variants."""
 
 BATCH_SIZE = 32
 
@@ -70,7 +70,7 @@ class Workshop:
         teacher: the teacher, in fp32.
         processor: its tokenizer or image processor.
         directions: what can be cut.
-        rows: encoded training rows with the teacher's outputs, by vocabulary, those with labels first.
+        rows: encoded training rows with the teacher's outputs, by vocabulary: labelled ones, variants, others.
         judge: measures on the validation rows.
     """
 
@@ -109,8 +109,8 @@ class Workshop:
         )
         teacher = task.prepare_model(teacher, processor, reading, training)
         judge, per_second = _judge(settings, reading, parts)
-        parts = _as_many_as_can_be_read(settings, parts, per_second)
         check_identity(settings, judge.metric, parts)
+        parts = _as_many_as_can_be_read(settings, reading, parts, per_second)
         workshop = cls(settings, reading, parts, teacher, processor, Directions.of(teacher), {}, judge)
         with workshop.locked():
             if settings.max_mb is not None and task.text_columns:
@@ -189,16 +189,17 @@ class Workshop:
         return self.settings.task.inputs(self.parts.validation)
 
     def training_rows(self, vocabulary: str, texts: str) -> Dataset:
-        """Encoded training rows: `ALL`, or only those with labels."""
+        """Encoded training rows: `ALL`, or only those with labels and their variants."""
         rows = self.rows[vocabulary]
         return rows if texts == ALL else rows.take(read_json(self.settings.folder / "rows" / LABELLED_ROWS))
 
     def texts(self) -> list[str]:
-        """Which training rows a student may be trained on; the first students read all of them.
+        """Which training rows a student may be trained on.
 
         The teacher is surer of rows that it was trained on, so other texts may teach more.
         """
-        return [ALL, LABELLED] if 0 < self.parts.num_labelled < len(self.parts.train) else [ALL]
+        has_labels, num_similar = self.parts.num_labelled > 0, self.parts.num_labelled + self.parts.num_variants
+        return [ALL, LABELLED] if has_labels and num_similar < len(self.parts.train) else [ALL]
 
     def _kept_on_disk(self, name: str, make: Callable[[], Dataset]) -> Dataset:
         """Rows that are computed once.
@@ -219,11 +220,12 @@ class Workshop:
 
     def _with_targets(self, training: DistillationTrainingArguments, vocabulary: str) -> Dataset:
         """The encoded training rows, each with the teacher's output for it. A row may become several."""
-        task, train, num_labelled = self.settings.task, self.parts.train, self.parts.num_labelled
-        has_unlabelled = num_labelled < len(train)
+        task, train = self.settings.task, self.parts.train
+        has_unlabelled = self.parts.num_labelled < len(train)
+        num_similar = self.parts.num_labelled + self.parts.num_variants
         if task.is_labelled_by_teacher(self.reading, has_unlabelled):
             train = labelled_by_teacher(task, training, self.reading, train, self.teacher)
-        numbers = {LABELLED: range(num_labelled), ALL: range(num_labelled, len(train))}
+        numbers = {LABELLED: range(num_similar), ALL: range(num_similar, len(train))}
         parts = {name: train.select(own) for name, own in numbers.items() if own}
         read = rows_with_targets(task, training, self.reading, parts, self.teacher, self.tokenizer(vocabulary))
         folder = self.settings.folder / "rows"
@@ -292,16 +294,16 @@ def _judge(settings: Settings, reading: Reading, parts: Parts) -> tuple[Judge, f
     return judge, per_second
 
 
-def _as_many_as_can_be_read(settings: Settings, parts: Parts, per_second: float) -> Parts:
-    """Leaves out unlabelled rows that the teacher could not read in a tenth of the budget.
+def _as_many_as_can_be_read(settings: Settings, reading: Reading, parts: Parts, per_second: float) -> Parts:
+    """Adds variants, and leaves out unlabelled rows that the teacher could not read in a tenth of the budget.
 
     A search that goes on keeps its rows.
     """
     file = settings.folder / "training_rows.json"
     if not file.is_file():
         write_json(file, max(1, int(SHARE_OF_READING * settings.budget * per_second)))
-    limited = without_some_unlabelled(parts, read_json(file))
-    if (left_out := len(parts.train) - len(limited.train)) > 0:
+    limited = with_variants(parts, settings.task, reading, read_json(file))
+    if (left_out := len(parts.train) - (len(limited.train) - limited.num_variants)) > 0:
         logger.warning(
             "%d of %d training rows are left out, because the teacher reads %.0f rows per second: give a longer budget "
             "to use them",

@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedConfig
 
-from hf_distill.data.class_labels import NUMBER, SEVERAL, SINGLE, ProblemType
+from hf_distill.data.class_labels import NUMBER, SEVERAL, SINGLE, ProblemType, unknown_label
+from hf_distill.data.variants import vary_texts
 from hf_distill.deployment.predictor import Predictor
 from hf_distill.evaluation.classification import as_logits, classification_metrics, kl_of_rows
 from hf_distill.evaluation.multi_label import kl_of_decisions, multi_label_metrics
@@ -89,6 +90,17 @@ class ClassificationTask(Task):
                 f"problem_type out, or use another model."
             )
         return super().complete(reading, configs) | {"problem_type": problem_type}
+
+    def variants(self, rows, reading, classes) -> Dataset | None:
+        if not self.text_columns:
+            return None
+        texts = {column: rows[column][:] for column in self.text_columns}
+        varied = {column: vary_texts(own) for column, own in texts.items()}
+        unknown = unknown_label(reading["problem_type"], None if classes is None else len(classes))
+        new = Dataset.from_dict({**varied, "labels": [unknown] * len(rows)}, features=rows.features)
+        return new.select(
+            [row for row in range(len(rows)) if any(varied[own][row] != texts[own][row] for own in texts)]
+        )
 
     def head_options(self, classes, reading) -> dict[str, Any]:
         return {**super().head_options(classes, reading), "problem_type": reading["problem_type"]}

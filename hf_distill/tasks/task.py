@@ -155,6 +155,10 @@ class Task(ABC):
         """Splits rows at random into `"train"` and `"test"`, which has this share of them."""
         return rows.train_test_split(share, seed=seed)
 
+    def variants(self, rows: Dataset, reading: Reading, classes: Sequence[str] | None) -> Dataset | None:
+        """Rows like these, each a little different and without a label; None if the task cannot make any."""
+        return None
+
     # Models
 
     def head_options(self, classes: Sequence[str] | None, reading: Reading) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from hf_distill import TASKS
-from hf_distill.compression.data import load_parts, without_some_unlabelled
+from hf_distill.compression.data import load_parts, with_variants, without_some_unlabelled
 from tests.compression.requests import data_of, write_csv, write_request
 
 TASK = TASKS["text-classification"]
@@ -67,3 +67,35 @@ def test_only_unlabelled_rows(folder):
     assert parts.num_labelled == 0
     assert [len(parts.train), len(parts.validation), len(parts.test)] == [2, 80, 120]
     assert dataclasses.asdict(parts)["classes"] == ["one", "other"]
+
+
+READING = {"problem_type": "single_label_classification"}
+
+
+def test_variants_take_half_of_the_room(folder):
+    (folder / "more.txt").write_text("".join(f"w5 w5 w5 w5 w5 w5 w5 w{5 + number}\n" for number in range(60)))
+    parts = load(folder, unlabelled_file=str(folder / "more.txt"))
+    varied = with_variants(parts, TASK, READING, 200)  # room for 40 rows
+    assert 5 < varied.num_variants <= 20  # a variant that is the text itself is left out
+    assert len(varied.train) == 200
+    assert varied.num_labelled == 160
+    assert varied.train["labels"][:160] == parts.train["labels"][:160]
+    assert varied.train["labels"][160:] == [-100] * 40
+    others = {*parts.train["text"][160:]}
+    assert {*varied.train["text"][160 + varied.num_variants :]} <= others
+    assert not {*varied.train["text"][160 : 160 + varied.num_variants]} & others
+    assert varied.train["text"][:] == with_variants(parts, TASK, READING, 200).train["text"][:]
+    assert with_variants(parts, TASK, READING, 150).train["text"][:] == parts.train["text"][:160]
+
+
+def test_variants_of_each_labelled_row(folder):
+    parts = load(folder)
+    varied = with_variants(parts, TASK, READING, 10_000)
+    assert 240 < varied.num_variants <= 480
+    assert len(varied.train) == 160 + varied.num_variants
+
+
+def test_no_variants_of_what_is_no_text(folder):
+    parts = load(folder)
+    assert with_variants(parts, TASKS["token-classification"], {}, 10_000) == parts
+    assert with_variants(parts, TASKS["image-classification"], READING, 10_000) == parts

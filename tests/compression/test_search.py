@@ -194,9 +194,20 @@ def test_no_step_twice(stepping):
     add(stepping, 0.9, 128.0, {"num_layers": 4, "intermediate_size": 32})
 
 
-def test_a_student_that_keeps_almost_enough_is_trained_further_on_all_texts(stepping):
+def test_a_student_that_keeps_almost_enough_is_trained_further(stepping):
     add(stepping, 1.0, 8.0, {"num_layers": 1, "intermediate_size": 8})  # no step down from here
-    for share in (0.95, 0.5, 0.5):
-        add(stepping, share, 7.0)
+    add(stepping, 0.5, 7.0, {"num_layers": 2})
+    add(stepping, 0.5, 7.0, {"num_layers": 3})
+    add(stepping, 0.94, 7.0)
     assert queued_by(stepping) == [{**SIZES, "length": LENGTHS[-1], "texts": "all"}]
     assert len(queued_by(stepping)) == 1
+
+
+def test_not_trained_further_by_two_workers_at_once(stepping):
+    add(stepping, 1.0, 8.0, {"num_layers": 1, "intermediate_size": 8})
+    add(stepping, 0.95, 7.0)
+    add(stepping, 0.93, 7.0, {"num_layers": 2})
+    add(stepping, 0.5, 7.0, {"num_layers": 3})
+    assert [own["num_layers"] for own in queued_by(stepping)] == [4]
+    stepping.study.ask(DISTRIBUTIONS)  # the other worker trains it
+    assert [own["num_layers"] for own in queued_by(stepping)] == [2]

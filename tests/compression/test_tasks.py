@@ -52,7 +52,7 @@ def test_task(folder, tmp_path, monkeypatch, name):
 def test_narrow_embedding_models_have_vectors_of_the_teachers_width(tmp_path, monkeypatch):
     """The second student is cut from the first one, which has the Dense module already."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(search, "START", ((1.0, 1.0, 0.5), (0.5, 1.0, 0.25)))
+    monkeypatch.setattr(search, "START", (((1.0, 1.0, 0.5), 2), ((0.5, 1.0, 0.25), 2)))
     end_after(monkeypatch, 2)
     for stops in ("_is_superfluous", "_is_beaten"):  # they depend on measured times
         monkeypatch.setattr(search.Search, stops, lambda *given: False)
@@ -85,5 +85,5 @@ def test_chats(tmp_path, monkeypatch):
     make_tokenizer().save_pretrained("teacher")
     data = CausalLMArguments(train_file="train.jsonl", test_file="test.jsonl", max_length=38)
     small = compress("teacher", data, tmp_path / "small", keep=0.3, threads=1, formats=["pytorch"])
-    assert record_of(tmp_path)["rows"] == {"train": 48, "validation": 24, "test": 36}
+    assert record_of(tmp_path)["rows"] == {"train": 48, "variants": 0, "validation": 24, "test": 36}
     assert small.share > 0.3

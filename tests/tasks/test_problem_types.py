@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_distill import (
+    TASKS,
     DistillationTrainingArguments,
     TextClassificationArguments,
     evaluate_model,
@@ -108,6 +109,16 @@ def test_the_whole_way(folder, problem_type, monkeypatch):
     assert report["models"]["onnx"]["fidelity_to_student"][fidelity] == pytest.approx(1, abs=5e-3)
     assert (folder / "report" / "quality_against_latency.png").exists()
     assert not (folder / "report" / "calibration.png").exists()
+
+
+def test_variants_have_the_labels_of_unlabelled_texts(folder, problem_type):
+    task, reading = TASKS["text-classification"], {"text_column": "text", "label_column": "label"}
+    reading["problem_type"] = problem_type
+    rows, classes = task.load("train.jsonl", reading, None)
+    unlabelled = task.load_unlabelled("more.txt", reading, classes)
+    variants = task.variants(rows, reading, classes)
+    assert variants.features == rows.features
+    assert str(variants[0]["labels"]) == str(unlabelled[0]["labels"])  # nan is not equal to itself
 
 
 def test_a_model_for_something_else(folder, problem_type):

@@ -117,6 +117,19 @@ def test_from_a_teacher_alone(folder, teacher, tmp_path):
     assert measured["agreement"] > 0.7
 
 
+def test_variants_of_pairs_stay_pairs(folder):
+    task, reading = TASKS["text-pair-classification"], {**COLUMNS, "problem_type": "single_label_classification"}
+    rows, classes = task.load(str(folder / "train.jsonl"), reading, None)
+    variants = task.variants(rows, reading, classes)
+    assert 48 < len(variants) <= 96  # short texts may stay as they are
+    assert set(variants["labels"]) == {-100}
+    own = [tuple(row[column] for column in task.text_columns) for row in rows]
+    varied = [tuple(row[column] for column in task.text_columns) for row in variants]
+    assert not {*own} & {*varied}
+    assert {question for question, _ in varied} <= {question for question, _ in own}  # of two words each
+    assert {answer for _, answer in varied}.isdisjoint({question for question, _ in own})
+
+
 def test_numbers(folder):
     options = {"label_column": "closeness", "problem_type": "regression", "train_file": str(folder / "train.jsonl")}
     train(folder, "numbers", model_name_or_path=str(folder / "pretrained"), **options)
