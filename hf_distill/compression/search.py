@@ -29,7 +29,7 @@ LAYERS = ("spread", "alternate", "first")
 LENGTHS = (1, 2, 4)
 """Lengths of a training, in units."""
 
-UNITS = 30
+UNITS = 20
 """Units of training that fit into the time of a search, for each worker."""
 
 FEWEST_STEPS = 10
@@ -53,6 +53,9 @@ ABOUT_AS_GOOD = 0.01
 START = (((0.67, 1.0, 1.0), LENGTHS[-1]), ((0.67, 0.5, 0.7), LENGTHS[-1]), ((0.5, 0.5, 0.7), LENGTHS[1]))
 """The first students: shares of layers, feed-forward width, and heads and hidden width, and the length of the training.
 Each is a part of the one before."""
+
+BESIDE = ((0.83, 1.0, 1.0), LENGTHS[-1])
+"""What another worker trains at first, because the students after the first one are cut from that."""
 
 REFINED = 2
 """After this many students, the search trains one of them further, if there is no step down."""
@@ -133,7 +136,7 @@ class Search:
         if self.study.get_trials(deepcopy=False) or self.settings.sampler == "random":
             return
         queued = []
-        for shares, length in START:
+        for shares, length in [START[0], *[BESIDE] * (self.settings.workers > 1), *START[1:]]:
             sizes = self.maker.workshop.directions.shares(*shares)
             if sizes not in queued and self.costs.cost(sizes).products:
                 queued.append(sizes)
@@ -156,18 +159,22 @@ class Search:
         return LABELLED if read <= MOST_EPOCHS * len(self.maker.workshop.training_rows(ALL, LABELLED)) else ALL
 
     def _propose(self) -> None:
-        """Queues steps down from the fastest student that keeps enough; without new ones, training for another."""
+        """Queues steps down from the fastest student that keeps enough; without new ones, training for another.
+
+        If none keeps enough, nor almost, it steps down from the teacher.
+        """
         trials, students = self.study.get_trials(deepcopy=False), students_of(self.study)
         is_waiting = any(trial.state.name == "WAITING" for trial in trials)
         if not students or is_waiting or self.settings.sampler == "random":
             return
         best = {own.number: self.best_product(own) for own in students}
-        good = {
-            best[own.number].milliseconds: own.recipe.sizes for own in students if self._margin(best[own.number]) >= 0
-        }
+        margins = {number: self._margin(own) for number, own in best.items()}
+        good = {best[own.number].milliseconds: own.recipe.sizes for own in students if margins[own.number] >= 0}
         whole = self.maker.workshop.directions.of_teacher()
         milliseconds, sizes = min(good.items(), default=(self._milliseconds(whole), whole), key=lambda own: own[0])
-        if not self._step_down(sizes, milliseconds, trials) and len(students) % REFINED == 0:
+        if (good or max(margins.values()) < -NEAR) and self._step_down(sizes, milliseconds, trials):
+            return
+        if len(students) % REFINED == 0:
             self._refine({own: product for own, product in best.items() if product.milliseconds < milliseconds}, trials)
 
     def _step_down(self, sizes: Sizes, milliseconds: float, trials: "Sequence[optuna.trial.FrozenTrial]") -> bool:

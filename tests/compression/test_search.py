@@ -106,6 +106,20 @@ def test_ends_when_the_smallest_keeps_enough(search, monkeypatch):
     assert len(tried) == 3
 
 
+@pytest.mark.parametrize(("workers", "layers"), [(1, [4, 3, 2]), (2, [4, 5, 3, 2])])
+def test_another_worker_begins_with_a_larger_student(search, workers, layers):
+    """The others are cut from the first one, which is still in training then."""
+    sizes = {(0.67, 1.0): 4, (0.83, 1.0): 5, (0.67, 0.5): 3, (0.5, 0.5): 2}
+    workshop = search.maker.workshop
+    workshop.directions = SimpleNamespace(by_name={}, shares=lambda *own: {"num_layers": sizes[own[:2]]})
+    workshop.searched_losses, workshop.texts, workshop.rows = lambda: ["teacher"], lambda: ["all"], {"all": None}
+    search.settings = dataclasses.replace(search.settings, workers=workers)
+    search.costs = SimpleNamespace(cost=lambda sizes: SimpleNamespace(products=1.0))
+    search.start()
+    queued = [trial.system_attrs["fixed_params"] for trial in search.study.get_trials()]
+    assert [own["num_layers"] for own in queued] == layers
+
+
 @pytest.mark.parametrize(("num_labelled", "texts"), [(3200, ["labelled", "all"]), (1500, ["all", "all"])])
 def test_first_students_read_labelled_rows_unless_they_read_them_too_often(search, num_labelled, texts):
     sizes = {0.67: {"num_layers": 4}, 0.5: {"num_layers": 3}}
@@ -184,6 +198,14 @@ def test_steps_down_from_the_fastest_that_keeps_enough(stepping):
 def test_steps_down_from_the_teacher_if_none_keeps_enough(stepping):
     add(stepping, 0.9, 160.0, {"num_layers": 4, "intermediate_size": 40})
     assert sizes_of(queued_by(stepping)) == [(4, 48), (6, 32)]  # at most 230.4 of 288
+
+
+def test_no_step_down_if_one_almost_keeps_enough(stepping):
+    """Training it further is better."""
+    add(stepping, 0.945, 160.0, {"num_layers": 4, "intermediate_size": 40})
+    assert queued_by(stepping) == []
+    add(stepping, 0.5, 100.0, {"num_layers": 2})
+    assert queued_by(stepping) == [{"num_layers": 4, "intermediate_size": 40, "length": LENGTHS[-1], "texts": "all"}]
 
 
 def test_no_step_twice(stepping):
