@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from filelock import FileLock, Timeout
 
@@ -39,11 +40,15 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def written_file(file: Path) -> Iterator[Path]:
-    """Gives a path to write to, which replaces `file` if no error occurs: `file` is never half-written."""
+    """Gives a path to write to, which replaces `file` if no error occurs: `file` is never half-written.
+
+    Several processes may write the same file.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    yield unfinished
-    unfinished.replace(file)
+    with TemporaryDirectory(dir=file.parent, prefix=".unfinished") as parent:
+        unfinished = Path(parent, file.name)
+        yield unfinished
+        unfinished.replace(file)
 
 
 def write_json(file: Path, value: object) -> None:

@@ -30,7 +30,7 @@ from recipes.quickstart import __main__ as quickstart
 from recipes.quickstart import commands, fetch, job, measure, report, students
 from recipes.quickstart.data import load_corpus, read_ratings
 from recipes.quickstart.fetch import MINILM, SENTENCES, FetchError
-from recipes.quickstart.folders import only_run, written_whole
+from recipes.quickstart.folders import only_run, written_file, written_whole
 from recipes.quickstart.start import StopError, is_full_disk, start
 from recipes.quickstart.students import STUDENTS
 from tests.conftest import make_config
@@ -468,6 +468,17 @@ def test_speed_of_a_model_that_is_known_to_be_slower(tmp_path, monkeypatch):
 
 def test_interval_by_hand():
     assert measure.interval(0.8, 1600) == pytest.approx(1.96 * 0.01)
+
+
+def test_two_processes_write_the_same_file(tmp_path):
+    file = tmp_path / "file.csv"
+    with written_file(file) as one, written_file(file) as other:
+        one.write_text("same")
+        other.write_text("same")
+    assert file.read_text() == "same"
+    with pytest.raises(FileNotFoundError), written_file(file) as unfinished:
+        unfinished.with_suffix(".missing").read_text()
+    assert [own.name for own in tmp_path.iterdir()] == ["file.csv"]
 
 
 def test_folder_is_there_whole_or_not_at_all(tmp_path):
