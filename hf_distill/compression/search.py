@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from hf_distill.compression.directions import NUM_LAYERS, Sizes
 from hf_distill.compression.settings import Settings
 from hf_distill.compression.students import Maker, Product, Recipe, Student
-from hf_distill.compression.workshop import ALL, BATCH_SIZE, LABELLED, USED
+from hf_distill.compression.workshop import ALL, BATCH_SIZE, USED
 from hf_distill.optional import optional
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ LEARNING_RATES = (5e-5, 1e-3)
 
 START_LEARNING_RATE = 2e-4
 
-MOST_EPOCHS = 2
-"""How often a first student reads the rows with labels and their variants; other texts teach more than that."""
+MOST_EPOCHS = 3
+"""How often a student reads the rows with labels, or these and their variants; more rows teach more than that."""
 
 NEAR = 0.06
 """How far below the share asked for a student may be and still be worth trading for speed."""
@@ -154,9 +154,11 @@ class Search:
         self.study.enqueue_trial({**sizes, **chosen, "length": length})
 
     def _first_texts(self, sizes: Sizes, length: int) -> str:
-        """The rows with labels, which are of the kind that is measured, unless they would be read too often."""
+        """The rows with labels, which show what is right, unless they would be read too often; then more rows."""
         read = BATCH_SIZE * length * self.unit / self.costs.step_seconds(sizes)
-        return LABELLED if read <= MOST_EPOCHS * len(self.maker.workshop.training_rows(ALL, LABELLED)) else ALL
+        workshop = self.maker.workshop
+        few = (own for own in workshop.texts() if read <= MOST_EPOCHS * len(workshop.training_rows(ALL, own)))
+        return next(few, ALL)
 
     def _propose(self) -> None:
         """Queues steps down from the fastest student that keeps enough; without new ones, training for another.

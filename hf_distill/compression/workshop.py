@@ -40,11 +40,11 @@ logger = logging.getLogger(__name__)
 ALL, USED = "all", "used"
 """Vocabularies: the teacher's, and the tokens that the training texts use."""
 
-LABELLED = "labelled"
-"""Training rows: `ALL`, or those with labels and their variants."""
+LABELLED, SIMILAR = "labelled", "labelled and variants"
+"""Training rows: those with labels; these and their variants; or `ALL`."""
 
-LABELLED_ROWS = "labelled.json"
-"""How many encoded rows are labelled or variants."""
+NUM_ROWS = "num_rows.json"
+"""How many of the first encoded rows are `LABELLED`, and how many `SIMILAR`."""
 
 BATCH_SIZE = 32
 
@@ -189,17 +189,19 @@ class Workshop:
         return self.settings.task.inputs(self.parts.validation)
 
     def training_rows(self, vocabulary: str, texts: str) -> Dataset:
-        """Encoded training rows: `ALL`, or only those with labels and their variants."""
+        """Encoded training rows: one of `texts()`."""
         rows = self.rows[vocabulary]
-        return rows if texts == ALL else rows.take(read_json(self.settings.folder / "rows" / LABELLED_ROWS))
+        return rows if texts == ALL else rows.take(read_json(self.settings.folder / "rows" / NUM_ROWS)[texts])
 
     def texts(self) -> list[str]:
-        """Which training rows a student may be trained on.
+        """Which training rows a student may be trained on, the fewest first.
 
         The teacher is surer of rows that it was trained on, so other texts may teach more.
         """
-        has_labels, num_similar = self.parts.num_labelled > 0, self.parts.num_labelled + self.parts.num_variants
-        return [ALL, LABELLED] if has_labels and num_similar < len(self.parts.train) else [ALL]
+        labelled = self.parts.num_labelled
+        similar, train = labelled + self.parts.num_variants, len(self.parts.train)
+        choices = {LABELLED: 0 < labelled < train, SIMILAR: labelled < similar < train, ALL: True}
+        return [name for name, is_one in choices.items() if is_one]
 
     def _kept_on_disk(self, name: str, make: Callable[[], Dataset]) -> Dataset:
         """Rows that are computed once.
@@ -222,15 +224,17 @@ class Workshop:
         """The encoded training rows, each with the teacher's output for it. A row may become several."""
         task, train = self.settings.task, self.parts.train
         has_unlabelled = self.parts.num_labelled < len(train)
-        num_similar = self.parts.num_labelled + self.parts.num_variants
+        labelled = self.parts.num_labelled
+        similar = labelled + self.parts.num_variants
         if task.is_labelled_by_teacher(self.reading, has_unlabelled):
             train = labelled_by_teacher(task, training, self.reading, train, self.teacher)
-        numbers = {LABELLED: range(num_similar), ALL: range(num_similar, len(train))}
+        numbers = {LABELLED: range(labelled), SIMILAR: range(labelled, similar), ALL: range(similar, len(train))}
         parts = {name: train.select(own) for name, own in numbers.items() if own}
         read = rows_with_targets(task, training, self.reading, parts, self.teacher, self.tokenizer(vocabulary))
         folder = self.settings.folder / "rows"
         folder.mkdir(exist_ok=True)
-        write_json(folder / LABELLED_ROWS, len(read.get(LABELLED, ())))
+        encoded = {name: len(read.get(name, ())) for name in (LABELLED, SIMILAR)}
+        write_json(folder / NUM_ROWS, {LABELLED: encoded[LABELLED], SIMILAR: sum(encoded.values())})
         return concatenate_datasets([*read.values()]) if len(read) > 1 else next(iter(read.values()))
 
     def _encoded_again(self, training: DistillationTrainingArguments) -> Dataset:

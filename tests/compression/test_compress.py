@@ -1,6 +1,7 @@
 """Searches for students of a tiny teacher, from the request to the folder of the answer."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -81,6 +82,8 @@ def test_answer(folder, monkeypatch, capsys):
     num_variants = record["rows"]["variants"]
     assert 240 < num_variants <= 480  # all but those whose words all stayed
     assert record["rows"] == {"train": 160 + num_variants, "variants": num_variants, "validation": 80, "test": 120}
+    counts = json.loads((folder / "small" / "search" / "rows" / "num_rows.json").read_text())
+    assert counts == {"labelled": 160, "labelled and variants": 160 + num_variants}
 
     students = record["students"]
     assert len(students) == 3

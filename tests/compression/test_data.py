@@ -1,11 +1,13 @@
 """The rows of a search: what is held out, what is left out."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
 from hf_distill import TASKS
 from hf_distill.compression.data import load_parts, with_variants, without_some_unlabelled
+from hf_distill.compression.workshop import Workshop
 from tests.compression.requests import data_of, write_csv, write_request
 
 TASK = TASKS["text-classification"]
@@ -93,6 +95,22 @@ def test_variants_of_each_labelled_row(folder):
     varied = with_variants(parts, TASK, READING, 10_000)
     assert 240 < varied.num_variants <= 480
     assert len(varied.train) == 160 + varied.num_variants
+
+
+@pytest.mark.parametrize(
+    ("num_labelled", "num_variants", "num_others", "texts"),
+    [
+        (2, 0, 0, ["all"]),
+        (0, 0, 3, ["all"]),
+        (2, 0, 3, ["labelled", "all"]),
+        (2, 4, 0, ["labelled", "all"]),
+        (2, 4, 3, ["labelled", "labelled and variants", "all"]),
+    ],
+)
+def test_choices_of_training_rows(num_labelled, num_variants, num_others, texts):
+    train = range(num_labelled + num_variants + num_others)
+    parts = SimpleNamespace(train=train, num_labelled=num_labelled, num_variants=num_variants)
+    assert Workshop.texts(SimpleNamespace(parts=parts)) == texts
 
 
 def test_no_variants_of_what_is_no_text(folder):

@@ -120,23 +120,31 @@ def test_another_worker_begins_with_a_larger_student(search, workers, layers):
     assert [own["num_layers"] for own in queued] == layers
 
 
-@pytest.mark.parametrize(("num_labelled", "texts"), [(3200, ["labelled", "all"]), (1500, ["all", "all"])])
-def test_first_students_read_labelled_rows_unless_they_read_them_too_often(search, num_labelled, texts):
+@pytest.mark.parametrize(
+    ("num_rows", "texts"),
+    [
+        ((2000, 4000, 9000), ["labelled", "labelled and variants"]),
+        ((1200, 3000, 9000), ["labelled and variants", "all"]),
+        ((500, 1000, 2000), ["all", "all"]),
+    ],
+)
+def test_first_students_read_labelled_rows_unless_they_read_them_too_often(search, num_rows, texts):
     sizes = {0.67: {"num_layers": 4}, 0.5: {"num_layers": 3}}
     workshop = search.maker.workshop
     workshop.directions = SimpleNamespace(
         by_name={"num_layers": None}, shares=lambda layers, *widths: sizes.get(layers, sizes[0.5])
     )
     workshop.searched_losses = lambda: ["teacher", "teacher and labels"]
-    workshop.texts = lambda: ["all", "labelled"]
+    choices = dict(zip(["labelled", "labelled and variants", "all"], map(range, num_rows), strict=True))
+    workshop.texts = lambda: [*choices]
     workshop.rows = {"all": None}
-    workshop.training_rows = lambda vocabulary, texts: range({("all", "labelled"): num_labelled}[vocabulary, texts])
+    workshop.training_rows = lambda vocabulary, texts: choices[texts]
     search.unit = 30.0
     search.costs = SimpleNamespace(
         cost=lambda sizes: SimpleNamespace(products=1.0),
         step_seconds=lambda sizes: 1.0 if sizes["num_layers"] == 4 else 0.2,
     )
-    search.start()  # 4 x 30 steps of 32 rows, then 2 x 30 / 0.2
+    search.start()  # 4 x 30 steps of 32 rows, 3840; then 2 x 30 / 0.2, 9600
     queued = [trial.system_attrs["fixed_params"] for trial in search.study.get_trials()]
     assert [own["texts"] for own in queued] == texts
     assert [own["length"] for own in queued] == [4, 2]
