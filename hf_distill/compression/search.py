@@ -29,7 +29,7 @@ LAYERS = ("spread", "alternate", "first")
 LENGTHS = (1, 2, 4)
 """Lengths of a training, in units."""
 
-UNITS = 20
+UNITS = 25
 """Units of training that fit into the time of a search, for each worker."""
 
 FEWEST_STEPS = 10
