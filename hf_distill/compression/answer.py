@@ -84,11 +84,10 @@ def answer(maker: Maker, students: Sequence[Student], clock: Clock, tick: Callab
     tick()
 
     content = (settings, candidates, chosen, verdict, judge.how_shown(), tested, shown)
-    parts, num_validation = workshop.parts, len(workshop.judge.rows)
     rows = {
-        "train": len(parts.train),
-        "variants": parts.num_variants,
-        "validation": num_validation,
+        "train": len(workshop.parts.train),
+        "variants": workshop.parts.num_variants,
+        "validation": len(workshop.judge.rows),
         "test": len(judge.rows),
     }
     words = answer_in_words(chosen, verdict, settings, judge.how_shown().title, teacher_ms)

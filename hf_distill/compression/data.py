@@ -40,6 +40,11 @@ class Parts:
     classes: list[str] | None
     num_variants: int = 0
 
+    @property
+    def num_similar(self) -> int:
+        """How many rows have labels or are variants of such rows."""
+        return self.num_labelled + self.num_variants
+
 
 def load_parts(task: Task, args: TaskArguments, reading: Reading, teacher: str) -> Parts:
     """Loads the rows. Without validation data, a part of the test rows becomes it.

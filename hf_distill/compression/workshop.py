@@ -198,8 +198,7 @@ class Workshop:
 
         The teacher is surer of rows that it was trained on, so other texts may teach more.
         """
-        labelled = self.parts.num_labelled
-        similar, train = labelled + self.parts.num_variants, len(self.parts.train)
+        labelled, similar, train = self.parts.num_labelled, self.parts.num_similar, len(self.parts.train)
         choices = {LABELLED: 0 < labelled < train, SIMILAR: labelled < similar < train, ALL: True}
         return [name for name, is_one in choices.items() if is_one]
 
@@ -223,10 +222,8 @@ class Workshop:
     def _with_targets(self, training: DistillationTrainingArguments, vocabulary: str) -> Dataset:
         """The encoded training rows, each with the teacher's output for it. A row may become several."""
         task, train = self.settings.task, self.parts.train
-        has_unlabelled = self.parts.num_labelled < len(train)
-        labelled = self.parts.num_labelled
-        similar = labelled + self.parts.num_variants
-        if task.is_labelled_by_teacher(self.reading, has_unlabelled):
+        labelled, similar = self.parts.num_labelled, self.parts.num_similar
+        if task.is_labelled_by_teacher(self.reading, has_unlabelled=labelled < len(train)):
             train = labelled_by_teacher(task, training, self.reading, train, self.teacher)
         numbers = {LABELLED: range(labelled), SIMILAR: range(labelled, similar), ALL: range(similar, len(train))}
         parts = {name: train.select(own) for name, own in numbers.items() if own}

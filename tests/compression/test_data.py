@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from hf_distill import TASKS
-from hf_distill.compression.data import load_parts, with_variants, without_some_unlabelled
+from hf_distill.compression.data import Parts, load_parts, with_variants, without_some_unlabelled
 from hf_distill.compression.workshop import Workshop
 from tests.compression.requests import data_of, write_csv, write_request
 
@@ -109,7 +109,7 @@ def test_variants_of_each_labelled_row(folder):
 )
 def test_choices_of_training_rows(num_labelled, num_variants, num_others, texts):
     train = range(num_labelled + num_variants + num_others)
-    parts = SimpleNamespace(train=train, num_labelled=num_labelled, num_variants=num_variants)
+    parts = Parts(train, num_labelled, None, None, None, num_variants)
     assert Workshop.texts(SimpleNamespace(parts=parts)) == texts
 
 

@@ -127,7 +127,6 @@ def test_variants_of_pairs_stay_pairs(folder):
     varied = [tuple(row[column] for column in task.text_columns) for row in variants]
     assert not {*own} & {*varied}
     assert {question for question, _ in varied} <= {question for question, _ in own}  # of two words each
-    assert {answer for _, answer in varied}.isdisjoint({question for question, _ in own})
 
 
 def test_numbers(folder):
