@@ -175,7 +175,7 @@ def _summary(
 ) -> str:
     kind = type(student.transformer if isinstance(student, EmbeddingModel) else student).__name__
     if trainer.state.global_step == 0:
-        said = f"A `{kind}` that **has not been trained yet**."
+        said = f"A `{kind}` that **was not trained in this run**."
     elif not teachers:
         said = f"A `{kind}` trained on labels, without a teacher."
     else:

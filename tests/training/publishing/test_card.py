@@ -224,7 +224,7 @@ def test_no_teacher(card_of, teacher):
 
 def test_not_trained_yet(card_of, teacher):
     _, text = card_of(teacher, steps=0)
-    assert "has not been trained yet" in text
+    assert "was not trained in this run" in text
     assert "How it was trained" not in text
     assert "Not evaluated yet." in text
 
