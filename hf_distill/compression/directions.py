@@ -47,6 +47,10 @@ class Direction:
         """The size that is nearest to a share of the teacher's."""
         return min(self.sizes(), key=lambda size: (abs(size - share * self.largest), size))
 
+    def halfway(self, size: int) -> int:
+        """The size halfway between this one and the teacher's, or the next above it."""
+        return next(own for own in self.sizes() if own >= (size + self.largest) / 2)
+
 
 @dataclass(frozen=True)
 class Directions:

@@ -21,17 +21,20 @@ SHORT = {"intermediate_size": "feed-forward", "num_attention_heads": "heads", "h
 
 
 def sizes_in_words(student: Student) -> str:
-    """As in `3 layers, feed-forward 768, heads 8`."""
-    words = []
-    for name, size in student.recipe.sizes.items():
-        argument, _, stack = name.partition(".")
-        if argument == NUM_LAYERS:
-            words.append(f"{size} {stack}{' ' if stack else ''}layer{'' if size == 1 else 's'}")
-        else:
-            words.append(f"{SHORT[argument]} {size}")
+    """As in `3 layers, feed-forward 768, heads 8`; of the teacher in another format, `the teacher itself`."""
+    words = [_size_in_words(*own) for own in student.recipe.sizes.items()]
+    if not student.recipe.steps:
+        words = ["the teacher itself"]
     if student.recipe.vocabulary != "all":
         words.append(f"{student.recipe.vocabulary} tokens")
     return ", ".join(words)
+
+
+def _size_in_words(name: str, size: int) -> str:
+    argument, _, stack = name.partition(".")
+    if argument == NUM_LAYERS:
+        return f"{size} {stack}{' ' if stack else ''}layer{'' if size == 1 else 's'}"
+    return f"{SHORT[argument]} {size}"
 
 
 def answer_in_words(candidate: Candidate, verdict: Verdict, settings: Settings, metric: str, teacher_ms: float) -> str:
@@ -71,7 +74,7 @@ def page(
     parts = [
         f"# {Path(settings.teacher).name}, compressed",
         answer_in_words(chosen, verdict, settings, metric.title, teacher_ms),
-        *([_seeds(seeds)] if seeds else ["Its spread over seeds was not measured: the budget was used up."]),
+        _seeds(seeds, chosen.student),
         "## Quality on the test rows",
         models_table(
             list(tested),
@@ -118,7 +121,11 @@ def plot_front(
     save_figure(figure, file)
 
 
-def _seeds(seeds: Sequence[float]) -> str:
+def _seeds(seeds: Sequence[float], student: Student) -> str:
+    if not student.recipe.steps:
+        return "It was not trained, so no other seeds were tried."
+    if not seeds:
+        return "Its spread over seeds was not measured: the budget was used up."
     shares = ", ".join(f"{share:.1%}" for share in seeds)
     return paragraph(f"Trained again with other seeds, the same student keeps {shares} on the test rows.")
 

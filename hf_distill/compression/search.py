@@ -1,6 +1,7 @@
 """Searches for students with Optuna: what is tried next, what is stopped early, and for how long."""
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -161,9 +162,9 @@ class Search:
         return next(few, ALL)
 
     def _propose(self) -> None:
-        """Queues steps down from the fastest student that keeps enough; without new ones, training for another.
+        """Queues steps down from the fastest student that keeps enough, or a step up if none does.
 
-        If none keeps enough, nor almost, it steps down from the teacher.
+        When these were tried, every second time it queues more training for another student.
         """
         trials, students = self.study.get_trials(deepcopy=False), students_of(self.study)
         is_waiting = any(trial.state.name == "WAITING" for trial in trials)
@@ -172,12 +173,15 @@ class Search:
         best = {own.number: self.best_product(own) for own in students}
         margins = {number: self._margin(own) for number, own in best.items()}
         good = {best[own.number].milliseconds: own.recipe.sizes for own in students if margins[own.number] >= 0}
-        whole = self.maker.workshop.directions.of_teacher()
-        milliseconds, sizes = min(good.items(), default=(self._milliseconds(whole), whole), key=lambda own: own[0])
-        if (good or max(margins.values()) < -NEAR) and self._step_down(sizes, milliseconds, trials):
-            return
-        if len(students) % REFINED == 0:
-            self._refine({own: product for own, product in best.items() if product.milliseconds < milliseconds}, trials)
+        milliseconds = min(good, default=math.inf)
+        if good:
+            queued = self._step_down(good[milliseconds], milliseconds, trials)
+        else:
+            nearest = max(students, key=lambda own: margins[own.number])
+            queued = self._step_up(nearest.recipe.sizes, trials)
+        if not queued and len(students) % REFINED == 0:
+            faster = [own for own in students if own.recipe.steps and best[own.number].milliseconds < milliseconds]
+            self._refine({own.number: best[own.number] for own in faster}, trials)
 
     def _step_down(self, sizes: Sizes, milliseconds: float, trials: "Sequence[optuna.trial.FrozenTrial]") -> bool:
         """Queues students that are a step faster than this one, each smaller in one direction, unless they were tried.
@@ -185,8 +189,7 @@ class Search:
         As NetAdapt (Yang et al., 2018, https://arxiv.org/abs/1804.03230).
         """
         directions = self.maker.workshop.directions.by_name
-        tried = [{name: trial.params.get(name) for name in directions} for trial in trials]
-        steps = []
+        tried, steps = self._tried(trials), []
         for name, direction in directions.items():
             smaller = [{**sizes, name: size} for size in direction.sizes() if size < sizes[name]]
             fast = [own for own in smaller if self._milliseconds(own) <= STEP * milliseconds]
@@ -194,6 +197,19 @@ class Search:
         for own in steps:
             self._queue(own, LENGTHS[1])
         return bool(steps)
+
+    def _step_up(self, sizes: Sizes, trials: "Sequence[optuna.trial.FrozenTrial]") -> bool:
+        """Queues the student halfway between this one and the teacher; if it was tried, halfway from there."""
+        tried, directions = self._tried(trials), self.maker.workshop.directions
+        while sizes != directions.of_teacher():
+            sizes = {name: own.halfway(sizes[name]) for name, own in directions.by_name.items()}
+            if sizes not in tried and self.costs.cost(sizes).products:
+                self._queue(sizes, LENGTHS[1])
+                return True
+        return False
+
+    def _tried(self, trials: "Sequence[optuna.trial.FrozenTrial]") -> list[Sizes]:
+        return [{name: trial.params.get(name) for name in self.maker.workshop.directions.by_name} for trial in trials]
 
     def _refine(self, faster: Mapping[int, Product], trials: "Sequence[optuna.trial.FrozenTrial]") -> None:
         """Queues more training of the student that needs least to be the best.
@@ -241,7 +257,7 @@ class Search:
             raise pruned(f"{milliseconds:.2f} ms or {format} is over the limits.")
         if self._is_superfluous(milliseconds):
             raise pruned("A faster student keeps enough.")
-        if recipe.steps < FEWEST_STEPS:
+        if 0 < recipe.steps < FEWEST_STEPS:
             raise pruned("There is no time left for its training.")
 
         def at_rung(share: float) -> None:
@@ -293,7 +309,8 @@ class Search:
         learning_rate = trial.suggest_float("learning_rate", *LEARNING_RATES, log=True)
         length = trial.suggest_categorical("length", LENGTHS)
         seconds = min(length * self.unit, self._left() - self._overhead())
-        steps = int(seconds / self.costs.step_seconds(sizes))
+        is_teacher = sizes == workshop.directions.of_teacher()  # which needs no training
+        steps = 0 if is_teacher else max(1, int(seconds / self.costs.step_seconds(sizes)))
         return Recipe(sizes, layers, vocabulary, texts, losses, learning_rate, steps)
 
     def _vocabularies(self) -> list[str]:
@@ -329,7 +346,9 @@ class Search:
         larger = [
             own
             for own in students_of(self.study)
-            if _contains(own.recipe.sizes, recipe.sizes) and own.recipe.vocabulary in (ALL, recipe.vocabulary)
+            if own.recipe.steps  # the teacher itself is no step on the way
+            and _contains(own.recipe.sizes, recipe.sizes)
+            and own.recipe.vocabulary in (ALL, recipe.vocabulary)
         ]
         if not larger:
             return None

@@ -52,7 +52,7 @@ class Recipe:
         texts: the name of its training rows.
         losses: the name of the losses.
         learning_rate: the largest learning rate.
-        steps: training steps.
+        steps: training steps. A student of the teacher's sizes has none: it is the teacher, in other formats.
     """
 
     sizes: Sizes
@@ -163,7 +163,8 @@ class Maker:
                 _Rung(int(RUNG * recipe.steps), lambda: at_rung(self._share(model, processor, folder)))
             )
         started = time.perf_counter()
-        trainer.train()
+        if recipe.steps:
+            trainer.train()
         seconds = time.perf_counter() - started
         trainer.save_model()
         if trainer.state.global_step != recipe.steps:
@@ -218,7 +219,12 @@ class Maker:
     ) -> DistillationTrainer:
         workshop, task = self.workshop, self.workshop.settings.task
         arguments = workshop.training_arguments(
-            folder, recipe.losses, learning_rate=recipe.learning_rate, max_steps=recipe.steps, seed=seed
+            folder,
+            recipe.losses,
+            learning_rate=recipe.learning_rate,
+            max_steps=recipe.steps,
+            seed=seed,
+            hub_model_id=workshop.settings.output.absolute().name,  # the title of the card
         )
         trainer = DistillationTrainer(
             model,

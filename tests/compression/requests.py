@@ -72,6 +72,7 @@ def end_after(monkeypatch, students: int) -> None:
         for _ in range(MOST_TRIALS):
             if len(students_of(self.study)) == wanted:
                 return
+            self._propose()
             self.study.optimize(self._try, n_trials=1)
         raise AssertionError(f"{MOST_TRIALS} trials have not trained {students} students.")
 

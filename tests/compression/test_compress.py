@@ -94,11 +94,26 @@ def test_answer(folder, monkeypatch, capsys):
     assert model.num_parameters() == chosen["parameters"]
     card = (small.folder / "README.md").read_text()
     page = (folder / "small" / "compression.md").read_text()
+    assert "\n# small\n" in card
     for text in (card, page):
         assert f"{small.share:.1%}" in " ".join(text.split())
     assert (folder / "small" / "pareto.png").stat().st_size > 10_000
     shown = capsys.readouterr().err
     assert shown.count("Best so far: student") == 3
+
+
+def test_the_teacher_itself_if_no_student_keeps_enough(folder, monkeypatch):
+    end_after(monkeypatch, 4)
+    monkeypatch.setattr(sys.modules["hf_distill.compression.answer"], "SEEDS", 2)
+    small = search(folder, keep=0.96, formats=["pytorch"])
+    assert (small.is_met, small.share, small.low) == (True, 1.0, 1.0)
+    assert record_of(folder)["shares_of_other_seeds"] == []
+    page = (folder / "small" / "compression.md").read_text()
+    assert "This model does what was asked for: the teacher itself, pytorch." in " ".join(page.split())
+    assert "It was not trained" in page
+    assert "was not trained in this run" in (small.folder / "README.md").read_text()
+    own, teacher = (load_predictor(path).backend.model for path in (small.folder, folder / "teacher"))
+    assert all(torch.equal(own.state_dict()[name], value) for name, value in teacher.state_dict().items())
 
 
 @pytest.mark.long

@@ -30,10 +30,10 @@ def search(tmp_path):
     return Search(maker, open_study(settings), until=0.0, unit=1.0, said=print)
 
 
-def add(search, share, milliseconds, sizes=None, parameters=1000):
+def add(search, share, milliseconds, sizes=None, parameters=1000, steps=100):
     """Adds a finished trial with a student."""
     sizes = {**SIZES, **(sizes or {})}
-    recipe = Recipe(sizes, "spread", "all", "all", "teacher", 1e-4, 100)
+    recipe = Recipe(sizes, "spread", "all", "all", "teacher", 1e-4, steps)
     product = Product("onnx-int8", milliseconds, 1.0, kept_of(share))
     search.study.enqueue_trial({**sizes, "length": 1, "texts": "all"})
     trial = search.study.ask(DISTRIBUTIONS)
@@ -72,6 +72,12 @@ def test_the_same_sizes_again_mean_more_training(search):
     add(search, 0.94, 2.0, {"num_layers": 2})
     better = add(search, 0.95, 2.0, {"num_layers": 2})
     assert search._source(recipe_of(num_layers=2)) == better
+
+
+def test_not_cut_from_the_teacher_in_another_format(search):
+    smaller = add(search, 0.97, 5.0)
+    add(search, 1.0, 9.0, {"num_layers": 6}, steps=0)
+    assert search._source(recipe_of(num_layers=3)) == smaller
 
 
 def test_not_cut_from_a_bad_one(search):
@@ -203,17 +209,40 @@ def test_steps_down_from_the_fastest_that_keeps_enough(stepping):
     assert {own["length"] for own in queued} == {LENGTHS[1]}
 
 
-def test_steps_down_from_the_teacher_if_none_keeps_enough(stepping):
-    add(stepping, 0.9, 160.0, {"num_layers": 4, "intermediate_size": 40})
-    assert sizes_of(queued_by(stepping)) == [(4, 48), (6, 32)]  # at most 230.4 of 288
+def test_steps_up_from_the_nearest_if_none_keeps_enough(stepping):
+    add(stepping, 0.9, 128.0, {"num_layers": 4, "intermediate_size": 32})
+    add(stepping, 0.8, 96.0, {"num_layers": 3, "intermediate_size": 32})
+    queued = queued_by(stepping)
+    assert sizes_of(queued) == [(5, 40)]
+    assert queued[0]["length"] == LENGTHS[1]
 
 
-def test_no_step_down_if_one_almost_keeps_enough(stepping):
-    """Training it further is better."""
-    add(stepping, 0.945, 160.0, {"num_layers": 4, "intermediate_size": 40})
+def test_steps_up_as_far_as_the_teacher(stepping):
+    add(stepping, 0.9, 128.0, {"num_layers": 4, "intermediate_size": 32})
+    add(stepping, 0.85, 200.0, {"num_layers": 5, "intermediate_size": 40})
+    assert sizes_of(queued_by(stepping)) == [(6, 48)]  # the nearest size above five and a half layers, and above 44
+
+
+def test_no_step_up_from_the_teacher(stepping):
+    add(stepping, 0.9, 288.0, {"num_layers": 6, "intermediate_size": 48}, steps=0)  # int8 loses too much
     assert queued_by(stepping) == []
-    add(stepping, 0.5, 100.0, {"num_layers": 2})
-    assert queued_by(stepping) == [{"num_layers": 4, "intermediate_size": 40, "length": LENGTHS[-1], "texts": "all"}]
+
+
+def test_the_teacher_itself_is_not_trained(stepping):
+    stepping.costs.step_seconds = lambda sizes: 0.1
+    stepping.until = time.time() + 60
+    teacher, smaller = {"num_layers": 6, "intermediate_size": 48}, {"num_layers": 6, "intermediate_size": 40}
+    stepping.costs.answer = 1.0
+    for sizes, steps in [(teacher, 0), (smaller, 40)]:
+        stepping._queue(sizes, LENGTHS[-1])
+        assert stepping._recipe(stepping.study.ask()).steps == steps
+
+
+def test_the_teacher_itself_is_not_trained_further(stepping):
+    teacher = {"num_layers": 6, "intermediate_size": 48}
+    add(stepping, 0.92, 240.0, {"num_layers": 5, "intermediate_size": 48})
+    add(stepping, 0.945, 288.0, teacher, steps=0)
+    assert sizes_of(queued_by(stepping)) == [(5, 48)]
 
 
 def test_no_step_twice(stepping):
