@@ -262,7 +262,7 @@ class Search:
 
         def at_rung(share: float) -> None:
             trial.set_user_attr(AT_RUNG, [share, milliseconds])
-            if self._is_beaten(share, milliseconds):
+            if self._is_beaten(share, milliseconds, trial.params["length"]):
                 raise pruned(f"It kept {share:.1%} in the middle of its training, and a faster student more.")
 
         try:
@@ -336,10 +336,11 @@ class Search:
                 return True
         return False
 
-    def _is_beaten(self, share: float, milliseconds: float) -> bool:
-        """Whether a student that is as fast was better at the same share of its training."""
-        others = [trial.user_attrs.get(AT_RUNG) for trial in self.study.get_trials(deepcopy=False)]
-        return any(own[1] <= milliseconds and own[0] > share + WORSE for own in others if own is not None)
+    def _is_beaten(self, share: float, milliseconds: float, length: int) -> bool:
+        """Whether a student that is as fast was better in the middle of a training that was no longer."""
+        trials = [own for own in self.study.get_trials(deepcopy=False) if AT_RUNG in own.user_attrs]
+        others = [own.user_attrs[AT_RUNG] for own in trials if own.params["length"] <= length]
+        return any(its <= milliseconds and better > share + WORSE for better, its in others)
 
     def _source(self, recipe: Recipe) -> Student | None:
         """The student to cut from: the best of the same sizes, or the smallest of the best larger ones."""

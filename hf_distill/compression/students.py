@@ -16,7 +16,7 @@ from hf_distill.compression.directions import NUM_LAYERS, Sizes
 from hf_distill.compression.kept import Kept
 from hf_distill.compression.workshop import ALL, Workshop
 from hf_distill.copies import plain_copy
-from hf_distill.deployment.formats import PYTORCH
+from hf_distill.deployment.formats import FORMATS, PYTORCH
 from hf_distill.deployment.predictor import predictor_of
 from hf_distill.embedding import EmbeddingModel
 from hf_distill.evaluation.benchmark_inputs import spread_over
@@ -269,7 +269,7 @@ class Maker:
             milliseconds = self.costs.latency.milliseconds(cost, format)
             products.append(Product(format, milliseconds, megabytes_on_disk(folder, format), kept))
             margin = kept.margin(workshop.settings.keep, workshop.test_units)
-            if not -LOST_IN_EXPORT < margin < 0:
+            if FORMATS[format].is_exact or not -LOST_IN_EXPORT < margin < 0:  # no slower one is better
                 break
         return products
 

@@ -169,11 +169,13 @@ def test_ends_when_no_whole_unit_is_left(search):
 
 
 def test_stopped_if_a_faster_one_was_better_in_the_middle(search):
-    trial = search.study.ask()
+    search.study.enqueue_trial({**SIZES, "length": 2, "texts": "all"})
+    trial = search.study.ask(DISTRIBUTIONS)
     trial.set_user_attr("at_rung", [0.96, 2.0])
-    assert search._is_beaten(0.9, 2.5)
-    assert not search._is_beaten(0.95, 2.5)
-    assert not search._is_beaten(0.9, 1.5)
+    assert search._is_beaten(0.9, 2.5, 2)
+    assert not search._is_beaten(0.95, 2.5, 2)
+    assert not search._is_beaten(0.9, 1.5, 2)
+    assert not search._is_beaten(0.9, 2.5, 1)  # the other one has trained for longer
 
 
 @pytest.fixture
