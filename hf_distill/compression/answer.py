@@ -112,7 +112,7 @@ def answer(maker: Maker, students: Sequence[Student], clock: Clock, tick: Callab
     _write_model(maker, chosen, settings, words)
     plot_front(candidates, chosen, settings, settings.output / PICTURE, judge.how_shown().title)
     whole = write()
-    for number in range(SEEDS if chosen.student.recipe.steps else 0):
+    for number in range(0 if chosen.student.recipe.is_teacher else SEEDS):
         if clock.left() < 1.2 * (chosen.student.seconds + maker.costs.answer):
             break
         seeds.append(_share_of_seed(maker, chosen, students, judge, number + 1))

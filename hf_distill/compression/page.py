@@ -23,7 +23,7 @@ SHORT = {"intermediate_size": "feed-forward", "num_attention_heads": "heads", "h
 def sizes_in_words(student: Student) -> str:
     """As in `3 layers, feed-forward 768, heads 8`; of the teacher in another format, `the teacher itself`."""
     words = [_size_in_words(*own) for own in student.recipe.sizes.items()]
-    if not student.recipe.steps:
+    if student.recipe.is_teacher:
         words = ["the teacher itself"]
     if student.recipe.vocabulary != "all":
         words.append(f"{student.recipe.vocabulary} tokens")
@@ -122,7 +122,7 @@ def plot_front(
 
 
 def _seeds(seeds: Sequence[float], student: Student) -> str:
-    if not student.recipe.steps:
+    if student.recipe.is_teacher:
         return "It was not trained, so no other seeds were tried."
     if not seeds:
         return "Its spread over seeds was not measured: the budget was used up."

@@ -180,7 +180,9 @@ class Search:
             nearest = max(students, key=lambda own: margins[own.number])
             queued = self._step_up(nearest.recipe.sizes, trials)
         if not queued and len(students) % REFINED == 0:
-            faster = [own for own in students if own.recipe.steps and best[own.number].milliseconds < milliseconds]
+            faster = [
+                own for own in students if not own.recipe.is_teacher and best[own.number].milliseconds < milliseconds
+            ]
             self._refine({own.number: best[own.number] for own in faster}, trials)
 
     def _step_down(self, sizes: Sizes, milliseconds: float, trials: "Sequence[optuna.trial.FrozenTrial]") -> bool:
@@ -347,7 +349,7 @@ class Search:
         larger = [
             own
             for own in students_of(self.study)
-            if own.recipe.steps  # the teacher itself is no step on the way
+            if not own.recipe.is_teacher
             and _contains(own.recipe.sizes, recipe.sizes)
             and own.recipe.vocabulary in (ALL, recipe.vocabulary)
         ]

@@ -63,6 +63,11 @@ class Recipe:
     learning_rate: float
     steps: int
 
+    @property
+    def is_teacher(self) -> bool:
+        """Whether this is the teacher itself, only exported."""
+        return self.steps == 0
+
 
 @dataclass(frozen=True)
 class Product:
@@ -163,7 +168,7 @@ class Maker:
                 _Rung(int(RUNG * recipe.steps), lambda: at_rung(self._share(model, processor, folder)))
             )
         started = time.perf_counter()
-        if recipe.steps:
+        if not recipe.is_teacher:
             trainer.train()
         seconds = time.perf_counter() - started
         trainer.save_model()
